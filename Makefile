@@ -1,0 +1,43 @@
+# The developer's front door; `make help` reads the texts behind the double hashes.
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-clean controller deb test test-quick lint lock docs clean
+
+PLAY := .cache/controller/bin/ansible-playbook
+PYTEST := PATH="$(CURDIR)/.cache/controller/bin:$$PATH" .cache/test/bin/python -m pytest -c python/pyproject.toml python/tests
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: ## Provision a Debian 11 container with site.yml and train on it (10 minutes; a minute the second time)
+	@ansible/demo
+
+demo-clean: ## Remove the demo's container, image and downloads
+	@ansible/clean
+
+controller: ## Install Ansible for site.yml into .cache/controller
+	@ansible/bootstrap
+
+deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
+	@ansible/bootstrap containers
+	DEBZERO_CONTAINER=debzero-deb $(PLAY) -i inventory/demo molecule/shared/create.yml playbooks/deb.yml molecule/shared/destroy.yml
+
+test: ## Run every test: lint, policies, units, the .deb, all roles in containers
+	@ansible/bootstrap tests
+	$(PYTEST)
+
+test-quick: ## Run the tests that need no container
+	@ansible/bootstrap tests
+	$(PYTEST) -m "not container"
+
+lint: ## Run the linters alone
+	@ansible/bootstrap tests
+	$(PYTEST) -k lint
+
+lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
+	ansible/lock
+
+docs: ## Write the roles' READMEs from their argument specifications
+	.cache/controller/bin/python ansible/role_docs.py
+
+clean: demo-clean ## Remove everything that was built or downloaded
+	rm -rf dist

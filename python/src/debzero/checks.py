@@ -1,0 +1,154 @@
+"""`debzero check`: everything that can be known before the ranks start, all at once."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero import job as jobs
+from debzero.data import FORMATS, local_files
+from debzero.errors import InputError, Problem
+from debzero.job import SECTIONS_DATASET, Data, Job
+from debzero.plan import Plan, read_deepspeed, resolve, this_host
+
+
+def check(path: Path, ranks: Optional[int] = None) -> Plan:
+    """The plan for the job in `path`; raises an InputError with every problem found."""
+    job, problems = jobs.parse(path)
+    plan = None
+    if job is not None:
+        file = str(path)
+        reported = {p.key.split(".")[0] for p in problems if "." not in p.key} | {p.key for p in problems}
+
+        def fresh(found: list[Problem]) -> list[Problem]:
+            return [p for p in found if p.key not in reported and p.key.split(".")[0] not in reported]
+
+        config, wrong = read_deepspeed(job, file)
+        problems += fresh(wrong)
+        try:
+            plan = resolve(job, this_host(), ranks, file, config)
+        except InputError as error:
+            problems += fresh(error.problems)
+        problems += fresh(_data(job.data, file)) + fresh(_model(job, file)) + fresh(_output(job, file))
+    if problems or plan is None:
+        raise InputError(problems)
+    return plan
+
+
+def _columns(path: Path) -> list[str]:
+    """The column names of a local data file."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return list(pyarrow.parquet.read_schema(path).names)
+    with open(path, encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            return next(csv.reader(file), [])
+        start = file.read(1)
+        file.seek(0)
+        first: Any = json.load(file)[0] if start == "[" else json.loads(file.readline())
+        return list(first)
+
+
+def _data(data: Data, file: str) -> list[Problem]:
+    if data.dataset == SECTIONS_DATASET:
+        wrong = [p for p, given, only in (("text", data.text, ["text"]), ("label", data.label, "label")) if given != only]
+        return [Problem(file, f"data.{key}", "debian-sections has only the columns text and label", f"remove {key}") for key in wrong]
+    path = Path(data.dataset)
+    if not path.is_absolute():
+        return []  # the hub's: known when it is asked
+    if not path.exists():
+        return [Problem(file, "data.dataset", f"{path} does not exist", "check the path; it is relative to the job file")]
+    files = local_files(data.dataset)
+    if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
+        return [Problem(file, "data.dataset", f"{path} is no csv, json, jsonl or parquet file, nor a folder with train.csv "
+                        "(or .json, .jsonl, .parquet)", "name the files so, or convert them")]
+    problems = []
+    if len(files) == 1 and not data.held_out:
+        problems.append(Problem(file, "data.held_out", f"{path} has no validation split to measure the accuracy on",
+                                "set held_out: 0.1 to keep a tenth of the training rows, or give a folder with train.* and "
+                                "validation.*"))
+    for part in files.values():
+        try:
+            columns = _columns(part)
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            problems.append(Problem(file, "data.dataset", f"{part} cannot be read: {error}", "correct the file or its permissions"))
+            continue
+        for key, names in (("text", data.text), ("label", [data.label])):
+            for name in names:
+                if name not in columns:
+                    problems.append(Problem(file, f"data.{key}", f"{part.name} has no column {name!r}",
+                                            jobs.did_you_mean(name, columns)))
+    return problems
+
+
+def _model(job: Job, file: str) -> list[Problem]:
+    if isinstance(job.model, str):
+        folder = Path(job.model)
+        if folder.is_absolute() and not (folder / "config.json").is_file():
+            missing = "has no config.json" if folder.is_dir() else "does not exist"
+            return [Problem(file, "model", f"the folder {folder} {missing}",
+                            "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
+        return []
+    from transformers import CONFIG_MAPPING
+
+    kind = job.model["type"]
+    if kind not in CONFIG_MAPPING:
+        return [Problem(file, "model.type", f"{kind!r} is not known to transformers",
+                        jobs.did_you_mean(kind, ["bert", "roberta", "distilbert", "electra", "gpt2", "t5"]))]
+    settings = CONFIG_MAPPING[kind]()
+    known = sorted({*settings.to_dict(), *settings.attribute_map})
+    problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", jobs.did_you_mean(key, known))
+                for key in job.model if key != "type" and key not in known]
+    longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
+    if isinstance(longest, int) and job.data.max_length > longest:
+        problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
+                                f"{longest} positions", f"use at most {longest}, or a larger model.max_position_embeddings"))
+    return problems
+
+
+def bytes_needed(job: Job) -> Optional[int]:
+    """Disk for two checkpoints and the weights, where the model's size is known without the hub; else None.
+
+    A checkpoint holds the weights and Adam's two moments in fp32 (12 bytes a parameter, 16 with half precision), the newest
+    two are kept while a third is written, and the final weights take 4: 3 x 16 + 4 bytes a parameter at most.
+    """
+    if isinstance(job.model, str):
+        weights = sum(p.stat().st_size for p in Path(job.model).glob("*.safetensors")) if Path(job.model).is_absolute() else 0
+        parameters = weights // 4
+    else:
+        hidden, layers = int(job.model.get("hidden_size", 768)), int(job.model.get("num_hidden_layers", 12))
+        parameters = 12 * layers * hidden**2 + (int(job.model["vocab_size"]) + 512) * hidden
+    return 52 * parameters or None
+
+
+def _output(job: Job, file: str) -> list[Problem]:
+    folder = Path(job.output)
+    nearest = next(p for p in [folder, *folder.parents] if p.exists())
+    if not nearest.is_dir():
+        return [Problem(file, "output", f"{nearest} is a file, so {folder} cannot be a folder", "choose another output folder")]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        user = os.environ.get("USER") or str(os.getuid())
+        return [Problem(file, "output", f"the user {user} may not write to {nearest}",
+                        f"choose another output, or as root: install -d -o {user} {folder}")]
+    need, free = bytes_needed(job), shutil.disk_usage(nearest).free
+    if need and free < need:
+        return [Problem(file, "output", f"{folder} needs about {need / 2**20:.0f} MiB for three checkpoints (16 bytes a parameter) "
+                        f"and the weights, and its disk has {free / 2**20:.0f} MiB free", "make room, or choose a larger disk")]
+    return []
+
+
+def summary(plan: Plan, path: Path) -> dict[str, Any]:
+    """What a good job comes to, for people and for --json."""
+    job = plan.job
+    stage = "plain DDP" if not plan.uses_deepspeed else f"ZeRO stage {plan.stage}"
+    offload = [part for part in ("optimizer", "param") if getattr(job.zero, f"offload_{part}") != "none"]
+    return {
+        "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",
+        "data": f"{job.data.dataset}: {', '.join(job.data.text)} -> {job.data.label}", "batch": str(plan.batch),
+        "ranks": plan.batch.ranks, "stage": stage + (f", {' and '.join(offload)} offloaded to the CPU" if offload else ""),
+        "precision": plan.precision, "output": job.output, "fingerprint": plan.fingerprint,
+    }

@@ -1,0 +1,122 @@
+"""The command line. Only the standard library is imported until a subcommand runs, so --help works anywhere, at once."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero import __version__
+
+JOB_HELP = "the job file (YAML)"
+
+
+def _job_names(prefix: str, **_: Any) -> list[str]:
+    """Completion: the names of the host's jobs."""
+    from debzero.stack import jobs_folder
+
+    return [p.stem for p in jobs_folder().glob(f"{prefix}*.yml")]
+
+
+def _command(commands: Any, name: str, text: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text.split(".")[0][0].lower() + text.split(".")[0][1:], description=text,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.split("\n")),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    return parser
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="debzero", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.",
+        epilog="exit status:\n  0  done\n  1  the run failed or was stopped\n  2  bad input: trying again does not help\n"
+               "  130, 143  stopped by SIGINT, SIGTERM\n\n"
+               "examples:\n  debzero check /etc/debzero/jobs/demo.yml\n  systemctl start debzero@demo\n"
+               "  debzero status demo --watch")
+    top.add_argument("--version", action="version", version=f"debzero {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    train = _command(commands, "train", "Train a job, from its data to a saved model and a report. A finished job is not "
+                     "trained twice;\nan interrupted one goes on from its newest checkpoint.",
+                     "debzero train mrpc.yml\ndebzero train mrpc.yml --ranks 2\ndebzero train mrpc.yml --again")
+    train.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
+    train.add_argument("--ranks", type=_count, metavar="N", help="processes to train with (default: the job's, or one per GPU)")
+    train.add_argument("--again", action="store_true", help="train a finished job again; its results move to archive/")
+
+    check = _command(commands, "check", "Check a job without starting it. All problems are shown at once, each with its "
+                     "reason and its fix.", "debzero check mrpc.yml\ndebzero check mrpc.yml --json")
+    check.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
+    check.add_argument("--ranks", type=_count, metavar="N", help="as for train")
+    check.add_argument("--json", action="store_true", help="print JSON")
+
+    status = _command(commands, "status", "Show how far a run is, or its report.",
+                      "debzero status demo\ndebzero status demo --watch\ndebzero status /var/lib/debzero/demo --json")
+    name = status.add_argument("name", metavar="NAME", help="a job in /etc/debzero/jobs, a job file, or an output folder")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.add_argument("--watch", action="store_true", help="follow the run until it ends")
+
+    name.completer = _job_names  # type: ignore[attr-defined]
+    try:
+        import argcomplete
+    except ImportError:  # a host without the environment still has --help
+        pass
+    else:
+        argcomplete.autocomplete(top)
+    return top
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    """Run one subcommand; the return value is the exit code."""
+    options = parser().parse_args(arguments)
+    from debzero.errors import InputError, UserError
+
+    try:
+        return {"train": _train, "check": _check, "status": _status}[options.command](options)
+    except InputError as error:
+        if getattr(options, "json", False):
+            import json
+
+            print(json.dumps({"ok": False, "problems": [p.as_dict() for p in error.problems]}, indent=2))
+        else:
+            print(error.text(), file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"debzero: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `debzero status demo | head`
+        sys.stderr.close()
+        return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from debzero import checks, launch
+
+    return launch.train(checks.check(options.job, options.ranks), options.job.absolute(), options.again)
+
+
+def _check(options: argparse.Namespace) -> int:
+    import json
+
+    from debzero import checks
+
+    facts = checks.summary(checks.check(options.job, options.ranks), options.job)
+    if options.json:
+        print(json.dumps({"ok": True, "problems": [], **facts}, indent=2))
+    else:
+        print("\n".join([f"{facts.pop('job')}: good", *(f"  {key:<12}{value}" for key, value in facts.items())]))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from debzero.status import status
+
+    return status(options.name, options.json, options.watch)

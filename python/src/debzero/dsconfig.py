@@ -1,0 +1,84 @@
+"""DeepSpeed's JSON, made from the plan; the user's own lines win. The one place where ZeRO options are set."""
+from __future__ import annotations
+
+from typing import Any
+
+from debzero.plan import Plan
+
+BETAS, EPS = [0.9, 0.999], 1e-8
+BUCKET = 50_000_000  # elements a reduction sends at once: 100 MB in fp16, where DeepSpeed's default takes 1 GB of the GPU
+
+
+def generate(plan: Plan, hidden: int, steps: int) -> dict[str, Any]:
+    """The whole configuration. `hidden`: the model's hidden size; `steps`: optimizer steps in all."""
+    ours = _from_plan(plan)
+    theirs = plan.deepspeed or {}
+    if "optimizer" in theirs:
+        ours.pop("optimizer")  # another type takes other parameters
+    return _without_auto(_merge(ours, theirs), _autos(plan, hidden, steps))
+
+
+def _from_plan(plan: Plan) -> dict[str, Any]:
+    train, zero = plan.job.train, plan.job.zero
+    optimizer: dict[str, Any] = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+    if not plan.host.gpus and zero.offload_optimizer == "none":
+        optimizer["torch_adam"] = True  # DeepSpeed's fused one would be compiled at the first start, and is no faster here
+    sharding: dict[str, Any] = {"stage": plan.stage}
+    if plan.stage:
+        # Overlapping hangs when two ranks share a GPU (one stream waits for the other's kernel), and needs streams at all.
+        sharding.update(overlap_comm=plan.host.gpus > 0 and not plan.shares_gpus, contiguous_gradients=True,
+                        reduce_bucket_size=BUCKET, allgather_bucket_size=BUCKET)
+    if plan.stage == 3:
+        sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto",
+                        stage3_param_persistence_threshold="auto", stage3_gather_16bit_weights_on_model_save=True)
+    for part, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
+        if device != "none":
+            sharding[part] = {"device": device, "pin_memory": plan.host.gpus > 0}
+    return {
+        "train_batch_size": plan.batch.total,
+        "train_micro_batch_size_per_gpu": plan.batch.micro,
+        "gradient_accumulation_steps": plan.batch.accumulation,
+        "gradient_clipping": train.gradient_clipping,
+        "steps_per_print": 2**31,  # the progress lines are debzero's
+        "optimizer": {"type": "AdamW", "params": optimizer},
+        "zero_optimization": sharding,
+        # 2^16, the default, wastes the first steps of a short fine-tuning on overflows.
+        "fp16": {"enabled": plan.precision == "fp16", "initial_scale_power": 12},
+        "bf16": {"enabled": plan.precision == "bf16"},
+    }
+
+
+def _autos(plan: Plan, hidden: int, steps: int) -> dict[str, Any]:
+    """What "auto" stands for, key by key: transformers' convention."""
+    train = plan.job.train
+    return {
+        "train_batch_size": plan.batch.total, "train_micro_batch_size_per_gpu": plan.batch.micro,
+        "gradient_accumulation_steps": plan.batch.accumulation, "gradient_clipping": train.gradient_clipping,
+        "lr": train.learning_rate, "betas": BETAS, "eps": EPS, "weight_decay": train.weight_decay,
+        "warmup_min_lr": 0, "warmup_max_lr": train.learning_rate, "warmup_num_steps": round(train.warmup * steps),
+        "total_num_steps": steps, "reduce_bucket_size": hidden * hidden,
+        "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden), "stage3_param_persistence_threshold": 10 * hidden,
+        "fp16.enabled": plan.precision == "fp16", "bf16.enabled": plan.precision == "bf16",
+        "zero_optimization.stage": plan.stage,
+    }
+
+
+def _without_auto(values: dict[str, Any], autos: dict[str, Any], section: str = "") -> dict[str, Any]:
+    """`values` with each "auto" replaced; one that has no meaning here is left out, so DeepSpeed's default holds."""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            made[key] = _without_auto(value, autos, key)
+        elif value != "auto":
+            made[key] = value
+        elif f"{section}.{key}" in autos or key in autos:
+            made[key] = autos.get(f"{section}.{key}", autos.get(key))
+    return made
+
+
+def _merge(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(ours)
+    for key, value in theirs.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,95 @@
+"""What a user can mend is said in one sentence with its fix, never as a traceback."""
+from __future__ import annotations
+
+import errno
+import shutil
+import textwrap
+from dataclasses import asdict, dataclass
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a job: where it is, why it cannot work, and what to do."""
+
+    file: str
+    key: str
+    reason: str
+    fix: str
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class InputError(Exception):
+    """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{p.key}: {p.reason}" for p in problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type, tuple[list[Problem]]]:  # it travels between ranks
+        return InputError, (self.problems,)
+
+    def text(self) -> str:
+        """All problems as aligned text for people."""
+        lines: list[str] = []
+        for file in dict.fromkeys(p.file for p in self.problems):
+            mine = [p for p in self.problems if p.file == file]
+            lines.append(f"{file}: {len(mine)} problem{'s' if len(mine) > 1 else ''}")
+            width = max(len(p.key) for p in mine) + 2
+            for p in mine:
+                pad = " " * (width + 2)
+                lines += textwrap.wrap(f"  {p.key:<{width}}{p.reason}", 116, subsequent_indent=pad, break_long_words=False)
+                lines += textwrap.wrap(f"{pad}-> {p.fix}", 116, subsequent_indent=pad + "   ", break_long_words=False)
+        return "\n".join(lines)
+
+
+class UserError(Exception):
+    """Something outside the code stopped the run (disk, network, memory, data): a reason and a fix. Exit code 1."""
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(f"{reason}\n  -> {fix}")
+        self.reason, self.fix = reason, fix
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return UserError, (self.reason, self.fix)
+
+
+def explain(error: BaseException, folder: str) -> Optional[UserError]:
+    """The sentence for errors that libraries raise in many shapes, or None for a defect (which keeps its traceback)."""
+    if isinstance(error, UserError):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    codes = {getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)}
+    # torch.save and safetensors report a full disk in their own words, and torch.save not even as an OSError.
+    if codes & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or "No space left" in text or "File too large" in text or (
+        "PytorchStreamWriter" in text or "inline_container" in text
+    ):
+        free = shutil.disk_usage(folder).free / 2**20
+        return UserError(
+            f"the disk that holds {folder} is full ({free:.0f} MiB free); what was half-written has been removed",
+            "make room there, or set `output:` to a folder on a larger disk, then start the job again: "
+            "it goes on from its newest checkpoint",
+        )
+    if isinstance(error, PermissionError):
+        return UserError(f"no permission: {error}", "give the user that runs the job access, or change the path in the job")
+    if "out of memory" in text or "DefaultCPUAllocator: can't allocate memory" in text or isinstance(error, MemoryError):
+        return UserError(
+            f"out of memory: {str(error).splitlines()[0][:160]}",
+            "set a smaller train.micro_batch (the global batch stays), a higher zero.stage or zero.offload_optimizer: cpu",
+        )
+    hub = ("couldn't connect to", "LocalEntryNotFound", "OfflineMode", "Max retries exceeded", "ConnectionError",
+           "Couldn't reach", "Temporary failure in name resolution", "offline mode", "ConnectTimeout", "ProxyError")
+    if any(words in text for words in hub):
+        return UserError(
+            f"the model hub cannot be reached from this host: {str(error).splitlines()[0][:200]}",
+            "check the network or proxy (HTTPS_PROXY in /etc/default/debzero), or give a local folder for `model:` and a "
+            "local file for `data.dataset:`",
+        )
+    if "DatasetNotFoundError" in text or "RepositoryNotFound" in text or "is not a valid model identifier" in text:
+        return UserError(
+            f"the hub does not know it: {str(error).splitlines()[0][:200]}",
+            "check the spelling of `model:` and `data.dataset:`; a private one needs HF_TOKEN",
+        )
+    return None

@@ -1,0 +1,72 @@
+"""Files that are either whole or not there: written under another name, synced, renamed."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Everything in `folder` is on the disk when this returns."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def replace(temporary: Path, final: Path) -> None:
+    """Rename, durably; a folder already at `final` is taken away first."""
+    if final.is_dir():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    _sync(final.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; empty when it is not there or not whole."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not."""
+    temporary = final.with_name(f".{final.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_tree(temporary)
+        replace(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""The model and its tokenizer: from the hub, from a folder, or from scratch."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Union
+
+from debzero.plan import Plan
+
+Model = Union[str, dict[str, Any]]
+
+
+def tokenizer(model: Model, texts: Iterable[str], max_length: int) -> Any:
+    """The model's own tokenizer, or for a model from scratch a WordPiece one trained on the training texts."""
+    from transformers import AutoTokenizer, BertTokenizerFast
+
+    if isinstance(model, str):
+        made = AutoTokenizer.from_pretrained(model)
+        if made.pad_token is None:
+            made.pad_token = made.eos_token  # GPT-2 was trained without padding; the attention mask hides it
+        return made
+    from tokenizers import BertWordPieceTokenizer
+
+    pieces = BertWordPieceTokenizer(lowercase=True)
+    pieces.train_from_iterator(texts, vocab_size=model["vocab_size"], min_frequency=2, show_progress=False)
+    return BertTokenizerFast(tokenizer_object=pieces._tokenizer, model_max_length=max_length)
+
+
+def config(model: Model, labels: list[str], tokens: Any) -> Any:
+    """The model's configuration, with the real class names in it."""
+    from transformers import AutoConfig
+
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}
+    if isinstance(model, str):
+        made = AutoConfig.from_pretrained(model, num_labels=len(labels), **names)
+    else:
+        rest = {key: value for key, value in model.items() if key not in ("type", "vocab_size")}
+        made = AutoConfig.for_model(model["type"], vocab_size=len(tokens), num_labels=len(labels), **names, **rest)
+    made.pad_token_id = tokens.pad_token_id
+    made.use_cache = False  # keys and values of earlier tokens are for generating text
+    return made
+
+
+def build(plan: Plan, settings: Any, deepspeed: dict[str, Any]) -> Any:
+    """The model with a classification head, in fp32. For stage 3 it is born sharded: no rank ever holds it whole."""
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # "some weights are newly initialized" is what fine-tuning is
+    logging.disable_progress_bar()
+    alive = None
+    if deepspeed.get("zero_optimization", {}).get("stage") == 3:
+        from transformers.integrations import HfDeepSpeedConfig
+
+        alive = HfDeepSpeedConfig(deepspeed)  # transformers itself holds only a weak reference
+    if isinstance(plan.job.model, str):
+        model = AutoModelForSequenceClassification.from_pretrained(plan.job.model, config=settings)
+    else:
+        model = AutoModelForSequenceClassification.from_config(settings)
+    del alive
+    return model

@@ -1,0 +1,163 @@
+"""What a job comes to on this host: ranks, batch, precision and stage, with the user's DeepSpeed JSON taken in."""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero import job as jobs
+from debzero.batch import Batch, BatchError, split
+from debzero.errors import InputError, Problem
+from debzero.job import Job
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the arithmetic needs to know of this host's GPUs."""
+
+    gpus: int
+    bf16: bool
+
+
+def this_host() -> Host:
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return Host(gpus, bool(gpus and torch.cuda.is_bf16_supported()))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, resolved. `stage` is 0 for plain DDP, unless `deepspeed` holds the user's own lines."""
+
+    job: Job
+    batch: Batch
+    precision: str
+    stage: int
+    deepspeed: Optional[dict[str, Any]]
+    host: Host
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        return self.stage > 0 or self.deepspeed is not None
+
+    @property
+    def shares_gpus(self) -> bool:
+        """More ranks than GPUs: a rehearsal, in which every rank needs its own NCCL identity."""
+        return 0 < self.host.gpus < self.batch.ranks
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for runs that must come out the same; where the output lies does not matter."""
+        facts = self.job.model_dump(exclude={"output", "deepspeed"})
+        facts.update(ranks=self.batch.ranks, batch=str(self.batch), precision=self.precision, json=self.deepspeed)
+        if Path(self.job.data.dataset).is_absolute():
+            files = sorted(p for p in data_files(self.job.data.dataset) if p.is_file())
+            facts["files"] = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def data_files(dataset: str) -> list[Path]:
+    """The files of a local data set, which is a file or a folder."""
+    return sorted(Path(dataset).iterdir()) if Path(dataset).is_dir() else [Path(dataset)]
+
+
+def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
+    """The user's own DeepSpeed JSON, inline or from its file."""
+    if job.deepspeed is None or isinstance(job.deepspeed, dict):
+        return job.deepspeed, []
+    try:
+        values = json.loads(Path(job.deepspeed).read_text())
+    except OSError as error:
+        reason, fix = f"{job.deepspeed} cannot be read: {error.strerror}", "the path is relative to the job file"
+    except ValueError as error:
+        reason, fix = f"{job.deepspeed} is not JSON: {error}", "check the commas and quotes there"
+    else:
+        if isinstance(values, dict):
+            return values, []
+        reason, fix = f"{job.deepspeed} must hold a JSON object", "see DeepSpeed's configuration reference"
+    return None, [Problem(file, "deepspeed", reason, fix)]
+
+
+def _given(values: Any, *path: str) -> Any:
+    """The value at `path`, or None when it is absent or "auto"."""
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+    return None if values == "auto" else values
+
+
+def absorb(job: Job, config: dict[str, Any], ranks: int) -> tuple[Job, Optional[int]]:
+    """The job with the lines that DeepSpeed's own JSON overrules taken from there, and its accumulation steps.
+
+    After this the job is the one truth: the arithmetic, the report and the learning-rate schedule agree with the JSON.
+    """
+    accumulation = _given(config, "gradient_accumulation_steps")
+    total, micro = _given(config, "train_batch_size"), _given(config, "train_micro_batch_size_per_gpu")
+    if total is None and micro and accumulation:
+        total = micro * accumulation * ranks
+    optimizer = _given(config, "optimizer", "params")
+    train = {
+        "global_batch": total, "micro_batch": micro, "gradient_clipping": _given(config, "gradient_clipping"),
+        "learning_rate": _given(optimizer, "lr"), "weight_decay": _given(optimizer, "weight_decay"),
+    }
+    if total is not None and micro is None:
+        train["micro_batch"] = "auto"    # the job's own need not divide the JSON's batch
+    for precision in ("fp16", "bf16"):
+        if _given(config, precision, "enabled") is True:
+            train["precision"] = precision
+    zero = {"stage": _given(config, "zero_optimization", "stage") or None}
+    for part in ("offload_optimizer", "offload_param"):
+        zero[part] = _given(config, "zero_optimization", part, "device")
+    values = job.model_dump()
+    values["train"].update({k: v for k, v in train.items() if v is not None})
+    values["zero"].update({k: v for k, v in zero.items() if v is not None})
+    return Job.model_validate(values), accumulation
+
+
+def _precision(job: Job, host: Host) -> str:
+    wanted = job.train.precision
+    if wanted != "auto":
+        return wanted
+    if not host.gpus:
+        return "fp32"
+    # T5's activations pass fp16's largest number.
+    t5 = "t5" in (job.model["type"] if isinstance(job.model, dict) else Path(job.model).name).lower()
+    return "bf16" if host.bf16 else "fp32" if t5 else "fp16"
+
+
+def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> Plan:
+    """The plan for `job` with `ranks` (None: as the job says). Raises InputError where the numbers cannot hold."""
+    count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))
+    accumulation, problems = None, []
+    if config is not None:
+        try:
+            job, accumulation = absorb(job, config, count)
+        except (ValueError, TypeError) as error:
+            first = error.errors()[0] if isinstance(error, jobs.ValidationError) else None
+            key = ".".join(map(str, first["loc"])) if first else "deepspeed"
+            raise InputError([Problem(file, "deepspeed", f"the DeepSpeed JSON overrules {key} with something debzero "
+                                      f"cannot use: {first['msg'] if first else error}",
+                                      f"correct it there, or set it to \"auto\" and use {key} in the job")]) from None
+    zero = job.zero
+    if zero.offload_param != "none" and zero.stage != 3:
+        problems.append(Problem(file, "zero.offload_param", f"needs ZeRO stage 3 (the stage here is {zero.stage}); DeepSpeed "
+                                "would silently ignore it", "set zero.stage: 3, or remove offload_param"))
+    if zero.offload_optimizer != "none" and zero.stage == "none":
+        problems.append(Problem(file, "zero.offload_optimizer", "needs ZeRO stage 1, 2 or 3 (the stage here is none)",
+                                "set zero.stage: 2, or remove offload_optimizer"))
+    if job.train.precision in ("fp16", "bf16") and not host.gpus:
+        problems.append(Problem(file, "train.precision", f"{job.train.precision} needs a GPU and this host has none that torch "
+                                "can use", "set precision: auto (fp32 on a CPU); on a GPU host see `nvidia-smi`"))
+    elif job.train.precision == "bf16" and not host.bf16:
+        problems.append(Problem(file, "train.precision", "this GPU has no bf16 (it came with Ampere, compute capability 8.0)",
+                                "set precision: auto"))
+    batch = None
+    try:
+        batch = split(job.train.global_batch, job.train.micro_batch, count, accumulation)
+    except BatchError as error:
+        problems.append(Problem(file, error.key, error.reason, error.fix))
+    if problems or batch is None:
+        raise InputError(problems)
+    return Plan(job, batch, _precision(job, host), 0 if zero.stage == "none" else int(zero.stage), config, host)

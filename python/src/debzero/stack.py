@@ -1,0 +1,23 @@
+"""stack.yml: the versions and paths that the plays, the Debian package and this package share."""
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+_here = Path(__file__).resolve().parent
+
+
+@lru_cache(maxsize=None)
+def stack() -> dict[str, str]:
+    """Its `stack` mapping. Installed, the file lies in /usr/share/debzero; in a checkout, in the root."""
+    import yaml
+
+    installed, checkout = _here.parent / "stack.yml", _here.parents[2] / "stack.yml"
+    values: dict[str, str] = yaml.safe_load((installed if installed.is_file() else checkout).read_text())["stack"]
+    return values
+
+
+def jobs_folder() -> Path:
+    """Where job files are looked up by name: the host's own, or in a checkout that is not installed debian/jobs."""
+    host, checkout = Path(stack()["config"], "jobs"), _here.parents[2] / "debian" / "jobs"
+    return checkout if checkout.is_dir() else host

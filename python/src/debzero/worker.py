@@ -1,0 +1,166 @@
+"""One rank's program: from the process group to the report. Top to bottom, this is the training."""
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from debzero import job as jobs
+from debzero.errors import InputError, UserError, explain
+from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
+from debzero.launch import open_output
+from debzero.runstate import Output
+from debzero.stack import jobs_folder
+
+STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="One rank of a debzero training; start it with a launcher.")
+    parser.add_argument("--job", type=Path, default=None, help="the job file (default: the packaged mrpc job)")
+    parser.add_argument("--deepspeed", type=Path, help="DeepSpeed's own JSON; it wins over the job's lines")
+    parser.add_argument("--again", action="store_true", help="train even if this job has finished")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by DeepSpeed's launcher")
+    arguments = parser.parse_args()
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPED)  # before any thread is made: they inherit it
+    try:
+        plan = _plan(arguments)
+    except InputError as error:
+        if os.environ["RANK"] == "0":
+            print(error.text(), file=sys.stderr)
+        return 2
+    output = Output(plan.job.output)
+    _end_on_signals(output)
+    try:
+        _run(plan, output, arguments.job or "mrpc", arguments.again)
+    except BaseException as error:
+        _fail(error, output)
+    sys.stdout.flush()
+    os._exit(0)  # no destructor of a communication library may turn a finished run into a hanging one
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    file = arguments.job or jobs_folder() / "mrpc.yml"
+    job, problems = jobs.parse(file)
+    if problems or job is None:
+        raise InputError(problems)
+    if arguments.deepspeed:
+        job = job.model_copy(update={"deepspeed": str(arguments.deepspeed.absolute())})
+    config, problems = read_deepspeed(job, str(file))
+    if problems:
+        raise InputError(problems)
+    return resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config)
+
+
+def _end_on_signals(output: Output) -> None:
+    """End at once on SIGTERM and SIGINT, from a thread of its own: the main one may be stuck in a collective."""
+    def wait() -> NoReturn:
+        number = signal.sigwait(STOPPED)
+        if os.environ["RANK"] == "0" and not output.first_error.exists():
+            output.end("stopped")
+        os._exit(STOPPED[signal.Signals(number)])
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _fail(error: BaseException, output: Output) -> NoReturn:
+    """Say why, once for all ranks, and end without waiting for anybody."""
+    known = explain(error, _plain_folder(output)) if not isinstance(error, InputError) else None
+    text = error.text() if isinstance(error, InputError) else str(known) if known else (
+        f"{type(error).__name__}: {error}")
+    code = 2 if isinstance(error, InputError) else 1
+    rank = os.environ["RANK"]
+    if isinstance(error, InputError):
+        if rank == "0":
+            print(text, file=sys.stderr, flush=True)
+    elif output.claim_error({"rank": int(rank), "error": text}):
+        if known is None:
+            traceback.print_exc()
+        print(f"debzero: rank {rank} failed: {text}", file=sys.stderr, flush=True)
+        output.end("failed", text)
+    os._exit(code)
+
+
+def _plain_folder(output: Output) -> str:
+    """The output folder, or its nearest parent that exists."""
+    return str(next(folder for folder in [output.folder, *output.folder.parents] if folder.exists()))
+
+
+def _device(host: Host, plan: Plan) -> Any:
+    """This rank's device, and the environment that the communication libraries read when they start."""
+    import torch
+
+    rank, ranks, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if not host.gpus:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("LOCAL_SIZE", str(ranks))  # else DeepSpeed asks numactl
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
+        return torch.device("cpu")
+    if plan.shares_gpus:
+        # NCCL refuses two ranks on one GPU unless it takes them for two hosts, which then talk over the loopback.
+        os.environ.update(NCCL_HOSTID=f"rank{rank}", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1")
+    device = torch.device("cuda", local % host.gpus)
+    os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes it for the device's number
+    torch.cuda.set_device(device)
+    return device
+
+
+def _join_deepspeed(device: Any) -> None:
+    """Let DeepSpeed use the process group; it announces each setting on stdout, of which only warnings stay."""
+    logging.disable(logging.INFO)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.disable(logging.NOTSET)
+    if device.type == "cpu":
+        from debzero import gloo
+
+        gloo.complete()
+    deepspeed.init_distributed()  # stage 3 shards the model while it is made, before deepspeed.initialize
+
+
+def _agree(work: Any) -> Any:
+    """Rank 0 does `work`; all ranks get what it returned, or its error."""
+    import torch.distributed as dist
+
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = work()
+        except (InputError, UserError) as error:
+            told[1] = error
+        except Exception as error:
+            known = explain(error, "/")
+            if known is None:
+                traceback.print_exc()
+            told[1] = known or UserError(f"{type(error).__name__}: {error}", "please report this: it is a defect")
+    dist.broadcast_object_list(told, 0)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
+
+
+def _run(plan: Plan, output: Output, name: object, again: bool) -> None:
+    """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
+    import torch.distributed as dist
+
+    device = _device(plan.host, plan)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if plan.uses_deepspeed:
+        _join_deepspeed(device)
+    if "DEBZERO_OUTPUT_HELD" not in os.environ and not _agree(lambda: open_output(plan, output, str(name), again)):
+        return
+
+    from debzero import training
+
+    training.train(plan, output, device, _agree)
