@@ -1,12 +1,14 @@
 """The model and its tokenizer: from the hub, from a folder, or from scratch."""
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Union
 
 from debzero.plan import Plan
 
-Model = Union[str, dict[str, Any]]
+Model = Union[str, "dict[str, Any]"]
+ALPHABET = 1000  # characters a tokenizer from scratch knows
 
 
 def tokenizer(model: Model, texts: Iterable[str], max_length: int) -> Any:
@@ -18,11 +20,25 @@ def tokenizer(model: Model, texts: Iterable[str], max_length: int) -> Any:
         if made.pad_token is None:
             made.pad_token = made.eos_token  # GPT-2 was trained without padding; the attention mask hides it
         return made
+    return BertTokenizerFast(tokenizer_object=_wordpiece(list(texts), model["vocab_size"]), model_max_length=max_length)
+
+
+def _wordpiece(texts: list[str], size: int) -> Any:
+    """A lower-case WordPiece tokenizer trained on `texts`, the same each time.
+
+    The library numbers the inner characters ("##a") in the order of a randomly seeded hash table and breaks ties by these
+    numbers, so two trainings differ. Given first, as special tokens, they have fixed numbers; the vocabulary alone is kept.
+    """
     from tokenizers import BertWordPieceTokenizer
 
     pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(texts, vocab_size=model["vocab_size"], min_frequency=2, show_progress=False)
-    return BertTokenizerFast(tokenizer_object=pieces._tokenizer, model_max_length=max_length)
+    normalise = pieces._tokenizer.normalizer.normalize_str
+    common = Counter(char for text in texts for char in normalise(text) if not char.isspace())
+    alphabet = sorted(char for char, _ in sorted(common.items(), key=lambda item: (-item[1], item[0]))[:ALPHABET])
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces.train_from_iterator(texts, vocab_size=size, min_frequency=2, limit_alphabet=ALPHABET, show_progress=False,
+                               special_tokens=special + [f"##{char}" for char in alphabet])
+    return BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)._tokenizer
 
 
 def config(model: Model, labels: list[str], tokens: Any) -> Any:

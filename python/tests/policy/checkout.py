@@ -1,0 +1,74 @@
+"""What the policy tests read: the files of this checkout, whole or piece by piece."""
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+IMPORTS = {"import_tasks", "include_tasks", "import_role", "include_role", "include_vars"}
+
+
+@lru_cache(maxsize=None)
+def names() -> tuple[str, ...]:
+    """Every file that is tracked, or would be with `git add`."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                            cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return tuple(sorted({name for name in listed.split("\0") if name and (ROOT / name).is_file()}))
+
+
+def files(*wanted: str, without: tuple[str, ...] = ()) -> dict[str, str]:
+    """{name: text} of the files whose names match one of the patterns `wanted` and none of `without` (`*` matches / too)."""
+    return {name: (ROOT / name).read_text() for name in names()
+            if any(fnmatch(name, pattern) for pattern in wanted) and not any(fnmatch(name, pattern) for pattern in without)}
+
+
+def load(name: str) -> Any:
+    """A YAML file's content; None where there is no such file."""
+    path = ROOT / name
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+def stack() -> dict[str, Any]:
+    return dict(load("stack.yml")["stack"])
+
+
+def without_comments(text: str) -> str:
+    """The text less what follows a `#`; line numbers stay. Comments may tell of versions and paths."""
+    return re.sub(r"(?m)(^|\s)#.*$", r"\1", text)
+
+
+def hits(pattern: str, texts: dict[str, str]) -> list[str]:
+    """"file:line: what was found" of each match."""
+    return [f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group().strip()}"
+            for name, text in texts.items() for match in re.finditer(pattern, text, re.MULTILINE)]
+
+
+def tasks(content: Any) -> Iterator[dict[str, Any]]:
+    """Each task of a task file or a playbook, those of blocks and handlers too."""
+    for item in content if isinstance(content, list) else []:
+        if isinstance(item, dict):
+            inner = [item[key] for key in ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always") if key in item]
+            if not inner and "hosts" not in item:
+                yield item
+            for part in inner:
+                yield from tasks(part)
+
+
+def plays(content: Any) -> Iterator[dict[str, Any]]:
+    """Each play of a playbook, and each import of another one."""
+    for item in content if isinstance(content, list) else []:
+        if isinstance(item, dict) and any(key.rpartition(".")[2] in ("hosts", "import_playbook") for key in item):
+            yield item
+
+
+def module(task: dict[str, Any]) -> str:
+    """A task's module without its namespace; empty for a block."""
+    return next((key.rpartition(".")[2] for key in task if "." in key), "")

@@ -1,0 +1,114 @@
+"""One fact, one place: versions and paths are typed in stack.yml and derived everywhere else."""
+from __future__ import annotations
+
+import ast
+import re
+import sys
+
+from checkout import ROOT, files, hits, stack, without_comments
+
+HOMES = ("stack.yml", "*.lock", "*.md", "debian/changelog")
+# Where a path of stack.yml may be typed: texts that people read, job files, and tests, which look at the result from outside.
+SHOWN = ("stack.yml", "*.md", "debian/*.README.Debian", "debian/changelog", "debian/jobs/*.yml", "roles/*/meta/argument_specs.yml",
+         "*/tests/*")
+TYPED = {
+    "debian/debzero.postrm": "runs when the package and its stack.yml are gone",
+    "python/src/debzero/cli.py": "examples in --help",
+    "python/src/debzero/job.py": "examples in messages",
+}
+
+
+def exactly(version):
+    """A pattern for this version number that neither a longer one nor a later patch matches."""
+    return rf"(?<![\d.]){re.escape(version)}(?!\.?\d)"
+
+
+def pins(values):
+    """{pattern: why} of all that would be a second home of a pin, derived spellings too."""
+    cuda, python = values["cuda"], values["python"]
+    return [*(exactly(values[key]) for key in ("torch", "deepspeed", "cudnn", "cuda", "python")), values["deepspeed_sha256"],
+            rf"\bcu{cuda.replace('.', '')}\b", rf"(?<!\d){cuda.replace('.', '-')}(?![\d-])", rf"\b(cp|py){python.replace('.', '')}\b"]
+
+
+def typed_pins(values, texts):
+    return [hit for pattern in pins(values) for hit in hits(pattern, {name: without_comments(text) for name, text in texts.items()})]
+
+
+def typed_paths(values, texts):
+    # /etc/debzero is not typed in /etc/debzero-x; the longest path is named, so each is reported once.
+    paths = sorted((value for value in values.values() if str(value).startswith("/")), key=len, reverse=True)
+    pattern = rf"(?:{'|'.join(map(re.escape, paths))})(?![\w-])"
+    return hits(pattern, {name: without_comments(text) for name, text in texts.items()})
+
+
+def locked(text):
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
+
+
+def imported(source):
+    """Top-level names of the modules that a Python source imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_pins_are_typed_in_stack_yml_alone():
+    # Linters read no stack.yml; the next test compares.
+    assert typed_pins(stack(), files("*", without=(*HOMES, "python/pyproject.toml"))) == []
+
+
+def test_the_linters_check_for_the_pinned_python():
+    text, python = (ROOT / "python/pyproject.toml").read_text(), stack()["python"]
+    assert re.findall(r'^target-version = "py(\d+)"', text, re.MULTILINE) == [python.replace(".", "")]
+    assert re.findall(r'^python_version = "([\d.]+)"', text, re.MULTILINE) == [python]
+
+
+def test_paths_are_typed_in_stack_yml_alone():
+    assert typed_paths(stack(), files("*", without=(*SHOWN, *TYPED))) == []
+
+
+def test_no_exception_outlives_its_reason():
+    assert [name for name in TYPED if not typed_paths(stack(), files(name))] == []
+
+
+def test_the_lock_holds_the_pinned_torch_and_no_deepspeed():
+    versions = locked((ROOT / "python/requirements.lock").read_text())
+    assert versions["torch"] == stack()["torch"]
+    assert "deepspeed" not in versions, "its wheel is built by the role deepspeed_wheel"
+
+
+def test_both_locks_of_the_test_environment_agree():
+    runtime, tests = (locked((ROOT / f"python/{name}.lock").read_text()) for name in ("requirements", "requirements-test"))
+    assert {name: (runtime[name], tests[name]) for name in runtime.keys() & tests.keys() if runtime[name] != tests[name]} == {}
+
+
+def test_every_lock_has_an_input_and_hashes_alone():
+    locks = files("*.lock")
+    assert len(locks) >= 4
+    assert [name for name in locks if not (ROOT / name).with_suffix(".in").is_file()] == []
+    for name, text in locks.items():
+        assert len(re.findall(r"^[a-z0-9._-]+==.*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(locked(text)), f"{name}: a pin without a hash"
+        assert hits(r"://.*|--(extra-)?index-url.*|--find-links.*", {name: text}) == []
+
+
+def test_everything_that_the_trainer_imports_is_locked():
+    """Each module belongs to a package of the lock, by what the environment of these tests has installed."""
+    from importlib.metadata import packages_distributions
+
+    versions = locked((ROOT / "python/requirements.lock").read_text())
+    owners = packages_distributions()
+    ours = {"debzero", "deepspeed", "__future__", *sys.stdlib_module_names}
+    wanted = {name: file for file, text in files("python/src/*.py").items() for name in imported(text) if name not in ours}
+    assert {"torch", "yaml"} <= wanted.keys()
+    assert [f"{file} imports {name}, which no package of python/requirements.lock provides" for name, file in wanted.items()
+            if not any(re.sub(r"[-_.]+", "-", owner).lower() in versions for owner in owners.get(name, []))] == []
+
+
+def test_the_checks_see_what_is_wrong():
+    sample = {"python": "9.7", "cuda": "55.6", "cudnn": "9.4.1.5", "torch": "7.8.9", "deepspeed": "5.6.7", "deepspeed_sha256": "ab" * 32, "venv": "/a/b/c"}
+    code = "pip install torch==7.8.9\n# torch 7.8.9\ncu556 x-55-6 cp97 17.8.9 7.8.91 55.60 7.8.9.1\nurl=55.6.\n"
+    assert typed_pins(sample, {"x": code}) == ["x:1: 7.8.9", "x:4: 55.6", "x:3: cu556", "x:3: 55-6", "x:3: cp97"]
+    assert typed_paths({"prefix": "/a/b", "venv": "/a/b/c"}, {"x": "run /a/b/c/bin\n# /a/b\n/a/b-x /a/b/d"}) == ["x:1: /a/b/c", "x:3: /a/b"]
+    assert set(imported("import os.path\ndef f():\n    from yaml import load\nfrom . import g")) == {"os", "yaml"}

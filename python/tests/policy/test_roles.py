@@ -1,0 +1,127 @@
+"""Roles and plays: what can be set is documented, who owns a variable shows in its name, one failed host stops the play."""
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from checkout import IMPORTS, ROLES, ROOT, files, load, module, plays, tasks
+
+# Task lists hold imports alone, but for single steps that would make a file of one task.
+INLINE = {
+    ("base", "Install packages"): "one task, and the role's main one",
+    ("deepspeed_wheel", "Look for the wheel on the controller"): "what the next two lines choose by",
+    ("debzero_deb", "Report where the package is"): "the role's result",
+    ("trainer", "Apply changes before jobs start"): "an order, not a step",
+}
+
+
+def spec(role):
+    return (load(f"roles/{role}/meta/argument_specs.yml") or {}).get("argument_specs", {}).get("main", {})
+
+
+def defaults(role):
+    return load(f"roles/{role}/defaults/main.yml") or {}
+
+
+def undocumented(defined, specified):
+    return sorted(f"{name} is in defaults/main.yml alone" for name in set(defined) - set(specified)) \
+        + sorted(f"{name} is in meta/argument_specs.yml alone" for name in set(specified) - set(defined))
+
+
+def keys_named(key, value, path=""):
+    """Where in nested YAML a key of this name is."""
+    if isinstance(value, dict):
+        return ([path or "/"] if key in value else []) + [found for k, v in value.items() for found in keys_named(key, v, f"{path}/{k}")]
+    return []
+
+
+def misnamed(role, task):
+    """Variables that a task makes without the role's name; `vars` are read inside the role alone, facts may be its result."""
+    made = [name for name in (task.get("register"), (task.get("loop_control") or {}).get("loop_var")) if name]
+    facts = [name for key, value in task.items() if key.rpartition(".")[2] == "set_fact" for name in value if name != "cacheable"]
+    private, public = f"__{role}_", f"{role}_"
+    return [name for name in [*made, *(task.get("vars") or {})] if not name.startswith(private)] \
+        + [name for name in facts if not name.startswith((private, public))]
+
+
+def steps_that_are_not_imports(role, steps):
+    return [step["name"] for step in steps if module(step) not in IMPORTS and (role, step["name"]) not in INLINE]
+
+
+def careless(play):
+    """What a play lacks."""
+    lacks = [] if play.get("name") else ["a name"]
+    return lacks + ([] if "hosts" not in play or play.get("any_errors_fatal") is True else ["any_errors_fatal: true"])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_public_variable_is_specified_and_the_reverse(role):
+    assert spec(role), "no meta/argument_specs.yml with an entry point main"
+    assert undocumented(defaults(role), spec(role).get("options", {})) == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_variable_is_described_and_its_default_is_in_one_place(role):
+    options = spec(role).get("options", {})
+    assert [name for name, option in options.items() if not option.get("type") or not option.get("description")] == []
+    assert [name for name, option in options.items() if option.get("type") == "list" and "elements" not in option] == []
+    assert keys_named("default", options) == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_variables_carry_the_role_in_their_names(role):
+    internal = [name for file in files(f"roles/{role}/vars/*.yml") for name in load(file)]
+    assert [name for name in defaults(role) if not name.startswith(f"{role}_")] == []
+    assert [name for name in internal if not name.startswith(f"__{role}_")] == []
+    lists = files(f"roles/{role}/tasks/*.yml", f"roles/{role}/handlers/*.yml")
+    assert [f"{file}: {name}" for file in lists for task in tasks(load(file)) for name in misnamed(role, task)] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_task_list_is_a_table_of_contents(role):
+    text = (ROOT / f"roles/{role}/tasks/main.yml").read_text()
+    assert text.count("\n") < 40
+    assert steps_that_are_not_imports(role, load(f"roles/{role}/tasks/main.yml")) == []
+
+
+def test_no_exception_outlives_its_step():
+    steps = {(role, step["name"]) for role in ROLES for step in load(f"roles/{role}/tasks/main.yml")}
+    assert set(INLINE) - steps == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_galaxy_description_is_the_specification_s(role):
+    assert load(f"roles/{role}/meta/main.yml")["galaxy_info"]["description"] == spec(role)["short_description"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_has_a_scenario_of_its_name_that_asserts(role):
+    assert f"molecule/{role}/molecule.yml" in files("molecule/*/molecule.yml")
+    verified = files(f"molecule/{role}/tests/test_*.py")
+    assert any(re.search(r"^def test_\w+\(host", text, re.MULTILINE) for text in verified.values())
+
+
+def test_every_play_has_a_name_and_stops_for_all_hosts():
+    found = {file: [play for play in plays(load(file))] for file in files("site.yml", "playbooks/*.yml", "molecule/*.yml")}
+    assert sum(map(len, found.values())) >= 8
+    assert [f"{file}: {play.get('name', 'a play')} lacks {lack}" for file in found for play in found[file] for lack in careless(play)] == []
+
+
+def test_the_roles_readmes_are_fresh():
+    check = subprocess.run([sys.executable, ROOT / "ansible/role_docs.py", "--check"], capture_output=True, text=True)
+    assert check.returncode == 0, check.stderr
+    assert [role for role in ROLES if not (ROOT / "roles" / role / "README.md").is_file()] == []
+
+
+def test_the_checks_see_what_is_wrong():
+    assert undocumented({"a_x": 1, "a_y": 1}, {"a_y": {}, "a_z": {}}) == \
+        ["a_x is in defaults/main.yml alone", "a_z is in meta/argument_specs.yml alone"]
+    assert keys_named("default", {"a_x": {"options": {"b": {"default": 1}}}}) == ["/a_x/options/b"]
+    assert misnamed("a", {"register": "result", "vars": {"a_x": 1, "__a_x": 1}, "ansible.builtin.set_fact": {"b": 1, "a_path": 1}}) == \
+        ["result", "a_x", "b"]
+    assert steps_that_are_not_imports("a", [{"name": "Do it", "ansible.builtin.command": "true"},
+                                            {"name": "Include it", "ansible.builtin.include_tasks": "x.yml"}]) == ["Do it"]
+    assert careless({"hosts": "all", "any_errors_fatal": False}) == ["a name", "any_errors_fatal: true"]
+    assert [task["name"] for task in tasks([{"hosts": "all", "tasks": [{"name": "Try", "block": [{"name": "A"}], "rescue": [{"name": "B"}]}]}])] == ["A", "B"]
