@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn, Optional
 
-import sdnotify
 
-from debzero import report
+from debzero import report, systemd
 from debzero.files import read_json
 from debzero.plan import Plan
 from debzero.runstate import Output
@@ -25,8 +24,7 @@ def open_output(plan: Plan, output: Output, job: str, again: bool) -> bool:
     done = None if again else output.finished(plan.fingerprint)
     if done is not None:
         print(report.text(done), "  train it again  debzero train --again ...", sep="\n", flush=True)
-        systemd = sdnotify.SystemdNotifier()
-        systemd.notify(f"READY=1\nSTATUS=finished before, accuracy {done['accuracy']:.4f}")
+        systemd.notify("READY=1", f"STATUS=finished before, accuracy {done['accuracy']:.4f}")
         return False
     archive = output.begin(job, plan.fingerprint, again)
     if archive:
@@ -68,7 +66,7 @@ def train(plan: Plan, job: Path, again: bool, deepspeed: Optional[Path] = None) 
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:
-        sdnotify.SystemdNotifier().notify("STOPPING=1" if code else "STATUS=" + _last_words(output))
+        systemd.notify("STOPPING=1" if code else "STATUS=" + _last_words(output))
         output.end({0: "finished", 130: "stopped", 143: "stopped"}.get(code, "failed"),
                    read_json(output.first_error).get("error") if code == 1 else None)
         output.first_error.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ import json
 import time
 from typing import Any, Optional
 
-import sdnotify
 
+from debzero import systemd
 from debzero.runstate import Output, now
 
 
@@ -29,7 +29,6 @@ class Progress:
 
     def __init__(self, output: Output, speaks: bool) -> None:
         self.output, self.speaks = output, speaks
-        self.systemd = sdnotify.SystemdNotifier()
 
     def say(self, text: str) -> None:
         if self.speaks:
@@ -39,11 +38,11 @@ class Progress:
         """A new phase, with `words` for the status line."""
         if self.speaks:
             self.output.update(state=state, **values)
-            self.systemd.notify(f"STATUS={words}")
+            systemd.notify(f"STATUS={words}")
 
     def ready(self) -> None:
         if self.speaks:
-            self.systemd.notify("READY=1")
+            systemd.notify("READY=1")
 
     def measured(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""

@@ -33,7 +33,10 @@ def files(*wanted: str, without: tuple[str, ...] = ()) -> dict[str, str]:
 def load(name: str) -> Any:
     """A YAML file's content; None where there is no such file."""
     path = ROOT / name
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    try:
+        return yaml.safe_load(path.read_text()) if path.is_file() else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def stack() -> dict[str, Any]:
