@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parents[3]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 IMPORTS = {"import_tasks", "include_tasks", "import_role", "include_role", "include_vars"}
 
+TASK_LISTS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
 
-@lru_cache(maxsize=None)
+
+@cache
 def names() -> tuple[str, ...]:
     """Every file that is tracked, or would be with `git add`."""
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -25,9 +27,11 @@ def names() -> tuple[str, ...]:
 
 
 def files(*wanted: str, without: tuple[str, ...] = ()) -> dict[str, str]:
-    """{name: text} of the files whose names match one of the patterns `wanted` and none of `without` (`*` matches / too)."""
-    return {name: (ROOT / name).read_text() for name in names()
-            if any(fnmatch(name, pattern) for pattern in wanted) and not any(fnmatch(name, pattern) for pattern in without)}
+    """{name: text} of the files whose names match a pattern of `wanted` and none of `without`; `*` matches / too."""
+    def match(name: str, patterns: tuple[str, ...]) -> bool:
+        return any(fnmatch(name, pattern) for pattern in patterns)
+
+    return {name: (ROOT / name).read_text() for name in names() if match(name, wanted) and not match(name, without)}
 
 
 def load(name: str) -> Any:
@@ -58,7 +62,7 @@ def tasks(content: Any) -> Iterator[dict[str, Any]]:
     """Each task of a task file or a playbook, those of blocks and handlers too."""
     for item in content if isinstance(content, list) else []:
         if isinstance(item, dict):
-            inner = [item[key] for key in ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always") if key in item]
+            inner = [item[key] for key in TASK_LISTS if key in item]
             if not inner and "hosts" not in item:
                 yield item
             for part in inner:
@@ -75,3 +79,9 @@ def plays(content: Any) -> Iterator[dict[str, Any]]:
 def module(task: dict[str, Any]) -> str:
     """A task's module without its namespace; empty for a block."""
     return next((key.rpartition(".")[2] for key in task if "." in key), "")
+
+
+def refuse(findings: Iterable[str]) -> None:
+    """Fail with every finding on a line of its own."""
+    found = list(findings)
+    assert not found, "\n" + "\n".join(found)

@@ -3,17 +3,21 @@ from __future__ import annotations
 
 import re
 
-from checkout import ROOT, files, hits, load, module, tasks
+from checkout import ROOT, files, hits, load, module, refuse, tasks
+from debzero.cli import parser
 
 # Hosts that may be named: placeholders, and where Debian's copyright format is defined.
 HOST = r"(?i)://(?!(?:[\w.-]+\.)?example\.(?:org|com)\b)(?!www\.debian\.org/doc/)[\w.-]*(?:debian|pypi|pythonhosted|npm)[\w.-]*"
-BARE_HOST = r"(?i)\b(?:(?:deb|security|ftp|archive|snapshot)\.debian\.org|files\.pythonhosted\.org|(?:www\.)?pypi\.org|registry\.npmjs\.org)\b"
+BARE_HOST = (
+    r"(?i)\b(?:(?:deb|security|ftp|archive|snapshot)\.debian|files\.pythonhosted|(?:www\.)?pypi|registry\.npmjs)\.org\b"
+)
 
 UNSAFE = {
     "a version that moves": r"state:\s*[\"']?latest\b|[:@=]latest\b",
     "a script run unread": r"\b(?:curl|wget)\b[^\n|]*\|\s*(?:sudo\s+)?(?:[\w/]*/)?(?:ba|da|z)?sh\b",
-    "certificates unchecked": r"validate_certs:\s*[\"']?(?:false|no|off)\b|--no-check-certificate|\bcurl\b[^\n]*\s(?:-k|--insecure)\b|--trusted-host",
-    "packages unsigned": r"(?i)allow[-_]?unauthenticated|allow[-_]?insecure[-_]?repositories|trusted\s*=\s*yes",
+    "certificates unchecked": r"validate_certs:\s*[\"']?(?:false|no|off)\b|--no-check-certificate|--trusted-host"
+                              r"|\bcurl\b[^\n]*\s(?:-k|--insecure)\b",
+    "packages unsigned": r"(?i)allow[-_]?(?:unauthenticated|insecure[-_]?repositories)|trusted\s*=\s*yes",
     "errors ignored": r"ignore_errors:\s*[\"']?(?:true|yes|on)\b",
 }
 CODE = ("*.py", "*.yml", "*.sh", "*.j2", "ansible/*", "debian/*", "Makefile", ".ci/*")
@@ -23,7 +27,7 @@ def unchecked_downloads(content):
     """Names of tasks that download a file without saying which bytes they expect."""
     for task in tasks(content):
         kind = module(task)
-        arguments = next((value for key, value in task.items() if key.rpartition(".")[2] == kind and isinstance(value, dict)), {})
+        arguments = task.get(f"ansible.builtin.{kind}") or {}
         if kind == "get_url" and not arguments.get("checksum") or kind == "uri" and "dest" in arguments:
             yield task.get("name", kind)
 
@@ -33,12 +37,13 @@ def too_long(texts, most=400):
 
 
 def targets(makefile):
-    """{target: its help text, None where it has none} of the targets that are typed by people."""
-    return {name: text or None for name, text in re.findall(r"^([a-z][\w-]*):(?!=)[^#\n]*(?:## (.+))?$", makefile, re.MULTILINE)}
+    """{target: its help text, None where it has none}."""
+    found = re.findall(r"^([a-z][\w-]*):(?!=)[^#\n]*(?:## (.+))?$", makefile, re.MULTILINE)
+    return {name: text or None for name, text in found}
 
 
 def commands(markdown):
-    """The command lines of a Markdown file: its fenced blocks' lines without prompts and comments, and its inline code."""
+    """The command lines of a Markdown file: lines of fenced blocks, without prompts and comments, and inline code."""
     fenced = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", markdown, re.MULTILINE | re.DOTALL)
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", markdown, flags=re.MULTILINE | re.DOTALL))
     lines = [re.sub(r"^\s*[$#]\s+|\s+#.*", "", line).strip() for line in "\n".join(fenced).split("\n")]
@@ -55,43 +60,42 @@ def missing(command, known, subcommands=()):
     if words[0] == "debzero" and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
         return [] if words[1] in subcommands else [f"debzero {words[1]}"]
     own = words if words[0].endswith("ansible-playbook") else words[:1]
-    return [word for word in own if re.match(r"(?:\./)?(?:ansible|playbooks|inventory|molecule|roles|python|debian|\.ci)/[\w./@-]+$|[\w-]+\.yml$", word)
-            and not (ROOT / word).exists() and "NAME" not in word]
+    ours = r"(?:\./)?(?:ansible|playbooks|inventory|molecule|roles|python|debian|\.ci)/[\w./@-]+$|[\w-]+\.yml$"
+    return [word for word in own if re.match(ours, word) and not (ROOT / word).exists()]
 
 
 def test_no_file_is_too_long():
-    assert too_long(files("*.py", "*.yml", "*.sh", "*.j2", "ansible/*", "Makefile", without=("*.lock",))) == []
+    refuse(too_long(files("*.py", "*.yml", "*.sh", "*.j2", "ansible/*", "Makefile", without=("*.lock",))))
 
 
 def test_no_registry_or_mirror_is_named():
-    everything = {name: text for name, text in files("*").items()}
+    everything = files("*")
     assert len(everything) > 50
-    assert hits(HOST, everything) + hits(BARE_HOST, everything) == []
+    refuse(hits(HOST, everything) + hits(BARE_HOST, everything))
 
 
 def test_nothing_is_downloaded_or_installed_unchecked():
     code = files(*CODE, without=("python/tests/*", "*.lock"))
-    assert {why: hits(pattern, code) for why, pattern in UNSAFE.items() if hits(pattern, code)} == {}
+    refuse(f"{hit} ({why})" for why, pattern in UNSAFE.items() for hit in hits(pattern, code))
     lists = files("roles/*.yml", "playbooks/*.yml", "molecule/*.yml", without=("*/meta/*", "*/vars/*", "*/defaults/*"))
-    assert [f"{name}: {task}" for name in lists for task in unchecked_downloads(load(name))] == []
+    refuse(f"{name}: {task}" for name in lists for task in unchecked_downloads(load(name)))
 
 
 def test_every_make_target_has_a_help_text_and_is_phony():
     makefile = (ROOT / "Makefile").read_text()
     assert {"help", "demo", "test"} <= targets(makefile).keys()
-    assert [name for name, text in targets(makefile).items() if not text] == []
+    refuse(name for name, text in targets(makefile).items() if not text)
     assert set(re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE).group(1).split()) == targets(makefile).keys()
 
 
 def test_the_readme_is_short_and_shows_commands_that_exist():
-    from debzero.cli import parser
-
     markdown = (ROOT / "README.md").read_text()
     assert markdown.count("\n") <= 150
-    assert {"make demo", "make test"} <= set(commands("\n".join(markdown.split("\n")[:40]))), "not on the first screen"
-    subcommands = next(action.choices for action in parser()._actions if action.dest == "command" or isinstance(action.choices, dict))
+    first_screen = "\n".join(markdown.split("\n")[:40])
+    assert {"make demo", "make test"} <= set(commands(first_screen))
+    subcommands = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
     known = targets((ROOT / "Makefile").read_text())
-    assert [name for command in commands(markdown) for name in missing(command, known, subcommands)] == []
+    refuse(name for command in commands(markdown) for name in missing(command, known, subcommands))
 
 
 def test_ci_runs_the_tests():
@@ -104,14 +108,23 @@ def test_the_checks_see_what_is_wrong():
     good = [at.format(host) for host in ("pypi.example.org", "mirror.example.com/debian", "www.debian.org/doc")]
     assert len(hits(HOST, {"x": "\n".join(bad + good)})) == len(bad)
     assert hits(BARE_HOST, {"x": "apt from " + "deb." + "debian.org"}) != []
-    samples = {"a version that moves": "state: latest", "a script run unread": "curl -s x | sudo bash", "certificates unchecked": "validate_certs: no",
-               "packages unsigned": "allow_unauthenticated: true", "errors ignored": "ignore_errors: true"}
+    samples = {
+        "a version that moves": "state: latest",
+        "a script run unread": "curl -s x | sudo bash",
+        "certificates unchecked": "validate_certs: no",
+        "packages unsigned": "allow_unauthenticated: true",
+        "errors ignored": "ignore_errors: true",
+    }
     assert samples.keys() == UNSAFE.keys()
     assert [why for why, text in samples.items() if not hits(UNSAFE[why], {"x": text})] == []
     assert hits(UNSAFE["errors ignored"], {"x": 'ignore_errors: "{{ ansible_check_mode }}"'}) == []
-    assert list(unchecked_downloads([{"name": "A", "ansible.builtin.get_url": {"url": "x"}}, {"name": "B", "ansible.builtin.uri": {"url": "x", "dest": "y"}},
-                                     {"name": "C", "ansible.builtin.get_url": {"url": "x", "checksum": "sha256:0"}}])) == ["A", "B"]
+    downloads = [
+        {"name": "A", "ansible.builtin.get_url": {"url": "x"}},
+        {"name": "B", "ansible.builtin.uri": {"url": "x", "dest": "y"}},
+        {"name": "C", "ansible.builtin.get_url": {"url": "x", "checksum": "sha256:0"}},
+    ]
+    assert list(unchecked_downloads(downloads)) == ["A", "B"]
     assert too_long({"x": "\n" * 401, "y": "\n" * 400}) == ["x: 401 lines"]
     assert targets("PLAY := x\na: b ## Text\nc:\n\tb\n") == {"a": "Text", "c": None}
-    shown = "Type `make nothing`:\n```sh\n$ make demo  # ten minutes\nansible-playbook -i inventory/hosts.yml no.yml\n```\n"
+    shown = "Type `make nothing`:\n```sh\n$ make demo  # long\nansible-playbook -i inventory/hosts.yml no.yml\n```\n"
     assert [name for command in commands(shown) for name in missing(command, {"demo"})] == ["no.yml", "make nothing"]

@@ -6,17 +6,19 @@ import re
 from importlib.metadata import distributions
 from importlib.util import find_spec
 
-from checkout import ROOT, files, hits, stack, without_comments
+from checkout import ROOT, files, hits, refuse, stack, without_comments
 
 HOMES = ("stack.yml", "*.lock", "*.md", "debian/changelog")
-# Where a path of stack.yml may be typed: texts that people read, job files, and tests, which look at the result from outside.
-SHOWN = ("stack.yml", "*.md", "debian/*.README.Debian", "debian/changelog", "debian/jobs/*.yml", "roles/*/meta/argument_specs.yml",
-         "*/tests/*")
+# Where a path of stack.yml may be typed: texts that people read, job files, and tests, which look from outside.
+SHOWN = ("stack.yml", "*.md", "debian/*.README.Debian", "debian/changelog", "debian/jobs/*.yml",
+         "roles/*/meta/argument_specs.yml", "*/tests/*", "molecule/*")
 TYPED = {
     "debian/debzero.postrm": "runs when the package and its stack.yml are gone",
     "python/src/debzero/cli.py": "examples in --help",
     "python/src/debzero/job.py": "examples in messages",
 }
+SOURCE = r"://.*|--(?:extra-)?index-url.*|--find-links.*"
+PIN_WITHOUT_HASH = r"^\w.*==.*$(?!\n    --hash=sha256:)"
 
 
 def exactly(version):
@@ -27,12 +29,15 @@ def exactly(version):
 def pins(values):
     """{pattern: why} of all that would be a second home of a pin, derived spellings too."""
     cuda, python = values["cuda"], values["python"]
-    return [*(exactly(values[key]) for key in ("torch", "deepspeed", "cudnn", "cuda", "python")), values["deepspeed_sha256"],
-            rf"\bcu{cuda.replace('.', '')}\b", rf"(?<!\d){cuda.replace('.', '-')}(?![\d-])", rf"\b(cp|py){python.replace('.', '')}\b"]
+    numbers = [exactly(values[key]) for key in ("torch", "deepspeed", "cudnn", "cuda", "python")]
+    return [*numbers, values["deepspeed_sha256"],
+            rf"\bcu{cuda.replace('.', '')}\b", rf"(?<!\d){cuda.replace('.', '-')}(?![\d-])",
+            rf"\b(cp|py){python.replace('.', '')}\b"]
 
 
 def typed_pins(values, texts):
-    return [hit for pattern in pins(values) for hit in hits(pattern, {name: without_comments(text) for name, text in texts.items()})]
+    code = {name: without_comments(text) for name, text in texts.items()}
+    return [hit for pattern in pins(values) for hit in hits(pattern, code)]
 
 
 def typed_paths(values, texts):
@@ -62,7 +67,7 @@ def in_the_standard_library(module):
 
 def test_pins_are_typed_in_stack_yml_alone():
     # Linters read no stack.yml; the next test compares.
-    assert typed_pins(stack(), files("*", without=(*HOMES, "python/pyproject.toml"))) == []
+    refuse(typed_pins(stack(), files("*", without=(*HOMES, "python/pyproject.toml"))))
 
 
 def test_the_linters_check_for_the_pinned_python():
@@ -72,11 +77,11 @@ def test_the_linters_check_for_the_pinned_python():
 
 
 def test_paths_are_typed_in_stack_yml_alone():
-    assert typed_paths(stack(), files("*", without=(*SHOWN, *TYPED))) == []
+    refuse(typed_paths(stack(), files("*", without=(*SHOWN, *TYPED))))
 
 
 def test_no_exception_outlives_its_reason():
-    assert [name for name in TYPED if not typed_paths(stack(), files(name))] == []
+    refuse(name for name in TYPED if not typed_paths(stack(), files(name)))
 
 
 def test_the_lock_holds_the_pinned_torch_and_no_deepspeed():
@@ -86,18 +91,19 @@ def test_the_lock_holds_the_pinned_torch_and_no_deepspeed():
 
 
 def test_both_locks_of_the_test_environment_agree():
-    runtime, tests = (locked((ROOT / f"python/{name}.lock").read_text()) for name in ("requirements", "requirements-test"))
-    assert {name: (runtime[name], tests[name]) for name in runtime.keys() & tests.keys() if runtime[name] != tests[name]} == {}
+    runtime, tests = (locked((ROOT / f"python/requirements{part}.lock").read_text()) for part in ("", "-test"))
+    shared = runtime.keys() & tests.keys()
+    assert shared
+    refuse(f"{name}: {runtime[name]} and {tests[name]}" for name in shared if runtime[name] != tests[name])
 
 
 def test_every_lock_has_an_input_and_hashes_alone():
     locks = files("*.lock")
     assert len(locks) >= 4
-    assert [name for name in locks if not (ROOT / name).with_suffix(".in").is_file()] == []
+    refuse(name for name in locks if not (ROOT / name).with_suffix(".in").is_file())
     for name, text in locks.items():
         assert locked(text)
-        assert hits(r"^\w.*==.*$(?!\n    --hash=sha256:)", {name: text}) == [], "a pin without a hash"
-        assert hits(r"://.*|--(extra-)?index-url.*|--find-links.*", {name: text}) == []
+        refuse(hits(PIN_WITHOUT_HASH, {name: text}) + hits(SOURCE, {name: text}))
 
 
 def test_everything_that_the_trainer_imports_is_locked():
@@ -110,17 +116,19 @@ def test_everything_that_the_trainer_imports_is_locked():
     wanted = {name: file for file, text in files("python/src/*.py").items() for name in imported(text)
               if name not in ("debzero", "deepspeed") and not in_the_standard_library(name)}
     assert {"torch", "yaml"} <= wanted.keys()
-    assert [f"{file} imports {name}, which no package of python/requirements.lock provides" for name, file in wanted.items()
-            if not owners.get(name, set()) & versions.keys()] == []
+    refuse(f"{file} imports {name}, which no package of python/requirements.lock provides"
+           for name, file in wanted.items() if not owners.get(name, set()) & versions.keys())
 
 
 def test_the_checks_see_what_is_wrong():
-    sample = {"python": "9.7", "cuda": "55.6", "cudnn": "9.4.1.5", "torch": "7.8.9", "deepspeed": "5.6.7", "deepspeed_sha256": "ab" * 32, "venv": "/a/b/c"}
+    sample = {"python": "9.7", "cuda": "55.6", "cudnn": "9.4.1.5", "torch": "7.8.9", "deepspeed": "5.6.7"}
+    sample.update({"deepspeed_sha256": "ab" * 32, "venv": "/a/b/c"})
     code = "pip install torch==7.8.9\n# torch 7.8.9\ncu556 x-55-6 cp97 17.8.9 7.8.91 55.60 7.8.9.1\nurl=55.6.\n"
     assert typed_pins(sample, {"x": code}) == ["x:1: 7.8.9", "x:4: 55.6", "x:3: cu556", "x:3: 55-6", "x:3: cp97"]
-    assert typed_paths({"prefix": "/a/b", "venv": "/a/b/c"}, {"x": "run /a/b/c/bin\n# /a/b\n/a/b-x /a/b/d"}) == ["x:1: /a/b/c", "x:3: /a/b"]
+    code = "run /a/b/c/bin\n# /a/b\n/a/b-x /a/b/d"
+    assert typed_paths({"prefix": "/a/b", "venv": "/a/b/c"}, {"x": code}) == ["x:1: /a/b/c", "x:3: /a/b"]
     assert in_the_standard_library("os")
     assert not in_the_standard_library("yaml")
     assert not in_the_standard_library("nowhere")
-    assert hits(r"^\w.*==.*$(?!\n    --hash=sha256:)", {"x": "a==1 \\\n    --hash=sha256:0\nb==1\n"}) == ["x:3: b==1"]
+    assert hits(PIN_WITHOUT_HASH, {"x": "a==1 \\\n    --hash=sha256:0\nb==1\n"}) == ["x:3: b==1"]
     assert set(imported("import os.path\ndef f():\n    from yaml import load\nfrom . import g")) == {"os", "yaml"}

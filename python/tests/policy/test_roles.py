@@ -1,4 +1,4 @@
-"""Roles and plays: what can be set is documented, who owns a variable shows in its name, one failed host stops the play."""
+"""Roles and plays: what can be set is documented, a variable shows its owner, one failed host stops the play."""
 from __future__ import annotations
 
 import re
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from checkout import IMPORTS, ROLES, ROOT, files, load, module, plays, tasks
+from checkout import IMPORTS, ROLES, ROOT, files, load, module, plays, refuse, tasks
 
 # Task lists hold imports alone, but for single steps that would make a file of one task.
 INLINE = {
@@ -32,18 +32,19 @@ def undocumented(defined, specified):
 
 def keys_named(key, value, path=""):
     """Where in nested YAML a key of this name is."""
-    if isinstance(value, dict):
-        return ([path or "/"] if key in value else []) + [found for k, v in value.items() for found in keys_named(key, v, f"{path}/{k}")]
-    return []
+    if not isinstance(value, dict):
+        return []
+    here = [path or "/"] if key in value else []
+    return here + [found for inner in value for found in keys_named(key, value[inner], f"{path}/{inner}")]
 
 
 def misnamed(role, task):
-    """Variables that a task makes without the role's name; `vars` are read inside the role alone, facts may be its result."""
-    made = [name for name in (task.get("register"), (task.get("loop_control") or {}).get("loop_var")) if name]
-    facts = [name for key, value in task.items() if key.rpartition(".")[2] == "set_fact" for name in value if name != "cacheable"]
+    """Variables that a task makes without the role's name. Only facts may be public: they can be the role's result."""
+    facts = task.get("ansible.builtin.set_fact", {})
+    inner = [task.get("register"), task.get("loop_control", {}).get("loop_var"), *task.get("vars", {})]
     private, public = f"__{role}_", f"{role}_"
-    return [name for name in [*made, *(task.get("vars") or {})] if not name.startswith(private)] \
-        + [name for name in facts if not name.startswith((private, public))]
+    return [name for name in inner if name and not name.startswith(private)] + [
+        name for name in facts if not name.startswith((private, public))]
 
 
 def steps_that_are_not_imports(role, steps):
@@ -59,31 +60,31 @@ def careless(play):
 @pytest.mark.parametrize("role", ROLES)
 def test_every_public_variable_is_specified_and_the_reverse(role):
     assert spec(role), "no meta/argument_specs.yml with an entry point main"
-    assert undocumented(defaults(role), spec(role).get("options", {})) == []
+    refuse(undocumented(defaults(role), spec(role).get("options", {})))
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_each_variable_is_described_and_its_default_is_in_one_place(role):
     options = spec(role).get("options", {})
-    assert [name for name, option in options.items() if not option.get("type") or not option.get("description")] == []
-    assert [name for name, option in options.items() if option.get("type") == "list" and "elements" not in option] == []
-    assert keys_named("default", options) == []
+    refuse(name for name, option in options.items() if not option.get("type") or not option.get("description"))
+    refuse(name for name, option in options.items() if option.get("type") == "list" and "elements" not in option)
+    refuse(keys_named("default", options))
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_variables_carry_the_role_in_their_names(role):
     internal = [name for file in files(f"roles/{role}/vars/*.yml") for name in load(file)]
-    assert [name for name in defaults(role) if not name.startswith(f"{role}_")] == []
-    assert [name for name in internal if not name.startswith(f"__{role}_")] == []
+    refuse(name for name in defaults(role) if not name.startswith(f"{role}_"))
+    refuse(name for name in internal if not name.startswith(f"__{role}_"))
     lists = files(f"roles/{role}/tasks/*.yml", f"roles/{role}/handlers/*.yml")
-    assert [f"{file}: {name}" for file in lists for task in tasks(load(file)) for name in misnamed(role, task)] == []
+    refuse(f"{file}: {name}" for file in lists for task in tasks(load(file)) for name in misnamed(role, task))
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_task_list_is_a_table_of_contents(role):
     text = (ROOT / f"roles/{role}/tasks/main.yml").read_text()
     assert text.count("\n") < 40
-    assert steps_that_are_not_imports(role, load(f"roles/{role}/tasks/main.yml")) == []
+    refuse(steps_that_are_not_imports(role, load(f"roles/{role}/tasks/main.yml")))
 
 
 def test_no_exception_outlives_its_step():
@@ -104,24 +105,26 @@ def test_each_role_has_a_scenario_of_its_name_that_asserts(role):
 
 
 def test_every_play_has_a_name_and_stops_for_all_hosts():
-    found = {file: [play for play in plays(load(file))] for file in files("site.yml", "playbooks/*.yml", "molecule/*.yml")}
-    assert sum(map(len, found.values())) >= 8
-    assert [f"{file}: {play.get('name', 'a play')} lacks {lack}" for file in found for play in found[file] for lack in careless(play)] == []
+    playbooks = files("site.yml", "playbooks/*.yml", "molecule/*.yml")
+    found = [(file, play) for file in playbooks for play in plays(load(file))]
+    assert len(found) >= 8
+    refuse(f"{file}: {play.get('name', 'a play')} lacks {lack}" for file, play in found for lack in careless(play))
 
 
 def test_the_roles_readmes_are_fresh():
     check = subprocess.run([sys.executable, ROOT / "ansible/role_docs.py", "--check"], capture_output=True, text=True)
     assert check.returncode == 0, check.stderr
-    assert [role for role in ROLES if not (ROOT / "roles" / role / "README.md").is_file()] == []
+    refuse(role for role in ROLES if not (ROOT / "roles" / role / "README.md").is_file())
 
 
 def test_the_checks_see_what_is_wrong():
-    assert undocumented({"a_x": 1, "a_y": 1}, {"a_y": {}, "a_z": {}}) == \
-        ["a_x is in defaults/main.yml alone", "a_z is in meta/argument_specs.yml alone"]
+    assert undocumented({"a_x": 1, "a_y": 1}, {"a_y": {}, "a_z": {}}) == [
+        "a_x is in defaults/main.yml alone", "a_z is in meta/argument_specs.yml alone"]
     assert keys_named("default", {"a_x": {"options": {"b": {"default": 1}}}}) == ["/a_x/options/b"]
-    assert misnamed("a", {"register": "result", "vars": {"a_x": 1, "__a_x": 1}, "ansible.builtin.set_fact": {"b": 1, "a_path": 1}}) == \
-        ["result", "a_x", "b"]
-    assert steps_that_are_not_imports("a", [{"name": "Do it", "ansible.builtin.command": "true"},
-                                            {"name": "Include it", "ansible.builtin.include_tasks": "x.yml"}]) == ["Do it"]
+    task = {"register": "result", "vars": {"a_x": 1, "__a_x": 1}, "ansible.builtin.set_fact": {"b": 1, "a_path": 1}}
+    assert misnamed("a", task) == ["result", "a_x", "b"]
+    steps = [{"name": "Do", "ansible.builtin.command": "x"}, {"name": "Go", "ansible.builtin.import_tasks": "x.yml"}]
+    assert steps_that_are_not_imports("a", steps) == ["Do"]
     assert careless({"hosts": "all", "any_errors_fatal": False}) == ["a name", "any_errors_fatal: true"]
-    assert [task["name"] for task in tasks([{"hosts": "all", "tasks": [{"name": "Try", "block": [{"name": "A"}], "rescue": [{"name": "B"}]}]}])] == ["A", "B"]
+    block = {"name": "Try", "block": [{"name": "A"}], "rescue": [{"name": "B"}]}
+    assert [found["name"] for found in tasks([{"hosts": "all", "tasks": [block]}])] == ["A", "B"]

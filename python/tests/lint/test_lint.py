@@ -1,0 +1,76 @@
+"""Every linter, with its output where it complains. One that is not installed fails: nothing was checked."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+CONTROLLER = ROOT / ".cache/controller/bin"
+PATH = os.pathsep.join([str(CONTROLLER), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def tracked() -> list[Path]:
+    """Every file that is tracked, or would be with `git add`."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                            cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [path for name in sorted(set(listed.split("\0")) - {""}) if (path := ROOT / name).is_file()]
+
+
+def shell_scripts(paths: list[Path]) -> list[str]:
+    """Those that a POSIX shell runs, by the first line or by the ending."""
+    return [str(path.relative_to(ROOT)) for path in paths
+            if path.suffix == ".sh" or path.read_bytes().split(b"\n", 1)[0].rstrip() in (b"#!/bin/sh", b"#!/bin/bash", b"#!/bin/sh -e")]
+
+
+def lint(*command: str, folder: str = ".") -> None:
+    """Run a linter in a folder of the checkout; fail with what it prints."""
+    tool = shutil.which(command[0], path=PATH)
+    assert tool, f"{command[0]} is not installed: run `ansible/bootstrap tests`, then this test again"
+    done = subprocess.run([tool, *command[1:]], cwd=ROOT / folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env={**os.environ, "PATH": PATH, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"})
+    assert done.returncode == 0, f"{' '.join(command)} found:\n{done.stdout}"
+
+
+def test_a_missing_linter_and_a_finding_both_fail():
+    with pytest.raises(AssertionError, match="no-such-linter is not installed"):
+        lint("no-such-linter")
+    with pytest.raises(AssertionError, match="false found:"):
+        lint("false")
+
+
+def test_ansible_lint():
+    lint("ansible-lint", "--offline", "--strict", "--profile", "production", "--quiet")
+
+
+def test_no_ansible_rule_is_skipped():
+    config = (ROOT / ".ansible-lint").read_text()
+    assert not [word for word in ("skip_list", "warn_list", "enable_list", "mock_") if word in config]
+    assert not (ROOT / ".ansible-lint-ignore").exists()
+
+
+def test_yamllint():
+    lint("yamllint", "--strict", ".")
+
+
+def test_syntax_of_the_playbooks():
+    for playbook in ("site.yml", *sorted(f"playbooks/{path.name}" for path in (ROOT / "playbooks").glob("*.yml"))):
+        lint("ansible-playbook", "--inventory", "inventory/hosts.yml", "--syntax-check", playbook)
+
+
+def test_ruff():
+    lint("ruff", "check", "--no-cache", "--config", "python/pyproject.toml", "python", "ansible", "roles", "molecule", "debian")
+
+
+def test_mypy():
+    lint("mypy", "--cache-dir", str(ROOT / ".cache/mypy"), folder="python")
+
+
+def test_shellcheck():
+    scripts = shell_scripts(tracked())
+    assert {"ansible/bootstrap", "roles/preflight/files/fetch_indexes.sh"} <= set(scripts)
+    lint("shellcheck", *scripts)

@@ -1,0 +1,106 @@
+"""What is wrong with a job is said at once, in whole sentences, with the key and the fix; never as a traceback."""
+import json
+
+import pytest
+from conftest import JOB, changed
+
+# The change to a good job, the key that must be named, and words of the fix.
+MISTAKES = [
+    ({"trian": {}}, "trian", "did you mean train"),
+    ({"train.epocs": 3}, "train.epocs", "did you mean epochs"),
+    ({"train.epochs": "many"}, "train.epochs", "epochs: 3"),
+    ({"train.epochs": True}, "train.epochs", "epochs: 3"),
+    ({"train.learning_rate": -1}, "train.learning_rate", "3e-5"),
+    ({"train.precision": "fp17"}, "train.precision", "did you mean fp16"),
+    ({"train.precision": "fp16"}, "train.precision", "precision: auto"),
+    ({"train.global_batch": 33}, "train.global_batch", "use 32 or 34"),
+    ({"train.micro_batch": 7}, "train.micro_batch", "use micro_batch 4"),
+    ({"zero.stage": 4}, "zero.stage", "3"),
+    ({"zero.stage": 2, "zero.offload_param": "cpu"}, "zero.offload_param", "set zero.stage: 3"),
+    ({"zero.offload_optimizer": "cpu"}, "zero.offload_optimizer", "set zero.stage: 2"),
+    ({"data.dataset": "missing.csv"}, "data.dataset", "relative to the job file"),
+    ({"data.text": "sentence"}, "data.text", "use one of: text, label"),
+    ({"data.label": "lable"}, "data.label", "did you mean label"),
+    ({"data.held_out": None}, "data.held_out", "held_out: 0.1"),
+    ({"model": "./nowhere"}, "model", "save_pretrained"),
+    ({"model.type": "burt"}, "model.type", "did you mean bert"),
+    ({"model.hidden_sise": 3}, "model.hidden_sise", "did you mean hidden_size"),
+    ({"model": None}, "model", "add it"),
+    ({"output": None}, "output", "add it"),
+    ({"output": "rows.csv"}, "output", "another output"),
+    ({"ranks": 0}, "ranks", "auto"),
+    ({"deepspeed": "none.json"}, "deepspeed", "relative to the job file"),
+    ({"deepspeed": {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}}, "train.micro_batch", "auto"),
+]
+
+
+@pytest.mark.parametrize(("change", "key", "fix"), MISTAKES, ids=[f"{k}-{i}" for i, (_, k, _) in enumerate(MISTAKES)])
+def test_each_mistake_names_its_key_and_its_fix(bench, monkeypatch, change, key, fix):
+    from debzero import checks
+    from debzero.errors import InputError
+
+    path = bench.job()
+    path.write_text(json.dumps(changed(JOB, change)))  # JSON is YAML
+    with pytest.raises(InputError) as found:
+        checks.check(path)
+    problem = {p.key: p for p in found.value.problems}
+    assert key in problem, found.value.text()
+    assert fix in problem[key].fix
+    assert problem[key].file == str(path)
+
+
+def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):
+    path = bench.job(train__epocs=3, train__precision="fp17", data__dataset="missing.csv", zero__stage=7)
+    done = bench.run("train", path)
+    assert done.returncode == 2
+    for key in ("train.epocs", "train.precision", "data.dataset", "zero.stage"):
+        assert key in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not bench.output().exists()
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a list", "a: [1,", "\tx: 1", "model: {a: b: c}", "\x00"])
+def test_no_text_at_all_makes_a_traceback(bench, text):
+    path = bench.folder / "broken.yml"
+    path.write_text(text)
+    done = bench.run("check", path)
+    assert done.returncode == 2
+    assert "broken.yml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_job_and_a_folder_are_named(bench):
+    for path in (bench.folder / "none.yml", bench.folder):
+        done = bench.run("check", path)
+        assert done.returncode == 2
+        assert str(path) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_check_answers_scripts_in_json(bench):
+    good = bench.run("check", bench.job(), "--json")
+    assert good.returncode == 0
+    assert json.loads(good.stdout)["batch"] == "global batch 32 = micro-batch 8 x 2 accumulation steps x 2 ranks"
+    bad = bench.run("check", bench.job(ranks=0), "--json")
+    assert bad.returncode == 2
+    assert [p["key"] for p in json.loads(bad.stdout)["problems"]] == ["ranks"]
+
+
+def test_the_printed_article_config_is_refused_for_its_offload(bench):
+    """offload_param at stage 2: DeepSpeed ignores it without a word."""
+    config = {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}
+    done = bench.run("check", bench.job(deepspeed=config))
+    assert done.returncode == 2
+    assert "zero.offload_param" in done.stderr and "zero.stage: 3" in done.stderr
+
+
+def test_packaged_jobs_are_good(monkeypatch):
+    from pathlib import Path
+
+    from debzero import job
+
+    folder = Path(__file__).resolve().parents[3] / "debian" / "jobs"
+    found = sorted(folder.glob("*.yml"))
+    assert {path.stem for path in found} >= {"demo", "mrpc"}
+    for path in found:
+        parsed, problems = job.parse(path)
+        assert parsed is not None and not problems

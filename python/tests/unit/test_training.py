@@ -1,0 +1,183 @@
+"""Real runs: two processes, gloo, the pinned torch and DeepSpeed, on the CPU."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import SOURCE, rows
+
+# Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
+TOLERANCE = 2e-4
+
+STAGES = {
+    "none": {},
+    "one": {"zero__stage": 1},
+    "two": {"zero__stage": 2},
+    "three": {"zero__stage": 3},
+}
+OFFLOADED = {
+    "two-offloaded": {"zero__stage": 2, "zero__offload_optimizer": "cpu"},
+    "three-offloaded": {"zero__stage": 3, "zero__offload_optimizer": "cpu", "zero__offload_param": "cpu"},
+}
+
+
+@pytest.fixture(scope="session")
+def runs(trained):
+    """Each stage's report, trained when first asked for."""
+    made = {}
+
+    def run(name):
+        if name not in made:
+            made[name] = trained.train(name, **{**STAGES, **OFFLOADED}[name])
+        return made[name]
+
+    return run
+
+
+def compare(trained, runs, name):
+    baseline, report = runs("none"), runs(name)
+    assert report["world_size"] == 2
+    ours, theirs = np.array(trained.losses(name)), np.array(trained.losses("none"))
+    assert len(ours) == report["steps"] == baseline["steps"] > 10
+    assert np.abs(ours - theirs).max() < TOLERANCE
+    assert theirs[-1] < 0.6 * theirs[0], "the baseline must have learned something"
+    assert report["accuracy"] == pytest.approx(baseline["accuracy"], abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["one", "two", "three"])
+def test_each_stage_has_the_loss_curve_of_plain_ddp(trained, runs, name):
+    compare(trained, runs, name)
+
+
+@pytest.mark.prebuilt
+@pytest.mark.parametrize("name", list(OFFLOADED))
+def test_offloading_keeps_the_loss_curve(trained, runs, name):
+    compare(trained, runs, name)
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_plain_transformers_gives_the_reported_accuracy(trained, runs, name):
+    import torch
+    from datasets import load_from_disk
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    report = runs(name)
+    folder = trained.output(name) / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.config.id2label == {0: "animal", 1: "tool"}
+    held_out = load_from_disk(str(next((trained.output(name) / "data").glob("tokenised-*")) / "held_out"))
+    right = 0
+    for row in held_out:
+        text = tokenizer.decode(row["input_ids"], skip_special_tokens=True)
+        with torch.no_grad():
+            right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == row["labels"]
+    assert right / len(held_out) == pytest.approx(report["accuracy"])
+    assert report["accuracy"] > report["majority_accuracy"]
+
+
+def test_a_finished_job_is_not_trained_twice_and_status_shows_it(trained, runs):
+    runs("two")
+    before = (trained.output("two") / "report.json").stat().st_mtime_ns
+    again = trained.run("train", trained.folder / "two.yml")
+    assert again.returncode == 0 and "accuracy" in again.stdout
+    assert (trained.output("two") / "report.json").stat().st_mtime_ns == before
+    shown = trained.run("status", trained.folder / "two.yml", "--json")
+    assert json.loads(shown.stdout)["state"] == "finished"
+
+
+def test_the_outcome_of_another_job_in_the_same_folder_is_kept(bench):
+    first = bench.train(train__epochs=1)
+    second = bench.train(train__epochs=1, train__seed=7)
+    assert first["accuracy"] is not None and second["accuracy"] is not None
+    kept = list((bench.output() / "archive").glob("*/report.json"))
+    assert len(kept) == 1
+    assert json.loads(kept[0].read_text())["samples_per_second"] == first["samples_per_second"]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(bench):
+    """Killed without warning after the first epoch; the weights must equal those of a run that nobody disturbed."""
+    bench.train("whole", zero__stage=2, train__epochs=3)
+    job = bench.job("killed", zero__stage=2, train__epochs=3)
+    process = subprocess.Popen([sys.executable, "-m", "debzero", "train", str(job)], cwd=bench.folder, start_new_session=True,
+                               env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.DEVNULL)
+    latest = bench.output("killed") / "checkpoints" / "latest"
+    until = time.monotonic() + 120
+    while not latest.is_file():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (bench.output("killed") / "report.json").exists(), "it finished before it could be killed"
+    shown = bench.run("status", job)
+    assert shown.returncode == 1 and "failed" in shown.stdout
+    done = bench.run("train", job)
+    assert done.returncode == 0 and "going on from the checkpoint" in done.stdout, done.stdout + done.stderr
+    weights = [(bench.output(name) / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert bench.losses("killed") == bench.losses("whole")
+
+
+def test_deepspeeds_own_launcher_works_with_deepspeeds_own_json(bench):
+    """The article's launch line: deepspeed --num_gpus=N SCRIPT --deepspeed CONFIG."""
+    config = bench.folder / "deepspeed_config.json"
+    config.write_text(json.dumps({"train_batch_size": 16, "gradient_accumulation_steps": "auto",
+                                  "zero_optimization": {"stage": 1}, "fp16": {"enabled": "auto"}}))
+    done = bench.run("--num_gpus=2", "--master_port=29533", SOURCE / "train.py", "--deepspeed", config, "--job", bench.job(),
+                     module=("-c", "from deepspeed.launcher.runner import main; main()"), LOCAL_SIZE="2",
+                     PATH=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((bench.output() / "report.json").read_text())
+    assert (report["world_size"], report["zero_stage"]) == (2, 1)
+    assert report["steps"] == 2 * -(-200 // 16)
+
+
+def test_two_runs_cannot_share_a_folder(bench):
+    from debzero.runstate import Output
+
+    job = bench.job()
+    Output(str(bench.output())).lock()
+    done = bench.run("train", job)
+    assert done.returncode == 2
+    assert str(os.getpid()) in done.stderr and "output" in done.stderr
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_stays(bench):
+    """On a real file system of four megabytes."""
+    disk = bench.output("full")
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    try:
+        refused = bench.run("train", bench.job("full", model__hidden_size=64, model__intermediate_size=1024,
+                                               model__num_hidden_layers=2))
+        assert refused.returncode == 2 and "MiB free" in refused.stderr, refused.stdout + refused.stderr
+        # Small enough for the estimate of the checkpoints; but the data, tokenised, fills the disk.
+        (bench.folder / "rows.csv").write_text(rows(40_000))
+        done = bench.run("train", bench.job("full"))
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "is full" in done.stderr and "Traceback" not in done.stderr
+        assert not list((disk / "data").glob("tokenised-*")) and not (disk / "model").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_hub_that_cannot_be_reached_is_named(bench):
+    job = bench.job(model="nobody/such-model", ranks=1)
+    done = bench.run("train", job, HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "hub" in done.stderr and "local folder" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_output_that_may_not_be_written_is_named(bench):
+    job = bench.job(output="/etc/debzero-cannot")
+    for path in [*bench.folder.parents, bench.folder]:
+        if path.is_relative_to("/tmp") and path.stat().st_uid == 0:
+            path.chmod(path.stat().st_mode | 0o755)
+    script = f"import os, sys; os.setuid(65534); from debzero.cli import main; sys.exit(main(['check', {str(job)!r}]))"
+    done = bench.run(module=("-c", script), HOME="/tmp", USER="nobody")
+    assert done.returncode == 2
+    assert "may not write" in done.stderr and "install -d" in done.stderr
