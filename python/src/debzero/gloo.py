@@ -57,4 +57,4 @@ def complete() -> None:
     if _lacks("scatter"):
         backend.TorchBackend.get_reduce_scatter_function = classmethod(lambda cls: reduce_scatter_tensor)
     if hasattr(backend, "build_shm_op"):
-        backend.build_shm_op = lambda: None
+        setattr(backend, "build_shm_op", lambda: None)  # noqa: B010 - torch versions differ

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import NoReturn, Optional
 
-
 from debzero import report, systemd
 from debzero.files import read_json
 from debzero.plan import Plan

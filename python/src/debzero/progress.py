@@ -5,7 +5,6 @@ import json
 import time
 from typing import Any, Optional
 
-
 from debzero import systemd
 from debzero.runstate import Output, now
 

@@ -1,13 +1,13 @@
 """stack.yml: the versions and paths that the plays, the Debian package and this package share."""
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 _here = Path(__file__).resolve().parent
 
 
-@lru_cache(maxsize=None)
+@cache
 def stack() -> dict[str, str]:
     """Its `stack` mapping. Installed, the file lies in /usr/share/debzero; in a checkout, in the root."""
     import yaml

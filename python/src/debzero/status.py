@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from debzero import progress, report
 from debzero.errors import InputError, Problem
 from debzero.files import read_json

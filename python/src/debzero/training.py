@@ -102,7 +102,7 @@ def train(plan: Plan, output: Output, device: torch.device, agree: Callable[[Cal
 
 def _engine(plan: Plan, prepared: data.Prepared, device: torch.device, steps: int) -> Any:
     settings = models.config(plan.job.model, prepared.labels, prepared.tokenizer)
-    hidden = getattr(settings, "hidden_size", None) or getattr(settings, "d_model", 768)
+    hidden: int = getattr(settings, "hidden_size", None) or getattr(settings, "d_model", None) or 768
     config = dsconfig.generate(plan, hidden, steps) if plan.uses_deepspeed else {}
     torch.manual_seed(plan.job.train.seed)  # the same first weights on every rank
     model = models.build(plan, settings, config)

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from debzero import job as jobs
 from debzero.errors import InputError, UserError, explain
-from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.launch import open_output
+from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import Output
 from debzero.stack import jobs_folder
 

@@ -15,6 +15,7 @@ def test_the_order_names_every_scenario():
 
 
 @pytest.mark.container
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scenario", ORDER)
 def test_scenario(scenario):
     log = ROOT / ".cache" / "logs" / f"molecule-{scenario}.log"
