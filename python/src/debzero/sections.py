@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 from debzero.errors import UserError
 
 SECTIONS = 12       # the largest; each has at least a thousand packages
-PER_SECTION = 1500  # keeps the classes balanced and the demo inside its minutes
+PER_SECTION = 1000  # keeps the classes balanced and the demo inside its minutes
 FEWEST = 2000       # a release has tens of thousands of packages; without lists only the installed ones are known
 # Filed by state or purpose of the package, which its description does not tell.
 NOT_TOPICS = {"oldlibs", "debug", "metapackages", "misc", "tasks", "localization", "introspection", "otherosfs"}

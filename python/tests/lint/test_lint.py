@@ -32,7 +32,7 @@ def lint(*command: str, folder: str = ".") -> None:
     """Run a linter in a folder of the checkout; fail with what it prints."""
     tool = shutil.which(command[0], path=PATH)
     if not tool:
-        pytest.fail(f"{command[0]} is not installed: run `ansible/bootstrap tests`, then this test again", pytrace=False)
+        pytest.fail(f"{command[0]} is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     environment = {**os.environ, "PATH": PATH, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run([tool, *command[1:]], cwd=ROOT / folder, env=environment, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
@@ -67,8 +67,11 @@ def test_syntax_of_the_playbooks():
 
 
 def test_ruff():
-    unnamed = [str(path.relative_to(ROOT)) for path in tracked() if path.read_bytes().startswith(b"#!/usr/bin/python3")]
-    lint("ruff", "check", "--no-cache", "--output-format=concise", "--config=python/pyproject.toml", ".", *unnamed)
+    check = ("ruff", "check", "--no-cache", "--output-format=concise")
+    lint(*check, ".", folder="python")
+    scripts = [path for path in tracked() if path.suffix == ".py" or path.read_bytes().startswith(b"#!/usr/bin/python3")]
+    names = [str(path.relative_to(ROOT)) for path in scripts]
+    lint(*check, "--config=python/pyproject.toml", *(name for name in names if not name.startswith("python/")))
 
 
 def test_mypy():

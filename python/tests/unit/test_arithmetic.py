@@ -3,12 +3,13 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from debzero import sections
 from debzero.batch import BatchError, split
 from debzero.engine import rate_at
 from debzero.sampler import EpochSampler, held_out_batches
-from hypothesis import given
-from hypothesis import strategies as st
 
 small = st.integers(1, 64)
 
