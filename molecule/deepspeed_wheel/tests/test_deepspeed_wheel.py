@@ -1,5 +1,8 @@
 """The prebuilt operators must load and work, without a compiler; and the wheel must be portable."""
 
+import subprocess
+from pathlib import Path
+
 PYTHON = "/opt/debzero/venv/bin/python"
 ADAM = """
 import torch
@@ -48,3 +51,18 @@ def test_no_operator_needs_more_than_avx2(host):
 
 def test_the_build_leaves_nothing_behind(host):
     assert not [name for name in host.file("/var/cache/debzero").listdir() if name.startswith("deepspeed")]
+
+
+def test_offloaded_training_has_the_loss_curve_of_plain_ddp(host):
+    """The unit tests that need the operators, with the pinned stack of the host."""
+    project = Path(__file__).resolve().parents[3]
+    for name in ("python", "stack.yml", "debian"):
+        subprocess.run(["podman", "cp", project / name, f"{host.backend.name}:/var/tmp/{name}"], check=True)
+    prepare = host.run(
+        "cd /var/tmp && python3 -m venv --without-pip tests && packages=$(echo tests/lib/*/site-packages) && "
+        "echo /opt/debzero/venv/${packages#tests/} >$packages/host.pth && "
+        "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/var/cache/debzero/uv /opt/debzero/installer/bin/uv pip install "
+        "--quiet --python tests/bin/python --require-hashes -r python/requirements-test.lock")
+    assert prepare.rc == 0, prepare.stderr
+    tests = host.run("cd /var/tmp && tests/bin/python -m pytest -c python/pyproject.toml python/tests/unit -m prebuilt -q")
+    assert tests.rc == 0 and "2 passed" in tests.stdout, tests.stdout + tests.stderr

@@ -122,6 +122,23 @@ def test_a_killed_run_goes_on_to_the_same_weights(bench):
     assert bench.losses("killed") == bench.losses("whole")
 
 
+def test_a_stopped_run_ends_its_ranks_and_says_so(bench):
+    job = bench.job(train__epochs=500)
+    process = subprocess.Popen([sys.executable, "-m", "debzero", "train", str(job)], cwd=bench.folder,
+                               env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (bench.output() / "metrics.jsonl").is_file():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    # The pipes close when the last rank has gone, so this waits for them as well.
+    out, err = process.communicate(timeout=25)
+    assert process.returncode == 143, out + err
+    assert "Traceback" not in err
+    shown = bench.run("status", job)
+    assert shown.returncode == 1 and shown.stdout.startswith("stopped")
+
+
 def test_deepspeeds_own_launcher_works_with_deepspeeds_own_json(bench):
     """The article's launch line: deepspeed --num_gpus=N SCRIPT --deepspeed CONFIG."""
     config = bench.folder / "deepspeed_config.json"
