@@ -10,10 +10,10 @@ def test_the_unit_trains_to_the_end(host):
     assert {"ActiveState=active", "SubState=exited", "Result=success", "User=debzero"} <= set(shown.splitlines())
 
 
-def test_the_model_learned_sharded_with_its_optimizer_on_the_cpu(host):
+def test_the_model_learned_with_its_optimizer_offloaded(host):
     report = json.loads(host.check_output("debzero status tiny --json"))["report"]
-    assert report["accuracy"] > report["majority_accuracy"] > 0
-    assert report["world_size"] == 2 and report["zero_stage"] == 3
+    assert report["accuracy"] > 2 * report["majority_accuracy"] > 0
+    assert report["world_size"] == 2 and report["zero_stage"] == 2
 
 
 def test_the_sandbox_holds(host):
