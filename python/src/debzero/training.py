@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from debzero import checkpoint, data, dsconfig, models, report
 from debzero.engine import Micro, PlainEngine, ZeroEngine, rate_at
+from debzero.errors import UserError
 from debzero.evaluate import evaluate
 from debzero.files import new_folder
 from debzero.plan import Plan
@@ -68,6 +69,10 @@ def train(plan: Plan, output: Output, device: torch.device, agree: Callable[[Cal
             if step % settings.log_every == 0 or step == steps:
                 dist.all_reduce(loss_sum)
                 loss, spent = loss_sum.item() / ranks / since, watch.running_total
+                if math.isnan(loss):  # the same on every rank, and no later step can mend it
+                    raise UserError(f"the loss is not a number any more (between steps {step - since + 1} and {step})",
+                                    "lower train.learning_rate, or set train.precision to bf16 or fp32; then start the job again: "
+                                    "it goes on from its newest checkpoint")
                 progress.step(step, steps, step / per_epoch, loss, rate, seen / (spent - marked),
                               (steps - step) * spent / (step - first))
                 loss_sum, since, seen, marked = torch.zeros((), device=device), 0, 0, spent

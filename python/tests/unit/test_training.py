@@ -21,7 +21,6 @@ STAGES = {
 }
 OFFLOADED = {
     "two-offloaded": {"zero__stage": 2, "zero__offload_optimizer": "cpu"},
-    "three-offloaded": {"zero__stage": 3, "zero__offload_optimizer": "cpu", "zero__offload_param": "cpu"},
 }
 
 
@@ -152,6 +151,12 @@ def test_deepspeeds_own_launcher_works_with_deepspeeds_own_json(bench):
     assert (report["world_size"], report["zero_stage"]) == (2, 1)
     assert report["train_samples"] == 400  # four fifths of the rows
     assert report["steps"] == 2 * 400 // 16
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_its_fix(bench):
+    done = bench.run("train", bench.job(train__learning_rate=1e30, train__gradient_clipping=0))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "not a number" in done.stderr and "train.learning_rate" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_two_runs_cannot_share_a_folder(bench):
