@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import NoReturn
 
 from debzero import report, systemd
 from debzero.files import read_json
@@ -51,7 +51,7 @@ def _terminated(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def train(plan: Plan, job: Path, again: bool, deepspeed: Optional[Path] = None) -> int:
+def train(plan: Plan, job: Path, again: bool) -> int:
     """The exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
     signal.signal(signal.SIGTERM, _terminated)  # until torch's launcher takes the signals over
     output = Output(plan.job.output)
