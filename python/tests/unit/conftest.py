@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,9 @@ class Bench:
     def output(self, name: str = "job") -> Path:
         return self.folder / f"out-{name}"
 
-    def run(self, *arguments: object, module: tuple = ("-m", "debzero"), **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *module, *map(str, arguments)], cwd=self.folder, text=True, capture_output=True,
+    def run(self, *arguments: object, module: tuple = ("-m", "debzero"), through: Sequence[str] = (),
+            **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run([*through, sys.executable, *module, *map(str, arguments)], cwd=self.folder, text=True, capture_output=True,
                               env={**os.environ, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1", **environment}, timeout=200)
 
     def train(self, name: str = "job", **changes: object) -> dict:
