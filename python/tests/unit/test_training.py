@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import subprocess
+import textwrap
 import sys
 import time
 
@@ -21,6 +22,7 @@ STAGES = {
 }
 OFFLOADED = {
     "two-offloaded": {"zero__stage": 2, "zero__offload_optimizer": "cpu"},
+    "three-offloaded": {"zero__stage": 3, "zero__offload_optimizer": "cpu"},
 }
 
 
@@ -203,3 +205,24 @@ def test_an_output_that_may_not_be_written_is_named(bench):
     done = bench.run("check", bench.job(output=str(closed / "out")), through=powerless)
     assert done.returncode == 2
     assert "may not write" in done.stderr and "install -d" in done.stderr
+
+
+def test_a_gather_that_returns_is_done(bench):
+    """DeepSpeed starts several and waits for the last alone, which orders them on NCCL's one stream; gloo has two threads."""
+    script = textwrap.dedent(f"""
+        import os, time
+        import torch
+        import torch.distributed as dist
+        from debzero.gloo import all_gather_into_tensor
+
+        child = os.fork()
+        rank = 0 if child else 1
+        dist.init_process_group("gloo", init_method="file://{bench.folder}/store", rank=rank, world_size=2)
+        time.sleep(rank)  # one of the ranks comes a second late
+        output = torch.full((4,), float("nan"))
+        all_gather_into_tensor(output, torch.full((2,), float(rank)), async_op=True)
+        assert output.tolist() == [0, 0, 1, 1], output
+        assert not child or os.waitpid(child, 0)[1] == 0
+    """)
+    done = bench.run(module=("-c", script))
+    assert done.returncode == 0, done.stderr
