@@ -56,6 +56,14 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print JSON")
     status.add_argument("--watch", action="store_true", help="follow the run until it ends")
 
+    doctor = _command(commands, "doctor", "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the "
+                      "cause,\nwith what to do about it; what follows from it is skipped. Nothing is changed or left behind.",
+                      "debzero doctor\ndebzero doctor --fast --gpus 2\ndebzero doctor --nvme /data --json")
+    doctor.add_argument("--fast", action="store_true", help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
+    doctor.add_argument("--gpus", type=_count, metavar="N", help="GPUs that must be there (default: $DEBZERO_GPUS, or those that are)")
+    doctor.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
     name.completer = _job_names  # type: ignore[attr-defined]
     try:
         import argcomplete
@@ -78,7 +86,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     from debzero.errors import InputError, UserError
 
     try:
-        return {"train": _train, "check": _check, "status": _status}[options.command](options)
+        return {"train": _train, "check": _check, "status": _status, "doctor": _doctor}[options.command](options)
     except InputError as error:
         if getattr(options, "json", False):
             import json
@@ -120,3 +128,9 @@ def _status(options: argparse.Namespace) -> int:
     from debzero.status import status
 
     return status(options.name, options.json, options.watch)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from debzero.doctor.command import doctor
+
+    return doctor(options.gpus, options.fast, options.nvme, options.json)

@@ -3,17 +3,18 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _here = Path(__file__).resolve().parent
 
 
 @cache
-def stack() -> dict[str, str]:
+def stack() -> dict[str, Any]:
     """Its `stack` mapping. Installed, the file lies in /usr/share/debzero; in a checkout, in the root."""
     import yaml
 
     installed, checkout = _here.parent / "stack.yml", _here.parents[2] / "stack.yml"
-    values: dict[str, str] = yaml.safe_load((installed if installed.is_file() else checkout).read_text())["stack"]
+    values: dict[str, Any] = yaml.safe_load((installed if installed.is_file() else checkout).read_text())["stack"]
     return values
 
 

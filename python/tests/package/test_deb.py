@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 import shutil
@@ -118,7 +119,7 @@ def test_belongs_to_root_and_is_writable_by_nobody_else(members: list[tarfile.Ta
 
 
 def test_names_no_path_of_the_machine_that_built_it(tree: Path) -> None:
-    foreign = re.compile(rb"/(?:home|root|build|tmp)/\w[^\s\"']*|" + re.escape(str(ROOT).encode()) + rb"\b")
+    foreign = re.compile(rb"(?<![\w}*])/(?:home|root|build|tmp)/\w[^\s\"']*|" + re.escape(str(ROOT).encode()) + rb"\b")
     hits = {str(p.relative_to(tree)): foreign.findall(gzip.decompress(p.read_bytes()) if p.suffix == ".gz"
                                                       else p.read_bytes()) for p in tree.rglob("*") if p.is_file()}
     assert {name: found for name, found in hits.items() if found} == {}
@@ -166,6 +167,17 @@ def test_command_explains_a_missing_environment(tree: Path, tmp_path: Path) -> N
     assert len(run.stderr.splitlines()) <= 8
 
 
+def test_the_doctor_needs_no_environment_to_say_that_it_is_missing(tree: Path, tmp_path: Path) -> None:
+    command = tmp_path / "debzero"
+    wrapper = (tree / "usr/bin/debzero").read_text().replace(STACK["venv"], str(tmp_path / "venv"))
+    command.write_text(wrapper.replace("share=/usr/share", f"share={tree}/usr/share"))
+    run = subprocess.run(["sh", str(command), "doctor", "--fast", "--json"], capture_output=True, text=True)
+    found = {finding["check"]: finding for finding in json.loads(run.stdout)["findings"]}
+    assert (run.returncode, found["environment"]["status"]) == (1, "fail")
+    assert "is missing" in found["environment"]["found"]
+    assert found["torch"]["found"] == found["deepspeed"]["found"] == "because of environment"
+
+
 def test_command_hands_its_arguments_and_exit_code_through(tree: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
     python.parent.mkdir(parents=True)
@@ -197,11 +209,13 @@ def test_manual_covers_every_command_and_key_of_a_job(tree: Path) -> None:
     page = gzip.decompress((tree / "usr/share/man/man1/debzero.1.gz").read_bytes()).decode()
     known = set(re.findall(r"^\.TP\n\\fB([\w.]+)\\fR$", page, re.MULTILINE))
     assert sorted(known) == sorted(keys(Job))
-    assert [c for c in ("train", "check", "status") if f".SS {c}\n" not in page] == []
+    assert [c for c in ("train", "check", "status", "doctor") if f".SS {c}\n" not in page] == []
 
 
 def test_unit_and_shared_paths_agree(tree: Path) -> None:
     assert unit_values(tree, "ExecStart") == [f"/usr/bin/debzero train {STACK['config']}/jobs/%i.yml"]
+    assert unit_values(tree, "ExecStartPre")[-1] == "/usr/bin/debzero doctor --fast"
+    assert unit_values(tree, "EnvironmentFile")[0] == f"-{STACK['config']}/host.env"
     assert unit_values(tree, "User") == [STACK["user"]]
     assert [f"/var/lib/{name}" for name in unit_values(tree, "StateDirectory")] == [STACK["state"]]
     assert unit_values(tree, "RestartPreventExitStatus") == ["2"]
