@@ -6,3 +6,8 @@ def test_leaves_nothing_behind(host):
     assert left == []
     assert host.run("dpkg --list g++").rc != 0
     assert not host.file("/opt/debzero").exists
+
+
+def test_leaves_apt_as_it_was(host):
+    assert set(host.file("/var/lib/apt/lists").listdir()) <= {"lock", "partial"}
+    assert host.file("/var/cache/apt").listdir() == ["archives"]
