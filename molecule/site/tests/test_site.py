@@ -1,8 +1,17 @@
 """After site.yml on a bare host: the job is done, its model is real, and it answers what its report says."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+STACK = yaml.safe_load((ROOT / "stack.yml").read_text())["stack"]
 PYTHON = "/opt/debzero/venv/bin/python"
+ON_THE_PROCESSOR = {"cpu_adam", "cpu_adagrad", "async_io"}
 
 # Nothing of debzero in it: what anyone would write who was handed the folder.
 RELOAD = """
@@ -51,3 +60,47 @@ def test_a_restart_does_not_train_again(host):
     host.check_output("systemctl restart debzero@demo")
     assert host.run("timeout 60 debzero status demo --watch").rc == 0
     assert host.file("/var/lib/debzero/demo/report.json").sha256sum == before
+
+
+def library(host, op):
+    return host.check_output("find /opt/debzero/venv/lib/ -path '*/deepspeed/ops/*' -name %s", f"{op}_op.*.so")
+
+
+@pytest.mark.parametrize("op", STACK["deepspeed_ops"])
+def test_the_operator_holds_code_for_each_gpu_and_any_processor(host, op):
+    path = library(host, op)
+    assert host.run(f"objdump -d {path} | grep -q %zmm").rc == 1, "it needs AVX-512"
+    # No driver here: an operator that is linked with libcuda could not even be looked at on a host without a GPU.
+    assert "libcuda.so" not in host.check_output(f"objdump -p {path} | grep NEEDED")
+    if op not in ON_THE_PROCESSOR:
+        listed = host.check_output(f"cuobjdump --list-elf {path}")
+        assert [name for name in STACK["gpu_architectures"] if f"sm_{name.replace('.', '')}" not in listed] == []
+
+
+@pytest.mark.parametrize("op", STACK["deepspeed_ops"])
+def test_the_operator_loads_without_a_gpu(host, op):
+    program = f"import torch, importlib.util as u; s = u.spec_from_file_location('{op}_op', '{library(host, op)}'); " \
+              "s.loader.exec_module(u.module_from_spec(s))"
+    loaded = host.run("%s -c %s", PYTHON, program)
+    assert loaded.rc == 0, loaded.stderr
+
+
+def test_a_host_without_a_gpu_uses_what_was_compiled_for_others(host):
+    """Where DeepSpeed finds no compiled operator for its accelerator it calls the compiler, which is not there."""
+    program = "from deepspeed.ops.op_builder.cpu import CPUAdamBuilder; print(CPUAdamBuilder().load().__file__)"
+    loaded = host.run("cd /var/tmp && CXX=/bin/false LOCAL_SIZE=1 %s -c %s", PYTHON, program)
+    assert loaded.rc == 0 and library(host, "cpu_adam") in loaded.stdout, loaded.stderr
+
+
+def check_runtime(architectures):
+    """`ansible-playbook --check playbooks/runtime.yml` for these GPU architectures."""
+    choices = {"stack": {**STACK, "gpu_architectures": architectures}, "deepspeed_wheel_accelerator": "cuda"}
+    done = subprocess.run(["ansible-playbook", "-i", "inventory/demo", "--check", "playbooks/runtime.yml", "--tags", "deepspeed_wheel",
+                           "-e", json.dumps(choices)], cwd=ROOT, text=True, capture_output=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_is_built_again_only_for_other_architectures():
+    assert "would compile" not in check_runtime(STACK["gpu_architectures"])
+    assert "would compile fused_adam" in check_runtime([*STACK["gpu_architectures"][:-1], "6.1"])

@@ -11,7 +11,6 @@ from checkout import IMPORTS, ROLES, ROOT, files, load, module, plays, refuse, t
 # Task lists hold imports alone, but for single steps that would make a file of one task.
 INLINE = {
     ("base", "Install packages"): "one task, and the role's main one",
-    ("deepspeed_wheel", "Look for the wheel on the controller"): "what the next two lines choose by",
     ("debzero_deb", "Report where the package is"): "the role's result",
     ("trainer", "Apply changes before jobs start"): "an order, not a step",
 }

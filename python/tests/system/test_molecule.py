@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 # Roles in the order in which a host meets them: later scenarios find in the cache what earlier ones built.
-ORDER = ["preflight", "base", "torch_venv", "deepspeed_wheel", "debzero_deb", "trainer", "site", "self"]
+ORDER = ["preflight", "base", "nvidia_driver", "cuda", "torch_venv", "deepspeed_wheel", "debzero_deb", "trainer", "site", "self"]
 
 
 def test_the_order_names_every_scenario():

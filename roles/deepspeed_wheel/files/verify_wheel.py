@@ -1,11 +1,13 @@
 """Prove that a DeepSpeed wheel is the one that was asked for, or (--load) that the installed one works on this host.
 
-A wheel built on a machine without a GPU can silently carry the wrong accelerator, miss an operator, or hold machine
-code for the builder's own processor alone. Every problem is printed; the exit code is 1 if there is one.
+A wheel built on a machine without a GPU can silently carry the wrong accelerator, miss an operator or an architecture, or
+hold machine code for the builder's own processor alone. Every problem is printed; the exit code is 1 if there is one.
 """
 
 import argparse
+import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import sysconfig
@@ -13,37 +15,41 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-
-def module(name, path):
-    """The module in one file, without importing the packages it lies in."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+FACTS = "deepspeed/git_version_info_installed.py"
 
 
-def build_problems(folder, args):
-    """What the wheel says of itself against what was asked for."""
-    built = module("built", folder / "deepspeed" / "git_version_info_installed.py")
-    if built.accelerator_name != args.accelerator:
-        yield f"the wheel is built for accelerator {built.accelerator_name!r}, wanted {args.accelerator!r}"
+def facts(archive):
+    """What the wheel says of itself: the assignments in FACTS, read and not run."""
+    body = ast.parse(archive.read(FACTS)).body
+    return {a.targets[0].id: ast.literal_eval(a.value) for a in body if isinstance(a, ast.Assign)}
+
+
+def build_problems(built, args):
+    if built["accelerator_name"] != args.accelerator:
+        yield f"the wheel is built for accelerator {built['accelerator_name']!r}, wanted {args.accelerator!r}"
     for key, wanted in (("version", args.torch), ("cuda_version", args.cuda)):
-        if not wanted.startswith(built.torch_info[key]):
-            yield f"the wheel is built with {key} {built.torch_info[key]}, wanted {wanted}"
-    for op in args.ops:
-        if not built.installed_ops.get(op):
-            yield f"operator {op} is not in the wheel"
+        if not wanted.startswith(built["torch_info"][key]):
+            yield f"the wheel is built with {key} {built['torch_info'][key]}, wanted {wanted}"
+    has = {op for op, compiled in built["installed_ops"].items() if compiled}
+    for op in sorted(has ^ set(args.ops)):
+        yield f"operator {op} is in the wheel, but nobody asked for it" if op in has else f"operator {op} is not in the wheel"
 
 
-def disassembly_problems(folder):
-    """Machine code beyond AVX2: the 512-bit registers are named zmm."""
-    libraries = sorted(folder.rglob("*.so"))
-    if not libraries:
-        yield "the wheel holds no compiled operator at all"
+def code_problems(folder, args):
+    """Machine code: none beyond AVX2 (512-bit registers are named zmm), and some for each GPU architecture."""
+    libraries = sorted(folder.rglob("*_op.*.so"))
+    if len(libraries) != len(args.ops):
+        yield f"the wheel holds {len(libraries)} compiled operators, wanted {len(args.ops)}"
+    wanted = {f"sm_{name.replace('.', '')}" for name in args.architectures}
     for library in libraries:
         code = subprocess.run(["objdump", "-d", str(library)], stdout=subprocess.PIPE, check=True).stdout
         if b"%zmm" in code:
             yield f"{library.name} holds AVX-512 code and would die on processors without it"
+        # An operator without a CUDA section runs on the processor alone.
+        if wanted and b".nv_fatbin" in subprocess.run(["objdump", "-h", str(library)], stdout=subprocess.PIPE, check=True).stdout:
+            listed = subprocess.run(["cuobjdump", "--list-elf", str(library)], stdout=subprocess.PIPE, check=True).stdout
+            for missing in sorted(wanted - set(re.findall(r"sm_\d+", listed.decode()))):
+                yield f"{library.name} holds no machine code for {missing}"
 
 
 def load_problems(folder, ops):
@@ -56,7 +62,8 @@ def load_problems(folder, ops):
             yield f"operator {op} is not installed"
             continue
         try:
-            module(f"{op}_op", library)
+            spec = importlib.util.spec_from_file_location(f"{op}_op", library)  # the file alone, not the packages around it
+            spec.loader.exec_module(importlib.util.module_from_spec(spec))
         except ImportError as error:
             yield f"operator {op} does not load: {error}"
 
@@ -65,16 +72,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wheel", nargs="?")
     parser.add_argument("--load", nargs="+", default=[])
-    parser.add_argument("--ops", nargs="+", default=[])
+    for option in ("--ops", "--architectures"):
+        parser.add_argument(option, nargs="+", default=[])
     for option in ("--accelerator", "--torch", "--cuda"):
         parser.add_argument(option, default="")
+    parser.add_argument("--disassemble", action="store_true")
     args = parser.parse_args()
     if args.load:
         problems = list(load_problems(Path(sysconfig.get_path("platlib")), args.load))
     else:
-        with tempfile.TemporaryDirectory() as unpacked:
-            zipfile.ZipFile(args.wheel).extractall(unpacked)
-            problems = [*build_problems(Path(unpacked), args), *disassembly_problems(Path(unpacked))]
+        with zipfile.ZipFile(args.wheel) as archive, tempfile.TemporaryDirectory() as unpacked:
+            problems = list(build_problems(facts(archive), args))
+            if args.disassemble:
+                archive.extractall(unpacked)
+                problems += code_problems(Path(unpacked), args)
     print("\n".join(problems), file=sys.stderr)
     return 1 if problems else 0
 

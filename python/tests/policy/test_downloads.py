@@ -1,0 +1,58 @@
+"""Nothing is downloaded without a checksum or a signature."""
+from __future__ import annotations
+
+import re
+
+from checkout import files, hits, module, refuse, tasks, without_comments
+
+import yaml
+
+# By hand, as the tutorial has it: that is what the benchmark measures.
+SHIPPED = files("roles/*", "playbooks/*", "molecule/*", "ansible/*", "debian/*", "Makefile", "site.yml",
+                without=("*.md", "*/tests/*", "ansible/bench_provision", "*.lock"))
+UNSIGNED = r"\b(?:curl|wget|urlretrieve)\b|trusted=yes|--?allow-?(?:unauthenticated|insecure)|--force-yes|--trusted-host|git clone|apt-key"
+
+
+def careless(name, task):
+    """What makes a task's download unsafe."""
+    kind = module(task)
+    options = next((value for key, value in task.items() if key.endswith(f".{kind}")), None)
+    if not isinstance(options, dict):
+        options = {}
+    if kind == "get_url" and "checksum" not in options:
+        yield f"{name}: {task['name']}: get_url without checksum"
+    if kind == "uri" and "dest" in options or kind == "unarchive" and "://" in str(options.get("src")):
+        yield f"{name}: {task['name']}: a download that no checksum guards"
+    if kind == "apt" and ("://" in str(options.get("deb")) or {"allow_unauthenticated", "force"} & set(options)):
+        yield f"{name}: {task['name']}: apt without signatures"
+    words = [str(word) for word in options.get("argv", [])] if isinstance(options.get("argv"), list) else str(options.get("cmd", "")).split()
+    if {"pip", "install"} <= {word.rpartition("/")[2] for word in words} and not {"--require-hashes", "--offline"} & set(words):
+        yield f"{name}: {task['name']}: pip without --require-hashes"
+
+
+def bare_pip(texts):
+    """pip that downloads without hashes, in scripts: a command may go on over lines that end in a backslash."""
+    joined = {name: re.sub(r"\\\n", "  ", text) for name, text in texts.items() if not name.endswith(".yml")}
+    return [hit for hit in hits(r"^.*\bpip (?:install|sync|download) .*$", joined) if "--require-hashes" not in hit]
+
+
+def test_no_task_downloads_without_a_checksum_or_a_signature():
+    lists = {name: yaml.safe_load(text) for name, text in SHIPPED.items() if name.endswith(".yml") and "/meta/" not in name}
+    refuse(finding for name, content in lists.items() for task in tasks(content) for finding in careless(name, task))
+
+
+def test_no_script_does():
+    texts = {name: without_comments(text) for name, text in SHIPPED.items()}
+    refuse(hits(UNSIGNED, texts) + bare_pip(texts))
+
+
+def test_the_checks_see_what_is_wrong():
+    def found(**task):
+        return len(list(careless("x.yml", {"name": "Get", **{f"ansible.builtin.{key}": value for key, value in task.items()}})))
+
+    assert found(get_url={"url": "u", "dest": "d"}) == 1 and found(get_url={"url": "u", "checksum": "sha256:0"}) == 0
+    assert found(uri={"url": "u", "dest": "d"}) == 1 and found(apt={"deb": "http://host/a.deb"}) == 1
+    assert found(command={"argv": ["uv", "pip", "install", "torch"]}) == 1
+    assert found(command={"cmd": "pip install --require-hashes -r lock"}) == 0
+    assert hits(UNSIGNED, {"a": "curl x | sh"}) and bare_pip({"a": "pip install \\\n torch"})
+    assert not bare_pip({"a": "pip install \\\n --require-hashes -r lock"})
