@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick lint lock docs clean
+.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision lock docs clean
 
 # Tests marked prebuilt need the packaged DeepSpeed: the scenario deepspeed_wheel runs them in its container.
 PLAY := .cache/controller/bin/ansible-playbook
@@ -33,6 +33,10 @@ test-quick: ## Run the tests that need no container
 lint: ## Run the linters alone
 	@ansible/bootstrap tests
 	$(PYTEST) -k lint
+
+bench-provision: ## Time site.yml against the commands typed by hand, on bare containers without caches
+	@ansible/bootstrap containers
+	.cache/controller/bin/python ansible/bench_provision
 
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock
