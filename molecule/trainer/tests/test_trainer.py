@@ -26,3 +26,7 @@ def test_the_sandbox_holds(host):
 def test_what_it_wrote_is_its_own(host):
     assert host.check_output("find /var/lib/debzero ! -user debzero | head") == ""
     assert host.check_output("find /var/lib/debzero /etc/debzero -perm -o+w ! -type l | head") == ""
+
+
+def test_the_host_is_examined_before_the_job_starts(host):
+    assert "This host can train" in host.check_output("journalctl --unit debzero@tiny --no-pager")
