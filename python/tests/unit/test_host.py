@@ -272,6 +272,44 @@ def test_a_container_is_judged_by_the_gpus_it_was_given(machine):
     assert first(machine.findings(gpus=2)).check == "nvidia-smi"
 
 
+def test_a_container_without_gpus_does_not_answer_for_its_machine_s(machine):
+    machine.write("run/systemd/container", "podman")
+    machine.remove("usr/lib/x86_64-linux-gnu")
+    (machine.bin / "nvidia-smi").unlink()
+    for stage in ("preflight", "doctor"):
+        findings = machine.findings(gpus=0, shm_mb=0, stage=stage)
+        assert {one.check: one.status for one in findings}["gpu"] == "skip"
+        assert [one for one in findings if one.status in ("warn", "fail") and one.check != "shm"] == []
+    assert first(machine.findings(gpus=2)).check == "versions"
+
+
+def test_a_signed_module_that_is_not_loaded_is_no_proof_of_a_wrong_key(machine):
+    unsigned(machine)
+    (machine.bin / "modinfo").write_text(f"#!/bin/sh\n[ $2 = signer ] && echo DKMS || echo {DRIVER}\n")
+    found = {one.check: one for one in machine.findings()}
+    assert found["secureboot"].status == "warn" and "the key of DKMS" in found["secureboot"].found
+    assert first(machine.findings()).check == "versions"
+    machine.write("proc/modules", "nouveau 2433024 0 - Live 0x0\n")
+    assert first(machine.findings()).check == "nouveau"
+
+
+def test_only_the_driver_s_own_modules_count(machine):
+    names = ("nvidia", "nvidia-current", "nvidia-tesla-470", "nvidia-legacy-390xx", "nvidia-drm", "nvidia-current-uvm",
+             "nvidia-wmi-ec-backlight", "nvidiafb")
+    machine.write(f"lib/modules/{KERNEL}/modules.dep", "".join(f"updates/{name}.ko.xz:\n" for name in names))
+    assert Host(machine.root).modules(KERNEL) == list(names[:4])
+
+
+def test_a_command_that_cannot_be_killed_is_left_behind(machine, monkeypatch):
+    machine.command("nvidia-smi", "")
+    (machine.bin / "nvidia-smi").write_text("#!/bin/sh\nexec /bin/sleep 3\n")
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: None)
+    monkeypatch.setattr(module, "KILL_SECONDS", 0.1)
+    start = time.monotonic()
+    assert Host(machine.root).run("nvidia-smi", timeout=0.1)[0] == 124
+    assert time.monotonic() - start < 2
+
+
 def test_a_command_that_hangs_is_a_finding(machine):
     (machine.bin / "nvidia-smi").write_text("#!/bin/sh\nwhile :; do :; done\n")
     assert Host(machine.root).run("nvidia-smi", timeout=0.2) == (124, "nvidia-smi did not answer within 0 s")

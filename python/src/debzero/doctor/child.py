@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Callable
 
-from debzero.doctor.process import signal_name
+from debzero.doctor.process import KILL_SECONDS, signal_name
 
 # Libraries print as they like: to standard error, where nobody takes it for a fact.
 _facts = os.fdopen(os.dup(1), "w")
@@ -43,10 +43,12 @@ def apart(work: Callable[..., dict[str, Any]], *arguments: str, seconds: float =
     try:
         facts: dict[str, Any] = reader.recv() if reader.poll(seconds) else {"error": f"no answer within {seconds:g} s"}
     except EOFError:
-        process.join()
+        process.join(KILL_SECONDS)
         code = process.exitcode or 0
         facts = {"error": f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"}
     process.kill()
+    process.join(KILL_SECONDS)
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]  # else exit waits for one that cannot be killed
     return facts
 
 

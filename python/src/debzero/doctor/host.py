@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple, Optional
 
 OLDEST_DRIVER, NATIVE_DRIVER = "450.80.02", "515.43.04"  # that run CUDA 11 at all, and that CUDA 11.7 was released with
 OFFLOAD_BYTES = 18  # of the host's memory that ZeRO takes for each parameter whose optimizer state is there
-CLOCK_SECONDS = 60  # beyond which signatures and certificates begin to look expired, or not valid yet
+CLOCK_SECONDS, KILL_SECONDS = 60, 5  # beyond which certificates begin to look expired; that a killed command has to end
 OLD_SUITES = re.compile(r"(?:jessie|stretch|buster)\b|bullseye-backports")
 VERSION = re.compile(r"(?<![\d.])(\d{3,}\.\d+(?:\.\d+)?)(?![\d.])")
 SMI = ("index", "name", "driver_version", "pci.bus_id", "memory.total", "persistence_mode", "ecc.errors.uncorrected.volatile.total")
@@ -53,9 +54,8 @@ class Asked:
     driver_managed: bool = False  # the role nvidia_driver comes next
 
     def __post_init__(self) -> None:
-        numbers = (self.gpus, self.memory_mb, self.offload_parameters, self.shm_mb, *self.free_mb.values())
-        if not all(isinstance(number, int) for number in numbers):
-            raise TypeError(f"these must be whole numbers: {numbers}")
+        if not all(isinstance(n, int) for n in (self.gpus, self.memory_mb, self.offload_parameters, self.shm_mb, *self.free_mb.values())):
+            raise TypeError(f"numbers must be whole: {self}")
 
 
 class Host:
@@ -84,21 +84,25 @@ class Host:
         """Exit code and output. 127: there is no such command; 124: it did not answer in time. modinfo is not on a user's PATH."""
         own = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", "/usr/bin") + ":/usr/sbin:/sbin"}
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  errors="replace", env=own, timeout=timeout)
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                       errors="replace", env=own)
         except OSError:
             return 127, f"{command[0]} is not installed"
+        try:
+            text = process.communicate(timeout=timeout)[0].strip()
+            return process.returncode, text
         except subprocess.TimeoutExpired:
-            return 124, f"{command[0]} did not answer within {timeout:.0f} s"
-        return done.returncode, done.stdout.strip()
+            process.kill()
+        with suppress(subprocess.TimeoutExpired):  # what hangs inside the driver cannot even be killed: it is left behind
+            process.wait(KILL_SECONDS)
+        return 124, f"{command[0]} did not answer within {timeout:.0f} s"
 
     @cached_property
     def kernel(self) -> str:
         return self.run("uname", "-r")[1]
 
     @cached_property
-    def contained(self) -> bool:
-        """A container sees its machine's PCI bus and kernel, but perhaps neither all its GPUs nor the kernel's files."""
+    def contained(self) -> bool:  # sees its machine's PCI bus and kernel, but perhaps not all its GPUs
         return self.path("run/systemd/container").exists() or self.read("/proc/1/comm").strip() not in ("systemd", "init", "")
 
     @cached_property
@@ -118,19 +122,17 @@ class Host:
         return found
 
     @cached_property
-    def loaded(self) -> str:
-        """Version of the module in the kernel; empty when there is none."""
+    def loaded(self) -> str:  # version of the module in the kernel; empty when there is none
         version = VERSION.search(self.read("/proc/driver/nvidia/version") or self.read("/sys/module/nvidia/version"))
         return version.group(1) if version else ""
 
     def modules(self, kernel: str) -> list[str]:
         """Names of the driver's main module that depmod knows for a kernel; Debian's is nvidia-current, NVIDIA's nvidia."""
-        stems = re.findall(r"^[^:\n]*/(nvidia[\w-]*)\.ko[.\w]*:", self.read(f"/lib/modules/{kernel}/modules.dep"), re.MULTILINE)
-        return [stem for stem in stems if not re.search(r"[-_](drm|modeset|uvm|peermem|vgpu-vfio)$|nvidiafb", stem)]
+        main = r"^[^:\n]*/(nvidia(?:-(?:current|tesla|legacy)[\w-]*)?)(?<!-drm)(?<!-modeset)(?<!-uvm)(?<!-peermem)\.ko[.\w]*:"
+        return re.findall(main, self.read(f"/lib/modules/{kernel}/modules.dep"), re.MULTILINE)
 
     @cached_property
-    def module(self) -> dict[str, str]:
-        """Version and signer of the module on disk for the running kernel; empty when there is none."""
+    def module(self) -> dict[str, str]:  # version and signer of the module on disk for the running kernel; empty when there is none
         for name in dict.fromkeys([*self.modules(self.kernel), "nvidia"]):
             code, version = self.run("modinfo", "-F", "version", name)
             if not code and version:
@@ -138,8 +140,7 @@ class Host:
         return {}
 
     @cached_property
-    def libraries(self) -> list[str]:
-        """Versions of the driver's user-space library."""
+    def libraries(self) -> list[str]:  # versions of the driver's user-space library
         folders = ("usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/nvidia/*", "usr/lib64", "usr/local/nvidia/lib64")
         names = [file.name for folder in folders for stem in ("cuda", "nvidia-ml") for file in self.glob(f"{folder}/lib{stem}.so.*")]
         return sorted({version.group(1) for name in names if (version := VERSION.search(name.partition(".so.")[2]))})
@@ -149,14 +150,12 @@ class Host:
         return self.run("nvidia-smi", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader,nounits")
 
     @cached_property
-    def working(self) -> list[dict[str, str]]:
-        """What nvidia-smi says of each GPU that answers; empty when it fails."""
+    def working(self) -> list[dict[str, str]]:  # what nvidia-smi says of each GPU that answers; empty when it fails
         lines = [line.split(", ") for line in self.smi[1].splitlines()] if not self.smi[0] else []
         return [dict(zip(SMI, map(str.strip, line))) for line in lines if len(line) == len(SMI)]
 
     @cached_property
-    def xid(self) -> str:
-        """The kernel's last report of a GPU error since it started, where this user may read it."""
+    def xid(self) -> str:  # the kernel's last report of a GPU error since it started, where this user may read it
         return ["", *re.findall(r"NVRM: (Xid.*)", self.run("dmesg")[1])][-1]
 
     def check_system(self, asked: Asked) -> Finding:
@@ -183,8 +182,7 @@ class Host:
                             "add memory, or lower preflight_min_memory_mb and preflight_offload_parameters to what your jobs need")
         return ok(f"{have} MB: room for the offloaded optimizer of {have * 2**20 / OFFLOAD_BYTES / 1e9:.1f} billion parameters")
 
-    def check_disk(self, asked: Asked) -> Finding:
-        """Paths on one file system need the sum of what is asked for each."""
+    def check_disk(self, asked: Asked) -> Finding:  # paths on one file system need the sum of what is asked for each
         folders = {name: next(path for path in (self.path(name), *self.path(name).parents) if path.exists()) for name in asked.free_mb}
         shared: dict[int, list[str]] = {}
         for name, folder in folders.items():
@@ -199,8 +197,7 @@ class Host:
             return fail("; ".join(texts[False]), f"free some, mount a larger disk there{lower}")
         return ok("; ".join(texts[True]) or "nothing is asked for")
 
-    def check_shm(self, asked: Asked) -> Finding:
-        """Where the ranks of one host meet: NCCL takes some 10 MB for each channel of each pair."""
+    def check_shm(self, asked: Asked) -> Finding:  # where the ranks of one host meet: NCCL takes some 10 MB for each channel of each pair
         wanted = asked.shm_mb or (1024 if len(self.gpus or self.working) > 1 else 32)
         have = shutil.disk_usage(self.path("dev/shm")).total // 2**20 if self.path("dev/shm").is_dir() else 0
         if have < wanted:
@@ -267,10 +264,11 @@ class Host:
             return ok("off")
         if self.loaded:
             return ok("on, and the kernel took the driver's module")
-        if self.module:
-            why = f"{self.module['signer']} signed with a key that it does not know" if self.module["signer"] else "is not signed"
-            return fail(f"Secure Boot is on, and the kernel refuses the driver's module, which {why}", enrol)
-        return warn("Secure Boot is on: the kernel will refuse a driver's module that DKMS builds and nobody signs", enrol)
+        if self.module and not self.module["signer"]:
+            return fail("Secure Boot is on, and the kernel refuses the driver's module, which is not signed", enrol)
+        why = f"perhaps refuses the driver's module, if it does not know the key of {self.module['signer']}" if self.module else (
+            "will refuse a driver's module that DKMS builds and nobody signs")
+        return warn(f"Secure Boot is on: the kernel {why}", enrol)
 
     def check_nouveau(self, asked: Asked) -> Finding:
         advice = "write 'blacklist nouveau' to /etc/modprobe.d/nouveau.conf, run update-initramfs -u, and reboot"
@@ -361,8 +359,8 @@ class Host:
 
 CHAIN: dict[str, tuple[str, ...]] = {  # each check, and those whose failure leaves nothing for it to judge
     "system": (), "memory": (), "disk": (), "shm": (), "clock": (), "archives": (), "gpu": (), "numa": ("gpu",), "iommu": ("gpu",),
-    "secureboot": ("gpu",), "nouveau": ("gpu",), "headers": ("gpu",), "module": ("gpu", "headers"),
-    "versions": ("module", "secureboot", "nouveau"), "nvidia-smi": ("versions",), "driver": ("nvidia-smi",),
+    "nouveau": ("gpu",), "secureboot": ("gpu",), "headers": ("gpu",), "module": ("gpu", "headers"),
+    "versions": ("module", "nouveau", "secureboot"), "nvidia-smi": ("versions",), "driver": ("nvidia-smi",),
     "persistence": ("nvidia-smi",), "errors": ("nvidia-smi",)}
 MENDED = ("nouveau", "module", "versions", "driver", "persistence")  # by the role nvidia_driver
 
@@ -370,6 +368,8 @@ MENDED = ("nouveau", "module", "versions", "driver", "persistence")  # by the ro
 def examine(host: Host, asked: Asked) -> list[Finding]:
     """One finding for each check, in the order of the chain. One with data leaves something to judge, even if it failed."""
     findings, blocked = [], dict[str, str]()
+    if host.contained and not asked.gpus and host.smi[0] == 127:
+        host.gpus = {}  # the machine's, of which this container was given none
     for name, needs in CHAIN.items():
         cause = next((blocked[need] for need in needs if need in blocked), None)
         finding: Finding = skip(f"because of {cause}") if cause else getattr(host, f"check_{name.replace('-', '_')}")(asked)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple, Optional
 
+KILL_SECONDS = 5
 SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -69,10 +70,11 @@ def together(commands: Sequence[Sequence[str]], environments: Sequence[dict[str,
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """The program and all it started."""
+    """The program and all it started. What hangs inside a driver cannot be killed, and is left behind."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(KILL_SECONDS)
 
 
 def _whole(file: IO[str]) -> str:
