@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import re
 
-from checkout import files, hits, module, refuse, tasks, without_comments
-
 import yaml
+from checkout import files, hits, module, refuse, tasks, without_comments
 
 # By hand, as the tutorial has it: that is what the benchmark measures.
 SHIPPED = files("roles/*", "playbooks/*", "molecule/*", "ansible/*", "debian/*", "Makefile", "site.yml",
@@ -25,7 +24,8 @@ def careless(name, task):
         yield f"{name}: {task['name']}: a download that no checksum guards"
     if kind == "apt" and ("://" in str(options.get("deb")) or {"allow_unauthenticated", "force"} & set(options)):
         yield f"{name}: {task['name']}: apt without signatures"
-    words = [str(word) for word in options.get("argv", [])] if isinstance(options.get("argv"), list) else str(options.get("cmd", "")).split()
+    argv = options.get("argv")
+    words = list(map(str, argv)) if isinstance(argv, list) else str(options.get("cmd", "")).split()
     if {"pip", "install"} <= {word.rpartition("/")[2] for word in words} and not {"--require-hashes", "--offline"} & set(words):
         yield f"{name}: {task['name']}: pip without --require-hashes"
 

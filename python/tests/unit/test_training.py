@@ -3,8 +3,8 @@ import json
 import os
 import signal
 import subprocess
-import textwrap
 import sys
+import textwrap
 import time
 
 import numpy as np
