@@ -70,6 +70,9 @@ class Data(Section):
     label: str = Field("label", examples=["label"])
     max_length: Annotated[int, BeforeValidator(_number), Field(ge=8)] = Field(128, examples=["128"])
     held_out: Optional[Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]] = Field(None, examples=["0.1"])
+    prefix: Annotated[List[str], BeforeValidator(_columns)] = Field([], examples=["['mrpc sentence1: ', ' sentence2: ']"])
+    batching: Literal["bucketed", "shuffled"] = Field("bucketed", examples=["bucketed"])
+    padding: Literal["longest", "max_length"] = Field("longest", examples=["longest"])
 
 
 class Train(Section):
@@ -84,12 +87,25 @@ class Train(Section):
     gradient_clipping: AtLeastZero = Field(1.0, examples=["1.0"])
     log_every: Count = Field(10, examples=["10"])
     max_steps: Optional[Count] = Field(None, examples=["100"])
+    gradient_checkpointing: bool = Field(False, examples=["true"])
+    compile: Literal["auto", "never"] = Field("auto", examples=["never"])
+    evaluate_every: Optional[Count] = Field(None, examples=["50 (steps; without it, at each epoch's end)"])
+    metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "loss"] = Field("auto", examples=["f1"])
+    select: Literal["last", "best"] = Field("last", examples=["best"])
+    patience: Optional[Count] = Field(None, examples=["3 (evaluations without a better metric)"])
 
 
 class Zero(Section):
     stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage)] = Field("none", examples=["2"])
-    offload_optimizer: Literal["none", "cpu"] = Field("none", examples=["cpu"])
-    offload_param: Literal["none", "cpu"] = Field("none", examples=["cpu"])
+    offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"])
+    offload_param: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"])
+    nvme_path: Optional[str] = Field(None, examples=["/nvme/swap"])
+
+
+class Checkpoint(Section):
+    minutes: Positive = Field(10, examples=["10"])
+    steps: Optional[Count] = Field(None, examples=["500"])
+    keep: Count = Field(2, examples=["2"])
 
 
 class Job(Section):
@@ -97,9 +113,11 @@ class Job(Section):
 
     model: Annotated[Union[str, Dict[str, Any]], BeforeValidator(_model)] = Field(
         examples=["bert-large-uncased` or `model: {type: bert, vocab_size: 8000}"])
+    task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field("classification", examples=["causal-lm"])
     data: Data = Field(examples=["{dataset: glue/mrpc, text: [sentence1, sentence2], label: label}"])
     train: Train = Field(default_factory=Train, examples=["{epochs: 3}"])
     zero: Zero = Field(default_factory=Zero, examples=["{stage: 2}"])
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, examples=["{minutes: 10}"])
     ranks: AutoCount = Field("auto", examples=["auto"])
     deepspeed: Optional[Union[str, Dict[str, Any]]] = Field(None, examples=["deepspeed_config.json"])
     output: str = Field(min_length=1, examples=["/var/lib/debzero/mrpc"])
@@ -183,6 +201,8 @@ def _locate(job: Job, folder: Path) -> Job:
         update["model"] = _within(folder, job.model)
     if isinstance(job.deepspeed, str):
         update["deepspeed"] = _within(folder, job.deepspeed)
+    if job.zero.nvme_path is not None:
+        update["zero"] = job.zero.model_copy(update={"nvme_path": _within(folder, job.zero.nvme_path)})
     return job.model_copy(update=update)
 
 
