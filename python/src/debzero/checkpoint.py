@@ -1,20 +1,80 @@
-"""Checkpoints at epoch ends: whole or not there, the newest two kept, `latest` naming the newest."""
+"""Checkpoints: whole or not there, each with the checksums of its files, the newest few kept.
+
+A checkpoint is the folder step-<optimizer steps done>. It is written under another name, synced and renamed, and used only if
+every file still has the size and SHA-256 that its debzero.json lists; else the one before it is.
+"""
 from __future__ import annotations
 
+import hashlib
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
-import torch.distributed as dist
-
+from debzero.errors import UserError
 from debzero.files import read_json, replace, sync_tree, write_json, write_text
 
-KEEP = 2
+FACTS = "debzero.json"
+UNIVERSAL = ".universal"
+ROOM = 1.1  # a new checkpoint is about as large as the last one
 
 
-def save(engine: Any, root: Path, epoch: int, facts: dict[str, Any]) -> None:
-    """All ranks call this. `facts` must agree for the checkpoint to be used again."""
-    tag, temporary, first = f"epoch-{epoch}", f".epoch-{epoch}", dist.get_rank() == 0
+class Found(NamedTuple):
+    """A checkpoint to go on from; `state` is what the training loop had stored in it."""
+
+    tag: str
+    ranks: int
+    state: dict[str, Any]
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**22):
+            sha.update(block)
+    return path.stat().st_size, sha.hexdigest()
+
+
+def _files(folder: Path) -> dict[str, list[Any]]:
+    """{relative name: [bytes, SHA-256]} of all files but FACTS itself. Hashing leaves Python's lock, so threads help."""
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
+    with ThreadPoolExecutor(8) as pool:
+        return {name: list(found) for name, found in zip(names, pool.map(lambda name: _digest(folder / name), names))}
+
+
+def tags(root: Path) -> list[str]:
+    """The checkpoints in `root`, oldest first."""
+    return sorted((p.name for p in root.glob("step-*")), key=lambda name: int(name.split("-")[1]))
+
+
+def size(folder: Path) -> int:
+    """Bytes of the files in `folder`, some of which may be on the move."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def room(root: Path) -> None:
+    """Raise a UserError when another checkpoint like the newest does not fit: better known before a rank fails halfway."""
+    known = tags(root)
+    if not known:
+        return
+    need, free = ROOM * size(root / known[-1]), shutil.disk_usage(root).free
+    if free < need:
+        raise UserError(f"no room for a checkpoint: {root} has {free / 2**20:.0f} MiB free, one takes {need / 2**20:.0f}",
+                        "make room there; the run goes on and tries again")
+
+
+def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[str, Any], keep: int) -> None:
+    """All ranks call this. `facts` must agree for the checkpoint to be used again; `state` is kept for the training loop."""
+    import torch.distributed as dist
+
+    tag, temporary, first = f"step-{step}", f".step-{step}", dist.get_rank() == 0
     try:
         if first:
             shutil.rmtree(root / temporary, ignore_errors=True)
@@ -23,11 +83,12 @@ def save(engine: Any, root: Path, epoch: int, facts: dict[str, Any]) -> None:
         engine.save(root, temporary)
         dist.barrier()
         if first:
-            write_json(root / temporary / "debzero.json", {**facts, "epoch": epoch})
+            write_json(root / temporary / FACTS, {
+                "facts": facts, "ranks": dist.get_world_size(), "state": state, "files": _files(root / temporary)})
             sync_tree(root / temporary)
             replace(root / temporary, root / tag)
-            write_text(root / "latest", tag)
-            for old in _tags(root)[:-KEEP]:
+            write_text(root / "latest", tag)  # for DeepSpeed's own tools
+            for old in tags(root)[:-keep]:
                 shutil.rmtree(root / old)
         dist.barrier()
     except BaseException:
@@ -35,18 +96,41 @@ def save(engine: Any, root: Path, epoch: int, facts: dict[str, Any]) -> None:
         raise
 
 
-def _tags(root: Path) -> list[str]:
-    return sorted((p.name for p in root.glob("epoch-*")), key=lambda name: int(name.split("-")[1]))
+def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Optional[Found]:
+    """The newest checkpoint that is whole and of this run. Newer ones are put aside as unused-*, and why is said."""
+    for tag in reversed(tags(root)):
+        found = read_json(root / tag / FACTS)
+        other = [key for key, value in facts.items() if found.get("facts", {}).get(key) != value]
+        files = _files(root / tag)
+        damaged = sorted(name for name, known in found.get("files", {}).items() if files.get(name) != known)
+        if not found or damaged:
+            reason = f"is damaged ({', '.join(damaged[:3]) or FACTS})"
+        elif other:
+            reason = f"is of another run (not the same: {', '.join(other)})"
+        else:
+            return Found(tag, int(found["ranks"]), found["state"])
+        say(f"the checkpoint {tag} {reason} and put aside")
+        replace(root / tag, root / f"unused-{tag}")
+    return None
 
 
-def newest(root: Path, facts: dict[str, Any]) -> tuple[Optional[str], str]:
-    """The tag to go on from, if its run was this one; and what to say about it."""
-    latest = root / "latest"
-    tag = latest.read_text().strip() if latest.is_file() else ""
-    if not tag:
-        return None, ""
-    found = read_json(root / tag / "debzero.json")
-    other = [key for key, value in facts.items() if found.get(key) != value]
-    if other:
-        return None, f"the checkpoint {tag} is of another run (not the same: {', '.join(other)}): starting anew"
-    return tag, f"going on from the checkpoint {tag}"
+def reshard(root: Path, tag: str) -> str:
+    """Make a copy of a DeepSpeed checkpoint that any number of ranks can load; its tag. One rank does this.
+
+    DeepSpeed's own converter makes it, in a process of its own: it starts workers and talks.
+    """
+    drop_resharded(root)
+    made = subprocess.run(
+        [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(root / tag),
+         "--output_folder", str(root / UNIVERSAL), "--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"],
+        capture_output=True, text=True)
+    if made.returncode:
+        raise UserError(f"DeepSpeed could not convert the checkpoint {tag} for another number of ranks: "
+                        f"{(made.stderr or made.stdout).strip().splitlines()[-1][:200]}",
+                        "start the job with as many ranks as before (`--ranks`)")
+    return UNIVERSAL
+
+
+def drop_resharded(root: Path) -> None:
+    shutil.rmtree(root / UNIVERSAL, ignore_errors=True)
+    (root / "latest_universal").unlink(missing_ok=True)

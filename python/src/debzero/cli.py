@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="debzero", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.",
-        epilog="exit status:\n  0  done\n  1  the run failed or was stopped\n  2  bad input: trying again does not help\n"
+        epilog="exit status:\n  0  done\n  1  the run failed\n  2  bad input: trying again does not help\n"
+               "  3  the run failed the same way three times in a row: given up\n"
                "  130, 143  stopped by SIGINT, SIGTERM\n\n"
                "examples:\n  debzero check /etc/debzero/jobs/demo.yml\n  systemctl start debzero@demo\n"
                "  debzero status demo --watch")
@@ -56,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print JSON")
     status.add_argument("--watch", action="store_true", help="follow the run until it ends")
 
+    stop = _command(commands, "stop", "Stop a run after its current step, with a checkpoint that the next start goes on from. "
+                    "Returns when it is written.", "debzero stop demo\ndebzero stop /var/lib/debzero/demo")
+    running = stop.add_argument("name", metavar="NAME", help="as for status")
+
     doctor = _command(commands, "doctor", "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the "
                       "cause,\nwith what to do about it; what follows from it is skipped. Nothing is changed or left behind.",
                       "debzero doctor\ndebzero doctor --fast --gpus 2\ndebzero doctor --nvme /data --json")
@@ -64,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
-    name.completer = _job_names  # type: ignore[attr-defined]
+    for argument in (name, running):
+        argument.completer = _job_names  # type: ignore[attr-defined]
     try:
         import argcomplete
     except ImportError:  # a host without the environment still has --help
@@ -86,7 +92,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     from debzero.errors import InputError, UserError
 
     try:
-        return {"train": _train, "check": _check, "status": _status, "doctor": _doctor}[options.command](options)
+        return {"train": _train, "check": _check, "status": _status, "stop": _stop, "doctor": _doctor}[options.command](options)
     except InputError as error:
         if getattr(options, "json", False):
             import json
@@ -106,6 +112,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from debzero.control import block_signals
+
+    block_signals()
     from debzero import checks, launch
 
     return launch.train(checks.check(options.job, options.ranks), options.job.absolute(), options.again)
@@ -128,6 +137,12 @@ def _status(options: argparse.Namespace) -> int:
     from debzero.status import status
 
     return status(options.name, options.json, options.watch)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from debzero.stop import stop
+
+    return stop(options.name)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -1,24 +1,30 @@
 """DeepSpeed's JSON, made from the plan; the user's own lines win. The one place where ZeRO options are set."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 from debzero.plan import Plan
 
 BETAS, EPS = [0.9, 0.999], 1e-8
+# A first loss scale of 2^16, DeepSpeed's and torch's default, wastes the first steps of a short fine-tuning on overflows.
+LOSS_SCALE_POWER = 12
+SWAP_BUFFER = 200_000_000  # elements: holds the embeddings of every model here, GPT-2's 51 M and T5's too
 BUCKET = 50_000_000  # elements a reduction sends at once: 100 MB in fp16, where DeepSpeed's default takes 1 GB of the GPU
 
 
-def generate(plan: Plan, hidden: int, steps: int) -> dict[str, Any]:
-    """The whole configuration. `hidden`: the model's hidden size; `steps`: optimizer steps in all."""
-    ours = _from_plan(plan)
+def generate(plan: Plan, hidden: int, steps: int, swap: str = "", aio: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    """The whole configuration. `hidden`: the model's hidden size; `steps`: optimizer steps in all; `swap`: the run's own folder
+    for NVMe offload, with the `aio` settings measured there."""
+    ours = _from_plan(plan, swap)
+    if aio:
+        ours["aio"] = aio
     theirs = plan.deepspeed or {}
     if "optimizer" in theirs:
         ours.pop("optimizer")  # another type takes other parameters
     return _without_auto(_merge(ours, theirs), _autos(plan, hidden, steps))
 
 
-def _from_plan(plan: Plan) -> dict[str, Any]:
+def _from_plan(plan: Plan, swap: str) -> dict[str, Any]:
     train, zero = plan.job.train, plan.job.zero
     optimizer: dict[str, Any] = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
     if not plan.host.gpus and zero.offload_optimizer == "none":
@@ -34,6 +40,10 @@ def _from_plan(plan: Plan) -> dict[str, Any]:
     for part, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
         if device != "none":
             sharding[part] = {"device": device, "pin_memory": plan.host.gpus > 0}
+        if device == "nvme":
+            sharding[part]["nvme_path"] = swap
+            # Buffers hold whole tensors; the largest of a Transformer is its embedding.
+            sharding[part].update({"buffer_count": 5, "buffer_size": SWAP_BUFFER} if part == "offload_param" else {"buffer_count": 4})
     return {
         "train_batch_size": plan.batch.total,
         "train_micro_batch_size_per_gpu": plan.batch.micro,
@@ -42,8 +52,7 @@ def _from_plan(plan: Plan) -> dict[str, Any]:
         "steps_per_print": 2**31,  # the progress lines are debzero's
         "optimizer": {"type": "AdamW", "params": optimizer},
         "zero_optimization": sharding,
-        # 2^16, the default, wastes the first steps of a short fine-tuning on overflows.
-        "fp16": {"enabled": plan.precision == "fp16", "initial_scale_power": 12},
+        "fp16": {"enabled": plan.precision == "fp16", "initial_scale_power": LOSS_SCALE_POWER},
         "bf16": {"enabled": plan.precision == "bf16"},
     }
 

@@ -1,29 +1,32 @@
 """One optimizer step, in two ways with one interface: plain DDP (the baseline) and DeepSpeed ZeRO."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ContextManager, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
-from debzero import dsconfig
+from debzero import dsconfig, speed
 from debzero.plan import Plan
+
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+STATE = "state.pt"
 
 
 class Micro(NamedTuple):
-    """One micro-batch. `scale` turns its summed loss into its part of the global batch's mean."""
+    """One micro-batch on the host. `scale` turns the sum of its samples' losses into its part of the global batch's mean."""
 
-    inputs: dict[str, Any]
-    labels: Any
+    batch: dict[str, Any]
     scale: float
 
 
-def _loss(logits: Any, micro: Micro) -> Any:
-    return F.cross_entropy(logits.float(), micro.labels, reduction="sum") * micro.scale
+def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
+    """Pinned tensors are copied while the device computes."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
@@ -34,77 +37,135 @@ def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+def _on_host(state: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of a state dictionary on the host; tied ones once, under their first name (from_pretrained ties them again)."""
+    first: dict[int, str] = {}
+    for name, tensor in state.items():
+        first.setdefault(tensor.data_ptr(), name)
+    return {name: tensor.cpu() for name, tensor in state.items() if first[tensor.data_ptr()] == name}
+
+
 class PlainEngine:
-    """torch's DistributedDataParallel and AdamW; fp16 and bf16 by autocast."""
+    """torch's AdamW, and DistributedDataParallel where there are several ranks; fp16 and bf16 by autocast."""
 
-    def __init__(self, model: Any, plan: Plan, device: Any) -> None:
+    def __init__(self, model: Any, plan: Plan, device: Any, task: Any) -> None:
         train = plan.job.train
-        self.plan, self.device, self.clip = plan, device, train.gradient_clipping
+        self.device, self.task, self.clip = device, task, train.gradient_clipping
+        self.half = HALF.get(plan.precision)
         self.model = model.to(device)
+        # Tensors, so that a recorded step reads what the host has written since.
+        self.rate = torch.tensor(train.learning_rate, device=device)
+        cuda = device.type == "cuda"
+        best: dict[str, Any] = {}
+        if cuda and "fused" in inspect.signature(torch.optim.AdamW).parameters:
+            best = {"fused": True, "capturable": True, "lr": self.rate}
+        elif cuda:
+            best = {"foreach": True}
+        self.optimizer = torch.optim.AdamW(_groups(self.model, train.weight_decay), **{
+            "lr": train.learning_rate, "betas": tuple(dsconfig.BETAS), "eps": dsconfig.EPS, **best})
+        scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
+        self.scaler = scaler(init_scale=2.0**dsconfig.LOSS_SCALE_POWER, enabled=plan.precision == "fp16")
+        compiled = train.compile == "auto" and speed.can_compile(device) and speed.compile_layers(self.model)
         self.ddp = torch.nn.parallel.DistributedDataParallel(
-            self.model, device_ids=[device.index] if device.type == "cuda" else None)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, train.weight_decay), lr=train.learning_rate,
-                                           betas=tuple(dsconfig.BETAS), eps=dsconfig.EPS)
-        self.scaler = torch.cuda.amp.GradScaler(init_scale=2.0**12, enabled=plan.precision == "fp16")
+            self.model, device_ids=[device.index] if cuda else None) if plan.batch.ranks > 1 else self.model
+        graphs = compiled and plan.batch.ranks == plan.batch.accumulation == 1 and plan.precision != "fp16"
+        self.graphs = speed.StepGraphs(self._whole_step) if graphs and not train.gradient_checkpointing else None
 
-    def logits(self, inputs: dict[str, Any], train: bool = False) -> Any:
-        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.plan.precision)
-        with torch.autocast(self.device.type, half) if half else nullcontext():
-            return (self.ddp if train else self.model)(**inputs).logits
+    def _autocast(self) -> ContextManager[Any]:
+        return torch.autocast(self.device.type, self.half) if self.half else nullcontext()
 
-    def step(self, micros: Sequence[Micro], rate: float) -> Any:
-        """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole)."""
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        total = torch.zeros((), device=self.device)
-        for number, micro in enumerate(micros, 1):
-            with nullcontext() if number == len(micros) else self.ddp.no_sync():
-                loss = _loss(self.logits(micro.inputs, train=True), micro) / len(micros)
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
+    def forward(self, **inputs: Any) -> Any:
+        """The model's output, for evaluation."""
+        with self._autocast():
+            return self.model(**inputs)
+
+    def _loss(self, batch: dict[str, Any], scale: Any) -> Any:
+        with self._autocast():
+            losses = self.task.losses(self.ddp, batch)
+        return losses.sum() * scale
+
+    def _update(self) -> None:
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _whole_step(self, batch: dict[str, Any], scale: Any) -> Any:
+        loss = self._loss(batch, scale)
+        loss.backward()
+        self._update()
+        return loss.detach()
+
+    def step(self, micros: Sequence[Micro], rate: float) -> Any:
+        """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole)."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self.graphs:
+            micro = micros[0]
+            return self.graphs.step(to_device(micro.batch, self.device), torch.tensor(micro.scale, device=self.device))
+        total = torch.zeros((), device=self.device)
+        for number, micro in enumerate(micros, 1):
+            last = number == len(micros) or self.ddp is self.model
+            with nullcontext() if last else self.ddp.no_sync():
+                loss = self._loss(to_device(micro.batch, self.device), micro.scale / len(micros))
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        self._update()
         return total
+
+    @property
+    def loss_scale(self) -> float:
+        return float(self.scaler.get_scale())
+
+    @property
+    def applied_steps(self) -> int:
+        """Optimizer steps that were not skipped for an overflow; asking waits for the device."""
+        states = self.optimizer.state.values()
+        return int(next(iter(states))["step"]) if states else 0
 
     def save(self, root: Path, tag: str) -> None:
         if dist.get_rank() == 0:
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-            torch.save(state, root / tag / "state.pt")
+            torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                        "scaler": self.scaler.state_dict()}, root / tag / STATE)
 
     def load(self, root: Path, tag: str) -> None:
-        state = torch.load(root / tag / "state.pt", map_location="cpu")
+        state = torch.load(root / tag / STATE, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.optimizer.param_groups[0]["lr"], torch.Tensor):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
         self.scaler.load_state_dict(state["scaler"])
 
     def weights(self) -> dict[str, Any]:
-        return {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+        return _on_host(self.model.state_dict()) if dist.get_rank() == 0 else {}
 
 
 class ZeroEngine:
     """DeepSpeed; what it shards is the configuration's matter."""
 
-    def __init__(self, model: Any, plan: Plan, device: Any, config: dict[str, Any]) -> None:
+    def __init__(self, model: Any, plan: Plan, device: Any, task: Any, config: dict[str, Any]) -> None:
         import deepspeed
 
-        self.device = device
+        self.device, self.task = device, task
         self.stage3 = config["zero_optimization"]["stage"] == 3
+        if not self.stage3 and plan.job.train.compile == "auto" and speed.can_compile(device):
+            speed.compile_layers(model)  # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
         self.engine, _, _, self.own_schedule = deepspeed.initialize(
             model=model, model_parameters=_groups(model, plan.job.train.weight_decay), config=config)
-        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(plan.precision)
-        self.half = half
 
     @property
     def model(self) -> Any:
         return self.engine.module
 
-    def logits(self, inputs: dict[str, Any], train: bool = False) -> Any:
-        return self.engine(**inputs).logits
+    def forward(self, **inputs: Any) -> Any:
+        return self.engine(**inputs)
 
     def step(self, micros: Sequence[Micro], rate: float) -> Any:
         """As PlainEngine.step. The rate is debzero's, unless the user's JSON brings a scheduler."""
@@ -114,11 +175,19 @@ class ZeroEngine:
                 group["lr"] = rate
         total = torch.zeros((), device=self.device)
         for micro in micros:
-            loss = _loss(self.logits(micro.inputs, train=True), micro)
+            loss = self.task.losses(self.engine, to_device(micro.batch, self.device)).sum() * micro.scale
             self.engine.backward(loss)  # divides by the accumulation steps
             self.engine.step()
             total += loss.detach() / len(micros)
         return total
+
+    @property
+    def loss_scale(self) -> float:
+        return float(getattr(self.engine.optimizer, "cur_scale", None) or getattr(self.engine.optimizer, "loss_scale", 1.0))
+
+    @property
+    def applied_steps(self) -> int:
+        return int(self.engine.global_steps - self.engine.skipped_steps)
 
     def save(self, root: Path, tag: str) -> None:
         self.engine.save_checkpoint(str(root), tag=tag, save_latest=False)
@@ -132,7 +201,7 @@ class ZeroEngine:
 
         first = dist.get_rank() == 0
         if not self.stage3:
-            return {name: tensor.cpu() for name, tensor in self.model.state_dict().items()} if first else {}
+            return _on_host(self.model.state_dict()) if first else {}
         made: dict[str, Any] = {}
         for name, parameter in self.model.named_parameters():  # tied weights appear once; from_pretrained ties them again
             with deepspeed.zero.GatheredParameters([parameter]):

@@ -6,13 +6,18 @@ import os
 import signal
 import socket
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
+
 from debzero import report, systemd
+from debzero.control import SIGNALS
 from debzero.files import read_json
 from debzero.plan import Plan
-from debzero.runstate import Output
+from debzero.runstate import SAME_FAILURES, Output
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
 
@@ -23,7 +28,7 @@ def open_output(plan: Plan, output: Output, job: str, again: bool) -> bool:
     done = None if again else output.finished(plan.fingerprint)
     if done is not None:
         print(report.text(done), "  train it again  debzero train --again ...", sep="\n", flush=True)
-        systemd.notify("READY=1", f"STATUS=finished before, accuracy {done['accuracy']:.4f}")
+        systemd.notify("READY=1", f"STATUS=finished before, {report.headline(done)}")
         return False
     archive = output.begin(job, plan.fingerprint, again)
     if archive:
@@ -39,7 +44,7 @@ def _free_port() -> int:
 
 def _environment(plan: Plan) -> None:
     """What the ranks inherit."""
-    os.environ["DEBZERO_OUTPUT_HELD"] = "1"
+    os.environ["DEBZERO_LAUNCHER"] = str(os.getpid())  # who also holds the output folder
     os.environ["LOCAL_SIZE"] = str(plan.batch.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", "4" if plan.host.gpus else str(max(1, cores // plan.batch.ranks)))
@@ -47,39 +52,62 @@ def _environment(plan: Plan) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
 
 
-def _terminated(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
+class Relay:
+    """Passes a request to stop on to the ranks, and lets them take the time that their checkpoint needs.
+
+    torch's launcher would give them 30 seconds. So the signals are blocked (before any library has started a thread that could take
+    one), and a thread waits for them here: it asks the ranks again and again, as one may just be starting, and kills them only
+    when it is told twice.
+    """
+
+    def __init__(self) -> None:
+        self.code, self.killed = 0, False
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> NoReturn:
+        number = signal.sigwait(SIGNALS)
+        self.code = SIGNALS[signal.Signals(number)]
+        print("stopping after this step, with a checkpoint; once more kills at once", file=sys.stderr, flush=True)
+        told = set[int]()
+        while True:
+            for child in psutil.Process().children():
+                if child.pid not in told or self.killed:
+                    told.add(child.pid)
+                    with suppress(psutil.NoSuchProcess):
+                        child.send_signal(signal.SIGKILL if self.killed else signal.SIGTERM)
+            if signal.sigtimedwait(SIGNALS, 0.2):
+                self.killed = True
 
 
 def train(plan: Plan, job: Path, again: bool) -> int:
-    """The exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
-    signal.signal(signal.SIGTERM, _terminated)  # until torch's launcher takes the signals over
+    """The exit code: 0 done, 1 failed, 2 bad input, 3 failed the same way again and again, 130 or 143 stopped by a signal."""
     output = Output(plan.job.output)
     if not open_output(plan, output, str(job), again):
         return 0
-    code = 1
-    try:
-        code = _launch(plan, job)
-    except KeyboardInterrupt:
-        code = 130
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        systemd.notify("STOPPING=1" if code else "STATUS=" + _last_words(output))
-        output.end({0: "finished", 130: "stopped", 143: "stopped"}.get(code, "failed"),
-                   read_json(output.first_error).get("error") if code == 1 else None)
-        output.first_error.unlink(missing_ok=True)
+    relay = Relay()
+    code = _launch(plan, job)
+    if code and relay.code and (relay.killed or output.first_error_text() is None):
+        code = relay.code
+    error = output.first_error_text() if code == 1 else None
+    systemd.notify("STOPPING=1" if code else "STATUS=" + _last_words(output))
+    if not code:
+        output.failures_file.unlink(missing_ok=True)
+    output.end({0: "finished", 130: "stopped", 143: "stopped"}.get(code, "failed"), error)
+    if code == 1 and output.fails_alike(error):
+        print(f"debzero: this job has failed {SAME_FAILURES} times in a row at the same step in the same way: given up. Mend the cause, "
+              "then start it again: it goes on from its newest checkpoint", file=sys.stderr)
+        code = 3
+    output.first_error.unlink(missing_ok=True)
     if code in (130, 143):
         print("stopped; `debzero train` goes on from the newest checkpoint", file=sys.stderr)
     return code
 
 
 def _last_words(output: Output) -> str:
-    return f"finished, accuracy {read_json(output.report_file).get('accuracy', 0):.4f}"
+    return f"finished, {report.headline(read_json(output.report_file))}"
 
 
 def _launch(plan: Plan, job: Path) -> int:
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -91,8 +119,6 @@ def _launch(plan: Plan, job: Path) -> int:
         rdzv_backend="static", rdzv_endpoint=f"127.0.0.1:{_free_port()}", rdzv_configs={"rank": 0, "timeout": 900})
     try:
         elastic_launch(config, sys.executable)("-u", str(SCRIPT), "--job", str(job))
-    except SignalException as stop:
-        return 128 + int(stop.sigval)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode in (2, 130, 143):
@@ -101,7 +127,7 @@ def _launch(plan: Plan, job: Path) -> int:
             name = signal.Signals(-failure.exitcode).name
             hint = ": the host ran out of memory? see `journalctl -k`" if name == "SIGKILL" else ""
             text = f"rank {rank} was killed by {name}{hint}"
-            Output(plan.job.output).claim_error({"rank": rank, "error": text})
+            Output(plan.job.output).name_error({"rank": rank, "error": text})  # the others merely lost it
             print(f"debzero: {text}", file=sys.stderr)
         return 1
     return 0

@@ -25,16 +25,19 @@ def this_host() -> Host:
     import torch
 
     gpus = torch.cuda.device_count()
-    return Host(gpus, bool(gpus and torch.cuda.is_bf16_supported()))
+    # torch's own question counts GPUs that merely emulate it.
+    return Host(gpus, bool(gpus) and all(torch.cuda.get_device_capability(number) >= (8, 0) for number in range(gpus)))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A job, resolved. `stage` is 0 for plain DDP, unless `deepspeed` holds the user's own lines."""
+    """A job, resolved. `stage` is 0 for plain DDP, unless `deepspeed` holds the user's own lines; `why` is the reason for the
+    precision, where debzero chose it."""
 
     job: Job
     batch: Batch
     precision: str
+    why: str
     stage: int
     deepspeed: Optional[dict[str, Any]]
     host: Host
@@ -50,9 +53,11 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """The same for runs that must come out the same; where the output lies does not matter."""
-        facts = self.job.model_dump(exclude={"output", "deepspeed"})
-        facts.update(ranks=self.batch.ranks, batch=str(self.batch), precision=self.precision, json=self.deepspeed)
+        """The same for runs that go on from each other's checkpoints. Where the output lies, how many ranks share a global batch
+        and how often progress is told or saved do not matter."""
+        facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
+                                             "train": {"micro_batch", "log_every", "compile", "precision"}})
+        facts.update(precision=self.precision, json=self.deepspeed)
         if Path(self.job.data.dataset).is_absolute():
             files = sorted(p for p in data_files(self.job.data.dataset) if p.is_file())
             facts["files"] = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
@@ -116,15 +121,23 @@ def absorb(job: Job, config: dict[str, Any], ranks: int) -> tuple[Job, Optional[
     return Job.model_validate(values), accumulation
 
 
-def _precision(job: Job, host: Host) -> str:
+def _precision(job: Job, host: Host) -> tuple[str, str]:
+    """The precision, and why it was chosen where the job leaves it open."""
     wanted = job.train.precision
     if wanted != "auto":
-        return wanted
+        return wanted, ""
     if not host.gpus:
-        return "fp32"
-    # T5's activations pass fp16's largest number.
-    t5 = "t5" in (job.model["type"] if isinstance(job.model, dict) else Path(job.model).name).lower()
-    return "bf16" if host.bf16 else "fp32" if t5 else "fp16"
+        return "fp32", "there is no GPU"
+    if host.bf16:
+        return "bf16", "this GPU has it, and it cannot overflow"
+    if overflows_in_fp16(job):
+        return "fp32", "T5's activations overflow in fp16, and this GPU has no bf16"
+    return "fp16", "this GPU has no bf16"
+
+
+def overflows_in_fp16(job: Job) -> bool:
+    """T5's activations pass fp16's largest number (66246 > 65504 in t5-base)."""
+    return "t5" in (str(job.model["type"]) if isinstance(job.model, dict) else Path(job.model).name).lower()
 
 
 def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> Plan:
@@ -160,4 +173,4 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
         problems.append(Problem(file, error.key, error.reason, error.fix))
     if problems or batch is None:
         raise InputError(problems)
-    return Plan(job, batch, _precision(job, host), 0 if zero.stage == "none" else int(zero.stage), config, host)
+    return Plan(job, batch, *_precision(job, host), 0 if zero.stage == "none" else int(zero.stage), config, host)

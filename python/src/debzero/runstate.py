@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +15,7 @@ from debzero.errors import InputError, Problem
 from debzero.files import read_json, write_json, write_text
 
 FINAL = ("finished", "failed", "stopped")
+SAME_FAILURES = 3
 KEPT = ("data", "archive", ".lock")  # neither results nor state of one run
 
 
@@ -33,6 +35,7 @@ class Output:
         self.model = self.folder / "model"
         self.data = self.folder / "data"
         self.first_error = self.folder / ".error.json"
+        self.failures_file = self.folder / ".failures.json"
         self._lock: Optional[int] = None
 
     def lock(self) -> None:
@@ -71,6 +74,13 @@ class Output:
         finally:
             os.close(handle)
         return False
+
+    def holder(self) -> Optional[int]:
+        """The process that trains into the folder now."""
+        try:
+            return int((self.folder / ".lock").read_text()) if self.held() else None
+        except (OSError, ValueError):
+            return None
 
     def status(self) -> dict[str, Any]:
         """status.json as it is now; a run whose process is gone has failed, whatever it last wrote."""
@@ -132,8 +142,33 @@ class Output:
             return True  # no room to note it: better said twice than never
         return True
 
+    def name_error(self, error: dict[str, Any]) -> None:
+        """Note what went wrong, over what a rank may have noted."""
+        with suppress(OSError):
+            write_json(self.first_error, error)
+
+    def first_error_text(self) -> Optional[str]:
+        return read_json(self.first_error).get("error")
+
+    def fails_alike(self, error: Optional[str]) -> bool:
+        """Count a failure; true when the last SAME_FAILURES were at one step with one error: another start would end like them."""
+        step = max((int(p.name.split("-")[1]) for p in self.checkpoints.glob("step-*")), default=0)
+        this = {"step": step, "error": error}
+        before = read_json(self.failures_file)
+        count = before["count"] + 1 if {**before, "count": 0} == {**this, "count": 0} else 1
+        alike = count >= SAME_FAILURES
+        with suppress(OSError):
+            write_json(self.failures_file, {**this, "count": 0 if alike else count})
+            if alike:
+                self.update(given_up=f"failed {count} times in the same way")
+        return alike
+
     def cut_metrics(self, step: int) -> None:
         """Forget what was measured after `step`: the run goes on from there."""
         if self.metrics_file.is_file():
-            lines = [line for line in self.metrics_file.read_text().splitlines(True) if json.loads(line)["step"] <= step]
-            write_text(self.metrics_file, "".join(lines))
+            kept = []
+            for line in self.metrics_file.read_text().splitlines():
+                with suppress(ValueError, KeyError):  # a line cut short by a crash
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+            write_text(self.metrics_file, "".join(kept))

@@ -1,124 +1,340 @@
-"""The training of one rank, top to bottom: data, model, epochs, evaluation, checkpoints, weights, report."""
+"""The training of one rank, top to bottom: data, model, steps, evaluation, checkpoints, weights, report."""
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero import checkpoint, data, dsconfig, models, report
-from debzero.engine import Micro, PlainEngine, ZeroEngine, rate_at
-from debzero.errors import UserError
+from debzero import checkpoint, data, dsconfig, flops, models, report, speed, stream, swap
+from debzero.control import Control, Stop, Stopping
+from debzero.engine import PlainEngine, ZeroEngine, rate_at
+from debzero.errors import UserError, explain
 from debzero.evaluate import evaluate
 from debzero.files import new_folder
 from debzero.plan import Plan
-from debzero.progress import Progress, Stopwatch
+from debzero.progress import Progress
 from debzero.runstate import Output
 from debzero.sampler import EpochSampler, steps_per_epoch
 
+Agree = Callable[[Callable[[], Any]], Any]
 
-def train(plan: Plan, output: Output, device: torch.device, agree: Callable[[Callable[[], Any]], Any]) -> None:
-    """Run `plan` to its report. `agree` runs a function on rank 0 and gives all ranks its result or its error."""
-    settings, batch = plan.job.train, plan.batch
-    rank, ranks = dist.get_rank(), batch.ranks
-    progress = Progress(output, speaks=rank == 0)
 
-    progress.state("preparing", "preparing the data", world_size=ranks, zero_stage=plan.stage if plan.stage else "none")
-    prepared = data.load(agree(lambda: data.prepare(plan, output.data)))
-    collate = data.Collator(prepared.tokenizer, device, 8 if device.type == "cuda" else None)
-    samples = len(prepared.train)
-    per_epoch = steps_per_epoch(samples, batch.total)
-    steps = min(settings.epochs * per_epoch, settings.max_steps or settings.epochs * per_epoch)
-    epochs = math.ceil(steps / per_epoch)
-    progress.say(f"{samples} training and {len(prepared.held_out)} held-out samples, {len(prepared.labels)} classes; "
-                 f"{batch}; {epochs} epochs, {steps} steps")
+@dataclass
+class State:
+    """Where the loop is: what a checkpoint holds beside the engine's own state."""
 
-    progress.state("preparing", "preparing the model", total_steps=steps)
-    engine = _engine(plan, prepared, device, steps)
-    facts = {"fingerprint": plan.fingerprint, "ranks": ranks, "data": prepared.digest}
-    tag, words = agree(lambda: checkpoint.newest(output.checkpoints, facts))
-    if words:
-        progress.say(words)
-    first_epoch = 0
-    if tag:
-        engine.load(output.checkpoints, tag)
-        first_epoch = int(tag.split("-")[1])
-    if rank == 0:
-        output.cut_metrics(min(steps, first_epoch * per_epoch))
+    step: int = 0                       # optimizer steps done
+    samples: int = 0                    # samples trained on, on all ranks
+    seconds: float = 0.0                # spent on them, without evaluation and saving
+    tokens: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # this rank's: padded, real; and their FLOPs
+    evaluated: int = 0                  # the step of the last evaluation
+    result: dict[str, float] = field(default_factory=dict)
+    best: Optional[float] = None
+    best_step: int = 0
+    best_result: dict[str, float] = field(default_factory=dict)
+    since_best: int = 0                 # evaluations
+    resumed: int = 0                    # times
+    # Since the last progress line: the ranks' loss sums (in order of rank), steps, samples, seconds, and tokens as above.
+    losses: list[float] = field(default_factory=list)
+    since: int = 0
+    interval: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0, 0.0])
 
-    progress.ready()
-    watch = Stopwatch()
-    step = first = min(steps, first_epoch * per_epoch)
-    sampler = EpochSampler(samples, batch.total, batch.accumulation, ranks, rank, settings.seed)
-    result: dict[str, float] = {}
-    loss_sum, since, seen, marked = torch.zeros((), device=device), 0, 0, 0.0
-    trained = 0
-    for epoch in range(first_epoch, epochs):
-        sampler.set_epoch(epoch)
-        # Dropout's numbers are drawn anew in each epoch, so a run that went on from a checkpoint equals one that never stopped.
-        torch.manual_seed(settings.seed + 1_000_003 * (epoch + 1) + 7_919 * rank)
-        watch.start()
-        for size, parts in sampler:
-            rate = rate_at(step, steps, settings.learning_rate, settings.warmup)
-            micros = [Micro(*collate(prepared.train, part), batch.accumulation * ranks / size if len(part) else 0.0)
-                      for part in parts]
-            loss_sum += engine.step(micros, rate)
-            step, since, seen, trained = step + 1, since + 1, seen + size, trained + size
-            if step % settings.log_every == 0 or step == steps:
-                dist.all_reduce(loss_sum)
-                loss, spent = loss_sum.item() / ranks / since, watch.running_total
-                if math.isnan(loss):  # the same on every rank, and no later step can mend it
-                    raise UserError(f"the loss is not a number any more (between steps {step - since + 1} and {step})",
-                                    "lower train.learning_rate, or set train.precision to bf16 or fp32; then start the job again: "
-                                    "it goes on from its newest checkpoint")
-                progress.step(step, steps, step / per_epoch, loss, rate, seen / (spent - marked),
-                              (steps - step) * spent / (step - first))
-                loss_sum, since, seen, marked = torch.zeros((), device=device), 0, 0, spent
-            if step == steps:
+
+def train(plan: Plan, output: Output, device: torch.device, agree: Agree, stop: Stop) -> None:
+    """Run `plan` to its report. `agree` runs a function on rank 0 and gives all ranks its result or its error. Raises Stopping,
+    with a checkpoint written, when the run was asked to stop."""
+    progress = Progress(output, speaks=dist.get_rank() == 0)
+    try:
+        Run(plan, output, device, agree, stop, progress).run()
+    finally:
+        progress.close()
+
+
+class Run:
+    """One training. Every rank makes one, and all call the same methods in the same order."""
+
+    def __init__(self, plan: Plan, output: Output, device: torch.device, agree: Agree, stop: Stop, progress: Progress) -> None:
+        self.plan, self.output, self.device, self.agree, self.stop, self.progress = plan, output, device, agree, stop, progress
+        self.settings, self.batch = plan.job.train, plan.batch
+        self.rank, self.ranks = dist.get_rank(), plan.batch.ranks
+        self.state = State()
+
+        progress.state("preparing", "preparing the data", world_size=self.ranks, zero_stage=plan.stage if plan.stage else "none")
+        self.data = data.load(agree(lambda: data.prepare(plan, output.data)))
+        self.task = self.data.task
+        cuda = device.type == "cuda"
+        width = plan.job.data.max_length if plan.job.data.padding == "max_length" else None
+        self.collate = data.Collator(self.data.tokenizer, 8 if cuda else 1, width, pin=cuda)
+        samples = len(self.data.train)
+        self.per_epoch = steps_per_epoch(samples, self.batch.total)
+        self.steps = min(self.settings.epochs * self.per_epoch, self.settings.max_steps or self.settings.epochs * self.per_epoch)
+        self.every = self.settings.evaluate_every or self.per_epoch
+        progress.say(f"{samples} training and {len(self.data.held_out)} held-out samples; {self.batch}; {plan.precision}"
+                     f"{f' ({plan.why})' if plan.why else ''}; {math.ceil(self.steps / self.per_epoch)} epochs, {self.steps} steps")
+
+        progress.state("preparing", "preparing the model", total_steps=self.steps)
+        self.facts = {"fingerprint": plan.fingerprint, "data": self.data.digest}
+        found, words = agree(self._look)
+        for line in words:
+            progress.say(line)
+        self.config = models.config(plan.job.model, self.data.labels, self.data.tokenizer, plan.job)
+        self.engine = self._engine(found)
+        self.metric = self.task.main if self.settings.metric == "auto" else self.settings.metric
+        self.saved_at = time.monotonic()
+        if self.rank == 0:
+            output.cut_metrics(self.state.step)
+        progress.resume(self.state.step)
+        self.control = Control(stop, self.ranks)
+        self._flops = cache(lambda width: flops.per_sample(self.config, width, plan.job.task))
+
+    def _look(self) -> tuple[Optional[checkpoint.Found], list[str]]:
+        """The checkpoint to go on from (for another number of ranks: converted), and what to say about it. Rank 0's work."""
+        words: list[str] = []
+        found = checkpoint.newest(self.output.checkpoints, self.facts, words.append)
+        if found and found.ranks != self.ranks and self.plan.uses_deepspeed:
+            words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: converting it to a universal checkpoint "
+                         f"for {self.ranks}")
+            tag = checkpoint.reshard(self.output.checkpoints, found.tag)
+            return found._replace(tag=tag), [*words, f"going on from step {found.state['step']}"]
+        return found, [*words, f"going on from the checkpoint {found.tag}"] if found else words
+
+    def _engine(self, found: Optional[checkpoint.Found]) -> Any:
+        hidden: int = getattr(self.config, "hidden_size", None) or getattr(self.config, "d_model", None) or 768
+        nvme, aio = self.agree(self._swap)
+        config = dsconfig.generate(self.plan, hidden, self.steps, nvme, aio) if self.plan.uses_deepspeed else {}
+        universal = found is not None and found.tag == checkpoint.UNIVERSAL
+        if universal:
+            config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
+        torch.manual_seed(self.settings.seed)  # the same first weights on every rank
+        model = models.build(self.plan, self.config, config, self.task)
+        engine: Any = (ZeroEngine(model, self.plan, self.device, self.task, config) if self.plan.uses_deepspeed
+                       else PlainEngine(model, self.plan, self.device, self.task))
+        if found:
+            engine.load(self.output.checkpoints, found.tag)
+            self.state = State(**found.state)
+            self.state.resumed += 1
+            if found.ranks != self.ranks:  # what single ranks had summed up, the first one keeps
+                self.state.losses = [sum(self.state.losses)] + [0.0] * (self.ranks - 1)
+            if universal:
+                dist.barrier()
+                if self.rank == 0:
+                    checkpoint.drop_resharded(self.output.checkpoints)
+        return engine
+
+    def _swap(self) -> tuple[str, Optional[dict[str, Any]]]:
+        """The folder for NVMe offload and what DeepSpeed's asynchronous I/O is set to there. Rank 0's work."""
+        zero = self.plan.job.zero
+        if "nvme" not in (zero.offload_optimizer, zero.offload_param) or zero.nvme_path is None:
+            return "", None
+        own = swap.prepare(zero.nvme_path, str(self.output.folder))
+        return str(own), swap.aio_settings(own, self.output.folder / "aio.json", self.progress.say)
+
+    def run(self) -> None:
+        self.progress.ready()
+        self.stop.orderly.set()
+        try:
+            self._steps()
+        except Stopping:
+            self.control.heard()
+            self.progress.state("stopping", f"step {self.state.step}/{self.steps}, writing a checkpoint before the stop")
+            self._save()
+            raise
+        self._finish()
+
+    def _steps(self) -> None:
+        """Train, evaluate and save until the last step is done, or no further one is worth it."""
+        state = self.state
+        self.loss_sum = torch.tensor(state.losses[self.rank] if state.losses else 0.0, device=self.device)
+        sampler = EpochSampler(self.data.train.lengths, self.batch, self.rank, self.settings.seed, self.plan.job.data.batching == "bucketed")
+        batches = stream.steps(sampler.epoch, lambda part: self.collate(self.data.train, part), state.step, self.steps, self.per_epoch,
+                               self.batch.accumulation, self.ranks)
+        self._evaluate_if_due()
+        started = time.perf_counter()
+        for batch in batches:
+            if self._worn_out():
                 break
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        watch.stop()
-        progress.state("evaluating", f"step {step}/{steps}, evaluating")
-        result = evaluate(engine, prepared, collate, batch.micro)
-        progress.say(f"epoch {epoch + 1}/{epochs}  held-out accuracy {result['accuracy']:.4f}  F1 {result['f1']:.4f}")
-        progress.measured(step=step, epoch=epoch + 1, **result)
-        checkpoint.save(engine, output.checkpoints, epoch + 1, facts)
-        progress.state("training", f"step {step}/{steps}, checkpoint written")
-    if not result:  # all steps were done before the interruption
-        result = evaluate(engine, prepared, collate, batch.micro)
+            # Dropout's numbers depend on the step alone, so a run that went on from a checkpoint equals one that never stopped.
+            torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, state.step, self.rank]).generate_state(1)[0]))
+            rate = rate_at(state.step, self.steps, self.settings.learning_rate, self.settings.warmup)
+            self.loss_sum += self.engine.step(batch.micros, rate)
+            state.step, state.since = state.step + 1, state.since + 1
+            due = self._evaluation_due()
+            turn = self.control.turn(save=self.rank == 0 and self._checkpoint_due())
+            # Reading the loss waits for the device; only then is the time that it took known.
+            reduced = self._reduced() if due or state.step % self.settings.log_every == 0 else None
+            if (turn.stop or turn.save) and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            now = time.perf_counter()
+            self._count(batch, now - started)
+            if reduced:
+                self._say(reduced, rate)
+            if turn.stop:
+                raise Stopping
+            if turn.save and not due:
+                self._save_if_possible()
+            self._evaluate_if_due()
+            self.progress.alive()
+            started = time.perf_counter() if reduced or turn.save else now
 
-    progress.state("saving", "writing the model")
-    _save_model(engine, prepared, output.model)
-    speed = {"steps": steps, "steps_per_second": (step - first) / watch.total if watch.total else None,
-             "samples_per_second": trained / watch.total if watch.total else None,
-             "training_seconds": watch.total}
-    peaks: list[Any] = [None] * ranks
-    dist.all_gather_object(peaks, report.peak_memory(device))
-    if rank == 0:
-        made = report.make(plan, output, prepared, result, speed, peaks, device)
-        output.end("finished")
-        progress.state("finished", f"finished, accuracy {result['accuracy']:.4f}", loss=output.status().get("loss"))
-        progress.say(report.text(made))
-    dist.barrier()
+    def _count(self, batch: stream.Step, seconds: float) -> None:
+        state = self.state
+        work = sum(rows * self._flops(width) for rows, width in batch.widths)
+        for number, more in enumerate((batch.tokens, batch.real_tokens, work)):
+            state.tokens[number] += more
+            state.interval[2 + number] += more
+        state.samples, state.seconds = state.samples + batch.size, state.seconds + seconds
+        state.interval[0] += batch.size
+        state.interval[1] += seconds
 
+    def _reduced(self) -> dict[str, Any]:
+        """The mean loss since the last line, and every rank's peak memory: one exchange."""
+        shares = torch.zeros(1 + self.ranks, dtype=torch.float64, device=self.device)
+        shares[0], shares[1 + self.rank] = self.loss_sum, float(report.peak_memory(self.device))
+        if self.ranks > 1:
+            dist.all_reduce(shares)
+        loss, *memory = shares.tolist()
+        loss = loss / self.ranks / self.state.since
+        if math.isnan(loss):  # the same on every rank, and no later step can mend it
+            raise UserError(f"the loss is not a number any more (between steps {self.state.step - self.state.since + 1} and "
+                            f"{self.state.step})",
+                            "lower train.learning_rate, or set train.precision to bf16 or fp32; then start the job again: "
+                            "it goes on from its newest checkpoint")
+        return {"loss": loss, "memory_bytes": [int(share) for share in memory]}
 
-def _engine(plan: Plan, prepared: data.Prepared, device: torch.device, steps: int) -> Any:
-    settings = models.config(plan.job.model, prepared.labels, prepared.tokenizer)
-    hidden: int = getattr(settings, "hidden_size", None) or getattr(settings, "d_model", None) or 768
-    config = dsconfig.generate(plan, hidden, steps) if plan.uses_deepspeed else {}
-    torch.manual_seed(plan.job.train.seed)  # the same first weights on every rank
-    model = models.build(plan, settings, config)
-    return ZeroEngine(model, plan, device, config) if plan.uses_deepspeed else PlainEngine(model, plan, device)
+    def _say(self, reduced: dict[str, Any], rate: float) -> None:
+        state = self.state
+        samples, seconds, padded, real, work = state.interval
+        total = max(seconds, 1e-9)
+        # Every rank does its share; rank 0's tokens stand for all.
+        peak = flops.peak(report.device_name(self.device), self.plan.precision)
+        tflops = work / total / 1e12
+        self.progress.step({
+            "step": state.step, "total_steps": self.steps, "epoch": round(state.step / self.per_epoch, 4), **reduced,
+            "learning_rate": rate, "samples_per_second": round(samples / total, 2),
+            "tokens_per_second": round(real * self.ranks / total, 1), "padding_share": round(1 - real / padded, 4) if padded else 0.0,
+            "tflops": round(tflops, 3), "peak_share": round(tflops * 1e12 / peak, 4) if peak else None,
+            "skipped_steps": state.step - self.engine.applied_steps, "loss_scale": self.engine.loss_scale,
+            "eta_seconds": round((self.steps - state.step) * total / state.since, 1)})
+        self.loss_sum = torch.zeros((), device=self.device)
+        state.since, state.interval = 0, [0.0] * 5
 
+    def _evaluation_due(self) -> bool:
+        return self.state.step % self.every == 0 or self.state.step == self.steps
 
-def _save_model(engine: Any, prepared: data.Prepared, folder: Path) -> None:
-    """A folder that transformers' from_pretrained loads: safetensors, configuration and tokenizer."""
-    weights = engine.weights()
-    if dist.get_rank() == 0:
-        with new_folder(folder) as temporary:
-            engine.model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
-            prepared.tokenizer.save_pretrained(temporary)
-    dist.barrier()
+    def _worn_out(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.state.since_best >= patience
+
+    def _evaluate_if_due(self) -> None:
+        state = self.state
+        if not state.step or state.evaluated == state.step or not self._evaluation_due():
+            return
+        self.progress.state("evaluating", f"step {state.step}/{self.steps}, evaluating")
+        with speed.eager():
+            result = evaluate(self.engine, self.data, self.collate, self.device, self.batch.micro, self._between)
+        state.evaluated, state.result = state.step, result
+        value = result[self.metric]
+        better = state.best is None or (value > state.best if self.task.higher_is_better(self.metric) else value < state.best)
+        if better:
+            state.best, state.best_step, state.best_result, state.since_best = value, state.step, result, 0
+            if self.settings.select == "best":
+                self._save_model()
+        else:
+            state.since_best += 1
+        self.progress.evaluated(state.step, state.step / self.per_epoch, result)
+        if self._worn_out() and state.step < self.steps:
+            self.progress.say(f"{self.metric} has not become better in {state.since_best} evaluations: stopping early")
+        # At each evaluation: what it cost is never paid twice.
+        self._save_if_possible()
+        self.progress.state("training", f"step {state.step}/{self.steps}")
+
+    def _between(self) -> None:
+        if self.control.turn().stop:
+            raise Stopping
+        self.progress.alive()
+
+    def _checkpoint_due(self) -> bool:
+        wanted = self.plan.job.checkpoint
+        return time.monotonic() - self.saved_at > 60 * wanted.minutes or bool(wanted.steps and self.state.step % wanted.steps == 0)
+
+    def _save_if_possible(self) -> None:
+        """A checkpoint on the way: where there is no room for it the run goes on, says so, and tries again later."""
+        try:
+            self.agree(lambda: checkpoint.room(self.output.checkpoints))
+        except UserError as error:
+            self.saved_at = time.monotonic()
+            self.progress.warn(str(error))
+            return
+        self._save()
+
+    def _save(self) -> None:
+        own = self.loss_sum.item()
+        shares: list[Any] = [own] * self.ranks
+        if self.ranks > 1:
+            dist.all_gather_object(shares, own)
+        self.state.losses = shares
+        with self._patience(self.output.checkpoints):
+            checkpoint.save(self.engine, self.output.checkpoints, self.state.step, self.facts, asdict(self.state),
+                            self.plan.job.checkpoint.keep)
+        self.saved_at = time.monotonic()
+
+    @contextmanager
+    def _patience(self, folder: Path) -> Iterator[None]:
+        """Writing may take long; as long as the folder's size changes, the run is alive."""
+        done = threading.Event()
+
+        def watch() -> None:
+            before = -1
+            while not done.wait(5):
+                size = checkpoint.size(folder)
+                if size != before:
+                    self.progress.alive()
+                before = size
+
+        thread = threading.Thread(target=watch, daemon=True)
+        if self.rank == 0:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _save_model(self) -> None:
+        """A folder that transformers' from_pretrained loads: safetensors, configuration and tokenizer."""
+        weights = self.engine.weights()
+        if self.rank == 0:
+            with self._patience(self.output.folder), new_folder(self.output.model) as temporary:
+                self.engine.model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
+                self.data.tokenizer.save_pretrained(temporary)
+        dist.barrier()
+
+    def _finish(self) -> None:
+        """The model and the report. What evaluation found, and the last checkpoint, are there already."""
+        state, best = self.state, self.settings.select == "best"
+        self.progress.state("saving", "writing the model")
+        if not (best and self.output.model.is_dir()):
+            self._save_model()
+        tokens = torch.tensor(state.tokens, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tokens)
+        peaks: list[Any] = [None] * self.ranks
+        dist.all_gather_object(peaks, report.peak_memory(self.device))
+        if self.rank == 0:
+            made = report.make(self.plan, self.output, self.data, report.Outcome(
+                result=state.best_result if best else state.result, metric=self.metric,
+                best_step=state.best_step, steps=state.step, total_steps=self.steps, samples=state.samples, seconds=state.seconds,
+                padded_tokens=tokens[0].item(), real_tokens=tokens[1].item(), flops=tokens[2].item(),
+                skipped_steps=state.step - self.engine.applied_steps, resumed=state.resumed, peaks=peaks), self.device)
+            self.output.end("finished")
+            self.progress.state("finished", f"finished, {self.metric} {made[self.metric]:.4f}")
+            self.progress.say(report.text(made))
+        dist.barrier()

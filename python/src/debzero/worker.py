@@ -2,23 +2,24 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 from debzero import job as jobs
+from debzero.control import SIGNALS, Stop, Stopping, block_signals
 from debzero.errors import InputError, UserError, explain
 from debzero.launch import open_output
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import Output
 from debzero.stack import jobs_folder
 
-STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def main() -> int:
@@ -31,7 +32,8 @@ def main() -> int:
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     for name, value in alone.items():
         os.environ.setdefault(name, value)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPED)  # before any thread is made: they inherit it
+    block_signals()
+    _die_with_launcher()
     try:
         plan = _plan(arguments)
     except InputError as error:
@@ -39,13 +41,23 @@ def main() -> int:
             print(error.text(), file=sys.stderr)
         return 2
     output = Output(plan.job.output)
-    _end_on_signals(output)
+    stop = Stop()
+
+    def stopped() -> None:
+        if os.environ["RANK"] == "0" and not output.first_error.exists():
+            output.end("stopped")
+
+    stop.listen(stopped)
+    code = 0
     try:
-        _run(plan, output, arguments.job or "mrpc", arguments.again)
+        _run(plan, output, arguments.job or "mrpc", arguments.again, stop)
+    except Stopping:
+        stopped()
+        code = SIGNALS[stop.number]
     except BaseException as error:
         _fail(error, output)
     sys.stdout.flush()
-    os._exit(0)  # no destructor of a communication library may turn a finished run into a hanging one
+    os._exit(code)  # no destructor of a communication library may turn a finished run into a hanging one
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
@@ -61,15 +73,13 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     return resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config)
 
 
-def _end_on_signals(output: Output) -> None:
-    """End at once on SIGTERM and SIGINT, from a thread of its own: the main one may be stuck in a collective."""
-    def wait() -> NoReturn:
-        number = signal.sigwait(STOPPED)
-        if os.environ["RANK"] == "0" and not output.first_error.exists():
-            output.end("stopped")
-        os._exit(STOPPED[signal.Signals(number)])
-
-    threading.Thread(target=wait, daemon=True).start()
+def _die_with_launcher() -> None:
+    """A rank whose launcher is killed without a chance to end its ranks must not go on without anybody watching."""
+    launcher = os.environ.get("DEBZERO_LAUNCHER")
+    if launcher:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(launcher):  # it died before that
+            os._exit(1)
 
 
 def _fail(error: BaseException, output: Output) -> NoReturn:
@@ -150,7 +160,7 @@ def _agree(work: Any) -> Any:
     return told[0]
 
 
-def _run(plan: Plan, output: Output, name: object, again: bool) -> None:
+def _run(plan: Plan, output: Output, name: object, again: bool, stop: Stop) -> None:
     """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
     import torch.distributed as dist
 
@@ -158,9 +168,9 @@ def _run(plan: Plan, output: Output, name: object, again: bool) -> None:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if plan.uses_deepspeed:
         _join_deepspeed(device)
-    if "DEBZERO_OUTPUT_HELD" not in os.environ and not _agree(lambda: open_output(plan, output, str(name), again)):
+    if "DEBZERO_LAUNCHER" not in os.environ and not _agree(lambda: open_output(plan, output, str(name), again)):
         return
 
     from debzero import training
 
-    training.train(plan, output, device, _agree)
+    training.train(plan, output, device, _agree, stop)

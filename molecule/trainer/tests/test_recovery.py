@@ -1,0 +1,106 @@
+"""A job under its unit is stopped, killed, hung and rebooted in its middle, and ends like one that nobody disturbed."""
+
+import json
+import subprocess
+import time
+
+UNIT = "debzero@disturbed"
+OUTPUT = "/var/lib/debzero/disturbed"
+WATCHDOG = """[Service]
+WatchdogSec=20s
+[Unit]
+StartLimitIntervalSec=0
+"""
+
+
+def status(host, job="disturbed"):
+    return json.loads(host.run(f"debzero status {job} --json").stdout or "{}")
+
+
+def journal(host):
+    return host.check_output(f"journalctl --unit {UNIT} --no-pager | tail -60")
+
+
+def wait_for(host, condition, what, seconds=180):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}\n{journal(host)}"
+        time.sleep(0.3)
+
+
+def trains_beyond(host, step):
+    wait_for(host, lambda: status(host).get("state") == "training" and status(host)["step"] > step, f"a step after {step}")
+    return status(host)["step"]
+
+
+def checkpoints(host):
+    return sorted(int(name.split("-")[1]) for name in host.check_output(f"ls {OUTPUT}/checkpoints").split() if name.startswith("step-"))
+
+
+def ranks(host):
+    return host.check_output("pgrep --full 'python.* /usr/share/debzero/train.py'").split()
+
+
+def resumed(host):
+    return host.check_output(f"journalctl --unit {UNIT} --no-pager").count("going on from the checkpoint")
+
+
+def test_the_disturbed_job_ends_like_the_calm_one(host):
+    host.check_output("systemctl start debzero@calm")
+    assert host.run("timeout 300 debzero status calm --watch").rc == 0, status(host, "calm")
+
+    host.run(f"mkdir -p /etc/systemd/system/{UNIT}.service.d")
+    host.check_output("printf %s > %s && systemctl daemon-reload", WATCHDOG, f"/etc/systemd/system/{UNIT}.service.d/test.conf")
+    host.check_output(f"systemctl enable --now {UNIT}")
+
+    # Stopped: not a step is lost, and the status says so.
+    trains_beyond(host, 20)
+    host.check_output("debzero stop disturbed")
+    stopped = status(host)
+    assert stopped["state"] == "stopped" and host.run(f"systemctl is-active {UNIT}").stdout.strip() == "inactive"
+    last = checkpoints(host)[-1]
+    assert last % 50 and last >= stopped["step"], "a checkpoint of its own, of the very last step"
+    host.check_output(f"systemctl start {UNIT}")
+    step = trains_beyond(host, last)
+    assert resumed(host) == 1
+
+    # One rank, then the launcher, then everything is killed: the unit starts again by itself.
+    for number, kill in enumerate(["kill -9 $(pgrep --full /usr/share/debzero/train.py | tail -1)",
+                                   f"systemctl kill --kill-who=main --signal=KILL {UNIT}",
+                                   f"systemctl kill --kill-who=all --signal=KILL {UNIT}"], 2):
+        before = set(ranks(host))
+        host.check_output(kill)
+        wait_for(host, lambda: resumed(host) == number, f"resumption {number}")  # noqa: B023 - called at once
+        assert not before & set(ranks(host)), "a rank of the killed run is still there"
+        step = trains_beyond(host, step)
+
+    # A rank hangs: the others wait in a collective, no step is finished, and the watchdog ends it.
+    host.check_output("kill -STOP $(pgrep --full /usr/share/debzero/train.py | tail -1)")
+    wait_for(host, lambda: resumed(host) == 5, "the watchdog")
+    assert "watchdog" in journal(host).lower()
+    step = trains_beyond(host, step)
+
+    # The host goes down in order, and comes back.
+    name = host.backend.name
+    subprocess.run(["podman", "stop", "--time", "120", name], check=True, capture_output=True)
+    subprocess.run(["podman", "start", name], check=True, capture_output=True)
+    wait_for(host, lambda: host.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"), "the boot")
+    wait_for(host, lambda: resumed(host) == 6, "resumption after the boot")
+    words = [line for line in journal(host).splitlines() if "going on from the checkpoint" in line][-1]
+    assert int(words.rsplit("step-", 1)[1]) % 50, f"the shutdown waited for a checkpoint of its own: {words}"
+
+    assert host.run("timeout 300 debzero status disturbed --watch").rc == 0, journal(host)
+    sums = host.check_output("cd /var/lib/debzero && sha256sum calm/model/model.safetensors disturbed/model/model.safetensors")
+    assert len({line.split()[0] for line in sums.splitlines()}) == 1, sums
+    assert status(host)["report"]["resumed"] == 6
+
+
+def test_a_job_that_fails_alike_is_given_up_by_its_unit(host):
+    host.run("systemctl start debzero@hopeless")
+    until = time.monotonic() + 180
+    while "given_up" not in status(host, "hopeless"):
+        assert time.monotonic() < until, host.check_output("journalctl --unit debzero@hopeless --no-pager | tail -40")
+        time.sleep(1)
+    time.sleep(15)  # longer than RestartSec
+    assert host.run("systemctl is-active debzero@hopeless").stdout.strip() == "failed"
+    assert "given up" in host.check_output("journalctl --unit debzero@hopeless --no-pager")
