@@ -8,22 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
-from debzero import dsconfig
+from debzero import dsconfig, tasks
 from debzero.plan import Plan
 
 
 class Micro(NamedTuple):
     """One micro-batch. `scale` turns its summed loss into its part of the global batch's mean."""
 
-    inputs: dict[str, Any]
-    labels: Any
+    batch: dict[str, Any]
     scale: float
-
-
-def _loss(logits: Any, micro: Micro) -> Any:
-    return F.cross_entropy(logits.float(), micro.labels, reduction="sum") * micro.scale
 
 
 def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
@@ -40,6 +34,7 @@ class PlainEngine:
     def __init__(self, model: Any, plan: Plan, device: Any) -> None:
         train = plan.job.train
         self.plan, self.device, self.clip = plan, device, train.gradient_clipping
+        self.task = tasks.of(plan.job)
         self.model = model.to(device)
         self.ddp = torch.nn.parallel.DistributedDataParallel(
             self.model, device_ids=[device.index] if device.type == "cuda" else None)
@@ -47,10 +42,10 @@ class PlainEngine:
                                            betas=tuple(dsconfig.BETAS), eps=dsconfig.EPS)
         self.scaler = torch.cuda.amp.GradScaler(init_scale=2.0**12, enabled=plan.precision == "fp16")
 
-    def logits(self, inputs: dict[str, Any], train: bool = False) -> Any:
+    def forward(self, **inputs: Any) -> Any:
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.plan.precision)
         with torch.autocast(self.device.type, half) if half else nullcontext():
-            return (self.ddp if train else self.model)(**inputs).logits
+            return (self.ddp if self.model.training else self.model)(**inputs)
 
     def step(self, micros: Sequence[Micro], rate: float) -> Any:
         """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole)."""
@@ -60,7 +55,7 @@ class PlainEngine:
         total = torch.zeros((), device=self.device)
         for number, micro in enumerate(micros, 1):
             with nullcontext() if number == len(micros) else self.ddp.no_sync():
-                loss = _loss(self.logits(micro.inputs, train=True), micro) / len(micros)
+                loss = self.task.losses(self.forward, micro.batch).sum() * micro.scale / len(micros)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         if self.clip:
@@ -92,7 +87,7 @@ class ZeroEngine:
     def __init__(self, model: Any, plan: Plan, device: Any, config: dict[str, Any]) -> None:
         import deepspeed
 
-        self.device = device
+        self.device, self.task = device, tasks.of(plan.job)
         self.stage3 = config["zero_optimization"]["stage"] == 3
         self.engine, _, _, self.own_schedule = deepspeed.initialize(
             model=model, model_parameters=_groups(model, plan.job.train.weight_decay), config=config)
@@ -103,8 +98,8 @@ class ZeroEngine:
     def model(self) -> Any:
         return self.engine.module
 
-    def logits(self, inputs: dict[str, Any], train: bool = False) -> Any:
-        return self.engine(**inputs).logits
+    def forward(self, **inputs: Any) -> Any:
+        return self.engine(**inputs)
 
     def step(self, micros: Sequence[Micro], rate: float) -> Any:
         """As PlainEngine.step. The rate is debzero's, unless the user's JSON brings a scheduler."""
@@ -114,7 +109,7 @@ class ZeroEngine:
                 group["lr"] = rate
         total = torch.zeros((), device=self.device)
         for micro in micros:
-            loss = _loss(self.logits(micro.inputs, train=True), micro)
+            loss = self.task.losses(self.forward, micro.batch).sum() * micro.scale
             self.engine.backward(loss)  # divides by the accumulation steps
             self.engine.step()
             total += loss.detach() / len(micros)

@@ -26,8 +26,9 @@ def train(plan: Plan, output: Output, device: torch.device, agree: Callable[[Cal
     progress = Progress(output, speaks=rank == 0)
 
     progress.state("preparing", "preparing the data", world_size=ranks, zero_stage=plan.stage if plan.stage else "none")
-    prepared = data.load(agree(lambda: data.prepare(plan, output.data)))
-    collate = data.Collator(prepared.tokenizer, device, 8 if device.type == "cuda" else None)
+    prepared = data.load(agree(lambda: data.prepare(plan, output.data)), plan.job)
+    collate = data.Collator(prepared.tokenizer, 8 if device.type == "cuda" else 1,
+                            plan.job.data.max_length if plan.job.data.padding == "max_length" else None, device.type == "cuda")
     samples = len(prepared.train)
     per_epoch = steps_per_epoch(samples, batch.total)
     steps = min(settings.epochs * per_epoch, settings.max_steps or settings.epochs * per_epoch)
@@ -51,18 +52,26 @@ def train(plan: Plan, output: Output, device: torch.device, agree: Callable[[Cal
     progress.ready()
     watch = Stopwatch()
     step = first = min(steps, first_epoch * per_epoch)
-    sampler = EpochSampler(samples, batch.total, batch.accumulation, ranks, rank, settings.seed)
+    sampler = EpochSampler(prepared.train.lengths, batch, rank, settings.seed, plan.job.data.batching == "bucketed")
     result: dict[str, float] = {}
+
+    def on_device(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+    def measure() -> dict[str, float]:
+        engine.model.eval()
+        return evaluate(engine.forward, prepared, collate, device, batch.micro, lambda: None)
+
+    main = prepared.task.main
     loss_sum, since, seen, marked = torch.zeros((), device=device), 0, 0, 0.0
     trained = 0
     for epoch in range(first_epoch, epochs):
-        sampler.set_epoch(epoch)
         # Dropout's numbers are drawn anew in each epoch, so a run that went on from a checkpoint equals one that never stopped.
         torch.manual_seed(settings.seed + 1_000_003 * (epoch + 1) + 7_919 * rank)
         watch.start()
-        for size, parts in sampler:
+        for size, parts in sampler.epoch(epoch):
             rate = rate_at(step, steps, settings.learning_rate, settings.warmup)
-            micros = [Micro(*collate(prepared.train, part), batch.accumulation * ranks / size if len(part) else 0.0)
+            micros = [Micro(on_device(collate(prepared.train, part)), batch.accumulation * ranks / size if len(part) else 0.0)
                       for part in parts]
             loss_sum += engine.step(micros, rate)
             step, since, seen, trained = step + 1, since + 1, seen + size, trained + size
@@ -82,13 +91,13 @@ def train(plan: Plan, output: Output, device: torch.device, agree: Callable[[Cal
             torch.cuda.synchronize(device)
         watch.stop()
         progress.state("evaluating", f"step {step}/{steps}, evaluating")
-        result = evaluate(engine, prepared, collate, batch.micro)
-        progress.say(f"epoch {epoch + 1}/{epochs}  held-out accuracy {result['accuracy']:.4f}  F1 {result['f1']:.4f}")
-        progress.measured(step=step, epoch=epoch + 1, **result)
+        result = measure()
+        progress.say(f"epoch {epoch + 1}/{epochs}  " + "  ".join(f"held-out {k} {v:.4f}" for k, v in result.items()))
+        progress.measured(step=step, epoch=epoch + 1, **{k: v for k, v in result.items() if k != "loss"})
         checkpoint.save(engine, output.checkpoints, epoch + 1, facts)
         progress.state("training", f"step {step}/{steps}, checkpoint written")
     if not result:  # all steps were done before the interruption
-        result = evaluate(engine, prepared, collate, batch.micro)
+        result = measure()
 
     progress.state("saving", "writing the model")
     _save_model(engine, prepared, output.model)
@@ -100,7 +109,7 @@ def train(plan: Plan, output: Output, device: torch.device, agree: Callable[[Cal
     if rank == 0:
         made = report.make(plan, output, prepared, result, speed, peaks, device)
         output.end("finished")
-        progress.state("finished", f"finished, accuracy {result['accuracy']:.4f}", loss=output.status().get("loss"))
+        progress.state("finished", f"finished, {main} {result[main]:.4f}", loss=output.status().get("loss"))
         progress.say(report.text(made))
     dist.barrier()
 
