@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import job as jobs
+from debzero import tasks
 from debzero.data import FORMATS, local_files
 from debzero.errors import InputError, Problem
-from debzero.job import SECTIONS_DATASET, Data, Job
+from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
 
 
@@ -32,7 +33,7 @@ def check(path: Path, ranks: Optional[int] = None) -> Plan:
             plan = resolve(job, this_host(), ranks, file, config)
         except InputError as error:
             problems += fresh(error.problems)
-        problems += fresh(_data(job.data, file)) + fresh(_model(job, file)) + fresh(_output(job, file))
+        problems += fresh(_data(job, file)) + fresh(tasks.problems(job, file)) + fresh(_model(job, file)) + fresh(_output(job, file))
     if problems or plan is None:
         raise InputError(problems)
     return plan
@@ -53,7 +54,8 @@ def _columns(path: Path) -> list[str]:
         return list(first)
 
 
-def _data(data: Data, file: str) -> list[Problem]:
+def _data(job: Job, file: str) -> list[Problem]:
+    data, labels = job.data, [] if job.task == "causal-lm" else [job.data.label]
     if data.dataset == SECTIONS_DATASET:
         wrong = [p for p, given, only in (("text", data.text, ["text"]), ("label", data.label, "label")) if given != only]
         return [Problem(file, f"data.{key}", "debian-sections has only the columns text and label", f"remove {key}") for key in wrong]
@@ -77,7 +79,7 @@ def _data(data: Data, file: str) -> list[Problem]:
         except (OSError, ValueError, KeyError, IndexError) as error:
             problems.append(Problem(file, "data.dataset", f"{part} cannot be read: {error}", "correct the file or its permissions"))
             continue
-        for key, names in (("text", data.text), ("label", [data.label])):
+        for key, names in (("text", data.text), ("label", labels)):
             for name in names:
                 if name not in columns:
                     problems.append(Problem(file, f"data.{key}", f"{part.name} has no column {name!r}",

@@ -3,39 +3,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
-from debzero import models, sections
+from debzero import models, sections, tasks, tokens
 from debzero.errors import UserError
-from debzero.files import write_json
-from debzero.job import SECTIONS_DATASET, Data
+from debzero.files import new_folder, write_json
+from debzero.job import SECTIONS_DATASET, Data, Job
 from debzero.plan import Plan, data_files
+from debzero.tokens import Piece, Tokens
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 HELD_OUT = 0.1  # of debian-sections, when the job does not say
+CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
+LAYOUT = 1      # of the tokenised folders; another number makes them anew
+# The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
+OWNERLESS = ("glue", "super_glue", "wikitext")
+
+Place = Callable[[int], str]  # where a row of the chunk at hand lies in its file, in words
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tokenised samples: columns input_ids, (token_type_ids,) attention_mask, labels, length."""
+    """Tokenised samples. `labels`: the classes' names; for regression the column's; for causal-lm none."""
 
-    train: Any
-    held_out: Any
+    train: Tokens
+    held_out: Tokens
     labels: list[str]
     digest: str
     tokenizer: Any
-
-    @property
-    def majority_accuracy(self) -> float:
-        """What always answering the commonest training label scores on the held-out samples."""
-        commonest = Counter(self.train["labels"]).most_common(1)[0][0]
-        return float(np.mean(np.asarray(self.held_out["labels"]) == commonest))
+    task: tasks.Task
 
 
 def local_files(dataset: str) -> dict[str, Path]:
@@ -47,8 +52,16 @@ def local_files(dataset: str) -> dict[str, Path]:
     return {split: named[split] for split in ("train", "validation", "test") if split in named}
 
 
+def hub_name(dataset: str) -> tuple[str, Optional[str]]:
+    """Name and configuration of a hub's data set, written name, name/configuration or owner/name/configuration."""
+    parts = dataset.split("/")
+    if len(parts) == 3 or (len(parts) == 2 and parts[0] in OWNERLESS):
+        return "/".join(parts[:-1]), parts[-1]
+    return dataset, None
+
+
 def _raw(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
-    """The training and held-out rows as `datasets` tables."""
+    """The training and held-out rows as `datasets` tables, which lie on the disk."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -57,21 +70,7 @@ def _raw(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
         rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(cache / "arrow"))
         side = np.asarray(rows["held_out"])
         return rows.select(np.flatnonzero(~side)), rows.select(np.flatnonzero(side))
-    if Path(data.dataset).is_absolute():
-        files = local_files(data.dataset)
-        missing = [str(f) for f in files.values() if not f.is_file()] or ([] if files else [data.dataset])
-        if missing:
-            raise UserError(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
-        kind = FORMATS[next(iter(files.values())).suffix]
-        names = {split: str(file) for split, file in files.items()}
-        try:
-            splits = datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"))
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise UserError(f"{data.dataset} cannot be read as {kind}: {error.__cause__ or error}",
-                            "correct the file; every row needs the same columns") from error
-    else:
-        name, _, config = data.dataset.rpartition("/") if data.dataset.startswith("glue/") else (data.dataset, "", None)
-        splits = datasets.load_dataset(name, config)
+    splits = _read_files(data.dataset, cache) if Path(data.dataset).is_absolute() else _read_hub(data.dataset)
     if "validation" in splits:
         return splits["train"], splits["validation"]
     if data.held_out:
@@ -82,8 +81,37 @@ def _raw(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
     raise UserError(f"{data.dataset} has no validation split", "set `data.held_out: 0.1` to keep a share of the training rows")
 
 
-def _check_columns(data: Data, columns: list[str]) -> None:
-    for column in [*data.text, data.label]:
+def _read_files(dataset: str, cache: Path) -> Any:
+    import datasets
+
+    files = local_files(dataset)
+    missing = [str(f) for f in files.values() if not f.is_file()] or ([] if files else [dataset])
+    if missing:
+        raise UserError(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
+    kind = FORMATS[next(iter(files.values())).suffix]
+    names = {split: str(file) for split, file in files.items()}
+    try:
+        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"))
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, OSError):  # a full disk has its own sentence
+            raise
+        raise UserError(f"{dataset} cannot be read as {kind}: {error.__cause__ or error}",
+                        "correct the file; every row needs the same columns") from error
+
+
+def _read_hub(dataset: str) -> Any:
+    import datasets
+
+    name, config = hub_name(dataset)
+    try:
+        return datasets.load_dataset(name, config)
+    except ValueError as error:  # a configuration that is missing or not there, and what there is
+        raise UserError(f"the hub's data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}",
+                        f"write its configuration behind the name, for example `data.dataset: {name}/...`") from error
+
+
+def _check_columns(data: Data, columns: list[str], task: tasks.Task) -> None:
+    for column in [*data.text, *([data.label] if task.label != "nothing" else [])]:
         if column not in columns:
             raise UserError(f"{data.dataset} has no column {column!r}; its columns are {', '.join(columns)}",
                             "set data.text and data.label to columns it has")
@@ -93,88 +121,193 @@ def _label_names(train: Any, column: str) -> list[str]:
     feature = train.features[column]
     if hasattr(feature, "names"):
         return list(feature.names)
-    values = set(train[column])
+    values = set(train.unique(column))
     if None in values:
-        raise UserError(f"row {train[column].index(None) + 1} of the training data has no {column}", "fill it in or remove it")
+        row = next(i for i, value in enumerate(train.select_columns(column)) if value[column] is None)
+        raise UserError(f"row {row + 1} of the training data has no {column}", "fill it in or remove it")
     if any(isinstance(v, float) and not v.is_integer() for v in values):
         raise UserError(f"the column {column!r} holds numbers, not classes (for example {next(iter(values))})",
-                        "name a column of class labels in data.label")
+                        "name a column of class labels in data.label, or set task: regression")
     return [str(v) for v in (sorted(values) if all(isinstance(v, (int, float)) for v in values) else sorted(map(str, values)))]
 
 
-def _tokenise(rows: Any, data: Data, tokenizer: Any, labels: list[str]) -> Any:
+def _classes(found: list[Any], labels: list[str], named: bool, place: Place) -> np.ndarray:
+    """int32: the class number of each label of some rows; `named`: the data set numbers them itself."""
     numbers = {name: number for number, name in enumerate(labels)}
-    named = hasattr(rows.features[data.label], "names")
-
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        texts = [[str(text) if text is not None else "" for text in batch[column]] for column in data.text]
-        encoded = dict(tokenizer(*texts, truncation=True, max_length=data.max_length))
-        found = batch[data.label]
-        encoded["labels"] = found if named else [numbers.get(str(value), -1) for value in found]
-        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-        return encoded
-
-    made = rows.map(encode, batched=True, remove_columns=rows.column_names)
-    bad = next((i for i, label in enumerate(made["labels"]) if not 0 <= label < len(labels)), None)
+    made = [value if named else numbers.get(str(value)) for value in found]
+    bad = next((i for i, number in enumerate(made) if number is None or not 0 <= number < len(labels)), None)
     if bad is not None:
-        raise UserError(f"row {bad + 1} of the held-out data has the label {rows[bad][data.label]!r}, which no training row has",
+        raise UserError(f"{place(bad)} has the label {found[bad]!r}, which no training row has",
                         f"use only labels of the training data: {', '.join(labels[:20])}")
-    return made
+    return np.asarray(made, np.int32)
+
+
+def _values(found: list[Any], place: Place) -> np.ndarray:
+    """float32: the numbers to predict for some rows."""
+    bad = next((i for i, v in enumerate(found) if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)), None)
+    if bad is not None:
+        raise UserError(f"{place(bad)} has {found[bad]!r} where task regression needs a number",
+                        "correct the row, name a column of numbers in data.label, or set task: classification")
+    return np.asarray(found, np.float32)
+
+
+def _place(side: str, first: int, number: int) -> str:
+    return f"row {first + number + 1} of the {side} data"
+
+
+def _texts(rows: dict[str, list[Any]], data: Data) -> list[list[str]]:
+    """What the tokenizer is given: the columns, or with prefixes one text made of them."""
+    columns = [["" if text is None else str(text) for text in rows[column]] for column in data.text]
+    if not data.prefix:
+        return columns
+    return [["".join(chain.from_iterable(zip(data.prefix, texts))) for texts in zip(*columns)]]
+
+
+def _samples(rows: Any, data: Data, tokenizer: Any, side: str, numbers: Callable[[list[Any], Place], np.ndarray]) -> Iterator[Piece]:
+    """One sample a row, cut off at data.max_length."""
+    kind, start = tokens.smallest(len(tokenizer)), 0
+    # GPT-2's tokenizer makes nothing of an empty text, and a sample must have something to look at.
+    blank = tokenizer(" ")["input_ids"] or [tokenizer.pad_token_id]
+    for first in range(0, len(rows), CHUNK):
+        chunk = rows[first : first + CHUNK]
+        made = tokenizer(*_texts(chunk, data), truncation=True, max_length=data.max_length, return_attention_mask=False)
+        ids = [sample or blank for sample in made["input_ids"]]
+        lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+        ends = start + np.cumsum(lengths, dtype=np.int64)
+        piece = {"ids": np.fromiter(chain.from_iterable(ids), kind), "offsets": ends - lengths, "lengths": lengths,
+                 "labels": numbers(chunk[data.label], partial(_place, side, first))}
+        if "token_type_ids" in made:
+            piece["types"] = np.fromiter(chain.from_iterable(made["token_type_ids"]), np.uint8)
+        start = int(ends[-1])
+        yield piece
+
+
+def _blocks(rows: Any, data: Data, tokenizer: Any) -> Iterator[Piece]:
+    """The texts one after the other, each ended by a token of its own, cut into blocks of data.max_length tokens.
+
+    What does not fill the last block is left out, unless it is all there is.
+    """
+    kind, size = tokens.smallest(len(tokenizer)), data.max_length
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    rest, blocks = np.empty(0, kind), 0
+    for first in range(0, len(rows), CHUNK):
+        texts = [text for text in _texts(rows[first : first + CHUNK], data)[0] if text]
+        made = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        stream = np.fromiter(chain.from_iterable([*ids, end] for ids in made), kind)
+        stream = np.concatenate([rest, stream])
+        count = len(stream) // size
+        rest = stream[count * size :]
+        if count:
+            yield {"ids": stream[: count * size], "offsets": (blocks + np.arange(count, dtype=np.int64)) * size,
+                   "lengths": np.full(count, size, np.int32)}
+            blocks += count
+    if not blocks and len(rest) > 1:  # one token has none before it
+        yield {"ids": rest, "offsets": np.zeros(1, np.int64), "lengths": np.asarray([len(rest)], np.int32)}
+
+
+def _facts(job: Job, cache: Path) -> list[Any]:
+    """What the tokenised samples depend on."""
+    data = job.data
+    facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed, data.model_dump(exclude={"batching", "padding"})]
+    if data.dataset == SECTIONS_DATASET:
+        facts.append(sections.build(cache, data.held_out or HELD_OUT).name)
+    elif Path(data.dataset).is_absolute():
+        facts += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in data_files(data.dataset) if p.is_file()]
+    return facts
 
 
 def prepare(plan: Plan, cache: Path) -> Path:
     """Read, split and tokenise into a folder of `cache` (one rank does this); done before, it is reused."""
-    import datasets
-
     job = plan.job
-    facts = [job.data.model_dump(), job.model, job.train.seed, plan.fingerprint if Path(job.data.dataset).is_absolute() else ""]
-    if job.data.dataset == SECTIONS_DATASET:
-        facts.append(sections.build(cache, job.data.held_out or HELD_OUT).name)
-    folder = cache / ("tokenised-" + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16])
+    facts = json.dumps(_facts(job, cache), sort_keys=True)
+    folder = cache / ("tokenised-" + hashlib.sha256(facts.encode()).hexdigest()[:16])
     if (folder / "data.json").is_file():
         return folder
     for stale in cache.glob("*tokenised-*"):
         shutil.rmtree(stale)
+    task = tasks.of(job)
     train, held_out = _raw(job.data, cache, job.train.seed)
-    _check_columns(job.data, train.column_names)
-    labels = _label_names(train, job.data.label)
-    if len(labels) < 2 or not len(held_out):
-        raise UserError(f"{job.data.dataset} has {len(labels)} classes and {len(held_out)} held-out rows",
-                        "at least two classes and one held-out row are needed")
-    tokenizer = models.tokenizer(job.model, (text for column in job.data.text for text in train[column]), job.data.max_length)
-    temporary = cache / f".{folder.name}"
-    splits = {"train": _tokenise(train, job.data, tokenizer, labels), "held_out": _tokenise(held_out, job.data, tokenizer, labels)}
-    datasets.DatasetDict(splits).save_to_disk(str(temporary))
-    tokenizer.save_pretrained(temporary / "tokenizer")
-    ids = hashlib.sha256(str([splits[s][:]["input_ids"] for s in splits]).encode()).hexdigest()[:16]
-    write_json(temporary / "data.json", {"labels": labels, "digest": ids})
-    temporary.rename(folder)
+    _check_columns(job.data, train.column_names, task)
+    labels: list[str] = []
+    if task.label != "nothing":
+        labels = _label_names(train, job.data.label) if task.label == "class" else [job.data.label]
+    if not len(train) or not len(held_out) or (task.label == "class" and len(labels) < 2):
+        classes = f"{len(labels)} classes, " if task.label == "class" else ""
+        raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
+                        "at least one row of each kind is needed, and two classes where there are any")
+    tokenizer = models.tokenizer(job.model, lambda: _corpus(train, job.data, labels), job.data.max_length)
+    models.check_length(job.model, tokenizer, job.data.max_length)
+
+    def pieces(rows: Any, side: str) -> Iterator[Piece]:
+        if task.label == "nothing":
+            return _blocks(rows, job.data, tokenizer)
+        if task.label == "value":
+            return _samples(rows, job.data, tokenizer, side, _values)
+        named = hasattr(rows.features[job.data.label], "names")
+        return _samples(rows, job.data, tokenizer, side, lambda found, place: _classes(found, labels, named, place))
+
+    with new_folder(folder) as temporary:
+        digests = [tokens.write(temporary / name, pieces(rows, side))
+                   for name, rows, side in (("train", train, "training"), ("held_out", held_out, "held-out"))]
+        empty = [name for name in ("train", "held_out") if not list((temporary / name).iterdir())]
+        if empty:
+            raise UserError(f"the {empty[0].replace('_', '-')} texts of {job.data.dataset} have no two tokens",
+                            "name the column of texts in data.text")
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        write_json(temporary / "data.json", {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
+                                             "max_length": job.data.max_length})
     shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
     return folder
 
 
-def load(folder: Path) -> Prepared:
-    import datasets
+def _corpus(rows: Any, data: Data, labels: list[str]) -> Iterator[str]:
+    """What a tokenizer from scratch learns from: the texts, and twice the labels, so that it knows their characters."""
+    for first in range(0, len(rows), CHUNK):
+        for column in _texts(rows[first : first + CHUNK], data):
+            yield from column
+    yield from labels * 2
+
+
+def load(folder: Path, job: Job) -> Prepared:
+    """What `prepare` made, opened; nothing is read yet."""
     from transformers import AutoTokenizer
 
-    facts = json.loads((folder / "data.json").read_text())
-    splits = datasets.load_from_disk(str(folder))
+    facts, task = json.loads((folder / "data.json").read_text()), tasks.of(job)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    return Prepared(splits["train"], splits["held_out"], facts["labels"], facts["digest"], tokenizer)
+    targets = task.bind(tokenizer, facts["labels"])
+    train, held_out = (tokens.read(folder / side, facts["max_length"], targets) for side in ("train", "held_out"))
+    return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer, task)
 
 
 class Collator:
-    """Rows -> tensors on the device, padded to the longest row (on a GPU to a multiple of 8, for its tensor cores)."""
+    """Samples -> one micro-batch of tensors in host memory, padded on the right.
 
-    def __init__(self, tokenizer: Any, device: Any, multiple: Optional[int]) -> None:
-        self.tokenizer, self.device, self.multiple = tokenizer, device, multiple
+    Padded to the batch's own longest sample, rounded up to a multiple of `pad_to` (GPUs multiply matrices in eights) but
+    never beyond what a sample may have; or to `width`. `pin`: in page-locked memory, from which copies to a GPU overlap.
+    """
 
-    def __call__(self, rows: Any, indices: np.ndarray) -> tuple[dict[str, Any], Any]:
-        """Model inputs and labels of rows[indices]; for no indices at all, row 0 stands in (its result is discarded)."""
+    def __init__(self, tokenizer: Any, pad_to: int, width: Optional[int], pin: bool) -> None:
+        self.pad, self.pad_to, self.width, self.pin = tokenizer.pad_token_id, pad_to, width, pin
+
+    def __call__(self, samples: Tokens, indices: np.ndarray) -> dict[str, Any]:
+        """The model's inputs (int64[rows, width]) and `labels`; for no indices row 0 stands in (its result is discarded)."""
         import torch
 
-        batch = rows[indices if len(indices) else [0]]
-        labels = torch.tensor(batch.pop("labels"), device=self.device)
-        batch.pop("length")
-        inputs = self.tokenizer.pad(batch, padding=True, pad_to_multiple_of=self.multiple, return_tensors="pt")
-        return {name: tensor.to(self.device) for name, tensor in inputs.items()}, labels
+        rows = np.asarray(indices) if len(indices) else np.zeros(1, np.int64)
+        lengths = samples.lengths[rows, None]
+        longest = int(lengths.max())
+        width = self.width or max(longest, min(-(-longest // self.pad_to) * self.pad_to, samples.limit))
+        columns = np.arange(width)
+        real = columns < lengths
+        places = (samples.offsets[rows, None] + columns)[real]
+        batch = {"input_ids": np.full(real.shape, self.pad, np.int64), "attention_mask": real.astype(np.int64)}
+        batch["input_ids"][real] = samples.ids[places]
+        if samples.types is not None:
+            batch["token_type_ids"] = np.zeros(real.shape, np.int64)
+            batch["token_type_ids"][real] = samples.types[places]
+        if len(samples.labels):
+            labels = samples.labels[rows]
+            batch["labels"] = samples.targets[labels] if samples.targets is not None else (
+                labels.astype(np.int64) if labels.dtype.kind == "i" else labels)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        return {name: tensor.pin_memory() for name, tensor in tensors.items()} if self.pin else tensors

@@ -1,7 +1,7 @@
-"""Held-out accuracy and F1: every sample exactly once, shared out over the ranks."""
+"""What the model scores on the held-out samples: every sample exactly once, shared out over the ranks."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -11,27 +11,22 @@ from debzero.data import Collator, Prepared
 from debzero.sampler import held_out_batches
 
 
-def scores(truth: np.ndarray, answers: np.ndarray, classes: int) -> dict[str, float]:
-    """F1 of class 1 for two classes (as GLUE counts it), else the mean over classes."""
-    from sklearn.metrics import accuracy_score, f1_score
-
-    f1 = f1_score(truth, answers, average="binary" if classes == 2 else "macro", zero_division=0)
-    return {"accuracy": float(accuracy_score(truth, answers)), "f1": float(f1)}
-
-
 @torch.no_grad()
-def evaluate(engine: Any, data: Prepared, collate: Collator, micro: int) -> dict[str, float]:
-    """The scores, the same on every rank."""
-    engine.model.eval()
+def evaluate(forward: Callable[..., Any], prepared: Prepared, collate: Collator, device: torch.device, micro: int,
+             between: Callable[[], None]) -> dict[str, float]:
+    """The task's scores, the same on every rank. The model is in evaluation mode already; `between` runs after each batch."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    mine: list[tuple[int, int]] = []
-    for indices in held_out_batches(np.asarray(data.held_out["length"]), ranks, rank, 2 * micro):
-        inputs, _ = collate(data.held_out, indices)
-        answers = engine.logits(inputs).argmax(-1).tolist()
-        mine += zip(indices.tolist(), answers)  # nothing of a stand-in batch, whose indices are empty
-    shares: list[list[tuple[int, int]]] = [[] for _ in range(ranks)]
-    dist.all_gather_object(shares, mine)
-    answered = dict(pair for share in shares for pair in share)
-    truth = np.asarray(data.held_out["labels"])
-    assert len(answered) == len(truth) == sum(map(len, shares)), "each held-out sample is answered exactly once"
-    return scores(truth, np.asarray([answered[i] for i in range(len(truth))]), len(data.labels))
+    held_out, task = prepared.held_out, prepared.task
+    seen: list[np.ndarray] = []
+    answers: list[np.ndarray] = []
+    # Without gradients to keep, twice the samples fit.
+    for indices in held_out_batches(held_out.lengths, ranks, rank, 2 * micro):
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in collate(held_out, indices).items()}
+        seen.append(indices)
+        answers.append(task.answers(forward, batch)[: len(indices)])  # nothing of a stand-in batch, whose indices are empty
+        between()
+    shares: list[Any] = [None] * ranks
+    dist.all_gather_object(shares, (np.concatenate(seen), np.concatenate(answers)))
+    order = np.concatenate([indices for indices, _ in shares])
+    assert np.array_equal(np.sort(order), np.arange(len(held_out))), "each held-out sample is answered exactly once"
+    return task.metrics(np.concatenate([rows for _, rows in shares])[np.argsort(order)], prepared)

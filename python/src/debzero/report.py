@@ -50,7 +50,7 @@ def make(plan: Any, output: Output, data: Any, result: dict[str, float], speed: 
     job = str(read_json(output.status_file).get("job", ""))
     under_systemd = "INVOCATION_ID" in os.environ and "JOURNAL_STREAM" in os.environ
     report = {
-        "job": job, **result, "majority_accuracy": data.majority_accuracy,
+        "job": job, **result, "majority_accuracy": data.task.baseline(data).get("accuracy"),
         "eval_samples": len(data.held_out), "train_samples": len(data.train), "classes": len(data.labels), **speed,
         "peak_memory_bytes": peaks,
         "peak_memory_of": "the GPU allocator" if device.type == "cuda" else "the process (resident set)",

@@ -63,20 +63,21 @@ def test_offloading_keeps_the_loss_curve(trained, runs, name):
 @pytest.mark.parametrize("name", list(STAGES))
 def test_plain_transformers_gives_the_reported_accuracy(trained, runs, name):
     import torch
-    from datasets import load_from_disk
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from debzero import tokens
 
     report = runs(name)
     folder = trained.output(name) / "model"
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.id2label == {0: "animal", 1: "tool"}
-    held_out = load_from_disk(str(next((trained.output(name) / "data").glob("tokenised-*")) / "held_out"))
+    held_out = tokens.read(next((trained.output(name) / "data").glob("tokenised-*")) / "held_out", limit=16)
     right = 0
-    for row in held_out:
-        text = tokenizer.decode(row["input_ids"], skip_special_tokens=True)
+    for start, length, label in zip(held_out.offsets, held_out.lengths, held_out.labels):
+        text = tokenizer.decode(held_out.ids[start : start + length].tolist(), skip_special_tokens=True)
         with torch.no_grad():
-            right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == row["labels"]
+            right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
     assert right / len(held_out) == pytest.approx(report["accuracy"])
     assert report["accuracy"] > report["majority_accuracy"]
 
