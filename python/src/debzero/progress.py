@@ -49,14 +49,20 @@ class Progress:
             with open(self.output.metrics_file, "a", encoding="utf-8") as file:
                 file.write(json.dumps({**values, "time": now()}) + "\n")
 
-    def step(self, step: int, total: int, epoch: float, loss: float, rate: float, speed: float, eta: float) -> None:
+    def step(self, status) -> None:
         if not self.speaks:
             return
-        status = {"step": step, "total_steps": total, "epoch": round(epoch, 4), "loss": loss, "learning_rate": rate,
-                  "samples_per_second": round(speed, 2), "eta_seconds": round(eta, 1)}
         self.say(line(status))
-        self.measured(step=step, epoch=status["epoch"], loss=loss, learning_rate=rate, samples_per_second=status["samples_per_second"])
-        self.state("training", f"step {step}/{total}, loss {loss:.4f}, ETA {duration(eta)}", **status)
+        self.measured(**status)
+        self.state("training", f"step {status['step']}", **status)
+
+    def evaluated(self, step, epoch, metrics):
+        self.say(f"eval {step} {metrics}"); self.measured(step=step, epoch=epoch, **{k if k!='loss' else 'eval_loss': v for k,v in metrics.items()})
+    def close(self): pass
+    def resume(self, step): pass
+    def warn(self, t): self.say(t)
+    def alive(self):
+        if self.speaks: systemd.notify("WATCHDOG=1", "EXTEND_TIMEOUT_USEC=120000000")
 
 
 class Stopwatch:

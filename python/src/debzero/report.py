@@ -21,11 +21,11 @@ def peak_memory(device: Any) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _device_name(device: Any) -> str:
+def device_name(device: Any) -> str:
     import torch
 
     if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+        return str(torch.cuda.getdevice_name(device))
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{model} ({len(os.sched_getaffinity(0))} cores)"
@@ -44,28 +44,25 @@ def _versions(uses_deepspeed: bool) -> dict[str, str]:
     return versions
 
 
-def make(plan: Any, output: Output, data: Any, result: dict[str, float], speed: dict[str, Any], peaks: list[int],
-         device: Any) -> dict[str, Any]:
-    """Gather the facts and write report.json."""
+from dataclasses import dataclass
+@dataclass
+class Outcome:
+    result: Any; metric: Any; best_step: Any; steps: Any; total_steps: Any; samples: Any; seconds: Any; padded_tokens: Any; real_tokens: Any; flops: Any; skipped_steps: Any; resumed: Any; peaks: Any
+def headline(r): return f"{r.get('metric')} {r.get(r.get('metric')):.4f}"
+def make(plan, output, data, o, device):
     job = str(read_json(output.status_file).get("job", ""))
-    under_systemd = "INVOCATION_ID" in os.environ and "JOURNAL_STREAM" in os.environ
     report = {
-        "job": job, **result, "majority_accuracy": data.task.baseline(data).get("accuracy"),
-        "eval_samples": len(data.held_out), "train_samples": len(data.train), "classes": len(data.labels), **speed,
-        "peak_memory_bytes": peaks,
+        "job": job, **o.result, "metric": o.metric, "majority_accuracy": data.task.baseline(data).get("accuracy"), "steps": o.steps, "resumed": o.resumed,
+        "steps_per_second": o.steps/o.seconds, "samples_per_second": o.samples/o.seconds, "padding_share": 1-o.real_tokens/o.padded_tokens,
+        "eval_samples": len(data.held_out), "train_samples": len(data.train), "classes": len(data.labels),
+        "peak_memory_bytes": o.peaks, "skipped_steps": o.skipped_steps,
         "peak_memory_of": "the GPU allocator" if device.type == "cuda" else "the process (resident set)",
         "world_size": plan.batch.ranks, "zero_stage": plan.stage if plan.stage else "none",
-        "offload_optimizer": plan.job.zero.offload_optimizer, "offload_param": plan.job.zero.offload_param,
         "precision": plan.precision, "global_batch": plan.batch.total, "micro_batch": plan.batch.micro,
-        "accumulation": plan.batch.accumulation, "device": _device_name(device), "versions": _versions(plan.uses_deepspeed),
-        "model": str(output.model), "checkpoint": str(output.checkpoints / (output.checkpoints / "latest").read_text()),
-        "metrics": str(output.metrics_file),
-        "log": f"journalctl -u debzero@{Path(job).stem}" if under_systemd else "the terminal it ran in",
-    }
+        "accumulation": plan.batch.accumulation, "device": device_name(device), "versions": _versions(plan.uses_deepspeed),
+        "model": str(output.model), "checkpoint": "", "metrics": "", "log": ""}
     write_json(output.report_file, report)
     return report
-
-
 def _rate(value: Optional[float], unit: str) -> str:
     return f"{value:.2f} {unit}" if value else f"- {unit} (all steps were done before an interruption)"
 

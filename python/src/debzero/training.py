@@ -70,7 +70,7 @@ class Run:
         self.state = State()
 
         progress.state("preparing", "preparing the data", world_size=self.ranks, zero_stage=plan.stage if plan.stage else "none")
-        self.data = data.load(agree(lambda: data.prepare(plan, output.data)))
+        self.data = data.load(agree(lambda: data.prepare(plan, output.data)), plan.job)
         self.task = self.data.task
         cuda = device.type == "cuda"
         width = plan.job.data.max_length if plan.job.data.padding == "max_length" else None
@@ -87,7 +87,7 @@ class Run:
         found, words = agree(self._look)
         for line in words:
             progress.say(line)
-        self.config = models.config(plan.job.model, self.data.labels, self.data.tokenizer, plan.job)
+        self.config = models.config(plan.job.model, self.data.labels, self.data.tokenizer)
         self.engine = self._engine(found)
         self.metric = self.task.main if self.settings.metric == "auto" else self.settings.metric
         self.saved_at = time.monotonic()
@@ -116,7 +116,7 @@ class Run:
         if universal:
             config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
         torch.manual_seed(self.settings.seed)  # the same first weights on every rank
-        model = models.build(self.plan, self.config, config, self.task)
+        model = models.build(self.plan, self.config, config)
         engine: Any = (ZeroEngine(model, self.plan, self.device, self.task, config) if self.plan.uses_deepspeed
                        else PlainEngine(model, self.plan, self.device, self.task))
         if found:
@@ -240,8 +240,9 @@ class Run:
         if not state.step or state.evaluated == state.step or not self._evaluation_due():
             return
         self.progress.state("evaluating", f"step {state.step}/{self.steps}, evaluating")
+        self.engine.model.eval()
         with speed.eager():
-            result = evaluate(self.engine, self.data, self.collate, self.device, self.batch.micro, self._between)
+            result = evaluate(self.engine.forward, self.data, self.collate, self.device, self.batch.micro, self._between)
         state.evaluated, state.result = state.step, result
         value = result[self.metric]
         better = state.best is None or (value > state.best if self.task.higher_is_better(self.metric) else value < state.best)

@@ -1,0 +1,3 @@
+
+def per_sample(config, length, task): return 1.0*length
+def peak(name, precision): return None
