@@ -8,8 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
+
+hypothesis.settings.register_profile("correctness", deadline=None)  # not how fast this machine is today
+hypothesis.settings.load_profile("correctness")
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 WORDS = {"animal": ["cat", "dog", "horse", "mouse", "sheep"], "tool": ["hammer", "saw", "drill", "file", "wrench"]}
