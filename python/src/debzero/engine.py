@@ -57,7 +57,8 @@ class PlainEngine:
         self.rate = torch.tensor(train.learning_rate, device=device)
         cuda = device.type == "cuda"
         best: dict[str, Any] = {}
-        if cuda and "fused" in inspect.signature(torch.optim.AdamW).parameters:
+        self.fused = cuda and "fused" in inspect.signature(torch.optim.AdamW).parameters
+        if self.fused:
             best = {"fused": True, "capturable": True, "lr": self.rate}
         elif cuda:
             best = {"foreach": True}
@@ -85,7 +86,13 @@ class PlainEngine:
         return losses.sum() * scale
 
     def _update(self) -> None:
-        if self.clip:
+        if self.clip and self.fused and not self.scaler.is_enabled():
+            # Clipping without a pass of its own over the gradients: the fused optimizer divides them by this as it reads them.
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            self.optimizer.grad_scale = (norm / self.clip).clamp(min=1.0)
+            self.optimizer.found_inf = torch.zeros((), device=self.device)
+        elif self.clip:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.scaler.step(self.optimizer)
