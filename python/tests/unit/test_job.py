@@ -93,14 +93,19 @@ def test_the_printed_article_config_is_refused_for_its_offload(bench):
     assert "zero.offload_param" in done.stderr and "zero.stage: 3" in done.stderr
 
 
-def test_packaged_jobs_are_good(monkeypatch):
+def test_packaged_jobs_are_good():
+    """Read without problems, right for their task, and with the batch of two GPUs in a comment as it is computed."""
     from pathlib import Path
 
-    from debzero import job
+    from debzero import job, plan, tasks
 
     folder = Path(__file__).resolve().parents[3] / "debian" / "jobs"
     found = sorted(folder.glob("*.yml"))
-    assert {path.stem for path in found} >= {"demo", "mrpc"}
+    assert {path.stem for path in found} >= {"demo", "mrpc", "gpt2-medium", "t5-base"}
     for path in found:
         parsed, problems = job.parse(path)
         assert parsed is not None and not problems
+        assert not tasks.problems(parsed, str(path))
+        batch = plan.resolve(parsed, plan.Host(2, True), None, str(path), None).batch
+        assert f"{batch.total} samples a step = {str(batch).partition('= ')[2]}" in path.read_text()
+        assert Path(parsed.output).name == path.stem

@@ -84,8 +84,8 @@ def test_text_to_text_answers_the_likeliest_name(make):
 
 def test_text_to_text_learns(make):
     """The words are the classes' own, so a few dozen steps tell them apart."""
-    loaded, model = make("t5", "text-to-text")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loaded, model = make("t5", "text-to-text", model={**SMALL["t5"], "d_model": 64, "num_layers": 1, "dropout_rate": 0.0})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     collate = data.Collator(loaded.tokenizer, 1, None, False)
     for step in range(40):
         picks = np.random.default_rng(step).permutation(len(loaded.train))[:64]
@@ -216,7 +216,7 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
     loaded, model = make(kind, task)
     collate = data.Collator(loaded.tokenizer, 8, None, False)
 
-    class NotTheLastRank(Exception):
+    class NotTheLastError(Exception):
         pass
 
     def scored(ranks):
@@ -225,7 +225,7 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         def gather(into, mine):
             shares.append(mine)
             if len(shares) < ranks:
-                raise NotTheLastRank
+                raise NotTheLastError
             into[:] = shares
 
         def beat():
@@ -235,7 +235,7 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
         monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
         for _ in range(ranks - 1):
-            with pytest.raises(NotTheLastRank):
+            with pytest.raises(NotTheLastError):
                 evaluate(model, loaded, collate, torch.device("cpu"), 4, beat)
         return evaluate(model, loaded, collate, torch.device("cpu"), 4, beat), beats
 
