@@ -190,7 +190,8 @@ class ZeroEngine:
 
     @property
     def loss_scale(self) -> float:
-        return float(getattr(self.engine.optimizer, "cur_scale", None) or getattr(self.engine.optimizer, "loss_scale", 1.0))
+        scale: float = getattr(self.engine.optimizer, "cur_scale", None) or getattr(self.engine.optimizer, "loss_scale", 1.0)
+        return float(scale)
 
     @property
     def applied_steps(self) -> int:

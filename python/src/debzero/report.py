@@ -4,10 +4,12 @@ from __future__ import annotations
 import os
 import platform
 import resource
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import __version__
+from debzero import __version__, flops
 from debzero.files import read_json, write_json
 from debzero.runstate import Output
 
@@ -21,11 +23,12 @@ def peak_memory(device: Any) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@cache
 def device_name(device: Any) -> str:
     import torch
 
     if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+        return str(torch.cuda.getdevice_name(device))
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{model} ({len(os.sched_getaffinity(0))} cores)"
@@ -44,51 +47,101 @@ def _versions(uses_deepspeed: bool) -> dict[str, str]:
     return versions
 
 
-from dataclasses import dataclass
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    result: Any; metric: Any; best_step: Any; steps: Any; total_steps: Any; samples: Any; seconds: Any; padded_tokens: Any; real_tokens: Any; flops: Any; skipped_steps: Any; resumed: Any; peaks: Any
-def headline(r): return f"{r.get('metric')} {r.get(r.get('metric')):.4f}"
-def make(plan, output, data, o, device):
+    """What the training loop knows of a finished run. Sums are over all ranks and all starts of the run."""
+
+    result: dict[str, float]   # the evaluation of the weights that were kept
+    metric: str                # the one that counts
+    best_step: int
+    steps: int
+    total_steps: int
+    samples: int
+    seconds: float             # of training, without evaluation and saving
+    padded_tokens: float
+    real_tokens: float
+    flops: float
+    skipped_steps: int
+    resumed: int               # times
+    peaks: list[int]           # bytes, one per rank
+
+
+def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) -> dict[str, Any]:
+    """Gather the facts and write report.json."""
     job = str(read_json(output.status_file).get("job", ""))
+    under_systemd = "INVOCATION_ID" in os.environ and "JOURNAL_STREAM" in os.environ
+    baseline = data.task.baseline(data)
+    seconds = outcome.seconds or None
+    peak = flops.peak(device_name(device), plan.precision)
+    rate = outcome.flops / plan.batch.ranks / seconds if seconds else None  # of one rank
     report = {
-        "job": job, **o.result, "metric": o.metric, "majority_accuracy": data.task.baseline(data).get("accuracy"), "steps": o.steps, "resumed": o.resumed,
-        "steps_per_second": o.steps/o.seconds, "samples_per_second": o.samples/o.seconds, "padding_share": 1-o.real_tokens/o.padded_tokens,
+        "job": job, "task": plan.job.task, "auto": data.task.auto, "metric": outcome.metric, "evaluation": outcome.result, "baseline": baseline,
+        **{name: value for name, value in outcome.result.items() if name != "loss"},
+        **({"majority_accuracy": baseline["accuracy"]} if "accuracy" in baseline else {}),
         "eval_samples": len(data.held_out), "train_samples": len(data.train), "classes": len(data.labels),
-        "peak_memory_bytes": o.peaks, "skipped_steps": o.skipped_steps,
+        "steps": outcome.steps, "total_steps": outcome.total_steps, "best_step": outcome.best_step, "resumed": outcome.resumed,
+        "skipped_steps": outcome.skipped_steps, "training_seconds": outcome.seconds,
+        "steps_per_second": outcome.steps / seconds if seconds else None, "samples_per_second": outcome.samples / seconds if seconds else None,
+        "tokens_per_second": outcome.real_tokens / seconds if seconds else None,
+        "padding_share": 1 - outcome.real_tokens / outcome.padded_tokens if outcome.padded_tokens else 0.0,
+        "tflops": rate / 1e12 if rate else None, "peak_share": rate / peak if rate and peak else None,
+        "peak_memory_bytes": outcome.peaks,
         "peak_memory_of": "the GPU allocator" if device.type == "cuda" else "the process (resident set)",
         "world_size": plan.batch.ranks, "zero_stage": plan.stage if plan.stage else "none",
+        "offload_optimizer": plan.job.zero.offload_optimizer, "offload_param": plan.job.zero.offload_param,
         "precision": plan.precision, "global_batch": plan.batch.total, "micro_batch": plan.batch.micro,
         "accumulation": plan.batch.accumulation, "device": device_name(device), "versions": _versions(plan.uses_deepspeed),
-        "model": str(output.model), "checkpoint": "", "metrics": "", "log": ""}
+        "model": str(output.model), "checkpoint": str(output.checkpoints / (output.checkpoints / "latest").read_text()),
+        "metrics": str(output.metrics_file),
+        "log": f"journalctl -u debzero@{Path(job).stem}" if under_systemd else "the terminal it ran in",
+    }
     write_json(output.report_file, report)
     return report
+
+
+def headline(report: dict[str, Any]) -> str:
+    """The score that counts, in a few words."""
+    return f"{report['metric']} {report['evaluation'][report['metric']]:.4f}"
+
+
 def _rate(value: Optional[float], unit: str) -> str:
-    return f"{value:.2f} {unit}" if value else f"- {unit} (all steps were done before an interruption)"
+    return f"{value:.2f} {unit}" if value else f"- {unit}"
+
+
+def _score(report: dict[str, Any], name: str, value: float) -> str:
+    """A score beside what a guess without looking gets."""
+    guess = report["baseline"].get(name)
+    if guess is None:
+        return f"{value:.4f}"
+    if name == "accuracy":
+        times = f"; {value / guess:.1f} times that" if guess else ""
+        return f"{value:.4f}   (always the commonest class: {guess:.4f}{times})"
+    return f"{value:.4f}   (a guess without looking: {guess:.4f})"
 
 
 def text(report: dict[str, Any]) -> str:
     """The report for people."""
     peaks = " ".join(f"{peak / 2**20:.0f}" for peak in report["peak_memory_bytes"])
-    better = report["accuracy"] / report["majority_accuracy"] if report["majority_accuracy"] else float("inf")
     stage = report["zero_stage"]
+    share = f" ({report['peak_share']:.0%} of its peak)" if report["peak_share"] else ""
+    classes = f", {report['classes']} classes" if report["classes"] else ""
     rows = {
-        "accuracy": f"{report['accuracy']:.4f}   (always the commonest class: {report['majority_accuracy']:.4f}; "
-                    f"{better:.1f} times that)",
-        "F1": f"{report['f1']:.4f}",
-        "samples": f"{report['train_samples']} training, {report['eval_samples']} held out, {report['classes']} classes",
+        **{name: _score(report, name, value) for name, value in report["evaluation"].items()},
+        "samples": f"{report['train_samples']} training, {report['eval_samples']} held out{classes}",
         "speed": f"{_rate(report['steps_per_second'], 'steps/s')}, {_rate(report['samples_per_second'], 'samples/s')}, "
                  f"{report['steps']} steps in all",
+        "computing": f"{_rate(report['tflops'], 'TFLOP/s')} a rank{share}, {report['padding_share']:.0%} of the tokens were padding",
         "peak memory": f"{peaks} MiB per rank, of {report['peak_memory_of']}",
         "ranks": f"{report['world_size']}, " + ("plain DDP" if stage == "none" else f"ZeRO stage {stage}"),
         "batch": f"{report['global_batch']} = {report['micro_batch']} x {report['accumulation']} accumulation x "
                  f"{report['world_size']} ranks, {report['precision']}",
+        **({"skipped": f"{report['skipped_steps']} steps, for an overflow"} if report["skipped_steps"] else {}),
+        **({"resumed": f"{report['resumed']} times"} if report["resumed"] else {}),
         "device": report["device"],
         "model": report["model"], "checkpoint": report["checkpoint"], "metrics": report["metrics"], "log": report["log"],
     }
     lines = ["", f"Finished: {report['job']}", *(f"  {name:<13}{value}" for name, value in rows.items()), "",
-             "What next", "  use the model   AutoModelForSequenceClassification.from_pretrained("
-             f"\"{report['model']}\")",
+             "What next", f"  use the model   {report['auto']}.from_pretrained(\"{report['model']}\")",
              f"  train another   copy and change {report['job']}, then: debzero check, debzero train",
              f"  see this again  debzero status {Path(report['model']).parent}"]
     return "\n".join(lines)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero import checkpoint, data, dsconfig, flops, models, report, speed, stream, swap
+from debzero import card, checkpoint, data, dsconfig, flops, models, plots, report, speed, stream, swap
 from debzero.control import Control, Stop, Stopping
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
-from debzero.errors import UserError, explain
+from debzero.errors import UserError
 from debzero.evaluate import evaluate
 from debzero.files import new_folder
 from debzero.plan import Plan
@@ -91,8 +91,6 @@ class Run:
         self.engine = self._engine(found)
         self.metric = self.task.main if self.settings.metric == "auto" else self.settings.metric
         self.saved_at = time.monotonic()
-        if self.rank == 0:
-            output.cut_metrics(self.state.step)
         progress.resume(self.state.step)
         self.control = Control(stop, self.ranks)
         self._flops = cache(lambda width: flops.per_sample(self.config, width, plan.job.task))
@@ -155,7 +153,8 @@ class Run:
         """Train, evaluate and save until the last step is done, or no further one is worth it."""
         state = self.state
         self.loss_sum = torch.tensor(state.losses[self.rank] if state.losses else 0.0, device=self.device)
-        sampler = EpochSampler(self.data.train.lengths, self.batch, self.rank, self.settings.seed, self.plan.job.data.batching == "bucketed")
+        bucketed = self.plan.job.data.batching == "bucketed"
+        sampler = EpochSampler(self.data.train.lengths, self.batch, self.rank, self.settings.seed, bucketed)
         batches = stream.steps(sampler.epoch, lambda part: self.collate(self.data.train, part), state.step, self.steps, self.per_epoch,
                                self.batch.accumulation, self.ranks)
         self._evaluate_if_due()
@@ -319,6 +318,14 @@ class Run:
                 self.data.tokenizer.save_pretrained(temporary)
         dist.barrier()
 
+    def _describe(self, made: dict[str, Any]) -> None:
+        """A picture of the run and a card, beside the weights. Whatever is wrong with them, the model is there."""
+        try:
+            plots.draw(self.output.metrics_file, self.metric, self.output.model, Path(made["job"]).stem)
+            card.write(made, self.plan.job, self.task.auto, self.output.model)
+        except Exception as error:
+            self.progress.warn(f"the model has no picture or no card: {type(error).__name__}: {error}")
+
     def _finish(self) -> None:
         """The model and the report. What evaluation found, and the last checkpoint, are there already."""
         state, best = self.state, self.settings.select == "best"
@@ -335,7 +342,8 @@ class Run:
                 best_step=state.best_step, steps=state.step, total_steps=self.steps, samples=state.samples, seconds=state.seconds,
                 padded_tokens=tokens[0].item(), real_tokens=tokens[1].item(), flops=tokens[2].item(),
                 skipped_steps=state.step - self.engine.applied_steps, resumed=state.resumed, peaks=peaks), self.device)
+            self._describe(made)
             self.output.end("finished")
-            self.progress.state("finished", f"finished, {self.metric} {made[self.metric]:.4f}")
+            self.progress.state("finished", f"finished, {report.headline(made)}")
             self.progress.say(report.text(made))
         dist.barrier()
