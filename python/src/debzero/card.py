@@ -26,7 +26,8 @@ def write(report: dict[str, Any], job: Any, auto: str, folder: Path) -> None:
         "Base": base or (f"{job.model['type']}, trained from scratch" if isinstance(job.model, dict) else "a local model"),
         "Data": f"{data}: {', '.join(job.data.text)}" + ("" if job.task == "causal-lm" else f" -> {job.data.label}"),
         "Samples": f"{report['train_samples']} for training, {report['eval_samples']} held out",
-        "Batch": f"{report['global_batch']} = {report['micro_batch']} x {report['accumulation']} accumulation x {report['world_size']} ranks",
+        "Batch": f"{report['global_batch']} = {report['micro_batch']} x {report['accumulation']} accumulation x "
+                 f"{report['world_size']} ranks",
         "Steps": f"{report['steps']} optimizer steps, at most {job.train.epochs} epochs",
         "Learning rate": f"{job.train.learning_rate:g}, rising over {job.train.warmup:.0%} of the steps, then falling to 0",
         "Regularisation": f"weight decay {job.train.weight_decay:g}, gradients clipped to {job.train.gradient_clipping:g}",
@@ -38,7 +39,8 @@ def write(report: dict[str, Any], job: Any, auto: str, folder: Path) -> None:
     (folder / "README.md").write_text("\n".join([
         "---", meta.to_yaml(), "---", "", f"# {name}", "",
         "| held-out metric | this model | best guess without looking |", "|---|---|---|", *metrics, "",
-        "![Loss and speed over the steps](loss.svg)", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), "",
+        "![Loss and speed over the steps](loss.svg)", "",
+        "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), "",
         "```python", f"from transformers import AutoTokenizer, {auto}", "", 'folder = "."  # where this file lies',
         f"model, tokenizer = {auto}.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)", "```", ""]), encoding="utf-8")
 

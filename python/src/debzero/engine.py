@@ -190,8 +190,8 @@ class ZeroEngine:
 
     @property
     def loss_scale(self) -> float:
-        scale: float = getattr(self.engine.optimizer, "cur_scale", None) or getattr(self.engine.optimizer, "loss_scale", 1.0)
-        return float(scale)
+        optimizer = self.engine.optimizer  # which of the two it has depends on the stage
+        return float(getattr(optimizer, "cur_scale", getattr(optimizer, "loss_scale", 1.0)))
 
     @property
     def applied_steps(self) -> int:

@@ -75,13 +75,15 @@ def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) ->
     peak = flops.peak(device_name(device), plan.precision)
     rate = outcome.flops / plan.batch.ranks / seconds if seconds else None  # of one rank
     report = {
-        "job": job, "task": plan.job.task, "auto": data.task.auto, "metric": outcome.metric, "evaluation": outcome.result, "baseline": baseline,
+        "job": job, "task": plan.job.task, "auto": data.task.auto,
+        "metric": outcome.metric, "evaluation": outcome.result, "baseline": baseline,
         **{name: value for name, value in outcome.result.items() if name != "loss"},
         **({"majority_accuracy": baseline["accuracy"]} if "accuracy" in baseline else {}),
         "eval_samples": len(data.held_out), "train_samples": len(data.train), "classes": len(data.labels),
         "steps": outcome.steps, "total_steps": outcome.total_steps, "best_step": outcome.best_step, "resumed": outcome.resumed,
         "skipped_steps": outcome.skipped_steps, "training_seconds": outcome.seconds,
-        "steps_per_second": outcome.steps / seconds if seconds else None, "samples_per_second": outcome.samples / seconds if seconds else None,
+        "steps_per_second": outcome.steps / seconds if seconds else None,
+        "samples_per_second": outcome.samples / seconds if seconds else None,
         "tokens_per_second": outcome.real_tokens / seconds if seconds else None,
         "padding_share": 1 - outcome.real_tokens / outcome.padded_tokens if outcome.padded_tokens else 0.0,
         "tflops": rate / 1e12 if rate else None, "peak_share": rate / peak if rate and peak else None,
