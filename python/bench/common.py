@@ -60,27 +60,29 @@ def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: 
     return {"wall_seconds": wall, "report": json.loads((output / "report.json").read_text()), "metrics": [json.loads(line) for line in lines]}
 
 
-def steady(metrics: list[dict[str, Any]], rows: int, global_batch: int, untimed_steps: int) -> tuple[int, float]:
-    """(samples, seconds) of the training loop in a debzero run's metrics, from step `untimed_steps` on.
+def samples_done(step: int, rows: int, batch: int) -> int:
+    """Samples trained on after `step` steps; the last step of an epoch holds what is left of the rows."""
+    per_epoch = -(-rows // batch)
+    return step // per_epoch * rows + step % per_epoch * batch
 
-    Each line says how fast the steps since the line before it were; the last step of an epoch holds what is left of the rows.
+
+def steady(metrics: list[dict[str, Any]], rows: int, batch: int, untimed_steps: int) -> dict[str, float]:
+    """What a debzero run's metrics say of the steps after `untimed_steps`: samples_per_second, and tflops where the lines have it.
+
+    Each line tells of the steps since the line before it.
     """
-    per_epoch = -(-rows // global_batch)
-
-    def trained(step: int) -> int:
-        return step // per_epoch * rows + step % per_epoch * global_batch
-
-    samples, seconds, before = 0, 0.0, 0
+    samples, seconds, work, before = 0, 0.0, 0.0, 0
     for line in metrics:
         if "samples_per_second" not in line:
             continue
-        count = trained(line["step"]) - trained(before)
         if before >= untimed_steps:
-            samples, seconds = samples + count, seconds + count / line["samples_per_second"]
+            count = samples_done(line["step"], rows, batch) - samples_done(before, rows, batch)
+            spent = count / line["samples_per_second"]
+            samples, seconds, work = samples + count, seconds + spent, work + spent * line.get("tflops", 0.0)
         before = line["step"]
     if not samples:
         raise Failed(f"no steps are left after the {untimed_steps} untimed ones; train longer")
-    return samples, seconds
+    return {"samples_per_second": samples / seconds, **({"tflops": work / seconds} if work else {})}
 
 
 def versions(python: str, *packages: str) -> dict[str, Optional[str]]:

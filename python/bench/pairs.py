@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Sentence pairs shaped like GLUE's MRPC, and a small BERT with their vocabulary: made on the spot, the same each time.
 
-    python3 python/bench/pairs.py FOLDER [--rows 3668 --held-out 408 --vocabulary 1200 --seed 0]
+    python3 python/bench/pairs.py data FOLDER [--rows 3668 --held-out 408 --vocabulary 1200 --seed 0]
+    python3 python/bench/pairs.py model FOLDER --shape '{"vocab_size": 1200, "hidden_size": 128}' [--seed 0]
 
 MRPC has 3668 training and 408 validation pairs, 68 % of them paraphrases, and a pair takes 53 word pieces on average and 103 at
 most. So do these. The words are made of syllables, each one word piece. The second sentence is an edited copy of the first: words
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import random
 from collections.abc import Iterator
 from itertools import accumulate
@@ -116,17 +118,29 @@ def write_model(folder: Path, shape: dict[str, int], seed: int = 0) -> int:
 
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(BertConfig(**shape, num_labels=2))
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder)
     tokenizer(shape["vocab_size"]).save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=TRAIN)
-    parser.add_argument("--held-out", type=int, default=HELD_OUT)
-    parser.add_argument("--vocabulary", type=int, default=1200)
-    parser.add_argument("--seed", type=int, default=0)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    data = kinds.add_parser("data", help="write train.csv and validation.csv")
+    data.add_argument("--rows", type=int, default=TRAIN)
+    data.add_argument("--held-out", type=int, default=HELD_OUT)
+    data.add_argument("--vocabulary", type=int, default=1200)
+    model = kinds.add_parser("model", help="write a model with random weights and its tokenizer")
+    model.add_argument("--shape", type=json.loads, required=True, metavar="JSON", help="settings of transformers' BertConfig")
+    for kind in (data, model):
+        kind.add_argument("folder", type=Path)
+        kind.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write_pairs(options.folder, options.rows, options.held_out, options.vocabulary, options.seed)
+    if options.kind == "data":
+        write_pairs(options.folder, options.rows, options.held_out, options.vocabulary, options.seed)
+    else:
+        print(f"{write_model(options.folder, options.shape, options.seed)} parameters")
+
+
+if __name__ == "__main__":
+    main()

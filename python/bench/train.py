@@ -23,7 +23,7 @@ import common
 import pairs
 
 RANKS, GLOBAL_BATCH, MAX_LENGTH = 2, 64, 128
-SHAPE = {"vocab_size": 1200, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512,
+SHAPE = {"vocab_size": 1200, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
          "max_position_embeddings": MAX_LENGTH}
 TINY = {**SHAPE, "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
 WARMUP = 0.1                  # of the steps: the learning rate's
@@ -51,8 +51,8 @@ def debzero(options: argparse.Namespace, seed: int, model: Path) -> dict[str, An
         "ranks": RANKS,
     }
     made = common.debzero(options.python, options.folder, f"debzero-{seed}", job, options.timeout, **environment(options))
-    samples, seconds = common.steady(made["metrics"], options.rows, GLOBAL_BATCH, options.untimed_steps)
-    return {"wall_seconds": made["wall_seconds"], "steps": made["report"]["steps"], "samples_per_second": samples / seconds,
+    speed = common.steady(made["metrics"], options.rows, GLOBAL_BATCH, options.untimed_steps)["samples_per_second"]
+    return {"wall_seconds": made["wall_seconds"], "steps": made["report"]["steps"], "samples_per_second": speed,
             "accuracy": made["report"]["accuracy"], "accuracies": [line["accuracy"] for line in made["metrics"] if "accuracy" in line],
             "micro_batch": made["report"]["micro_batch"], "peak_memory_bytes": made["report"]["peak_memory_bytes"]}
 
@@ -68,9 +68,8 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     runs = []
     for number, seed in enumerate(options.seeds):
         model = options.folder / f"model-{seed}"
-        code = f"import sys, json, pathlib; sys.path.insert(0, {str(common.BENCH)!r}); import pairs; " \
-               f"pairs.write_model(pathlib.Path({str(model)!r}), {options.shape!r}, {seed})"
-        common.run([options.python, "-c", code], options.folder / "model.log", options.timeout)
+        common.run([options.python, common.BENCH / "pairs.py", "model", model, "--shape", json.dumps(options.shape), "--seed", seed],
+                   options.folder / "model.log", options.timeout)
         sides = [("article", article), ("debzero", debzero)]
         for side, train in sides if number % 2 == 0 else sides[::-1]:
             made = train(options, seed, model)
@@ -112,7 +111,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rows", type=int, default=pairs.TRAIN)
     parser.add_argument("--held-out", type=int, default=pairs.HELD_OUT)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--stage", choices=["none", "1", "2", "3"], default="2", help="debzero's ZeRO stage (default: 2, the tutorial's)")
     parser.add_argument("--article-decay", action="store_true", help="let the tutorial's learning rate decay too (WarmupDecayLR)")
