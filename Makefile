@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision lock docs clean
+.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu lock docs clean
 
 # Tests marked prebuilt need the packaged DeepSpeed: the scenario deepspeed_wheel runs them in its container.
 PLAY := .cache/controller/bin/ansible-playbook
@@ -37,6 +37,13 @@ lint: ## Run the linters alone
 bench-provision: ## Time site.yml against the commands typed by hand, on bare containers without caches
 	@ansible/bootstrap containers
 	.cache/controller/bin/python ansible/bench_provision
+
+bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, data, batch, 2 CPU ranks (12 minutes)
+	@ansible/bootstrap tests
+	.cache/test/bin/python python/bench/train.py
+
+bench-gpu: ## On a GPU with current releases in $(PYTHON): debzero beside transformers' Trainer and a plain loop
+	$(or $(PYTHON),python3) python/bench/gpu.py
 
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock

@@ -1,0 +1,102 @@
+"""The benchmark programs in small: their data is what they say it is, both sides finish, and the JSON has what is judged."""
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+sys.path.insert(0, str(BENCH))
+
+import common  # noqa: E402
+import gpu  # noqa: E402
+import pairs  # noqa: E402
+import train  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def made():
+    return list(pairs.Language(1200).pairs(pairs.TRAIN, "train 0"))
+
+
+def test_pairs_have_the_lengths_and_the_labels_of_mrpc(made):
+    tokenizer = pairs.tokenizer(1200)
+    encoded = tokenizer([pair.sentence1 for pair in made], [pair.sentence2 for pair in made])["input_ids"]
+    lengths = np.array([len(ids) for ids in encoded])
+    assert abs(lengths.mean() - 53) < 1 and 12 < lengths.std() < 16
+    assert lengths.max() == pairs.LONGEST == 103 and lengths.min() >= pairs.SHORTEST
+    assert np.mean([pair.label for pair in made]) == pytest.approx(0.68, abs=0.001)
+    assert tokenizer.unk_token_id not in np.concatenate(encoded)
+
+
+def test_pairs_are_the_same_each_time_and_new_for_another_seed(made, tmp_path):
+    assert list(pairs.Language(1200).pairs(50, "train 0")) == list(pairs.Language(1200).pairs(50, "train 0"))
+    assert list(pairs.Language(1200).pairs(50, "train 0")) != list(pairs.Language(1200).pairs(50, "train 1"))
+    pairs.write_pairs(tmp_path, rows=20, held_out=10)
+    rows = {name: list(csv.DictReader(open(tmp_path / f"{name}.csv", newline=""))) for name in ("train", "validation")}
+    assert [len(table) for table in rows.values()] == [20, 10]
+    assert not {row["sentence1"] for row in rows["train"]} & {row["sentence1"] for row in rows["validation"]}
+
+
+def test_the_label_shows_in_the_words_that_were_replaced(made):
+    language = pairs.Language(1200)
+    contraries, synonyms = set(language.contraries), set(language.synonyms)
+    for pair in made[:500]:
+        said = set(pair.sentence2.split())
+        assert bool(said & synonyms) == bool(pair.label) and bool(said & contraries) != bool(pair.label)
+
+
+def test_words_are_never_alike():
+    assert len({pairs.word(number) for number in range(30522)}) == 30522
+
+
+def test_the_speed_leaves_out_the_first_steps_and_counts_the_short_ones():
+    assert [common.samples_done(step, 100, 64) for step in range(5)] == [0, 64, 100, 164, 200]
+    metrics = [{"step": 2, "samples_per_second": 1.0}, {"step": 2, "accuracy": 0.5}, {"step": 3, "samples_per_second": 64.0, "tflops": 1.0},
+               {"step": 4, "samples_per_second": 12.0, "tflops": 5.0}]
+    # 64 samples in one second, then 36 in three.
+    assert common.steady(metrics, 100, 64, 2) == {"samples_per_second": pytest.approx(25.0), "tflops": pytest.approx(4.0)}
+    with pytest.raises(SystemExit, match="train longer"):
+        common.steady(metrics, 100, 64, 4)
+
+
+def test_the_verdict_is_the_median_over_the_seeds():
+    runs = [{"side": side, "seed": seed, "samples_per_second": speed, "wall_seconds": 100 / speed, "accuracy": accuracy}
+            for side, speeds, scores in (("debzero", (9, 5, 7), (0.9, 0.7, 0.8)), ("article", (3, 5, 2), (0.9, 0.7, 0.9)))
+            for seed, speed, accuracy in zip((1, 2, 3), speeds, scores)]
+    verdict = train.judge(runs)
+    assert verdict["speed_ratios"] == [3, 1, 3.5] and verdict["speed_ratio"] == 3 and verdict["fast_enough"]
+    assert verdict["accuracy"] == {"article": 0.9, "debzero": 0.8} and not verdict["accurate_enough"]
+
+
+def test_the_work_of_a_row_is_the_published_one():
+    # BERT-Large, forward and backward, in GFLOP.
+    assert [round(gpu.flops_per_sample(gpu.LARGE, width) / 1e9, 1) for width in (53, 128, 512)] == [96.9, 236.8, 1005.0]
+
+
+def finish(program, folder, *arguments):
+    done = subprocess.run([sys.executable, BENCH / f"{program}.py", "--tiny", "--folder", folder, *arguments], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "results.json").read_text()), done.stdout
+
+
+def test_both_sides_of_the_race_finish(tmp_path):
+    results, said = finish("train", tmp_path)
+    assert {run["side"] for run in results["runs"]} == {"article", "debzero"}
+    for run in results["runs"]:
+        assert run["samples_per_second"] > 0 and run["wall_seconds"] > 0 and 0 < run["accuracy"] <= 1
+        assert len(run["accuracies"]) == 2, "one an epoch"
+    assert {run["steps"] for run in results["runs"]} <= {4, 5, 6}, "160 rows at 64 a step, twice"
+    assert results["verdict"]["speed_ratio"] > 0 and results["versions"]["torch"]
+    assert f"{results['verdict']['speed_ratio']:.2f}" in said
+
+
+def test_the_gpu_programs_finish_on_a_cpu_and_a_failure_is_a_row(tmp_path):
+    results, said = finish("gpu", tmp_path, "--only", "plain", "bucketed")
+    assert list(results["rows"]) == ["plain", "bucketed"]
+    for row in results["rows"].values():
+        assert row["samples_per_second"] > 0 and row["step_ms"] > 0 and row["peak_memory_bytes"][0] > 0
+    assert "bucketed" in said
