@@ -28,7 +28,7 @@ def device_name(device: Any) -> str:
     import torch
 
     if device.type == "cuda":
-        return str(torch.cuda.getdevice_name(device))
+        return str(torch.cuda.get_device_name(device))
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{model} ({len(os.sched_getaffinity(0))} cores)"

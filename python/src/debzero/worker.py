@@ -122,6 +122,8 @@ def _device(host: Host, plan: Plan) -> Any:
     device = torch.device("cuda", local % host.gpus)
     os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes it for the device's number
     torch.cuda.set_device(device)
+    # What DeepSpeed compiles here is for this GPU; it cannot read every list that others write into the variable.
+    os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
     return device
 
 
