@@ -40,7 +40,7 @@ bench-provision: ## Time site.yml against the commands typed by hand, on bare co
 
 bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, data, batch, 2 CPU ranks (12 minutes)
 	@ansible/bootstrap tests
-	.cache/test/bin/python python/bench/train.py
+	.cache/test/bin/python python/bench/race.py
 
 bench-gpu: ## On a GPU with current releases in $(PYTHON): debzero beside transformers' Trainer and a plain loop
 	$(or $(PYTHON),python3) python/bench/gpu.py

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
 from common import samples_done
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 MAX_LENGTH, BATCH, MICRO, ACCUMULATION = 128, 64, 8, 4
 CUDA = torch.cuda.is_available()
@@ -78,8 +77,8 @@ def hf(options: argparse.Namespace) -> tuple[Clock, int]:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock.done(state.global_step)
 
-    arguments = TrainingArguments(str(options.result.with_suffix("")), per_device_train_batch_size=BATCH, bf16=CUDA, max_steps=options.steps,
-                                  save_strategy="no", report_to=[], use_cpu=not CUDA, disable_tqdm=True)
+    arguments = TrainingArguments(str(options.result.with_suffix("")), per_device_train_batch_size=BATCH, bf16=CUDA,
+                                  max_steps=options.steps, save_strategy="no", report_to=[], use_cpu=not CUDA, disable_tqdm=True)
     table = [{name: tensor[row] for name, tensor in data.items()} for row in range(rows)]
     Trainer(model=model, args=arguments, train_dataset=table, callbacks=[Timer()]).train()
     return clock, samples_done(options.steps, rows, BATCH) - samples_done(options.untimed_steps, rows, BATCH)

@@ -17,6 +17,7 @@ import yaml
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
 SOURCE = ROOT / "python" / "src"
+sys.path.insert(0, str(SOURCE))  # of this checkout, not one that is installed
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -56,8 +57,8 @@ def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: 
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump({**job, "output": str(output)}, sort_keys=False))
     wall = run([python, "-m", "debzero", "train", path, "--again"], folder / f"{name}.log", timeout, **environment)
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    return {"wall_seconds": wall, "report": json.loads((output / "report.json").read_text()), "metrics": [json.loads(line) for line in lines]}
+    metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return {"wall_seconds": wall, "report": json.loads((output / "report.json").read_text()), "metrics": metrics}
 
 
 def samples_done(step: int, rows: int, batch: int) -> int:
@@ -67,7 +68,7 @@ def samples_done(step: int, rows: int, batch: int) -> int:
 
 
 def steady(metrics: list[dict[str, Any]], rows: int, batch: int, untimed_steps: int) -> dict[str, float]:
-    """What a debzero run's metrics say of the steps after `untimed_steps`: samples_per_second, and tflops where the lines have it.
+    """What a debzero run's metrics say of the steps after `untimed_steps`: samples_per_second and tflops.
 
     Each line tells of the steps since the line before it.
     """
@@ -78,11 +79,11 @@ def steady(metrics: list[dict[str, Any]], rows: int, batch: int, untimed_steps: 
         if before >= untimed_steps:
             count = samples_done(line["step"], rows, batch) - samples_done(before, rows, batch)
             spent = count / line["samples_per_second"]
-            samples, seconds, work = samples + count, seconds + spent, work + spent * line.get("tflops", 0.0)
+            samples, seconds, work = samples + count, seconds + spent, work + spent * line["tflops"]
         before = line["step"]
     if not samples:
         raise Failed(f"no steps are left after the {untimed_steps} untimed ones; train longer")
-    return {"samples_per_second": samples / seconds, **({"tflops": work / seconds} if work else {})}
+    return {"samples_per_second": samples / seconds, "tflops": work / seconds}
 
 
 def versions(python: str, *packages: str) -> dict[str, Optional[str]]:
@@ -106,9 +107,3 @@ def table(rows: list[Sequence[object]]) -> str:
     widths = [max(map(len, column)) for column in zip(*texts)]
     return "\n".join("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
                      for row in texts)
-
-
-def imports_debzero() -> None:
-    """Let this process import the checkout's debzero."""
-    if str(SOURCE) not in sys.path:
-        sys.path.insert(0, str(SOURCE))

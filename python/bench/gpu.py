@@ -23,33 +23,27 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from types import SimpleNamespace
+from typing import Any, Callable
 
 import common
 import pairs
+
+from debzero import flops
+from debzero.files import write_json
 
 BATCH, MAX_LENGTH, LOG_EVERY = 64, 128, 10
 LARGE = {"vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 TINY = {"vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PROGRAMS = ["hf", "plain", "max_length", "bucketed"]
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "datasets", "triton")
-# Dense bf16 and fp16 TFLOP/s, from NVIDIA's data sheets (SXM; the tables' figures with sparsity, halved).
-PEAKS = {"A100": 312.0, "H100": 989.4, "H200": 989.4}
-
-
-def flops_per_sample(shape: dict[str, int], width: int) -> float:
-    """Forward and backward of an encoder for one row of `width` tokens: 6 * 12*L*h^2 * s + 12*L*h*s^2."""
-    layers, hidden = shape["num_hidden_layers"], shape["hidden_size"]
-    return 72.0 * layers * hidden**2 * width + 12.0 * layers * hidden * width**2
-
-
-def peak_tflops(device: str) -> Optional[float]:
-    return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
 def baseline(options: argparse.Namespace, name: str) -> dict[str, Any]:
     result = options.folder / f"{name}.json"
-    steps, untimed = (options.steps, options.untimed_steps) if name != "article" else (min(40, options.steps), min(10, options.untimed_steps))
+    steps, untimed = options.steps, options.untimed_steps
+    if name == "article":
+        steps, untimed = min(40, steps), min(10, untimed)
     wall = common.run([options.python, common.BENCH / "baselines.py", name, "--model", options.folder / "model", "--data",
                        options.folder / "data", "--steps", steps, "--untimed-steps", untimed, "--result", result],
                       options.folder / f"{name}.log", options.timeout)
@@ -60,8 +54,10 @@ def job(options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
     """debzero's job; no checkpoint on the way and one evaluation, at the end: they are not what is measured."""
     train = {"epochs": -(-options.steps * BATCH // options.rows) + 1, "max_steps": options.steps, "global_batch": BATCH,
              "micro_batch": options.micro_batch or BATCH, "learning_rate": 3e-5, "log_every": LOG_EVERY, "evaluate_every": 10**6}
-    data = {"dataset": str(options.folder / "data"), "text": ["sentence1", "sentence2"], "label": "label", "max_length": MAX_LENGTH}
-    made: dict[str, Any] = {"model": str(options.folder / "model"), "data": data, "train": train, "checkpoint": {"minutes": 1000}, "ranks": 1}
+    made: dict[str, Any] = {
+        "model": str(options.folder / "model"),
+        "data": {"dataset": str(options.folder / "data"), "text": ["sentence1", "sentence2"], "label": "label", "max_length": MAX_LENGTH},
+        "train": train, "checkpoint": {"minutes": 1000}, "ranks": 1}
     if not options.tiny:
         train["precision"] = "bf16"
     for section, values in changes.items():
@@ -88,9 +84,10 @@ def speed(options: argparse.Namespace, name: str) -> dict[str, Any]:
         made.update(common.steady(made["metrics"], options.rows, BATCH, options.untimed_steps))
         made["step_ms"] = 1000 * BATCH / made["samples_per_second"]
     if name != "bucketed":  # whose work debzero itself counts, width by width
-        made["tflops"] = made["samples_per_second"] * flops_per_sample(options.shape, MAX_LENGTH) / 1e12
-    peak = peak_tflops(made["device"])
-    return {**made, "peak_share": made["tflops"] / peak if peak and "tflops" in made else None}
+        sample = flops.per_sample(SimpleNamespace(**options.shape), MAX_LENGTH, "classification")
+        made["tflops"] = made["samples_per_second"] * sample / 1e12
+    peak = flops.peak(made["device"], "bf16")
+    return {**made, "peak_share": made["tflops"] * 1e12 / peak if peak else None}
 
 
 def memory(options: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -103,9 +100,6 @@ def memory(options: argparse.Namespace, name: str) -> dict[str, Any]:
 def each(names: list[str], work: Callable[[argparse.Namespace, str], dict[str, Any]], options: argparse.Namespace,
          told: Callable[[str, dict[str, Any]], str]) -> dict[str, dict[str, Any]]:
     """{name: what `work` measured}, written to results.json after each, so that an interrupted call leaves what it had."""
-    common.imports_debzero()
-    from debzero.files import write_json
-
     rows: dict[str, dict[str, Any]] = {}
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     facts = {"settings": settings, "host": common.processor(), "versions": common.versions(options.python, *PACKAGES)}
@@ -128,7 +122,7 @@ def speed_table(rows: dict[str, dict[str, Any]]) -> str:
         if "failed" in row:
             lines.append([name, "failed", *[""] * (len(lines[0]) - 2)])
             continue
-        lines.append([name, f"{row['samples_per_second']:.0f}", f"{row['step_ms']:.1f}", f"{row['tflops']:.1f}" if "tflops" in row else "-",
+        lines.append([name, f"{row['samples_per_second']:.0f}", f"{row['step_ms']:.1f}", f"{row['tflops']:.1f}",
                       f"{row['peak_share']:.1%}" if row["peak_share"] else "-", f"{max(row['peak_memory_bytes']) / 2**30:.2f}",
                       *(f"{row['samples_per_second'] / rows[other]['samples_per_second']:.2f}" for other in reference)])
     return common.table(lines)
@@ -155,7 +149,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, help="measure each stage's memory with so many ranks")
     parser.add_argument("--stages", nargs="+", choices=["none", "1", "2", "3"], default=["none", "1", "2", "3"])
     parser.add_argument("--timeout", type=float, default=240, help="seconds that one program may take")
-    parser.add_argument("--tiny", action="store_true", help="a smoke test that needs no GPU: a tiny model, few steps; its numbers mean nothing")
+    parser.add_argument("--tiny", action="store_true", help="a smoke test without a GPU: a tiny model, few steps; its numbers mean nothing")
     options = parser.parse_args()
     options.shape, options.folder = TINY if options.tiny else LARGE, options.folder.absolute()
     held_out = 64
@@ -169,7 +163,6 @@ def main() -> int:
     if not options.ranks:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # all programs on one GPU, also where there are more
 
-    print(__doc__.split("\n\n")[1], flush=True)
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
     pairs.write_pairs(options.folder / "data", options.rows, held_out, options.shape["vocab_size"])

@@ -22,6 +22,9 @@ from typing import Any
 import common
 import pairs
 
+from debzero.files import write_json
+from debzero.progress import EVALUATION
+
 RANKS, GLOBAL_BATCH, MAX_LENGTH = 2, 64, 128
 SHAPE = {"vocab_size": 1200, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
          "max_position_embeddings": MAX_LENGTH}
@@ -34,9 +37,10 @@ def article(options: argparse.Namespace, seed: int, model: Path) -> dict[str, An
     name = f"article-{seed}"
     result = options.folder / f"{name}.json"
     steps = options.epochs * -(-options.rows // GLOBAL_BATCH)
-    command = [*common.deepspeed_launcher(options.python, RANKS), common.BENCH / "article.py", "--model", model, "--data", options.folder / "data",
-               "--epochs", options.epochs, "--learning-rate", options.learning_rate, "--warmup-steps", round(WARMUP * steps),
-               "--seed", seed, "--untimed-steps", options.untimed_steps, "--result", result, *(["--decay"] if options.article_decay else [])]
+    command = [*common.deepspeed_launcher(options.python, RANKS), common.BENCH / "article.py", "--model", model, "--data",
+               options.folder / "data", "--epochs", options.epochs, "--learning-rate", options.learning_rate, "--warmup-steps",
+               round(WARMUP * steps), "--seed", seed, "--untimed-steps", options.untimed_steps, "--result", result]
+    command += ["--decay"] if options.article_decay else []
     wall = common.run(command, options.folder / f"{name}.log", options.timeout, **environment(options))
     return {"wall_seconds": wall, **json.loads(result.read_text())}
 
@@ -51,9 +55,10 @@ def debzero(options: argparse.Namespace, seed: int, model: Path) -> dict[str, An
         "ranks": RANKS,
     }
     made = common.debzero(options.python, options.folder, f"debzero-{seed}", job, options.timeout, **environment(options))
+    score = f"{EVALUATION}accuracy"
     speed = common.steady(made["metrics"], options.rows, GLOBAL_BATCH, options.untimed_steps)["samples_per_second"]
     return {"wall_seconds": made["wall_seconds"], "steps": made["report"]["steps"], "samples_per_second": speed,
-            "accuracy": made["report"]["accuracy"], "accuracies": [line["accuracy"] for line in made["metrics"] if "accuracy" in line],
+            "accuracy": made["report"]["accuracy"], "accuracies": [line[score] for line in made["metrics"] if score in line],
             "micro_batch": made["report"]["micro_batch"], "peak_memory_bytes": made["report"]["peak_memory_bytes"]}
 
 
@@ -133,9 +138,6 @@ def main() -> int:
     labels = [pair.label for pair in pairs.Language(options.shape["vocab_size"]).pairs(options.held_out, "validation 0")]
     majority = max(labels.count(0), labels.count(1)) / len(labels)
     settings = {key: value if isinstance(value, (int, float, str, list, dict)) else str(value) for key, value in vars(options).items()}
-    common.imports_debzero()
-    from debzero.files import write_json
-
     results = options.folder / "results.json"
     write_json(results, {"verdict": verdict, "runs": runs, "majority_accuracy": majority, "settings": settings, "host": common.processor(),
                          "versions": common.versions(options.python, *PACKAGES), "seconds": time.time() - started})
