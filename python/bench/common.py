@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -25,13 +26,13 @@ class Failed(SystemExit):
     """A benchmark's part ended badly: the end of what it said, and exit code 1."""
 
 
-def run(command: Sequence[object], log: Path, timeout: float, **environment: str) -> float:
-    """Run a command to its end, with its output in `log`; returns the seconds that it took."""
+def run(command: Sequence[object], log: Path, timeout: float, **environment: str) -> dict[str, float]:
+    """Run a command to its end, with its output in `log`; the seconds that it took, and those of all its processes' CPU time."""
     words = [str(word) for word in command]
     variables = {**os.environ, **OFFLINE, **environment}
     variables["PATH"] = os.pathsep.join([str(Path(words[0]).parent), os.environ["PATH"]])  # its ninja, for DeepSpeed
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), _cpu_seconds()
     with open(log, "w", encoding="utf-8") as file:
         try:
             code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=variables, timeout=timeout).returncode
@@ -40,7 +41,13 @@ def run(command: Sequence[object], log: Path, timeout: float, **environment: str
     if code:
         tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-25:])
         raise Failed(f"{tail}\n{' '.join(words)}\nfailed ({code}); its whole output is in {log}")
-    return time.perf_counter() - started
+    return {"wall_seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - cpu}
+
+
+def _cpu_seconds() -> float:
+    """Of the processes that ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def deepspeed_launcher(python: str, ranks: int) -> list[str]:
@@ -52,13 +59,13 @@ def deepspeed_launcher(python: str, ranks: int) -> list[str]:
 
 
 def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: float, **environment: str) -> dict[str, Any]:
-    """Train `job` with `debzero train` into folder/name, again if it is there; its report, its metrics and the wall clock."""
+    """Train `job` with `debzero train` into folder/name, again if it is there; its report, its metrics and the time it took."""
     output = folder / name
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump({**job, "output": str(output)}, sort_keys=False))
-    wall = run([python, "-m", "debzero", "train", path, "--again"], folder / f"{name}.log", timeout, **environment)
+    took = run([python, "-m", "debzero", "train", path, "--again"], folder / f"{name}.log", timeout, **environment)
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return {"wall_seconds": wall, "report": json.loads((output / "report.json").read_text()), "metrics": metrics}
+    return {**took, "report": json.loads((output / "report.json").read_text()), "metrics": metrics}
 
 
 def samples_done(step: int, rows: int, batch: int) -> int:

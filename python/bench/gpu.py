@@ -44,10 +44,10 @@ def baseline(options: argparse.Namespace, name: str) -> dict[str, Any]:
     steps, untimed = options.steps, options.untimed_steps
     if name == "article":
         steps, untimed = min(40, steps), min(10, untimed)
-    wall = common.run([options.python, common.BENCH / "baselines.py", name, "--model", options.folder / "model", "--data",
+    took = common.run([options.python, common.BENCH / "baselines.py", name, "--model", options.folder / "model", "--data",
                        options.folder / "data", "--steps", steps, "--untimed-steps", untimed, "--result", result],
                       options.folder / f"{name}.log", options.timeout)
-    return {"wall_seconds": wall, **json.loads(result.read_text())}
+    return {**took, **json.loads(result.read_text())}
 
 
 def job(options: argparse.Namespace, **changes: Any) -> dict[str, Any]:

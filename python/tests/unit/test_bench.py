@@ -15,7 +15,6 @@ sys.path.insert(0, str(BENCH))
 import common  # noqa: E402
 import gpu  # noqa: E402
 import pairs  # noqa: E402
-
 import race  # noqa: E402
 
 
@@ -66,11 +65,12 @@ def test_the_speed_leaves_out_the_first_steps_and_counts_the_short_ones():
 
 
 def test_the_verdict_is_the_median_over_the_seeds():
-    runs = [{"side": side, "seed": seed, "samples_per_second": speed, "wall_seconds": 100 / speed, "accuracy": accuracy}
+    runs = [{"side": side, "seed": seed, "samples_per_second": speed, "wall_seconds": 100 / speed, "cpu_seconds": 10 / speed,
+             "accuracy": accuracy}
             for side, speeds, scores in (("debzero", (9, 5, 7), (0.9, 0.7, 0.8)), ("article", (3, 5, 2), (0.9, 0.7, 0.9)))
             for seed, speed, accuracy in zip((1, 2, 3), speeds, scores)]
     verdict = race.judge(runs)
-    assert verdict["speed_ratios"] == [3, 1, 3.5] and verdict["speed_ratio"] == 3 and verdict["fast_enough"]
+    assert verdict["speed_ratios"] == [3, 1, 3.5] and verdict["speed_ratio"] == 3 and verdict["cpu_ratio"] == 3 and verdict["fast_enough"]
     assert verdict["accuracy"] == {"article": 0.9, "debzero": 0.8} and not verdict["accurate_enough"]
 
 
