@@ -35,8 +35,9 @@ def _from_plan(plan: Plan, swap: str) -> dict[str, Any]:
         sharding.update(overlap_comm=plan.host.gpus > 0 and not plan.shares_gpus, contiguous_gradients=True,
                         reduce_bucket_size=BUCKET, allgather_bucket_size=BUCKET)
     if plan.stage == 3:
-        sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto",
-                        stage3_param_persistence_threshold="auto", stage3_gather_16bit_weights_on_model_save=True)
+        sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto", stage3_param_persistence_threshold="auto",
+                        # By default every gathered layer stays until the backward pass, where the model has under 1e9 parameters.
+                        stage3_max_reuse_distance=0, stage3_gather_16bit_weights_on_model_save=True)
     for part, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
         if device != "none":
             sharding[part] = {"device": device, "pin_memory": plan.host.gpus > 0}

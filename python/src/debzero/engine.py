@@ -18,10 +18,10 @@ STATE = "state.pt"
 
 
 class Micro(NamedTuple):
-    """One micro-batch on the host. `scale` turns the sum of its samples' losses into its part of the global batch's mean."""
+    """One micro-batch on the host. `weights` (float32[n]) make its samples' losses its part of the global batch's mean."""
 
     batch: dict[str, Any]
-    scale: float
+    weights: Any
 
 
 def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
@@ -80,10 +80,10 @@ class PlainEngine:
         with self._autocast():
             return self.model(**inputs)
 
-    def _loss(self, batch: dict[str, Any], scale: Any) -> Any:
+    def _loss(self, batch: dict[str, Any], weights: Any) -> Any:
         with self._autocast():
             losses = self.task.losses(self.ddp, batch)
-        return losses.sum() * scale
+        return (losses * weights).sum()
 
     def _update(self) -> None:
         if self.clip and self.fused and not self.scaler.is_enabled():
@@ -99,8 +99,8 @@ class PlainEngine:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _whole_step(self, batch: dict[str, Any], scale: Any) -> Any:
-        loss = self._loss(batch, scale)
+    def _whole_step(self, batch: dict[str, Any], weights: Any) -> Any:
+        loss = self._loss(batch, weights)
         loss.backward()
         self._update()
         return loss.detach()
@@ -114,13 +114,12 @@ class PlainEngine:
             else:
                 group["lr"] = rate
         if self.graphs:
-            micro = micros[0]
-            return self.graphs.step(to_device(micro.batch, self.device), torch.tensor(micro.scale, device=self.device))
+            return self.graphs.step(to_device(micros[0].batch, self.device), micros[0].weights.to(self.device))
         total = torch.zeros((), device=self.device)
         for number, micro in enumerate(micros, 1):
             last = number == len(micros) or self.ddp is self.model
             with nullcontext() if last else self.ddp.no_sync():
-                loss = self._loss(to_device(micro.batch, self.device), micro.scale / len(micros))
+                loss = self._loss(to_device(micro.batch, self.device), micro.weights.to(self.device)) / len(micros)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         self._update()
@@ -182,7 +181,8 @@ class ZeroEngine:
                 group["lr"] = rate
         total = torch.zeros((), device=self.device)
         for micro in micros:
-            loss = self.task.losses(self.engine, to_device(micro.batch, self.device)).sum() * micro.scale
+            losses = self.task.losses(self.engine, to_device(micro.batch, self.device))
+            loss = (losses * micro.weights.to(self.device)).sum()
             self.engine.backward(loss)  # divides by the accumulation steps
             self.engine.step()
             total += loss.detach() / len(micros)

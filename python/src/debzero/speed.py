@@ -57,35 +57,35 @@ class StepGraphs:
     """
 
     def __init__(self, work: Callable[[dict[str, Any], Any], Any]) -> None:
-        """`work(batch, scale)` is one optimizer step on tensors of the device; it returns the loss."""
+        """`work(batch, weights)` is one optimizer step on tensors of the device; it returns the loss."""
         self.work, self.seen, self.off = work, Counter[Hashable](), ""
         self.made: dict[Hashable, tuple[Any, dict[str, Any], Any, Any]] = {}
         self.pool: Optional[Any] = None
 
-    def step(self, batch: dict[str, Any], scale: Any) -> Any:
+    def step(self, batch: dict[str, Any], weights: Any) -> Any:
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in batch.items())
         self.seen[shape] += 1
         if self.off or (shape not in self.made and (self.seen[shape] < 2 or len(self.made) >= MOST_GRAPHS)):
-            return self.work(batch, scale)
+            return self.work(batch, weights)
         if shape not in self.made:
             try:
-                self._record(shape, batch, scale)
+                self._record(shape, batch, weights)
             except RuntimeError as error:  # something in the model waits for the device, which a recording cannot
                 self.off = str(error).splitlines()[0]
                 torch.cuda.synchronize()
-                return self.work(batch, scale)
-        graph, inputs, factor, loss = self.made[shape]
+                return self.work(batch, weights)
+        graph, inputs, factors, loss = self.made[shape]
         for name, tensor in batch.items():
             inputs[name].copy_(tensor, non_blocking=True)
-        factor.copy_(scale)
+        factors.copy_(weights)
         graph.replay()
         return loss.clone()
 
-    def _record(self, shape: Hashable, batch: dict[str, Any], scale: Any) -> None:
+    def _record(self, shape: Hashable, batch: dict[str, Any], weights: Any) -> None:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
-        factor, graph = scale.clone(), torch.cuda.CUDAGraph()
+        factors, graph = weights.clone(), torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, pool=self.pool):
-            loss = self.work(inputs, factor)
+            loss = self.work(inputs, factors)
         self.pool = graph.pool()
-        self.made[shape] = graph, inputs, factor, loss
+        self.made[shape] = graph, inputs, factors, loss

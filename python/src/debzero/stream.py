@@ -6,6 +6,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
+import numpy as np
+
+from debzero.batch import Batch
 from debzero.engine import Micro
 
 AHEAD = 4  # optimizer steps
@@ -22,20 +25,29 @@ class Step(NamedTuple):
     widths: list[tuple[int, int]]   # rows and padded length of each micro-batch
 
 
-def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[Any]]]], collate: Callable[[Any], dict[str, Any]], first: int,
-          last: int, per_epoch: int, accumulation: int, ranks: int) -> Iterator[Step]:
-    """Optimizer steps `first` to `last` (without it). `epoch_of(number, start)` deals an epoch from its step `start` on."""
+def micro(part: np.ndarray, rows: int, weight: float, collate: Callable[[np.ndarray], dict[str, Any]]) -> Micro:
+    """The samples of `part`, each with `weight`, made up to at least `rows` by others that weigh nothing."""
+    import torch
+
+    others = [part[0] if len(part) else 0] * (max(rows, 1) - len(part))
+    weights = torch.tensor([weight] * len(part) + [0.0] * len(others))
+    return Micro(collate(np.asarray([*part, *others], np.int64)), weights)
+
+
+def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[np.ndarray]]]], collate: Callable[[np.ndarray], dict[str, Any]],
+          first: int, last: int, per_epoch: int, batch: Batch, fill: bool) -> Iterator[Step]:
+    """Optimizer steps `first` to `last` (without it). `epoch_of(number, start)` deals an epoch from its step `start` on. `fill`:
+    the smaller batch at an epoch's end gets as many rows as the others, because a GPU's code is made for each shape."""
     def made() -> Iterator[Step]:
         step = first
         while step < last:
             epoch = step // per_epoch
             for size, parts in epoch_of(epoch, step % per_epoch):
-                batches = [collate(part) for part in parts]
-                # An empty part stands for nothing, and row 0 stands in for it.
-                micros = [Micro(b, accumulation * ranks / size if len(p) else 0.0) for p, b in zip(parts, batches)]
+                micros = [micro(part, batch.micro if fill else 0, batch.accumulation * batch.ranks / size, collate) for part in parts]
+                batches = [one.batch for one in micros]
                 shapes = [tuple(b["input_ids"].shape) for b in batches]
                 yield Step(epoch, size, micros, sum(rows * width for rows, width in shapes),
-                           sum(int(b["attention_mask"].sum()) for b in batches), shapes)
+                           sum(int(one.batch["attention_mask"][one.weights > 0].sum()) for one in micros), shapes)
                 step += 1
                 if step == last:
                     return

@@ -156,7 +156,7 @@ class Run:
         bucketed = self.plan.job.data.batching == "bucketed"
         sampler = EpochSampler(self.data.train.lengths, self.batch, self.rank, self.settings.seed, bucketed)
         batches = stream.steps(sampler.epoch, lambda part: self.collate(self.data.train, part), state.step, self.steps, self.per_epoch,
-                               self.batch.accumulation, self.ranks)
+                               self.batch, fill=self.device.type == "cuda")
         self._evaluate_if_due()
         started = time.perf_counter()
         for batch in batches:
