@@ -22,11 +22,9 @@ deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	@ansible/bootstrap containers
 	DEBZERO_CONTAINER=debzero-deb $(PLAY) -i inventory/demo molecule/shared/create.yml playbooks/deb.yml molecule/shared/destroy.yml
 
-# The image first: two chains of containers start from it at the same time.
 test: ## Run every test: lint, policies, units, the .deb, all roles in containers
 	@ansible/bootstrap tests
-	DEBZERO_CONTAINER=debzero-image $(PLAY) -i inventory/demo molecule/shared/create.yml molecule/shared/destroy.yml
-	$(PYTEST) -m "not prebuilt" -n 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -m "not prebuilt"
 
 test-quick: ## Run the tests that need no container
 	@ansible/bootstrap tests
