@@ -21,7 +21,8 @@ from debian.changelog import Changelog
 from debian.deb822 import Deb822, PkgRelation
 from debian.debfile import DebFile
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
+GIVEN = os.environ.get("DEBZERO_DEB")
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1800), *([] if GIVEN else [pytest.mark.job("deb")])]
 
 ROOT = Path(__file__).resolve().parents[3]
 STACK = yaml.safe_load((ROOT / "stack.yml").read_text())["stack"]
@@ -47,11 +48,11 @@ MUST_NOT_CONTAIN = re.compile(
 
 
 @pytest.fixture(scope="session")
-def deb_file() -> Path:
+def deb_file(request: pytest.FixtureRequest) -> Path:
     """The package under test."""
-    if "DEBZERO_DEB" in os.environ:
-        return Path(os.environ["DEBZERO_DEB"])
-    subprocess.run(["make", "deb"], cwd=ROOT, check=True)
+    if GIVEN:
+        return Path(GIVEN)
+    request.getfixturevalue("jobs").succeed("deb")
     return max((ROOT / "dist").glob("debzero_*_all.deb"), key=lambda path: path.stat().st_mtime)
 
 

@@ -1,0 +1,37 @@
+"""Tests name with the mark `job` what must run in the background for them; see background.py."""
+from __future__ import annotations
+
+import pytest
+from background import Jobs
+
+JOBS = pytest.StashKey[Jobs]()
+
+
+def wanted(item: pytest.Item) -> set[str]:
+    return {mark.args[0] for mark in item.iter_markers("job")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: bool(wanted(item)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    names = set() if session.config.option.collectonly else set().union(*map(wanted, session.items))
+    session.config.stash[JOBS] = Jobs(names)
+
+
+@pytest.fixture(scope="session")
+def jobs(request: pytest.FixtureRequest) -> Jobs:
+    return request.config.stash[JOBS]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if JOBS in session.config.stash:
+        session.config.stash[JOBS].stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    seconds = config.stash[JOBS].seconds if JOBS in config.stash else {}
+    if seconds:
+        terminalreporter.section("time of the jobs that ran side by side")
+        terminalreporter.write_line("  ".join(f"{name} {took:.0f} s" for name, took in seconds.items()))
