@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero import dslint, swap, tasks
 from debzero import job as jobs
-from debzero import tasks
 from debzero.data import FORMATS, local_files
 from debzero.errors import InputError, Problem
 from debzero.job import SECTIONS_DATASET, Job
@@ -18,7 +18,13 @@ from debzero.plan import Plan, read_deepspeed, resolve, this_host
 
 def check(path: Path, ranks: Optional[int] = None) -> Plan:
     """The plan for the job in `path`; raises an InputError with every problem found."""
+    return examine(path, ranks)[0]
+
+
+def examine(path: Path, ranks: Optional[int] = None) -> tuple[Plan, list[Problem]]:
+    """As check, with the warnings."""
     job, problems = jobs.parse(path)
+    warnings: list[Problem] = []
     plan = None
     if job is not None:
         file = str(path)
@@ -33,10 +39,18 @@ def check(path: Path, ranks: Optional[int] = None) -> Plan:
             plan = resolve(job, this_host(), ranks, file, config)
         except InputError as error:
             problems += fresh(error.problems)
+        if config is not None:
+            warnings = [p for p in dslint.problems(config, file, None, None, job) if p.severity == "warning"]
         problems += fresh(_data(job, file)) + fresh(tasks.problems(job, file)) + fresh(_model(job, file)) + fresh(_output(job, file))
+        problems += fresh(_swap(plan.job if plan else job, file))
     if problems or plan is None:
-        raise InputError(problems)
-    return plan
+        raise InputError(problems + warnings)
+    return plan, warnings
+
+
+def _swap(job: Job, file: str) -> list[Problem]:
+    used = job.zero.nvme_path and "nvme" in (job.zero.offload_optimizer, job.zero.offload_param)
+    return swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
 
 
 def _columns(path: Path) -> list[str]:
@@ -147,10 +161,11 @@ def summary(plan: Plan, path: Path) -> dict[str, Any]:
     """What a good job comes to, for people and for --json."""
     job = plan.job
     stage = "plain DDP" if not plan.uses_deepspeed else f"ZeRO stage {plan.stage}"
-    offload = [part for part in ("optimizer", "param") if getattr(job.zero, f"offload_{part}") != "none"]
+    offload = [f"{part} offloaded to {device}" for part, device in (("optimizer", job.zero.offload_optimizer),
+                                                                    ("param", job.zero.offload_param)) if device != "none"]
     return {
         "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",
         "data": f"{job.data.dataset}: {', '.join(job.data.text)} -> {job.data.label}", "batch": str(plan.batch),
-        "ranks": plan.batch.ranks, "stage": stage + (f", {' and '.join(offload)} offloaded to the CPU" if offload else ""),
+        "ranks": plan.batch.ranks, "stage": ", ".join([stage, *offload]),
         "precision": plan.precision, "output": job.output, "fingerprint": plan.fingerprint,
     }

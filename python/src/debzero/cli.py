@@ -45,10 +45,15 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--ranks", type=_count, metavar="N", help="processes to train with (default: the job's, or one per GPU)")
     train.add_argument("--again", action="store_true", help="train a finished job again; its results move to archive/")
 
-    check = _command(commands, "check", "Check a job without starting it. All problems are shown at once, each with its "
-                     "reason and its fix.", "debzero check mrpc.yml\ndebzero check mrpc.yml --json")
-    check.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
+    check = _command(commands, "check", "Check a job, or DeepSpeed's own JSON, without starting it. All problems are shown at once, "
+                     "each with its\nreason and its fix. Errors end with exit status 2, warnings alone with 0.",
+                     "debzero check mrpc.yml\ndebzero check mrpc.yml --json\ndebzero check deepspeed_config.json --ranks 2\n"
+                     "debzero check deepspeed_config.json --fix --strict")
+    check.add_argument("job", type=Path, metavar="FILE", help="a job file (YAML) or a DeepSpeed configuration (JSON)")
     check.add_argument("--ranks", type=_count, metavar="N", help="as for train")
+    check.add_argument("--fix", action="store_true", help="correct the DeepSpeed JSON where only one change can be meant; of a job, the "
+                       "file that its `deepspeed:` names")
+    check.add_argument("--strict", action="store_true", help="take warnings for errors")
     check.add_argument("--json", action="store_true", help="print JSON")
 
     status = _command(commands, "status", "Show how far a run is, or its report.",
@@ -121,16 +126,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    import json
+    from debzero import lintfile
 
-    from debzero import checks
-
-    facts = checks.summary(checks.check(options.job, options.ranks), options.job)
-    if options.json:
-        print(json.dumps({"ok": True, "problems": [], **facts}, indent=2))
-    else:
-        print("\n".join([f"{facts.pop('job')}: good", *(f"  {key:<12}{value}" for key, value in facts.items())]))
-    return 0
+    return lintfile.check(options.job, options.ranks, options.fix, options.strict, options.json)
 
 
 def _status(options: argparse.Namespace) -> int:

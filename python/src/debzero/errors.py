@@ -5,20 +5,41 @@ import errno
 import shutil
 import textwrap
 from dataclasses import asdict, dataclass
-from typing import Optional
+from typing import Literal, Optional
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a job: where it is, why it cannot work, and what to do."""
+    """One thing wrong with a job: where it is, why it cannot work, and what to do. `code` names the rule, where one found it;
+    a warning is a job that runs, but hardly as meant."""
 
     file: str
     key: str
     reason: str
     fix: str
+    code: str = ""
+    severity: Literal["error", "warning"] = "error"
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
+
+
+def as_text(problems: list[Problem]) -> str:
+    """All problems as aligned text for people, file by file."""
+    lines: list[str] = []
+    for file in dict.fromkeys(p.file for p in problems):
+        mine = [p for p in problems if p.file == file]
+        counts = {word: sum(p.severity == kind for p in mine) for word, kind in (("problem", "error"), ("warning", "warning"))}
+        said = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
+        lines.append(f"{file}: {', '.join(said)}")
+        width = max(len(p.key) for p in mine) + 2
+        for p in mine:
+            pad = " " * (width + 2)
+            label = " ".join(filter(None, [p.code, "warning" if p.severity == "warning" else ""]))
+            reason = f"{label}: {p.reason}" if label else p.reason
+            lines += textwrap.wrap(f"  {p.key:<{width}}{reason}", 116, subsequent_indent=pad, break_long_words=False)
+            lines += textwrap.wrap(f"{pad}-> {p.fix}", 116, subsequent_indent=pad + "   ", break_long_words=False)
+    return "\n".join(lines)
 
 
 class InputError(Exception):
@@ -32,17 +53,7 @@ class InputError(Exception):
         return InputError, (self.problems,)
 
     def text(self) -> str:
-        """All problems as aligned text for people."""
-        lines: list[str] = []
-        for file in dict.fromkeys(p.file for p in self.problems):
-            mine = [p for p in self.problems if p.file == file]
-            lines.append(f"{file}: {len(mine)} problem{'s' if len(mine) > 1 else ''}")
-            width = max(len(p.key) for p in mine) + 2
-            for p in mine:
-                pad = " " * (width + 2)
-                lines += textwrap.wrap(f"  {p.key:<{width}}{p.reason}", 116, subsequent_indent=pad, break_long_words=False)
-                lines += textwrap.wrap(f"{pad}-> {p.fix}", 116, subsequent_indent=pad + "   ", break_long_words=False)
-        return "\n".join(lines)
+        return as_text(self.problems)
 
 
 class UserError(Exception):

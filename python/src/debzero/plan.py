@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero import dslint
 from debzero import job as jobs
 from debzero.batch import Batch, BatchError, split
 from debzero.errors import InputError, Problem
@@ -74,16 +75,10 @@ def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[
     if job.deepspeed is None or isinstance(job.deepspeed, dict):
         return job.deepspeed, []
     try:
-        values = json.loads(Path(job.deepspeed).read_text())
-    except OSError as error:
-        reason, fix = f"{job.deepspeed} cannot be read: {error.strerror}", "the path is relative to the job file"
-    except ValueError as error:
-        reason, fix = f"{job.deepspeed} is not JSON: {error}", "check the commas and quotes there"
-    else:
-        if isinstance(values, dict):
-            return values, []
-        reason, fix = f"{job.deepspeed} must hold a JSON object", "see DeepSpeed's configuration reference"
-    return None, [Problem(file, "deepspeed", reason, fix)]
+        return dslint.read(Path(job.deepspeed).read_text(encoding="utf-8"), job.deepspeed)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"{job.deepspeed} cannot be read: {getattr(error, 'strerror', None) or error}"
+    return None, [Problem(file, "deepspeed", reason, "the path is relative to the job file")]
 
 
 def _given(values: Any, *path: str) -> Any:
@@ -145,22 +140,35 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
     count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))
     accumulation, problems = None, []
     if config is not None:
+        problems = [p for p in dslint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
+    codes = {p.code for p in problems}
+    if config is not None and not codes & {"DZ102", "DZ106"}:  # else there is nothing to take in yet
         try:
             job, accumulation = absorb(job, config, count)
         except (ValueError, TypeError) as error:
             first = error.errors()[0] if isinstance(error, jobs.ValidationError) else None
             key = ".".join(map(str, first["loc"])) if first else "deepspeed"
-            raise InputError([Problem(file, "deepspeed", f"the DeepSpeed JSON overrules {key} with something debzero "
+            raise InputError([*problems, Problem(file, "deepspeed", f"the DeepSpeed JSON overrules {key} with something debzero "
                                       f"cannot use: {first['msg'] if first else error}",
                                       f"correct it there, or set it to \"auto\" and use {key} in the job")]) from None
     zero = job.zero
-    if zero.offload_param != "none" and zero.stage != 3:
+    if zero.offload_param != "none" and zero.stage != 3 and "DZ110" not in codes:
         problems.append(Problem(file, "zero.offload_param", f"needs ZeRO stage 3 (the stage here is {zero.stage}); DeepSpeed "
                                 "would silently ignore it", "set zero.stage: 3, or remove offload_param"))
-    if zero.offload_optimizer != "none" and zero.stage == "none":
+    if zero.offload_optimizer != "none" and zero.stage == "none" and "DZ113" not in codes:
         problems.append(Problem(file, "zero.offload_optimizer", "needs ZeRO stage 1, 2 or 3 (the stage here is none)",
                                 "set zero.stage: 2, or remove offload_optimizer"))
-    if job.train.precision in ("fp16", "bf16") and not host.gpus:
+    elif zero.offload_optimizer == "nvme" and zero.stage != 3 and "DZ111" not in codes:
+        problems.append(Problem(file, "zero.offload_optimizer", f"nvme needs ZeRO stage 3 (the stage here is {zero.stage})",
+                                "set zero.stage: 3, or offload_optimizer: cpu"))
+    theirs = (_given(config, "zero_optimization", part, "device") for part in ("offload_optimizer", "offload_param"))
+    if "nvme" in (zero.offload_optimizer, zero.offload_param) and not zero.nvme_path and "nvme" not in theirs:
+        problems.append(Problem(file, "zero.nvme_path", "is missing, and parts are offloaded to nvme",
+                                "set it to a folder on a local NVMe disk, for example `nvme_path: /nvme/swap`"))
+    if job.train.precision == "fp16" and overflows_in_fp16(job):
+        problems.append(Problem(file, "train.precision", "T5's activations overflow in fp16",
+                                "set precision: bf16 where the GPU has it, else fp32; auto chooses"))
+    elif job.train.precision in ("fp16", "bf16") and not host.gpus:
         problems.append(Problem(file, "train.precision", f"{job.train.precision} needs a GPU and this host has none that torch "
                                 "can use", "set precision: auto (fp32 on a CPU); on a GPU host see `nvidia-smi`"))
     elif job.train.precision == "bf16" and not host.bf16:
@@ -170,7 +178,8 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
     try:
         batch = split(job.train.global_batch, job.train.micro_batch, count, accumulation)
     except BatchError as error:
-        problems.append(Problem(file, error.key, error.reason, error.fix))
+        if not codes & {"DZ106", "DZ120"}:  # told with the JSON's own numbers
+            problems.append(Problem(file, error.key, error.reason, error.fix))
     if problems or batch is None:
         raise InputError(problems)
     return Plan(job, batch, *_precision(job, host), 0 if zero.stage == "none" else int(zero.stage), config, host)

@@ -30,7 +30,16 @@ MISTAKES = [
     ({"output": "rows.csv"}, "output", "another output"),
     ({"ranks": 0}, "ranks", "auto"),
     ({"deepspeed": "none.json"}, "deepspeed", "relative to the job file"),
-    ({"deepspeed": {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}}, "train.micro_batch", "auto"),
+    ({"deepspeed": {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}}, "deepspeed.train_batch_size", "set it to 32"),
+    ({"deepspeed": {"gradient_acumulation_steps": 2}}, "deepspeed.gradient_acumulation_steps", "did you mean gradient_accumulation_steps"),
+    ({"deepspeed": {"optimizer": {"params": {"lr": "1e-5"}}}}, "deepspeed.optimizer.params.lr", "1.0"),
+    ({"zero.stage": 2, "deepspeed": {"zero_optimization": {"offload_param": {"device": "cpu"}}}},
+     "deepspeed.zero_optimization.offload_param", "set zero_optimization.stage: 3"),
+    ({"zero.stage": 2, "zero.offload_optimizer": "nvme", "zero.nvme_path": "."}, "zero.offload_optimizer", "offload_optimizer: cpu"),
+    ({"zero.stage": 2, "zero.offload_param": "nvme"}, "zero.offload_param", "set zero.stage: 3"),
+    ({"zero.stage": 3, "zero.offload_optimizer": "nvme"}, "zero.nvme_path", "nvme_path: /nvme/swap"),
+    ({"zero.stage": 3, "zero.offload_optimizer": "nvme", "zero.nvme_path": "nowhere"}, "zero.nvme_path", "create it"),
+    ({"model": {"type": "t5", "vocab_size": 200}, "task": "text-to-text", "train.precision": "fp16"}, "train.precision", "bf16"),
 ]
 
 
@@ -90,7 +99,7 @@ def test_the_printed_article_config_is_refused_for_its_offload(bench):
     config = {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}
     done = bench.run("check", bench.job(deepspeed=config))
     assert done.returncode == 2
-    assert "zero.offload_param" in done.stderr and "zero.stage: 3" in done.stderr
+    assert "zero_optimization.offload_param" in done.stderr and "zero_optimization.stage: 3" in done.stderr
 
 
 def test_packaged_jobs_are_good():
