@@ -71,13 +71,13 @@ def stacks(model: Any) -> list[tuple[Any, str, Any]]:
     return [item for item in found if len(item[2]) == longest > 1]
 
 
-def _shorten(model: Any) -> list[tuple[Any, Layer]]:
-    """Keep four layers of each stack; returns the kept ones, in the third's `times` how often it was there."""
+def shorten(model: Any) -> list[tuple[Any, int]]:
+    """Keep four layers of each stack; returns them, each with how often it stands for itself and those that are gone."""
     made = []
     for parent, name, layers in stacks(model):
         kept = list(layers) if len(layers) <= KEPT_LAYERS else [*layers[:KEPT_LAYERS - 1], layers[len(layers) - 1]]
         setattr(parent, name, torch.nn.ModuleList(kept))
-        made += [(layer, Layer(len(layers) - len(kept) + 1 if number == KEPT_LAYERS - 2 else 1)) for number, layer in enumerate(kept)]
+        made += [(layer, len(layers) - len(kept) + 1 if number == KEPT_LAYERS - 2 else 1) for number, layer in enumerate(kept)]
     return made
 
 
@@ -212,12 +212,12 @@ def _hooks(layers: list[tuple[Any, Layer]], lives: Lives) -> list[Any]:
         module.register_forward_hook(lambda m, a, o, layer=layer: after(m, a, o, layer)))]
 
 
-def trace(model: Any, losses: Callable[[Any, dict[str, Any]], Any], batch: dict[str, Any], half: Optional[torch.dtype],
-          compiled: bool) -> Curve:
-    """The curve of one micro-batch of PRIME samples; `model`'s layers are cut to four. `losses(forward, batch)`: the task's; `half`:
-    autocast's type, where it is on."""
+def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[str, Any]], Any], batch: dict[str, Any],
+          half: Optional[torch.dtype], compiled: bool) -> Curve:
+    """The curve of one micro-batch of PRIME samples. `stack`: what shorten(model) returned; `losses(forward, batch)`: the task's;
+    `half`: autocast's type, where it is on; `compiled`: each layer by torch.compile."""
     model.train()
-    layers = _shorten(model)
+    layers = [(layer, Layer(times)) for layer, times in stack]
     lives = Lives([*model.parameters(), *model.buffers()])
     done: list[Any] = []
 

@@ -34,7 +34,7 @@ class Model:
     decayed: tuple[int, ...]
     others: tuple[int, ...]
     buffers: int            # bytes
-    largest_layer: int      # elements of the largest module that is gathered at once
+    largest_layer: int      # elements of the largest module (with its own parameters only) that runs between the embeddings and the loss
     hidden: int
 
     @property
@@ -194,7 +194,8 @@ def _sharded_states(model: Model, setting: Setting, rank: int) -> Any:
         # The own gradients, once more in one piece, and that in fp32; before, each was looked at for overflows and squared in fp64.
         piece = 0 if width == FLOAT else width * largest_part
         phases["step"] = replace(base, gradients=width * own + FLOAT * largest_part, temporary=piece)
-        looks = (4 + 1 + 1 + 1 + 4 if setting.precision == "fp16" else 8) * largest
+        checked = setting.precision == "fp16" or (setting.precision == "bf16" and setting.release >= (0, 16))
+        looks = (4 + 1 + 1 + 1 + 4 if checked else 8) * largest
         phases["norm"] = replace(base, gradients=width * own, temporary=looks)
     if setting.release >= (0, 16):  # flattened on the device
         phases["start"] = Parts(parameters=width * (total + max(map(sum, model.groups))), buffers=model.buffers)
@@ -222,8 +223,9 @@ def _sharded_parameters(model: Model, setting: Setting, rank: int) -> Any:
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
         gathered = np.minimum(np.minimum(live, model.total - curve.gradients) + working, rest)
-        # A gradient waits whole, and once more cut up for the others, until it is reduced.
-        waits = 2 * (curve.gradients > 0) * model.largest_layer
+        # A gradient waits whole until the next one's turn, and is then cut up for the others.
+        made = np.diff(curve.gradients, prepend=0.0)
+        waits = 2 * made[np.maximum.accumulate(np.where(made > 0, np.arange(len(made)), 0))]
         return np.full_like(gathered, base.gradients), width * (gathered + waits)
 
     phases = {}

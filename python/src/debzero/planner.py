@@ -36,8 +36,8 @@ class Choice(NamedTuple):
     param: str = "none"
 
     def __str__(self) -> str:
-        moved = [f"{part} on {device}" for part, device in (("optimizer", self.optimizer), ("params", self.param)) if device != "none"]
-        return " + ".join(["plain DDP" if not self.stage else f"ZeRO-{self.stage}", *moved])
+        moved = [f"{part} {device}" for part, device in (("optim", self.optimizer), ("params", self.param)) if device != "none"]
+        return ", ".join(["plain DDP" if not self.stage else f"ZeRO-{self.stage}", *moved])
 
 
 CHOICES = [Choice(0), Choice(1), Choice(2), Choice(3), Choice(2, "cpu"), Choice(3, "cpu"), Choice(3, "cpu", "cpu"),

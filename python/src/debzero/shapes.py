@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 
 from debzero import oncuda, tasks
-from debzero.activations import PRIME, Curve, trace
+from debzero.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.errors import InputError, Problem
 from debzero.job import Job
 from debzero.memory import Model
@@ -110,12 +110,17 @@ class Shapes:
         return model
 
     def model(self) -> Model:
+        """The numbers of the whole model; only some of its layers are kept for the traces."""
         built = self._build()
         self._attention = getattr(built.config, "_attn_implementation", "eager")
         parameters = [p for p in built.parameters() if p.requires_grad]
-        layers = (sum(p.numel() for p in module.parameters(recurse=False)) for module in built.modules())
-        return Model(tuple(p.numel() for p in parameters if p.dim() > 1), tuple(p.numel() for p in parameters if p.dim() <= 1),
+        # Embeddings are gathered when there are no activations yet, unless they are the output's weights as well.
+        busy = [m for _, _, stack in stacks(built) for m in stack.modules()] + [built.get_output_embeddings() or torch.nn.Identity()]
+        layers = (sum(p.numel() for p in module.parameters(recurse=False)) for module in busy)
+        made = Model(tuple(p.numel() for p in parameters if p.dim() > 1), tuple(p.numel() for p in parameters if p.dim() <= 1),
                      sum(b.numel() * b.element_size() for b in built.buffers()), max(layers), self.hidden)
+        self._built, self._stack = built, shorten(built)
+        return made
 
     def _batch(self) -> dict[str, Any]:
         """What data.Collator makes, of PRIME samples as long as they may be."""
@@ -134,8 +139,6 @@ class Shapes:
 
     def curve(self, kind: str, compiled: bool) -> Curve:
         """`kind`: fp32, fp16, bf16 (DeepSpeed's engine casts the model), or autocast to one of these."""
-        model, half = self._build(), HALF.get(kind.split()[-1])
-        autocast = kind.startswith("autocast")
-        if half and not autocast:
-            model.to(half)
-        return trace(model, self.task.losses, self._batch(), half if autocast else None, compiled)
+        half, autocast = HALF.get(kind.split()[-1]), kind.startswith("autocast")
+        self._built.to(half if half and not autocast else torch.float32)
+        return trace(self._built, self._stack, self.task.losses, self._batch(), half if autocast else None, compiled)
