@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from debzero.oncuda import AsOnCuda, tolerant
+from debzero.oncuda import AsOnCuda, checkpointing, tolerant
 
 # The micro-batch of the trace: a large prime, so that a tensor's size tells whether it grows with the batch.
 PRIME = 1009
@@ -139,9 +138,11 @@ class Lives(TorchDispatchMode):
                 self.layer.kept[_storage(tensor)] = _size(tensor)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, (float, int)) and function is torch.ops.aten.detach.default:
-            return torch.tensor(made)  # torch 1.13 hands a number that a division saves to Python as one
+        # torch 1.13 hands a number that a division saves to Python as a number, and wants it back as a tensor.
+        number = function is torch.ops.aten.detach.default and not isinstance(args[0], torch.Tensor)
+        made = args[0] if number else function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.detach.default and not isinstance(made, torch.Tensor):
+            return torch.tensor(made)
         several = made if isinstance(made, (tuple, list)) else (made,)
         for item in several:
             if isinstance(item, torch.Tensor):
@@ -232,18 +233,19 @@ def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[
     handles = _hooks(layers, lives) + [p.register_hook(complete(p)) for p in model.parameters() if p.requires_grad]
     for tensor in batch.values():
         lives.watch(tensor)
+    checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in checkpointed:
+        module._gradient_checkpointing_func = checkpointing(lambda: AsOnCuda(half, lives.keep, remember=False))
     with tolerant(), lives, torch.autograd.graph.saved_tensors_hooks(lives.pack, lambda tensor: tensor):
         with AsOnCuda(half, lives.keep):
             loss = losses(model, batch).sum()
         forward = len(lives.curve)
-        recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        with AsOnCuda(half, lives.keep, remember=False) if recomputes else nullcontext():
-            loss.backward()
+        loss.backward()
     for handle in handles:
         handle.remove()
     for parameter in model.parameters():
         parameter.grad = None
-    return _repeated(np.asarray(lives.curve, dtype=np.float64), forward, [layer for _, layer in layers], compiled and not recomputes)
+    return _repeated(np.asarray(lives.curve, dtype=np.float64), forward, [layer for _, layer in layers], compiled and not checkpointed)
 
 
 def _repeated(curve: np.ndarray, forward: int, layers: list[Layer], compiled: bool) -> Curve:

@@ -104,7 +104,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
     from debzero.errors import InputError, UserError
 
     try:
-        return {"train": _train, "check": _check, "plan": _plan, "status": _status, "stop": _stop, "doctor": _doctor}[options.command](options)
+        return {"train": _train, "check": _check, "plan": _plan, "status": _status, "stop": _stop,
+                "doctor": _doctor}[options.command](options)
     except InputError as error:
         if getattr(options, "json", False):
             import json

@@ -24,8 +24,8 @@ class OnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if function in FACTORIES:
             kwargs["device"] = "meta"
-        if getattr(function, "__name__", "") in ("item", "__bool__") and args and args[0].device.type == "meta":
-            return False  # "does the mask hide nothing?": that of real texts does
+        if getattr(function, "__name__", "") in ("item", "__bool__", "__contains__") and args and args[0].device.type == "meta":
+            return False  # does the mask hide nothing, are there tokens of padding: no, the rows are full and the mask is used
         return function(*args, **kwargs)
 
 
@@ -85,10 +85,9 @@ class AsOnCuda(OnMeta):
             self.attended([query, key, value, output, *([] if mask is None else [mask])])
             return output
         if name == "dropout" and function is not torch.native_dropout:
-            names = ("input", "p", "training") if "training" in kwargs or function is torch.nn.functional.dropout else ("input", "p", "train")
-            given = {**dict(zip(names, args)), **kwargs}
-            rate, training = given.get("p", 0.5), given.get(names[2], True)
-            return torch.native_dropout(given["input"], rate, True)[0] if training and rate else given["input"]
+            given = {**dict(zip(("input", "p", "training"), args)), **kwargs}
+            on = given.get("training", given.get("train", True)) and given.get("p", 0.5)
+            return torch.native_dropout(given["input"], on, True)[0] if on else given["input"]
         return super().__torch_function__(function, types, args, kwargs)
 
 
@@ -105,3 +104,20 @@ def tolerant() -> Iterator[None]:
         yield
     finally:
         torch.autocast = real
+
+
+def checkpointing(mode: Callable[[], OnMeta]) -> Callable[..., Any]:
+    """What transformers calls to checkpoint a layer. Each computation of it has a mode of its own: no mode reaches the second one, in
+    the middle of the backward pass. (The meta device has no random state to keep.)"""
+    from torch.utils.checkpoint import checkpoint
+
+    def compute(layer: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with mode():
+                return layer(*args, **kwargs)
+        return inside
+
+    def run(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(compute(layer), *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run

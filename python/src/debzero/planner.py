@@ -98,9 +98,10 @@ def hardware(gpus: Optional[int], sizes: dict[str, Optional[str]]) -> tuple[Hard
         try:
             given[name] = size(text)
         except ValueError as error:
-            problems.append(Problem("the command line", f"--{name.replace('_', '-')}", str(error), f"for example --{name.replace('_', '-')} 40G"))
+            option = f"--{name.replace('_', '-')}"
+            problems.append(Problem("the command line", option, str(error), f"for example {option} 40G"))
     host = this_host()
-    values, words = dict(ARTICLE), "2 GPUs of 40 GiB, 256 GiB RAM, 2 TiB NVMe, as this host has no GPU"
+    values, words = dict(ARTICLE), "the article's, as this host has no GPU"
     if host.gpus:
         import psutil
 
@@ -257,8 +258,9 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
     """The table for people, at most 100 columns wide."""
     there, first = planner.hardware, planner.plan(CHOICES[0])
     train = first.job.train
-    yield f"{planner.shapes.name}: {planner.model.total / 1e6:.1f} M parameters, {first.precision}, {first.batch}"
-    yield f"  sequences of {first.job.data.max_length} tokens" + (", gradient checkpointing" if train.gradient_checkpointing else "")
+    yield (f"{planner.shapes.name}: {planner.model.total / 1e6:.1f} M parameters, {first.precision}, sequences of "
+           f"{first.job.data.max_length} tokens" + (", gradient checkpointing" if train.gradient_checkpointing else ""))
+    yield f"  {first.batch}"
     yield (f"  on {there.gpus} GPU{'s' if there.gpus > 1 else ''} of {_gib(there.gpu_memory)} GiB, {_gib(there.ram)} GiB RAM, "
            f"{_gib(there.nvme)} GiB NVMe")
     yield f"  ({there.words})"
@@ -274,8 +276,8 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
                f"{_gib(parts['activations']):>7}{_gib(parts['buffers']):>7}{_gib(parts['temporary']):>6}{_gib(row.memory.peak):>7}"
                f"{row.host / 2**30:>6.0f}{row.nvme / 2**30:>6.0f}{row.largest_micro:>6}")
     yield ""
-    yield "x: does not fit. micro: the largest micro-batch that fits. The peak is the allocator's; the device holds more:"
-    yield f"{_gib(rows[0].memory.device - rows[0].memory.peak)} GiB more for {rows[0].choice} (CUDA context, NCCL, reserved blocks)."
+    yield "x: does not fit. micro: the largest micro-batch that fits. The peak is the allocator's; the device"
+    yield f"holds {_gib(rows[0].memory.device - rows[0].memory.peak)} GiB more for {rows[0].choice} (CUDA context, NCCL, reserved blocks)."
     yield ""
     yield f"Recommended: {best.choice}, {why}" if best else f"Nothing fits: {why}"
     if best:

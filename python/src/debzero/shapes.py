@@ -105,8 +105,7 @@ class Shapes:
             model = getattr(transformers, self.task.auto).from_config(self.config)
         model.float()  # transformers 5 takes the type that the weights were saved in, which models.py does not
         if self.job.train.gradient_checkpointing:
-            # Its generator of random numbers has no state on the meta device.
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False})
+            model.gradient_checkpointing_enable()
         return model
 
     def model(self) -> Model:
