@@ -56,6 +56,18 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--strict", action="store_true", help="take warnings for errors")
     check.add_argument("--json", action="store_true", help="print JSON")
 
+    plan = _command(commands, "plan", "Predict a job's memory per rank for every ZeRO stage and offload, and recommend one.\n"
+                    "Needs no GPU and no weights.",
+                    "debzero plan mrpc.yml\ndebzero plan mrpc.yml --gpus 2 --gpu-memory 40G --ram 256G --nvme 2T\n"
+                    "debzero plan mrpc.yml --config llama/config.json --json")
+    plan.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
+    plan.add_argument("--gpus", type=_count, metavar="N", help="GPUs (default: this host's, or 2)")
+    plan.add_argument("--gpu-memory", metavar="SIZE", help="of each GPU, such as 40G (default: this host's, or 40G)")
+    plan.add_argument("--ram", metavar="SIZE", help="the host's memory (default: this host's, or 256G)")
+    plan.add_argument("--nvme", metavar="SIZE", help="room for offloading to NVMe (default: none, or 2T without a GPU here)")
+    plan.add_argument("--config", type=Path, metavar="FILE", help="a model's config.json in place of the job's model")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
     status = _command(commands, "status", "Show how far a run is, or its report.",
                       "debzero status demo\ndebzero status demo --watch\ndebzero status /var/lib/debzero/demo --json")
     name = status.add_argument("name", metavar="NAME", help="a job in /etc/debzero/jobs, a job file, or an output folder")
@@ -97,7 +109,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
     from debzero.errors import InputError, UserError
 
     try:
-        return {"train": _train, "check": _check, "status": _status, "stop": _stop, "doctor": _doctor}[options.command](options)
+        return {"train": _train, "check": _check, "plan": _plan, "status": _status, "stop": _stop,
+                "doctor": _doctor}[options.command](options)
     except InputError as error:
         if getattr(options, "json", False):
             import json
@@ -129,6 +142,13 @@ def _check(options: argparse.Namespace) -> int:
     from debzero import lintfile
 
     return lintfile.check(options.job, options.ranks, options.fix, options.strict, options.json)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from debzero.planner import plan
+
+    sizes = {"gpu_memory": options.gpu_memory, "ram": options.ram, "nvme": options.nvme}
+    return plan(options.job, options.gpus, sizes, options.config, options.json)
 
 
 def _status(options: argparse.Namespace) -> int:
