@@ -119,6 +119,11 @@ def _model(job: Job, file: str) -> list[Problem]:
     known = sorted({*settings.to_dict(), *settings.attribute_map})
     problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", jobs.did_you_mean(key, known))
                 for key in job.model if key != "type" and key not in known]
+    for key, value in job.model.items():
+        usual = getattr(settings, key, None) if isinstance(key, str) and key != "vocab_size" and not key.endswith("_id") else None
+        if type(usual) is int and usual > 0 and (type(value) is not int or not 0 <= value < 2**31):
+            problems.append(Problem(file, f"model.{key}", f"must be a number such as {usual}, not {str(value)[:40]!r}",
+                                    "write a whole number, or remove it for the default"))
     longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
     if isinstance(longest, int) and job.data.max_length > longest:
         problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
@@ -136,7 +141,10 @@ def bytes_needed(job: Job) -> Optional[int]:
         weights = sum(p.stat().st_size for p in Path(job.model).glob("*.safetensors")) if Path(job.model).is_absolute() else 0
         parameters = weights // 4
     else:
-        hidden, layers = int(job.model.get("hidden_size", 768)), int(job.model.get("num_hidden_layers", 12))
+        sizes = [job.model.get("hidden_size", 768), job.model.get("num_hidden_layers", 12)]
+        if not all(isinstance(size, int) for size in sizes):
+            return None  # _model says so
+        hidden, layers = sizes
         parameters = 12 * layers * hidden**2 + (int(job.model["vocab_size"]) + 512) * hidden
     return 52 * parameters or None
 
@@ -152,7 +160,7 @@ def _output(job: Job, file: str) -> list[Problem]:
                         f"choose another output, or as root: install -d -o {user} {folder}")]
     need, free = bytes_needed(job), shutil.disk_usage(nearest).free
     if need and free < need:
-        return [Problem(file, "output", f"{folder} needs about {need / 2**20:.0f} MiB for three checkpoints (16 bytes a parameter) "
+        return [Problem(file, "output", f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
                         f"and the weights, and its disk has {free / 2**20:.0f} MiB free", "make room, or choose a larger disk")]
     return []
 

@@ -25,6 +25,7 @@ MISTAKES = [
     ({"model": "./nowhere"}, "model", "save_pretrained"),
     ({"model.type": "burt"}, "model.type", "did you mean bert"),
     ({"model.hidden_sise": 3}, "model.hidden_sise", "did you mean hidden_size"),
+    ({"model.hidden_size": "wide"}, "model.hidden_size", "whole number"),
     ({"model": None}, "model", "add it"),
     ({"output": None}, "output", "add it"),
     ({"output": "rows.csv"}, "output", "another output"),
