@@ -52,6 +52,7 @@ NEWER = {"zenflow", "stage3_module_granularity_threshold", "stage3_allgather_seq
          "log_trace_cache_warnings", "enable_sanity_checks", "save_muon_momentum_buffer_in_memory", "leaf_module", "super_offload",
          "cpuadam_cores_perc", "check_grad_overflow", "bf16_master_weights_and_grads", "bf16_optimizer_states",
          "intra_op_parallelism"}
+OLDER = {"thread_count"}  # intra_op_parallelism took its place
 
 CONFIG: dict[str, Any] = {
     "train_batch_size": "whole", "train_micro_batch_size_per_gpu": "whole", "gradient_accumulation_steps": "whole",

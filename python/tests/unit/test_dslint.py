@@ -116,7 +116,8 @@ def test_each_rule_finds_its_case_and_passes_its_near_miss(code, bad, key, good)
 
 def test_every_code_has_a_case_and_a_meaning():
     tried = {rule[0] for rule in RULES}
-    assert tried | {"DZ105"} == set(dslint.CODES)
+    tried.add("DZ105")  # which needs text, below
+    assert tried == set(dslint.CODES)
     config, wrong = dslint.read('{"fp16": {"enabled": true, "enabled": false}}', "ds.json")
     assert config and [(p.code, p.key) for p in wrong] == [("DZ105", "enabled")]
     assert dslint.WARNINGS < set(dslint.CODES)
@@ -159,7 +160,7 @@ def test_the_tables_are_what_the_installed_deepspeed_reads():
     for table, read in ((dskeys.ZERO, fields(DeepSpeedZeroConfig)), (dskeys.OFFLOAD_PARAM, fields(DeepSpeedZeroOffloadParamConfig)),
                         (dskeys.OFFLOAD_OPTIMIZER, fields(DeepSpeedZeroOffloadOptimizerConfig)), (dskeys.FP16, named(constants, "FP16_")),
                         (dskeys.BF16, named(constants, "BFLOAT16_")), (dskeys.AIO, named(aio, "AIO_"))):
-        assert set(table) - dskeys.NEWER <= read <= set(table)
+        assert set(table) - dskeys.NEWER - dskeys.OLDER <= read <= set(table)
     assert {name.lower() for name in dskeys.OPTIMIZERS} >= set(settings_of.DEEPSPEED_OPTIMIZERS)
     assert set(dskeys.SCHEDULERS) == set(lr_schedules.VALID_LR_SCHEDULES)
     for name, (params, needed) in dskeys.SCHEDULERS.items():
