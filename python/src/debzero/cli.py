@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("job", type=Path, metavar="JOB.yml", nargs="?", help=JOB_HELP)
     bench.add_argument("--ranks", type=_count, metavar="N", help="as for train")
     bench.add_argument("--share-gpu", action="store_true", help="let ranks share GPUs: memory stays exact, speed is not comparable")
+    bench.add_argument("--cap", type=_count, metavar="GIB", help="let each rank take no more of its GPU, as if it were a smaller one")
     bench.add_argument("--stages", type=_some_of("none", 1, 2, 3), default=["none", 1, 2, 3], metavar="LIST",
                        help="some of none,1,2,3 (default: all)")
     bench.add_argument("--offload", type=_some_of("none", "cpu", "nvme"), metavar="LIST",

@@ -47,9 +47,10 @@ def test_the_page_shows_the_facts():
 
 def test_a_rehearsal_says_that_its_speed_is_not_comparable():
     made = sample(speed_comparable=False)
+    made["settings"]["cap_gib"] = 24
     made["host"]["gpus"] = 1
     text = texts(page.render(made))
-    assert "2 ranks shared 1 GPU" in text and "of its speed" not in text and "is the fastest" not in text
+    assert "2 ranks shared 1 GPU" in text and "could take 24 GiB" in text and "of its speed" not in text and "is the fastest" not in text
     assert "speed is not comparable" in results.as_markdown(made) and "speed is not comparable" in results.as_text(made)
 
 

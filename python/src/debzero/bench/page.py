@@ -10,7 +10,8 @@ import yaml
 
 from debzero.bench import charts
 from debzero.bench.charts import Bar
-from debzero.bench.results import HEADINGS, cells, notes, of_baseline, rate, reason, size
+from debzero.bench.results import HEADINGS, as_csv, as_markdown, cells, notes, of_baseline, rate, reason, size
+from debzero.files import write_json, write_text
 
 NAME = "results.html"
 
@@ -25,6 +26,14 @@ def render(made: dict[str, Any]) -> str:
         f'<div class="grid two">{_memory(made)}{_speed(made)}</div>', _table(made), _prediction(made), _article(made),
         _definitions(made), f'<div class="grid two">{_hardware(made["host"])}{_software(made)}</div>', _again(made)]
     return shell(f"{made['model']}: debzero bench", "".join(body))
+
+
+def write(made: dict[str, Any], folder: Path) -> None:
+    """The results in all their forms; results.json is the one that the others are made from."""
+    write_json(folder / "results.json", made)
+    write_text(folder / "results.csv", as_csv(made))
+    write_text(folder / "results.md", as_markdown(made))
+    write_text(folder / NAME, render(made))
 
 
 def shell(title: str, body: str) -> str:

@@ -29,7 +29,7 @@ ARTICLE = {
              "show a tendency and no common scale.",
     "rows": [
         {"stage": "none", "label": "Baseline", "memory": "32 GB+", "memory_gb": 32, "steps_per_second": 3.2},
-        {"stage": 1, "label": "ZeRO-1", "memory": "18 GB", "memory_gb": 18, "steps_per_second": 3.9},
+        {"stage": 1, "label": "ZeRO-1", "memory": "18 GB", "memory_gb": 18, "steps_per_second": 3.90},
         {"stage": 2, "label": "ZeRO-2", "memory": "11 GB", "memory_gb": 11, "steps_per_second": 4.5},
         {"stage": 3, "label": "ZeRO-3", "memory": "6 GB", "memory_gb": 6, "steps_per_second": 4.2},
     ],
@@ -159,6 +159,8 @@ def notes(results: dict[str, Any]) -> list[str]:
     if not results["speed_comparable"]:
         found.append(f"{batch['ranks']} ranks shared {results['host']['gpus']} GPU{'s' if results['host']['gpus'] > 1 else ''}: each "
                      "rank's memory is exact, but speed is not comparable with that of ranks that have a GPU each.")
+    if results["settings"]["cap_gib"]:
+        found.append(f"Each rank could take {results['settings']['cap_gib']} GiB of its GPU and no more, as if it were that small.")
     if batch["ranks"] == 1:
         found.append("With one rank there is nobody to share with: ZeRO's stages cannot save memory here, they only show their cost. "
                      "Offload does save.")

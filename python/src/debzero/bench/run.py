@@ -17,7 +17,7 @@ import yaml
 
 from debzero import swap
 from debzero.files import write_text
-from debzero.runstate import MEASURED, Output
+from debzero.runstate import CAP, MEASURED, Output
 
 SOURCE = Path(__file__).resolve().parents[2]
 LOOK = 0.2  # seconds between two looks at the memory
@@ -76,21 +76,23 @@ def _nvml_handles() -> list[Any]:
         return []
 
 
-def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float) -> Run:
-    """Run `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds. Its job file, log and
-    metrics stay in `folder`."""
+def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> Run:
+    """Run `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, with ranks that may take `cap`
+    bytes of their GPUs. Its job file, log and metrics stay in `folder`."""
     output = Path(job["output"])
     shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True)
     (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
     file, log = folder / "job.yml", folder / "train.log"
     write_text(file, yaml.safe_dump(job, sort_keys=False))
+    environment = {**os.environ, MEASURED: "1", **({CAP: str(cap)} if cap else {}),
+                   "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
     watch, started = Watch(), time.monotonic()
     with open(log, "w", encoding="utf-8") as words:
         process = psutil.Popen(
             [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, MEASURED: "1", "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))})
+            env=environment)
     code: Optional[int] = None
     try:
         while code is None and time.monotonic() - started < limit:
