@@ -160,6 +160,17 @@ def test_the_reasons_of_failures_are_told_apart(bench, tmp_path):
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(bench.folder) in " ".join(p.info["cmdline"] or [])]
 
 
+def test_a_killed_run_leaves_no_lock_that_later_builds_would_wait_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    for name, age in (("ours", 0), ("theirs", 100)):
+        lock = tmp_path / "py" / name / "lock"
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+        os.utime(lock, (time.time() - age,) * 2)
+    runs.unlock(time.time() - 50)
+    assert [path.parent.name for path in tmp_path.glob("**/lock")] == ["theirs"]
+
+
 @pytest.mark.timeout(600)
 def test_a_real_bench_that_is_interrupted_ends_with_all_its_figures(bench):
     folder = bench.folder / "results"

@@ -87,7 +87,7 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     write_text(file, yaml.safe_dump(job, sort_keys=False))
     environment = {**os.environ, MEASURED: "1", **({CAP: str(cap)} if cap else {}),
                    "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
-    watch, started = Watch(), time.monotonic()
+    watch, started, began = Watch(), time.monotonic(), time.time()
     with open(log, "w", encoding="utf-8") as words:
         process = psutil.Popen(
             [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
@@ -102,6 +102,7 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     finally:
         if code is None:
             end(process)
+            unlock(began)
     run = Run(wall_seconds=round(time.monotonic() - started, 1))
     run.host_bytes, run.device_bytes = watch.taken()
     read(run, code, Output(str(output)), log, warmup, limit)
@@ -128,6 +129,15 @@ def end(process: Any) -> None:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, timeout=30)
+
+
+def unlock(since: float) -> None:
+    """Remove the locks of operators that a killed run was compiling: torch's later builds would wait for them for ever."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
+    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
+        with suppress(OSError):
+            if lock.stat().st_mtime >= since:
+                lock.unlink()
 
 
 def read(run: Run, code: Optional[int], output: Output, log: Path, warmup: int, limit: float) -> None:
