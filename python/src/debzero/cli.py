@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from debzero import __version__
 
@@ -86,6 +86,32 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
+    bench = _command(commands, "bench", "Measure what ZeRO and offload cost and save for a job on this host: plain PyTorch and the stages\n"
+                     "1 to 3, each with and without offload, each run in a process of its own. Results are results.json, .csv, .md\n"
+                     "and a page, results.html. An interrupted bench goes on where it was; a configuration that fails is a row with\n"
+                     "its reason.",
+                     "debzero bench mrpc.yml\ndebzero bench mrpc.yml --ranks 4 --share-gpu --stages 2,3 --repeats 1\n"
+                     "debzero bench --render /var/lib/debzero/mrpc-bench\n"
+                     "debzero bench --compare a/results.json b/results.json -o comparison.html")
+    bench.add_argument("job", type=Path, metavar="JOB.yml", nargs="?", help=JOB_HELP)
+    bench.add_argument("--ranks", type=_count, metavar="N", help="as for train")
+    bench.add_argument("--share-gpu", action="store_true", help="let ranks share GPUs: memory stays exact, speed is not comparable")
+    bench.add_argument("--cap", type=_count, metavar="GIB", help="let each rank take no more of its GPU, as if it were a smaller one")
+    bench.add_argument("--stages", type=_some_of("none", 1, 2, 3), default=["none", 1, 2, 3], metavar="LIST",
+                       help="some of none,1,2,3 (default: all)")
+    bench.add_argument("--offload", type=_some_of("none", "cpu", "nvme"), metavar="LIST",
+                       help="some of none,cpu,nvme (default: none,cpu, and nvme if the job has zero.nvme_path)")
+    bench.add_argument("--steps", type=_count, default=20, metavar="N", help="optimizer steps to measure in each run (default: 20)")
+    bench.add_argument("--warmup", type=_count, default=10, metavar="N", help="steps before them that do not count (default: 10)")
+    bench.add_argument("--repeats", type=_count, default=3, metavar="N", help="runs of each configuration (default: 3)")
+    bench.add_argument("--limit", type=_count, default=30, metavar="MINUTES", help="after which a run is given up (default: 30)")
+    bench.add_argument("-o", "--output", type=Path, metavar="PATH", help="the folder for the results (default: the job's output with "
+                       "-bench behind it); with --compare, the page")
+    bench.add_argument("--again", action="store_true", help="measure everything anew; earlier results move to archive/")
+    bench.add_argument("--json", action="store_true", help="print results.json")
+    bench.add_argument("--render", type=Path, metavar="FOLDER", help="only make the tables and the page anew from FOLDER/results.json")
+    bench.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help="only make one page of several results.json")
+
     for argument in (name, running):
         argument.completer = _job_names  # type: ignore[attr-defined]
     try:
@@ -103,6 +129,17 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _some_of(*choices: Any) -> Callable[[str], list[Any]]:
+    """A parser of comma-separated lists of `choices`."""
+    def parse(text: str) -> list[Any]:
+        known = {str(choice): choice for choice in choices}
+        wrong = [word for word in text.split(",") if word not in known]
+        if wrong:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)} (give some, with commas between)")
+        return [known[word] for word in text.split(",")]
+    return parse
+
+
 def main(arguments: Optional[list[str]] = None) -> int:
     """Run one subcommand; the return value is the exit code."""
     options = parser().parse_args(arguments)
@@ -110,7 +147,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
 
     try:
         return {"train": _train, "check": _check, "plan": _plan, "status": _status, "stop": _stop,
-                "doctor": _doctor}[options.command](options)
+                "doctor": _doctor, "bench": _bench}[options.command](options)
     except InputError as error:
         if getattr(options, "json", False):
             import json
@@ -167,3 +204,9 @@ def _doctor(options: argparse.Namespace) -> int:
     from debzero.doctor.command import doctor
 
     return doctor(options.gpus, options.fast, options.nvme, options.json)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from debzero.bench.command import bench
+
+    return bench(options)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from debzero.evaluate import evaluate
 from debzero.files import new_folder
 from debzero.plan import Plan
 from debzero.progress import Progress
-from debzero.runstate import Output
+from debzero.runstate import MEASURED, Output
 from debzero.sampler import EpochSampler, steps_per_epoch
 
 Agree = Callable[[Callable[[], Any]], Any]
@@ -68,6 +69,7 @@ class Run:
         self.settings, self.batch = plan.job.train, plan.batch
         self.rank, self.ranks = dist.get_rank(), plan.batch.ranks
         self.state = State()
+        self.measured = bool(os.environ.get(MEASURED))
 
         progress.state("preparing", "preparing the data", world_size=self.ranks, zero_stage=plan.stage if plan.stage else "none")
         self.data = data.load(agree(lambda: data.prepare(plan, output.data)), plan.job)
@@ -147,7 +149,10 @@ class Run:
             self.progress.state("stopping", f"step {self.state.step}/{self.steps}, writing a checkpoint before the stop")
             self._save()
             raise
-        self._finish()
+        if self.measured:
+            dist.barrier()
+        else:
+            self._finish()
 
     def _steps(self) -> None:
         """Train, evaluate and save until the last step is done, or no further one is worth it."""
@@ -223,12 +228,14 @@ class Run:
             "tokens_per_second": round(real * self.ranks / total, 1), "padding_share": round(1 - real / padded, 4) if padded else 0.0,
             "tflops": round(tflops, 3), "peak_share": round(tflops * 1e12 / peak, 4) if peak else None,
             "skipped_steps": state.step - self.engine.applied_steps, "loss_scale": self.engine.loss_scale,
-            "eta_seconds": round((self.steps - state.step) * total / state.since, 1)})
+            "eta_seconds": round((self.steps - state.step) * total / state.since, 1),
+            # Unrounded, for what is computed from them.
+            "interval_steps": state.since, "interval_samples": samples, "interval_seconds": total})
         self.loss_sum = torch.zeros((), device=self.device)
         state.since, state.interval = 0, [0.0] * 5
 
     def _evaluation_due(self) -> bool:
-        return self.state.step % self.every == 0 or self.state.step == self.steps
+        return not self.measured and (self.state.step % self.every == 0 or self.state.step == self.steps)
 
     def _worn_out(self) -> bool:
         patience = self.settings.patience

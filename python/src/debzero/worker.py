@@ -16,7 +16,7 @@ from debzero.control import SIGNALS, Stop, Stopping, block_signals
 from debzero.errors import InputError, UserError, explain
 from debzero.launch import open_output
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
-from debzero.runstate import Output
+from debzero.runstate import CAP, Output
 from debzero.stack import jobs_folder
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -124,6 +124,9 @@ def _device(host: Host, plan: Plan) -> Any:
     torch.cuda.set_device(device)
     # What DeepSpeed compiles here is for this GPU; it cannot read every list that others write into the variable.
     os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    cap = os.environ.get(CAP)
+    if cap:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, int(cap) / torch.cuda.get_device_properties(device).total_memory), device)
     return device
 
 

@@ -36,6 +36,7 @@ MUST_CONTAIN = {
     "usr/lib/tmpfiles.d/debzero.conf": 0o644,
     "usr/share/bash-completion/completions/debzero": 0o644,
     "usr/share/debzero/debzero/_version.txt": 0o644,
+    "usr/share/debzero/debzero/bench/page.css": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
     "usr/share/debzero/stack.yml": 0o644,
     "usr/share/doc/debzero/README.Debian": 0o644,

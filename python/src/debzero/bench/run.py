@@ -1,0 +1,166 @@
+"""One measured run: `debzero train` in a process of its own, watched from outside until it ends."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import psutil
+import yaml
+
+from debzero import swap
+from debzero.files import write_text
+from debzero.runstate import CAP, MEASURED, Output
+
+SOURCE = Path(__file__).resolve().parents[2]
+LOOK = 0.2  # seconds between two looks at the memory
+
+
+@dataclass
+class Run:
+    """What one run showed. `reason` is None where it was measured; the kinds of failure are memory, refused, time and failed."""
+
+    kind: str = "measured"
+    reason: Optional[str] = None
+    segments: list[dict[str, float]] = field(default_factory=list)  # after the warm-up: steps, samples, seconds
+    memory_bytes: list[int] = field(default_factory=list)           # each rank's peak
+    device_bytes: list[int] = field(default_factory=list)           # each GPU's, over what was taken before
+    host_bytes: int = 0                                             # likewise the host's
+    wall_seconds: float = 0.0
+
+
+class Watch:
+    """The highest use of the GPUs' and the host's memory, over what was in use when it was made."""
+
+    def __init__(self) -> None:
+        self.gpus = _nvml_handles()
+        self.before = self._now()
+        self.highest = list(self.before)
+
+    def _now(self) -> list[int]:
+        memory = psutil.virtual_memory()
+        used = [memory.total - memory.available]  # pinned memory, too, which no process's resident set shows
+        if self.gpus:
+            import pynvml
+
+            used += [int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used) for gpu in self.gpus]
+        return used
+
+    def look(self) -> None:
+        self.highest = [max(pair) for pair in zip(self.highest, self._now())]
+
+    def taken(self) -> tuple[int, list[int]]:
+        host, *gpus = (high - low for high, low in zip(self.highest, self.before))
+        return host, gpus
+
+
+def _nvml_handles() -> list[Any]:
+    """NVML's handles of the GPUs that torch would see; none where the driver does not answer."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        return [pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(name)
+                for name in filter(None, visible.split(","))]
+    except Exception:  # the library has an error class for each of the driver's, and a host without GPUs may lack the library
+        return []
+
+
+def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> Run:
+    """Run `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, with ranks that may take `cap`
+    bytes of their GPUs. Its job file, log and metrics stay in `folder`."""
+    output = Path(job["output"])
+    shutil.rmtree(folder, ignore_errors=True)
+    output.mkdir(parents=True)
+    (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
+    file, log = folder / "job.yml", folder / "train.log"
+    write_text(file, yaml.safe_dump(job, sort_keys=False))
+    environment = {**os.environ, MEASURED: "1", **({CAP: str(cap)} if cap else {}),
+                   "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
+    watch, started, began = Watch(), time.monotonic(), time.time()
+    with open(log, "w", encoding="utf-8") as words:
+        process = psutil.Popen(
+            [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment)
+    code: Optional[int] = None
+    try:
+        while code is None and time.monotonic() - started < limit:
+            with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
+                code = process.wait(LOOK)
+            watch.look()
+    finally:
+        if code is None:
+            end(process)
+            unlock(began)
+    run = Run(wall_seconds=round(time.monotonic() - started, 1))
+    run.host_bytes, run.device_bytes = watch.taken()
+    read(run, code, Output(str(output)), log, warmup, limit)
+    if (output / "metrics.jsonl").is_file():
+        shutil.move(str(output / "metrics.jsonl"), str(folder / "metrics.jsonl"))
+    shutil.rmtree(output, ignore_errors=True)
+    if job["zero"].get("nvme_path"):
+        shutil.rmtree(swap.folder(job["zero"]["nvme_path"], str(output)), ignore_errors=True)
+    return run
+
+
+def _shared_data(folder: Path) -> Path:
+    """The tokenised samples, made by the first run and read by all."""
+    shared = folder.parent.parent / "data"
+    shared.mkdir(parents=True, exist_ok=True)
+    return shared
+
+
+def end(process: Any) -> None:
+    """Kill a run with its ranks."""
+    with suppress(psutil.NoSuchProcess):
+        family = [*process.children(recursive=True), process]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=30)
+
+
+def unlock(since: float) -> None:
+    """Remove the locks of operators that a killed run was compiling: torch's later builds would wait for them for ever."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
+    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
+        with suppress(OSError):
+            if lock.stat().st_mtime >= since:
+                lock.unlink()
+
+
+def read(run: Run, code: Optional[int], output: Output, log: Path, warmup: int, limit: float) -> None:
+    """Fill in what the run left behind."""
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    if code is None:
+        run.kind, run.reason = "time", f"not done after {limit / 60:g} minutes"
+    elif code:
+        run.kind, run.reason = _failure(code, output, text)
+    else:
+        lines = [json.loads(line) for line in output.metrics_file.read_text().splitlines()]
+        steps = [line for line in lines if "interval_seconds" in line]
+        run.segments = [{key: line[f"interval_{key}"] for key in ("steps", "samples", "seconds")}
+                        for line in steps if line["step"] > warmup]
+        run.memory_bytes = [int(peak) for peak in steps[-1]["memory_bytes"]]
+
+
+def _failure(code: int, output: Output, text: str) -> tuple[str, str]:
+    """The kind of failure, and the reason in one line."""
+    error = str(output.status().get("error") or "")
+    if code == 2:
+        # "FILE: 1 problem", then the key with its reason, and "-> the fix"
+        problem = [line.strip() for line in text.splitlines()[1:]] or [text]
+        return "refused", " ".join(problem)
+    reason = " ".join((error or (text.splitlines() or ["the log is empty"])[-1]).split())
+    return ("memory" if "out of memory" in reason or "can't allocate memory" in reason else "failed"), reason
