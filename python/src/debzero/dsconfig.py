@@ -21,7 +21,12 @@ def generate(plan: Plan, hidden: int, steps: int, swap: str = "", aio: Optional[
     theirs = plan.deepspeed or {}
     if "optimizer" in theirs:
         ours.pop("optimizer")  # another type takes other parameters
-    return _without_auto(_merge(ours, theirs), _autos(plan, hidden, steps))
+    merged = _merge(ours, theirs)
+    for part in ("offload_optimizer", "offload_param"):
+        offload = merged["zero_optimization"].get(part) or {}
+        if swap and offload.get("device") == "nvme":
+            offload["nvme_path"] = swap  # also over the JSON's own: DeepSpeed empties the folder that it is given
+    return _without_auto(merged, _autos(plan, hidden, steps))
 
 
 def _from_plan(plan: Plan, swap: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The keys of DeepSpeed's JSON and what each may hold: DeepSpeed 0.15.4's and those that releases up to 0.19 added.
+"""The keys of DeepSpeed's JSON and what each may hold: the pinned release's and those that releases up to 0.19 added.
 
 A key maps to "bool", "whole", "number", "text", "list", "mapping" (not looked into) or "any", to a tuple of the words it may
 be, or to the keys of its section. Written down rather than imported, so that a host without DeepSpeed can check a file.

@@ -107,9 +107,11 @@ def absorb(job: Job, config: dict[str, Any], ranks: int) -> tuple[Job, Optional[
     for precision in ("fp16", "bf16"):
         if _given(config, precision, "enabled") is True:
             train["precision"] = precision
-    zero = {"stage": _given(config, "zero_optimization", "stage") or None}
+    stage = _given(config, "zero_optimization", "stage")
+    zero: dict[str, Any] = {"stage": "none" if stage == 0 else stage}
     for part in ("offload_optimizer", "offload_param"):
         zero[part] = _given(config, "zero_optimization", part, "device")
+        zero["nvme_path"] = _given(config, "zero_optimization", part, "nvme_path") or zero.get("nvme_path")
     values = job.model_dump()
     values["train"].update({k: v for k, v in train.items() if v is not None})
     values["zero"].update({k: v for k, v in zero.items() if v is not None})
