@@ -33,6 +33,7 @@ from debzero import flops
 from debzero.files import write_json
 
 BATCH, MAX_LENGTH, LOG_EVERY = 64, 128, 10
+ACCUMULATION = 4  # the tutorial's, for the stages' memory: what stage 2 shards beyond stage 1 is what accumulates
 LARGE = {"vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 TINY = {"vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PROGRAMS = ["hf", "plain", "max_length", "bucketed"]
@@ -94,7 +95,7 @@ def memory(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """One stage's peak memory per rank: a few steps are enough for it."""
     stage = name.split("-")[1]
     return trained(options, name, ranks=options.ranks, zero={"stage": stage if stage == "none" else int(stage)}, train={
-        "global_batch": options.micro_batch * options.ranks, "max_steps": options.steps, "log_every": 1, "compile": "never"})
+        "global_batch": options.micro_batch * options.ranks * ACCUMULATION, "max_steps": options.steps, "log_every": 1, "compile": "never"})
 
 
 def each(names: list[str], work: Callable[[argparse.Namespace, str], dict[str, Any]], options: argparse.Namespace,
