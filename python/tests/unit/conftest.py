@@ -72,7 +72,7 @@ class Bench:
     def run(self, *arguments: object, module: tuple = ("-m", "debzero"), through: Sequence[str] = (),
             **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run([*through, sys.executable, *module, *map(str, arguments)], cwd=self.folder, text=True, capture_output=True,
-                              env={**os.environ, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1", **environment}, timeout=200)
+                              env={**os.environ, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1", **environment}, timeout=600)
 
     def train(self, name: str = "job", **changes: object) -> dict:
         """Train to the end; the report."""

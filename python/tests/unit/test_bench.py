@@ -95,7 +95,7 @@ def finish(program, folder, *arguments):
     return json.loads((folder / "results.json").read_text()), done.stdout
 
 
-@pytest.mark.timeout(600)  # two ranks, twice, where other tests run beside them
+@pytest.mark.timeout(1500)  # two ranks, twice, where other tests run beside them
 def test_both_sides_of_the_race_finish(tmp_path):
     results, said = finish("race", tmp_path)
     assert {run["side"] for run in results["runs"]} == {"article", "debzero"}
@@ -107,7 +107,7 @@ def test_both_sides_of_the_race_finish(tmp_path):
     assert f"{results['verdict']['speed_ratio']:.2f}" in said
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_gpu_programs_finish_on_a_cpu(tmp_path):
     results, said = finish("gpu", tmp_path, "--only", "plain", "bucketed")
     assert list(results["rows"]) == ["plain", "bucketed"]

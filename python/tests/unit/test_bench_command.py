@@ -171,7 +171,7 @@ def test_a_killed_run_leaves_no_lock_that_later_builds_would_wait_for(tmp_path, 
     assert [path.parent.name for path in tmp_path.glob("**/lock")] == ["theirs"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_a_real_bench_that_is_interrupted_ends_with_all_its_figures(bench):
     folder = bench.folder / "results"
     arguments = ["bench", str(bench.job()), "--stages", "none,1", "--offload", "none", "--steps", "4", "--warmup", "2", "--repeats", "1",

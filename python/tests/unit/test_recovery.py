@@ -26,7 +26,7 @@ def start(bench, job, *options):
                             stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for(process, condition, seconds=120):
+def wait_for(process, condition, seconds=400):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it took too long"
@@ -56,7 +56,7 @@ def undisturbed(bench, stage):
 
 def end(process):
     """What it printed, when the last of its processes has gone (they share the pipe)."""
-    return process.communicate(timeout=60)[0]
+    return process.communicate(timeout=300)[0]
 
 
 @pytest.mark.parametrize("stage", ["none", 2, 3])

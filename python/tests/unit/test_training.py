@@ -1,11 +1,9 @@
 """Real runs: two processes, gloo, the pinned torch and DeepSpeed, on the CPU."""
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -99,46 +97,6 @@ def test_the_outcome_of_another_job_in_the_same_folder_is_kept(bench):
     kept = list((bench.output() / "archive").glob("*/report.json"))
     assert len(kept) == 1
     assert json.loads(kept[0].read_text())["samples_per_second"] == first["samples_per_second"]
-
-
-def test_a_killed_run_goes_on_to_the_same_weights(bench):
-    """Killed without warning after the first epoch; the weights must equal those of a run that nobody disturbed."""
-    bench.train("whole", zero__stage=2, train__epochs=3)
-    job = bench.job("killed", zero__stage=2, train__epochs=3)
-    process = subprocess.Popen([sys.executable, "-m", "debzero", "train", str(job)], cwd=bench.folder, start_new_session=True,
-                               env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.DEVNULL)
-    latest = bench.output("killed") / "checkpoints" / "latest"
-    until = time.monotonic() + 120
-    while not latest.is_file():
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (bench.output("killed") / "report.json").exists(), "it finished before it could be killed"
-    shown = bench.run("status", job)
-    assert shown.returncode == 1 and "failed" in shown.stdout
-    done = bench.run("train", job)
-    assert done.returncode == 0 and "going on from the checkpoint" in done.stdout, done.stdout + done.stderr
-    weights = [(bench.output(name) / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
-    assert weights[0] == weights[1]
-    assert bench.losses("killed") == bench.losses("whole")
-
-
-def test_a_stopped_run_ends_its_ranks_and_says_so(bench):
-    job = bench.job(train__epochs=500)
-    process = subprocess.Popen([sys.executable, "-m", "debzero", "train", str(job)], cwd=bench.folder,
-                               env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not (bench.output() / "metrics.jsonl").is_file():
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.01)
-    process.terminate()
-    # The pipes close when the last rank has gone, so this waits for them as well.
-    out, err = process.communicate(timeout=25)
-    assert process.returncode == 143, out + err
-    assert "Traceback" not in err
-    shown = bench.run("status", job)
-    assert shown.returncode == 1 and shown.stdout.startswith("stopped")
 
 
 def test_deepspeeds_own_launcher_works_with_deepspeeds_own_json(bench):
