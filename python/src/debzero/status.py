@@ -39,7 +39,8 @@ def show(status: dict[str, Any]) -> str:
         text += "  " + progress.line(status)
     elif status["state"] != "finished":
         text += f"  at step {status['step']}/{status['total_steps'] or '?'}"
-    return text + (f"\n  {status['error']}" if status.get("error") else "")
+    more = [status.get("error"), status.get("warning"), status.get("given_up") and f"given up: {status['given_up']}"]
+    return "\n  ".join([text, *filter(None, more)])
 
 
 def status(name: str, as_json: bool, watch: bool) -> int:
