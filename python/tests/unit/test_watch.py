@@ -107,8 +107,8 @@ def test_the_card_says_what_the_report_says_and_no_path(tmp_path):
     from debzero.job import Job
 
     job = Job.model_validate({"model": "bert-large-uncased", "data": {"dataset": "glue/mrpc"}, "output": "/secret/place"})
-    report = {"job": "/secret/mrpc.yml", "evaluation": {"accuracy": 0.875, "loss": 0.3}, "baseline": {"accuracy": 0.68}, "versions": {"torch": "1"},
-              "zero_stage": 2, "train_samples": 10, "eval_samples": 5, "global_batch": 64, "micro_batch": 8, "accumulation": 4,
+    report = {"job": "/secret/mrpc.yml", "evaluation": {"accuracy": 0.875, "loss": 0.3}, "baseline": {"accuracy": 0.68},
+              "versions": {"torch": "1"}, "zero_stage": 2, "train_samples": 10, "eval_samples": 5, "global_batch": 64, "micro_batch": 8, "accumulation": 4,
               "world_size": 2, "steps": 100, "precision": "bf16", "device": "a GPU", "samples_per_second": 12.5}
     card.write(report, job, "AutoModelForSequenceClassification", tmp_path)
     made = ModelCard.load(tmp_path / "README.md")
