@@ -10,8 +10,9 @@ import signal
 import subprocess
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -36,23 +37,40 @@ class Jobs:
     def __init__(self, names: set[str], commands: dict[str, list[str]] = COMMANDS, after: dict[str, list[str]] = AFTER,
                  at_once: int = 3, limit: float = 1800) -> None:
         """`limit`: seconds for each job."""
-        self.commands, self.after, self.limit = commands, after, limit
-        self.stopping = threading.Event()
-        self.running: set[subprocess.Popen] = set()
+        self.commands, self.limit = commands, limit
+        self.waiting = [name for name in commands if name in names or names and name == IMAGE]
+        self.needs = {name: [before for before in [IMAGE, *after.get(name, [])] if before in self.waiting and before != name]
+                      for name in self.waiting}
+        self.results: dict[str, Future[str]] = {name: Future() for name in self.waiting}
         self.seconds: dict[str, float] = {}
-        self.pool = ThreadPoolExecutor(at_once)
-        self.results: dict[str, Future[str]] = {}
-        for name in commands:
-            if name in names or names and name == IMAGE:
-                self.results[name] = self.pool.submit(self.run, name)
+        self.running: set[subprocess.Popen] = set()
+        self.changed = threading.Condition()
+        self.workers = [threading.Thread(target=self.work) for _ in range(at_once) if names]
+        for worker in self.workers:
+            worker.start()
+
+    def work(self) -> None:
+        while name := self.take():
+            try:
+                self.results[name].set_result(self.run(name))
+            except Exception as error:
+                self.results[name].set_exception(error)
+            with self.changed:
+                self.changed.notify_all()
+
+    def take(self) -> Optional[str]:
+        """The next job, as soon as all that it needs has ended, well or not; None when no job is left."""
+        with self.changed:
+            while self.waiting:
+                for name in self.waiting:
+                    if all(self.results[before].done() for before in self.needs[name]):
+                        self.waiting.remove(name)
+                        return name
+                self.changed.wait()
+            return None
 
     def run(self, name: str) -> str:
         """Run the job to its end: why it failed and what it said last; empty where it succeeded."""
-        for before in self.after.get(name, []) + [IMAGE] * (name != IMAGE):
-            if before in self.results:
-                self.results[before].exception()
-        if self.stopping.is_set():
-            return f"{name} was not started"
         log = LOGS / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "DEBZERO_CONTAINER": f"debzero-{name}"}
@@ -60,8 +78,6 @@ class Jobs:
         with log.open("w") as stream, subprocess.Popen(self.commands[name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream,
                                                        stderr=subprocess.STDOUT, env=environment, start_new_session=True) as process:
             self.running.add(process)
-            if self.stopping.is_set():
-                kill(process)
             try:
                 code, end = process.wait(self.limit), "failed"
             except subprocess.TimeoutExpired:
@@ -80,11 +96,15 @@ class Jobs:
 
     def stop(self) -> None:
         """Leave nothing running behind: tests were interrupted, or one failed and no more are wanted."""
-        self.stopping.set()
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(self.running):
-            kill(process)
-        self.pool.shutdown()
+        with self.changed:
+            for name in self.waiting:
+                self.results[name].cancel()
+            self.waiting.clear()
+            self.changed.notify_all()
+        while any(worker.is_alive() for worker in self.workers):
+            for process in list(self.running):
+                kill(process)
+            time.sleep(0.1)
 
 
 def kill(process: subprocess.Popen) -> None:

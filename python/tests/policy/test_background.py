@@ -27,6 +27,14 @@ def test_a_job_waits_for_the_image_and_for_what_it_needs(tmp_path):
     assert set(jobs.seconds) == set(commands)
 
 
+def test_a_job_that_waits_keeps_no_other_from_running(tmp_path):
+    ended = tmp_path / "ended"
+    commands = shell(wheel=f"until test -e {ended}; do sleep 0.05; done", user="true", other=f"touch {ended}")
+    jobs = Jobs({"wheel", "user", "other"}, commands, {"user": ["wheel"]}, at_once=2, limit=20)
+    for name in ("wheel", "user", "other"):
+        jobs.succeed(name)
+
+
 def test_a_failure_shows_the_end_of_the_log_and_does_not_spread():
     jobs = Jobs({"bad", "good"}, shell(bad="seq 1000; exit 3", good="true"), {"good": ["bad"]})
     with pytest.raises(pytest.fail.Exception, match=r"bad failed; .*bad.log ends with\n851\n(.*\n)+1000\n$"):
@@ -49,12 +57,13 @@ def test_a_command_that_is_not_there_fails():
 def test_nothing_outlives_the_tests(tmp_path):
     started, ended = tmp_path / "started", tmp_path / "ended"
     commands = shell(first=f"touch {started}; sleep 60; touch {ended}", waits=f"touch {ended}", queues=f"touch {ended}")
-    jobs = Jobs({"first", "waits", "queues"}, commands, {"waits": ["first"]}, at_once=2)
+    jobs = Jobs({"first", "waits", "queues"}, commands, {"waits": ["first"]}, at_once=1)
     while not started.exists():
         time.sleep(0.01)
     begun = time.monotonic()
     jobs.stop()
-    assert time.monotonic() - begun < 20 and not ended.exists() and not jobs.running and jobs.results["queues"].cancelled()
+    assert time.monotonic() - begun < 20 and not ended.exists() and not jobs.running
+    assert jobs.results["waits"].cancelled() and jobs.results["queues"].cancelled()
 
 
 def test_nothing_starts_without_a_test_that_asks_for_it():
