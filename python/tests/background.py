@@ -35,7 +35,7 @@ class Jobs:
     """The commands of these names, started in the order of `commands`, and what became of them."""
 
     def __init__(self, names: set[str], commands: dict[str, list[str]] = COMMANDS, after: dict[str, list[str]] = AFTER,
-                 at_once: int = 3, limit: float = 1800) -> None:
+                 at_once: int = 3, limit: float = 3600) -> None:
         """`limit`: seconds for each job."""
         self.commands, self.limit = commands, limit
         self.waiting = [name for name in commands if name in names or names and name == IMAGE]
@@ -86,6 +86,8 @@ class Jobs:
             finally:
                 self.running.discard(process)
                 self.seconds[name] = time.monotonic() - started
+        if code < 0 or end != "failed":  # nobody was left to remove it, and what runs in it would go on
+            subprocess.run(["podman", "rm", "--force", "--volumes", environment["DEBZERO_CONTAINER"]], capture_output=True)
         return "" if code == 0 else f"{name} {end}; {log} ends with\n" + "".join(log.read_text().splitlines(keepends=True)[-150:])
 
     def succeed(self, name: str) -> None:

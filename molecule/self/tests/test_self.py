@@ -6,5 +6,6 @@ def test_the_oldest_supported_ansible_did_it(host):
     assert "core 2.15." in version
 
 
-def test_the_job_runs(host):
-    assert host.check_output("systemctl is-active debzero@demo") == "active"
+def test_the_job_trains_to_the_end(host):
+    watched = host.run("timeout 300 debzero status small --watch")
+    assert watched.rc == 0, watched.stdout + host.check_output("journalctl --unit debzero@small --no-pager | tail -50")

@@ -1,6 +1,7 @@
 """The jobs beside the tests: one that fails must fail its test and show why, none may start before what it needs or outlive the tests."""
 from __future__ import annotations
 
+import os
 import time
 
 import background
@@ -42,10 +43,15 @@ def test_a_failure_shows_the_end_of_the_log_and_does_not_spread():
     jobs.succeed("good")
 
 
-def test_a_job_that_hangs_is_stopped():
+def test_a_job_that_hangs_is_stopped_and_its_container_removed(monkeypatch, tmp_path):
+    podman = tmp_path / "podman"
+    podman.write_text(f"#!/bin/sh\necho $* >{tmp_path}/removed\n")
+    podman.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     jobs = Jobs({"slow"}, shell(slow="echo hanging; sleep 60"), {}, limit=1)
     with pytest.raises(pytest.fail.Exception, match=r"slow was stopped after 1 s; .*\nhanging\n"):
         jobs.succeed("slow")
+    assert (tmp_path / "removed").read_text() == "rm --force --volumes debzero-slow\n"
 
 
 def test_a_command_that_is_not_there_fails():
