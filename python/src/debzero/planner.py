@@ -117,7 +117,9 @@ def hardware(gpus: Optional[int], sizes: dict[str, Optional[str]]) -> tuple[Hard
 
 def _variant(job: Job, config: Optional[dict[str, Any]], choice: Choice) -> tuple[Job, Optional[dict[str, Any]]]:
     """The job and the user's DeepSpeed JSON with another choice in them."""
-    update = {"stage": choice.stage or "none", "offload_optimizer": choice.optimizer, "offload_param": choice.param}
+    # Where the job names no disk, any path will do: nothing is written.
+    update = {"stage": choice.stage or "none", "offload_optimizer": choice.optimizer, "offload_param": choice.param,
+              "nvme_path": job.zero.nvme_path or "/"}
     if config is not None:
         config = copy.deepcopy(config)
         section = config.get("zero_optimization")

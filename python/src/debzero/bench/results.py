@@ -25,7 +25,7 @@ DEFINITIONS = {
 }
 # The tutorial that this kit makes real. It says neither what a step is nor how memory was read.
 ARTICLE = {
-    "about": "The article's table (BERT-Large, two A100 40 GB). It defines neither \"step\" nor how memory was read, so its figures "
+    "about": "The table of the article that this kit began with. It defines neither \"step\" nor how memory was read, so its figures "
              "show a tendency and no common scale.",
     "rows": [
         {"stage": "none", "label": "Baseline", "memory": "32 GB+", "memory_gb": 32, "steps_per_second": 3.2},
