@@ -1,13 +1,14 @@
 """The course of a run as a picture: loss, score and speed over the steps."""
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.files import read_lines
+from debzero.files import read_lines, write_bytes
 from debzero.watch import EVALUATION
 
 INK, FAINT, GRID = "#22303c", "#75828e", "#e6eaee"
@@ -79,7 +80,9 @@ def draw(metrics: Path, metric: str, baseline: Optional[float], folder: Path, ti
         figure.align_ylabels(panels)
         extras: dict[str, dict[str, Any]] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
         for kind, extra in extras.items():
-            figure.savefig(folder / f"loss.{kind}", format=kind, **extra)
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, **extra)
+            write_bytes(folder / f"loss.{kind}", content.getvalue())
     return True
 
 
