@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -41,18 +42,26 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.event, self.summary = Event, Summary
-        self.writer = EventFileWriter(str(folder / "tensorboard"))
-        self.writer.add_event(Event(step=step + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Its EventFileWriter does the same in a thread, whose errors reach the journal as tracebacks.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.writer = RecordWriter(open(folder / "tensorboard" / name, "wb"))  # noqa: SIM115 - closed below
+        self._add(0, file_version="brain.Event:2")
+        self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.writer.flush()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self.writer.write(self.event(step=step, wall_time=time.time(), **content).SerializeToString())
 
     def measured(self, values: dict[str, Any]) -> None:
         scalars = {f"evaluation/{name[len(EVALUATION):]}" if name.startswith(EVALUATION) else f"training/{name}": value
                    for name, value in values.items() if isinstance(value, (int, float)) and name not in ("step", "total_steps")}
         scalars.update({f"memory/rank{rank}": value for rank, value in enumerate(values.get("memory_bytes", []))})
-        summary = self.summary(value=[self.summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
-        self.writer.add_event(self.event(step=values["step"], wall_time=time.time(), summary=summary))
+        self._add(values["step"], summary=self.summary(
+            value=[self.summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]))
         self.writer.flush()
 
     def close(self) -> None:

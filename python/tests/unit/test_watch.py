@@ -1,7 +1,6 @@
 """What a run is watched by: read back with the tools that people will read it with."""
 import csv
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -113,10 +112,10 @@ def test_a_watcher_that_fails_is_left_out_once_and_the_others_go_on(output, monk
     node = tmp_path / "node"
     node.mkdir()
     monkeypatch.setenv("DEBZERO_TEXTFILE_DIR", str(node))
-    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     told = Progress(output, speaks=True)
     told.resume(0)
-    assert "without TensorBoard: the package tensorboard.summary.writer.event_file_writer is not installed" in capsys.readouterr().out
+    assert "without TensorBoard: the package tensorboard.summary.writer.record_writer is not installed" in capsys.readouterr().out
     node.rmdir()
     for number in (1, 2):
         told.step(step(number, 1.0))
@@ -325,7 +324,7 @@ def test_status_without_a_name_lists_all_jobs(jobs, capsys):
         "going": "training 3/6 loss 0.5000, ETA 1:01 -", "done": "finished 6/6 f1 0.9000 -", "broken": "failed 2/6 out of memory -",
         "hopeless": "failed 2/6 given up: failed 3 times in the same way -", "old": "stopped 0/? -", "new": "not started - -",
         "unreadable": lines["unreadable"]}
-    assert lines["unreadable"].startswith("wrong - line 2, column 1 is not YAML")
+    assert lines["unreadable"].startswith("wrong - line ") and "is not YAML" in lines["unreadable"]
     assert status.status(None, as_json=True, watch=False) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["going"]["loss"] == 0.5 and rows["new"]["state"] == "not started"
@@ -428,10 +427,9 @@ def test_a_real_run_leaves_all_of_it(bench):
 
     node = bench.folder / "node"
     node.mkdir()
-    os.environ.pop("MPLCONFIGDIR", None)
     job = bench.job(train__epochs=1)
     done = bench.run("train", job, DEBZERO_TEXTFILE_DIR=str(node))
-    assert done.returncode == 0 and "warning" not in done.stdout and "without" not in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "warning" not in done.stdout and "goes on without" not in done.stdout, done.stdout + done.stderr
     out, made = bench.output(), json.loads((bench.output() / "report.json").read_text())
     assert {path.name for path in (out / "model").iterdir()} >= {"README.md", "loss.svg", "loss.png", "model.safetensors", "config.json"}
     assert ModelCard.load(out / "model" / "README.md").data.eval_results[0].metric_value == made["accuracy"]
