@@ -2,49 +2,112 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-KINDS = {"classification": "text-classification", "regression": "text-classification", "causal-lm": "text-generation",
-         "text-to-text": "text2text-generation"}
+from debzero.batch import Batch
+from debzero.files import write_text
+from debzero.job import SECTIONS_DATASET, Job
+from debzero.progress import computing, duration, gibibytes
+
+# What model hubs call the tasks, and the metrics that are not called there as here.
+PIPELINES = {"classification": "text-classification", "regression": "text-classification", "causal-lm": "text-generation",
+             "text-to-text": "text2text-generation"}
+METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
 
-def write(report: dict[str, Any], job: Any, auto: str, folder: Path) -> None:
-    """README.md in the model's folder, with the metadata that model hubs read."""
+def write(report: dict[str, Any], job: Job, folder: Path) -> None:
+    """README.md in the model's folder, where a picture of the run may lie already."""
+    name = Path(report["job"]).stem
+    rows = [f"| {key} | {_cell(value)} |" for key, value in _facts(report, job).items() if value]
+    parts = [
+        f"---\n{_metadata(report, job, name)}\n---", f"# {name}", _summary(report, job), "\n".join(_scores(report)), _held_out(report, job),
+        *(["![Loss, score and speed over the steps](loss.svg)"] if (folder / "loss.svg").is_file() else []),
+        "## Use", _code(report["auto"]),
+        "## Training", "\n".join(["| | |", "|---|---|", *rows])]
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _on_hub(name: object) -> bool:
+    return isinstance(name, str) and not Path(name).is_absolute() and name != SECTIONS_DATASET
+
+
+def _metadata(report: dict[str, Any], job: Job, name: str) -> str:
+    """What hubs read. Without a licence: it depends on the base model and the data, and is their owner's to choose."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = job.data.dataset if not Path(job.data.dataset).is_absolute() else Path(job.data.dataset).name
-    base = job.model if isinstance(job.model, str) and not Path(job.model).is_absolute() else None
-    name = Path(report["job"]).stem
-    scores = report["evaluation"]
-    results = [EvalResult(task_type=KINDS[job.task], dataset_type=data, dataset_name=data, metric_type=metric, metric_value=value)
-               for metric, value in scores.items()]
-    meta = ModelCardData(base_model=base, library_name="transformers", pipeline_tag=KINDS[job.task], tags=["debzero", "deepspeed"],
-                         model_name=name, eval_results=results)
-    versions = ", ".join(f"{part} {version}" for part, version in report["versions"].items())
-    stage = report["zero_stage"]
-    facts = {
-        "Base": base or (f"{job.model['type']}, trained from scratch" if isinstance(job.model, dict) else "a local model"),
-        "Data": f"{data}: {', '.join(job.data.text)}" + ("" if job.task == "causal-lm" else f" -> {job.data.label}"),
-        "Samples": f"{report['train_samples']} for training, {report['eval_samples']} held out",
-        "Batch": f"{report['global_batch']} = {report['micro_batch']} x {report['accumulation']} accumulation x "
-                 f"{report['world_size']} ranks",
-        "Steps": f"{report['steps']} optimizer steps, at most {job.train.epochs} epochs",
-        "Learning rate": f"{job.train.learning_rate:g}, rising over {job.train.warmup:.0%} of the steps, then falling to 0",
-        "Regularisation": f"weight decay {job.train.weight_decay:g}, gradients clipped to {job.train.gradient_clipping:g}",
-        "Precision": report["precision"], "Sharding": "none (data parallel)" if stage == "none" else f"DeepSpeed ZeRO stage {stage}",
-        "Seed": str(job.train.seed), "Device": f"{report['world_size']} x {report['device']}",
-        "Speed": f"{report['samples_per_second']:.1f} samples/s" if report["samples_per_second"] else "-", "Versions": versions,
-    }
-    metrics = [f"| {metric} | {value:.4f} | {_guess(report, metric)} |" for metric, value in scores.items()]
-    (folder / "README.md").write_text("\n".join([
-        "---", meta.to_yaml(), "---", "", f"# {name}", "",
-        "| held-out metric | this model | best guess without looking |", "|---|---|---|", *metrics, "",
-        "![Loss and speed over the steps](loss.svg)", "",
-        "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), "",
-        "```python", f"from transformers import AutoTokenizer, {auto}", "", 'folder = "."  # where this file lies',
-        f"model, tokenizer = {auto}.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)", "```", ""]), encoding="utf-8")
+    from debzero.data import hub_name
+
+    dataset, part = hub_name(job.data.dataset) if _on_hub(job.data.dataset) else (Path(job.data.dataset).name, None)
+    results = [EvalResult(task_type=PIPELINES[job.task], dataset_type=dataset, dataset_name=Path(job.data.dataset).name,
+                          dataset_config=part, metric_type=METRICS.get(metric, metric), metric_name=metric, metric_value=value)
+               for metric, value in report["evaluation"].items()]
+    tags = ["debzero", *(["deepspeed"] if "deepspeed" in report["versions"] else [])]
+    data = ModelCardData(
+        base_model=job.model if _on_hub(job.model) else None, datasets=[dataset] if _on_hub(job.data.dataset) else None,
+        library_name="transformers", pipeline_tag=PIPELINES[job.task], tags=tags, model_name=name, eval_results=results)
+    return str(data.to_yaml()).strip()
 
 
-def _guess(report: dict[str, Any], metric: str) -> str:
-    value = report["baseline"].get(metric)
-    return "" if value is None else f"{value:.4f}"
+def _base(job: Job) -> str:
+    """The model that training began with, without the path to it."""
+    if isinstance(job.model, dict):
+        return f"a {job.model['type']} model with random weights"
+    return job.model if _on_hub(job.model) else f"a local model, {Path(job.model).name}"
+
+
+def _summary(report: dict[str, Any], job: Job) -> str:
+    made = "Trained from scratch" if isinstance(job.model, dict) else "Fine-tuned"
+    data = job.data.dataset if _on_hub(job.data.dataset) else Path(job.data.dataset).name
+    return f"{made} from {_base(job)} on {data}, for {job.task} (transformers' `{report['auto']}`)."
+
+
+def _scores(report: dict[str, Any]) -> list[str]:
+    """The scores as a table, the one that counts in bold."""
+    def row(metric: str, value: float) -> str:
+        guess: Optional[float] = report["baseline"].get(metric)
+        mark = "**" if metric == report["metric"] else ""
+        return f"| {mark}{metric}{mark} | {mark}{value:.4f}{mark} | {'' if guess is None else f'{guess:.4f}'} |"
+
+    return ["| held out | this model | a guess without looking |", "|---|---|---|",
+            *(row(metric, value) for metric, value in report["evaluation"].items())]
+
+
+def _held_out(report: dict[str, Any], job: Job) -> str:
+    chosen = (f" The weights are those of step {report['best_step']}, the best in {report['metric']}: these scores are "
+              "the ones that they were chosen by." if job.train.select == "best" else "")
+    return f"Measured on {report['eval_samples']} samples that training has not seen.{chosen}"
+
+
+def _code(auto: str) -> str:
+    return "\n".join(["```python", f"from transformers import AutoTokenizer, {auto}", "", 'folder = "."  # where this file lies',
+                      "tokenizer = AutoTokenizer.from_pretrained(folder)", f"model = {auto}.from_pretrained(folder)", "```"])
+
+
+def _facts(report: dict[str, Any], job: Job) -> dict[str, str]:
+    train, stage = job.train, report["zero_stage"]
+    batch = Batch(report["global_batch"], report["micro_batch"], report["accumulation"], report["world_size"])
+    homes = {"optimizer": report["offload_optimizer"], "parameters": report["offload_param"]}
+    offloaded = [f"{what} on {where}" for what, where in homes.items() if where != "none"]
+    target = "" if job.task == "causal-lm" else f" -> {job.data.label}"
+    labels = f", {report['classes']} classes" if report["classes"] and job.task != "regression" else ""
+    speed = [f"{report['samples_per_second']:.1f} samples/s"] if report["samples_per_second"] else []
+    if report["tflops"]:
+        speed.append(f"{computing(report['tflops'], report['peak_share'])} a rank")
+    return {
+        "columns": ", ".join(job.data.text) + target,
+        "samples": f"{report['train_samples']} for training{labels}, cut off after {job.data.max_length} tokens",
+        "batch": str(batch), "steps": f"{report['steps']} (at most {train.epochs} epochs)",
+        "learning rate": f"{train.learning_rate:g}, " + (report["schedule"] or f"rising over the first {train.warmup:.0%} of the steps, "
+                                                         "then falling to 0 in a straight line"),
+        "optimizer": f"{report['optimizer']}, weight decay {train.weight_decay:g} (none for biases and norms), "
+                     + (f"gradients clipped to {train.gradient_clipping:g}" if train.gradient_clipping else "gradients not clipped"),
+        "precision": report["precision"] + (f", {report['skipped_steps']} steps skipped" if report["skipped_steps"] else ""),
+        "sharding": "none (data parallel)" if stage == "none" else ", ".join([f"DeepSpeed ZeRO stage {stage}", *offloaded]),
+        "seed": str(train.seed), "hardware": f"{report['world_size']} rank{'s' if report['world_size'] > 1 else ''} on {report['device']}",
+        "speed": ", ".join(speed), "time": duration(report["training_seconds"]) + " of training, without evaluation and saving",
+        "peak memory": f"{gibibytes(report['peak_memory_bytes'])} a rank, of {report['peak_memory_of']}",
+        "versions": ", ".join(f"{part} {version}" for part, version in report["versions"].items())}

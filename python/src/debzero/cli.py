@@ -68,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--config", type=Path, metavar="FILE", help="a model's config.json in place of the job's model")
     plan.add_argument("--json", action="store_true", help="print JSON")
 
-    status = _command(commands, "status", "Show how far a run is, or its report.",
-                      "debzero status demo\ndebzero status demo --watch\ndebzero status /var/lib/debzero/demo --json")
-    name = status.add_argument("name", metavar="NAME", help="a job in /etc/debzero/jobs, a job file, or an output folder")
+    status = _command(commands, "status", "Show how far a run is, or its report. Without a name: all jobs of this host.",
+                      "debzero status\ndebzero status demo\ndebzero status demo --watch\ndebzero status /var/lib/debzero/demo --json")
+    name = status.add_argument("name", metavar="NAME", nargs="?", help="a job in /etc/debzero/jobs, a job file, or an output folder")
     status.add_argument("--json", action="store_true", help="print JSON")
     status.add_argument("--watch", action="store_true", help="follow the run until it ends")
 

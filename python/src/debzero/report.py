@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 from debzero import __version__, flops
 from debzero.files import read_json, write_json
+from debzero.progress import computing
 from debzero.runstate import Output
 
 
@@ -66,6 +67,13 @@ class Outcome:
     peaks: list[int]           # bytes, one per rank
 
 
+def _own(plan: Any, section: str) -> Optional[str]:
+    """What the user's DeepSpeed JSON names as the type of its optimizer or scheduler."""
+    values = (plan.deepspeed or {}).get(section)
+    name = values.get("type") if isinstance(values, dict) else None
+    return name if isinstance(name, str) and name != "auto" else None
+
+
 def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) -> dict[str, Any]:
     """Gather the facts and write report.json."""
     job = str(read_json(output.status_file).get("job", ""))
@@ -91,10 +99,11 @@ def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) ->
         "peak_memory_of": "the GPU allocator" if device.type == "cuda" else "the process (resident set)",
         "world_size": plan.batch.ranks, "zero_stage": plan.stage if plan.stage else "none",
         "offload_optimizer": plan.job.zero.offload_optimizer, "offload_param": plan.job.zero.offload_param,
+        "optimizer": _own(plan, "optimizer") or "AdamW", "schedule": _own(plan, "scheduler"),
         "precision": plan.precision, "global_batch": plan.batch.total, "micro_batch": plan.batch.micro,
         "accumulation": plan.batch.accumulation, "device": device_name(device), "versions": _versions(plan.uses_deepspeed),
         "model": str(output.model), "checkpoint": str(output.checkpoints / (output.checkpoints / "latest").read_text()),
-        "metrics": str(output.metrics_file),
+        "metrics": str(output.metrics_file), "curves": str(output.folder / "tensorboard"),
         "log": f"journalctl -u debzero@{Path(job).stem}" if under_systemd else "the terminal it ran in",
     }
     write_json(output.report_file, report)
@@ -103,7 +112,9 @@ def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) ->
 
 def headline(report: dict[str, Any]) -> str:
     """The score that counts, in a few words."""
-    return f"{report['metric']} {report['evaluation'][report['metric']]:.4f}"
+    metric = report.get("metric", "accuracy")  # reports of before there were other tasks
+    value = report.get("evaluation", report).get(metric)
+    return metric if value is None else f"{metric} {value:.4f}"
 
 
 def _rate(value: Optional[float], unit: str) -> str:
@@ -121,29 +132,40 @@ def _score(report: dict[str, Any], name: str, value: float) -> str:
     return f"{value:.4f}   (a guess without looking: {guess:.4f})"
 
 
+def _steps(report: dict[str, Any]) -> str:
+    """How many, how many more there might have been, and whose weights were kept."""
+    early = f" of {report['total_steps']}, stopped early" if report["steps"] < report["total_steps"] else ""
+    best = f"; best at step {report['best_step']}" if 0 < report["best_step"] < report["steps"] else ""
+    resumed = f"; resumed {report['resumed']} time{'s' if report['resumed'] > 1 else ''}" if report["resumed"] else ""
+    skipped = f"; {report['skipped_steps']} skipped for an overflow" if report["skipped_steps"] else ""
+    return f"{report['steps']}{early}{best}{skipped}{resumed}"
+
+
 def text(report: dict[str, Any]) -> str:
     """The report for people."""
+    if "evaluation" not in report:
+        return f"finished, {headline(report)}: a report of an earlier release, see report.json"
     peaks = " ".join(f"{peak / 2**20:.0f}" for peak in report["peak_memory_bytes"])
     stage = report["zero_stage"]
-    share = f" ({report['peak_share']:.0%} of its peak)" if report["peak_share"] else ""
     classes = f", {report['classes']} classes" if report["classes"] else ""
+    computed = f"{computing(report['tflops'], report['peak_share'])} a rank, " if report["tflops"] else ""
     rows = {
         **{name: _score(report, name, value) for name, value in report["evaluation"].items()},
         "samples": f"{report['train_samples']} training, {report['eval_samples']} held out{classes}",
         "speed": f"{_rate(report['steps_per_second'], 'steps/s')}, {_rate(report['samples_per_second'], 'samples/s')}, "
-                 f"{report['steps']} steps in all",
-        "computing": f"{_rate(report['tflops'], 'TFLOP/s')} a rank{share}, {report['padding_share']:.0%} of the tokens were padding",
+                 f"{report['tokens_per_second'] or 0:.0f} tokens/s",
+        "computing": f"{computed}{report['padding_share']:.0%} of the tokens were padding",
+        "steps": _steps(report),
         "peak memory": f"{peaks} MiB per rank, of {report['peak_memory_of']}",
         "ranks": f"{report['world_size']}, " + ("plain DDP" if stage == "none" else f"ZeRO stage {stage}"),
         "batch": f"{report['global_batch']} = {report['micro_batch']} x {report['accumulation']} accumulation x "
                  f"{report['world_size']} ranks, {report['precision']}",
-        **({"skipped": f"{report['skipped_steps']} steps, for an overflow"} if report["skipped_steps"] else {}),
-        **({"resumed": f"{report['resumed']} times"} if report["resumed"] else {}),
         "device": report["device"],
         "model": report["model"], "checkpoint": report["checkpoint"], "metrics": report["metrics"], "log": report["log"],
     }
     lines = ["", f"Finished: {report['job']}", *(f"  {name:<13}{value}" for name, value in rows.items()), "",
              "What next", f"  use the model   {report['auto']}.from_pretrained(\"{report['model']}\")",
+             *([f"  see the curves  tensorboard --logdir {report['curves']}"] if Path(report.get("curves", "-")).is_dir() else []),
              f"  train another   copy and change {report['job']}, then: debzero check, debzero train",
              f"  see this again  debzero status {Path(report['model']).parent}"]
     return "\n".join(lines)

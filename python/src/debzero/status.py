@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from debzero import progress, report
 from debzero.errors import InputError, Problem
@@ -13,6 +13,10 @@ from debzero.files import read_json
 from debzero.job import read_mapping
 from debzero.runstate import FINAL, Output
 from debzero.stack import jobs_folder
+
+
+def _known() -> str:
+    return ", ".join(sorted(p.stem for p in jobs_folder().glob("*.yml"))) or "none"
 
 
 def find(name: str) -> Output:
@@ -23,9 +27,8 @@ def find(name: str) -> Output:
     named = jobs_folder() / f"{name}.yml"
     file = path if path.is_file() else named if named.is_file() else None
     if file is None:
-        known = ", ".join(sorted(p.stem for p in jobs_folder().glob("*.yml"))) or "none"
         raise InputError([Problem(name, "name", f"is no job in {jobs_folder()}, no job file and no output folder",
-                                  f"the jobs here are: {known}")])
+                                  f"the jobs here are: {_known()}")])
     output = read_mapping(file).get("output")
     if not isinstance(output, str):
         raise InputError([Problem(str(file), "output", "is missing", "see `debzero check`")])
@@ -33,18 +36,25 @@ def find(name: str) -> Output:
 
 
 def show(status: dict[str, Any]) -> str:
-    """One status as a line (or for a finished run, its first line)."""
+    """One status as a line (or for a finished run, its first line), and below it what went wrong."""
     text = str(status["state"])
     if status.get("loss") is not None and status["state"] not in FINAL:
         text += "  " + progress.line(status)
     elif status["state"] != "finished":
-        text += f"  at step {status['step']}/{status['total_steps'] or '?'}"
-    more = [status.get("error"), status.get("warning"), status.get("given_up") and f"given up: {status['given_up']}"]
-    return "\n  ".join([text, *filter(None, more)])
+        text += f"  at step {status.get('step', 0)}/{status.get('total_steps') or '?'}"
+    notes = [status.get("error"), status.get("given_up") and f"given up: {status['given_up']}; mend the cause, then start it again",
+             status.get("warning") and f"warning: {status['warning']}"]
+    return text + "".join(f"\n  {note}" for note in notes if note)
 
 
-def status(name: str, as_json: bool, watch: bool) -> int:
-    """Exit code: 0 finished or running, 1 failed or stopped (or not started), 2 unknown name."""
+def status(name: Optional[str], as_json: bool, watch: bool) -> int:
+    """Exit code: 0 finished or running, 1 failed or stopped (or not started), 2 unknown name. Without a name: all jobs of this
+    host, and 0."""
+    if name is None:
+        if watch:
+            raise InputError([Problem("debzero status", "--watch", "follows one run, and none is named",
+                                      f"name one; the jobs here are: {_known()}")])
+        return _overview(as_json)
     output = find(name)
     if watch:
         _watch(output)
@@ -57,6 +67,43 @@ def status(name: str, as_json: bool, watch: bool) -> int:
     else:
         print(report.text(made) if made else show(values))
     return 0 if values and values["state"] not in ("failed", "stopped") else 1
+
+
+def _overview(as_json: bool) -> int:
+    """Every job file of this host, with its run's state."""
+    rows = [_row(path) for path in sorted(jobs_folder().glob("*.yml"))]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print(f"no jobs in {jobs_folder()}")
+    else:
+        shown = [("job", "state", "step", "", "changed"), *(
+            (row["name"], row["state"], f"{row['step']}/{row.get('total_steps') or '?'}" if row.get("step") is not None else "-",
+             row["words"], row.get("updated") or "-") for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*shown)]
+        for cells in shown:
+            print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
+    return 0
+
+
+def _row(path: Path) -> dict[str, Any]:
+    """A job's name, its status, and `words`: what there is to say in its state."""
+    try:
+        output = find(str(path))
+    except InputError as error:
+        problem = error.problems[0]
+        return {"name": path.stem, "state": "wrong", "words": f"{problem.key} {problem.reason}"}
+    values = output.status()
+    if not values:
+        return {"name": path.stem, "state": "not started", "words": "", "output": str(output.folder)}
+    if values["state"] == "finished":
+        words = report.headline(read_json(output.report_file))
+    elif values["state"] in FINAL:
+        words = f"given up: {values['given_up']}" if values.get("given_up") else str(values.get("error") or "")
+    else:
+        loss = f"loss {values['loss']:.4f}, " if values.get("loss") is not None else ""
+        words = f"{loss}ETA {progress.duration(values.get('eta_seconds'))}"
+    return {"name": path.stem, **values, "words": words.split("\n")[0][:100], "output": str(output.folder)}
 
 
 def _watch(output: Output) -> None:

@@ -95,7 +95,8 @@ class Run:
         self.saved_at = time.monotonic()
         progress.resume(self.state.step)
         self.control = Control(stop, self.ranks)
-        self._flops = cache(lambda width: flops.per_sample(self.config, width, plan.job.task))
+        words = 0 if self.data.train.targets is None else self.data.train.targets.shape[1]
+        self._flops = cache(lambda width: flops.per_sample(self.config, float(width), plan.job.task, words))
 
     def _look(self) -> tuple[Optional[checkpoint.Found], list[str]]:
         """The checkpoint to go on from (for another number of ranks: converted), and what to say about it. Rank 0's work."""
@@ -327,11 +328,15 @@ class Run:
 
     def _describe(self, made: dict[str, Any]) -> None:
         """A picture of the run and a card, beside the weights. Whatever is wrong with them, the model is there."""
-        try:
-            plots.draw(self.output.metrics_file, self.metric, self.output.model, Path(made["job"]).stem)
-            card.write(made, self.plan.job, self.task.auto, self.output.model)
-        except Exception as error:
-            self.progress.warn(f"the model has no picture or no card: {type(error).__name__}: {error}")
+        folder, name = self.output.model, Path(made["job"]).stem
+        works: dict[str, Callable[[], Any]] = {
+            "picture": lambda: plots.draw(self.output.metrics_file, self.metric, made["baseline"].get(self.metric), folder, name),
+            "card": lambda: card.write(made, self.plan.job, folder)}
+        for what, work in works.items():
+            try:
+                work()
+            except Exception as error:
+                self.progress.warn(f"the model has no {what}: {type(error).__name__}: {error}")
 
     def _finish(self) -> None:
         """The model and the report. What evaluation found, and the last checkpoint, are there already."""

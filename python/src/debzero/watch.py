@@ -1,38 +1,67 @@
 """For whom a run is written down besides its own files: TensorBoard, a spreadsheet, Prometheus.
 
-None of them may end a training: one that fails (a full disk, a missing package) is left out, and said so once.
+None of them may end a training: one that fails (a full disk, a missing package) is left out, and said so once. Their packages
+are imported when rank 0 starts to train, and nowhere else.
 """
 from __future__ import annotations
 
 import csv
-import json
+import io
 import os
+import socket
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Protocol
 
-from debzero.files import write_text
+from debzero.files import read_lines, write_text
 
-COLUMNS = ("step", "total_steps", "epoch", "loss", "learning_rate", "samples_per_second", "tokens_per_second", "padding_share", "tflops",
-           "peak_share", "memory_bytes", "skipped_steps", "loss_scale", "eta_seconds")
 EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers are beside it
 
 
+def columns() -> list[str]:
+    """Of metrics.csv: the same ones in every run."""
+    from debzero.tasks import TASKS
+
+    scores = dict.fromkeys(score for task in TASKS.values() for score in task.scores)
+    return ["time", "step", "total_steps", "epoch", "loss", "learning_rate", "samples_per_second", "tokens_per_second", "padding_share",
+            "tflops", "peak_share", "memory_bytes", "skipped_steps", "loss_scale", "eta_seconds", *(EVALUATION + name for name in scores)]
+
+
+class Watcher(Protocol):
+    """`measured` gets each line of metrics.jsonl: numbers by name, `memory_bytes` a list with one for each rank."""
+
+    def measured(self, values: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class TensorBoard:
-    """Event files in tensorboard/; what an interrupted run wrote after its checkpoint is marked as void."""
+    """Event files in tensorboard/. The file of an interrupted run stays; what it has from `step` on is declared void."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.event, self.summary = Event, Summary
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Its EventFileWriter does the same in a thread, whose errors reach the journal as tracebacks.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.writer = RecordWriter(open(folder / "tensorboard" / name, "wb"))  # noqa: SIM115 - closed below
+        self._add(0, file_version="brain.Event:2")
+        self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.writer.flush()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self.writer.write(self.event(step=step, wall_time=time.time(), **content).SerializeToString())
 
     def measured(self, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and name not in ("step", "total_steps", "epoch"):
-                group = "evaluation" if name.startswith(EVALUATION) else "training"
-                self.writer.add_scalar(f"{group}/{name.replace(EVALUATION, '', 1)}", value, values["step"])
-        for rank, value in enumerate(values.get("memory_bytes", [])):
-            self.writer.add_scalar(f"memory/rank{rank}", value, values["step"])
+        scalars = {f"evaluation/{name[len(EVALUATION):]}" if name.startswith(EVALUATION) else f"training/{name}": value
+                   for name, value in values.items() if isinstance(value, (int, float)) and name not in ("step", "total_steps")}
+        scalars.update({f"memory/rank{rank}": value for rank, value in enumerate(values.get("memory_bytes", []))})
+        self._add(values["step"], summary=self.summary(
+            value=[self.summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]))
         self.writer.flush()
 
     def close(self) -> None:
@@ -40,87 +69,78 @@ class TensorBoard:
 
 
 class Table:
-    """metrics.csv: metrics.jsonl as a table, made anew from it at each start, so that it never holds what was undone."""
+    """metrics.csv: metrics.jsonl for spreadsheets, of the ranks' memory the largest. Made anew at each start, so that it never
+    holds what was undone."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.file, lines = folder / "metrics.csv", folder / "metrics.jsonl"
-        self.names: list[str] = list(COLUMNS)
-        rows = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
-        for row in rows:
-            self.names += [name for name in row if name not in self.names and name != "time"]
-        self._write(rows)
+    def __init__(self, folder: Path) -> None:
+        self.file, self.columns = folder / "metrics.csv", columns()
+        write_text(self.file, ",".join(self.columns) + "\n" + self._text(read_lines(folder / "metrics.jsonl")))
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        import io
-
+    def _text(self, rows: list[dict[str, Any]]) -> str:
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(map(self._flat, rows))
-        write_text(self.file, text.getvalue())
-
-    @staticmethod
-    def _flat(row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, "memory_bytes": " ".join(map(str, row.get("memory_bytes") or []))}
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n")
+        writer.writerows({**row, "memory_bytes": max(row.get("memory_bytes") or [], default=None)} for row in rows)
+        return text.getvalue()
 
     def measured(self, values: dict[str, Any]) -> None:
-        new = [name for name in values if name not in self.names]
-        if new:  # the first evaluation brings its metrics
-            self.names += new
-            with open(self.file, newline="", encoding="utf-8") as file:
-                rows: list[dict[str, Any]] = [{**row, "memory_bytes": (row["memory_bytes"] or "").split()} for row in csv.DictReader(file)]
-            self._write([*rows, values])
-            return
-        with open(self.file, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.names, extrasaction="ignore").writerow(self._flat(values))
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(self._text([values]))
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 class Prometheus:
-    """debzero-<job>.prom for node_exporter's textfile collector, in the output folder and in $DEBZERO_TEXTFILE_DIR."""
+    """debzero-<job>.prom in `folder`, for node_exporter's textfile collector: the newest values, replaced as a whole."""
+
+    GAUGES = {
+        "step": ("step", "Optimizer steps done"), "total_steps": ("steps_total", "Optimizer steps in all"),
+        "loss": ("loss", "Mean training loss since the last line"), "learning_rate": ("learning_rate", "Learning rate"),
+        "samples_per_second": ("samples_per_second", "Samples a second on all ranks"),
+        "tokens_per_second": ("tokens_per_second", "Tokens a second on all ranks, without padding"),
+        "padding_share": ("padding_share", "Share of the tokens that are padding"),
+        "tflops": ("tflops", "TFLOP/s of one rank"), "peak_share": ("peak_share", "Share of the device's peak"),
+        "skipped_steps": ("skipped_steps", "Steps skipped for an overflow"), "loss_scale": ("loss_scale", "Loss scale"),
+        "eta_seconds": ("eta_seconds", "Seconds left")}
 
     def __init__(self, folder: Path, job: str) -> None:
         from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
         self.job, self.registry, self.write = job, CollectorRegistry(), write_to_textfile
-        self.gauges = {
-            name: Gauge(f"debzero_{name}", text, ["job"], registry=self.registry) for name, text in (
-                ("step", "Optimizer steps done"), ("total_steps", "Optimizer steps in all"),
-                ("loss", "Mean training loss since the last line"),
-                ("learning_rate", "Learning rate"), ("samples_per_second", "Samples a second on all ranks"),
-                ("tokens_per_second", "Tokens a second on all ranks, without padding"), ("tflops", "TFLOP/s of one rank"),
-                ("peak_share", "Share of the device's peak"), ("skipped_steps", "Steps skipped for an overflow"),
-                ("loss_scale", "Loss scale"), ("eta_seconds", "Seconds left"))}
+        self.gauges = {key: Gauge(f"debzero_{name}", text, ["job"], registry=self.registry) for key, (name, text) in self.GAUGES.items()}
         self.memory = Gauge("debzero_memory_bytes", "Peak memory", ["job", "rank"], registry=self.registry)
         self.scores = Gauge("debzero_eval", "Held-out score", ["job", "metric"], registry=self.registry)
-        folders = [folder, *map(Path, filter(None, [os.environ.get("DEBZERO_TEXTFILE_DIR")]))]
-        self.files = [path / f"debzero-{job}.prom" for path in folders]
+        self.file = folder / f"debzero-{job}.prom"
 
     def measured(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            if name in self.gauges and isinstance(value, (int, float)):
+            if not isinstance(value, (int, float)):
+                continue
+            if name.startswith(EVALUATION):
+                self.scores.labels(self.job, name[len(EVALUATION):]).set(value)
+            elif name in self.gauges:
                 self.gauges[name].labels(self.job).set(value)
-            elif name.startswith(EVALUATION):
-                self.scores.labels(self.job, name.replace(EVALUATION, "", 1)).set(value)
         for rank, value in enumerate(values.get("memory_bytes", [])):
             self.memory.labels(self.job, rank).set(value)
-        for file in self.files:
-            self.write(str(file), self.registry)
+        self.write(str(self.file), self.registry)
 
     def close(self) -> None:
-        """The last values stay."""
+        """The last values stay: a short run would end between two looks of Prometheus."""
 
 
 class Watchers:
-    """All of them; made on rank 0, where the run goes on from `step`."""
+    """All of them; made on rank 0, where the run goes on from `step`. metrics.jsonl has nothing after it any more."""
 
     def __init__(self, folder: Path, job: str, step: int, say: Callable[[str], None]) -> None:
         self.say = say
-        self.working: dict[str, Any] = {}
-        for name, make in (("TensorBoard", lambda: TensorBoard(folder, step)), ("metrics.csv", lambda: Table(folder, step)),
-                           ("Prometheus", lambda: Prometheus(folder, job))):
+        self.working: dict[str, Watcher] = {}
+        makers: dict[str, Callable[[], Watcher]] = {
+            "TensorBoard": lambda: TensorBoard(folder, step), "metrics.csv": lambda: Table(folder),
+            "Prometheus": lambda: Prometheus(folder, job)}
+        shared = os.environ.get("DEBZERO_TEXTFILE_DIR")
+        if shared:
+            makers[f"Prometheus in {shared}"] = lambda: Prometheus(Path(shared), job)
+        for name, make in makers.items():
             made = self._try(name, make)
             if made is not None:
                 self.working[name] = made
@@ -129,7 +149,9 @@ class Watchers:
         try:
             return action()
         except Exception as error:  # whatever it is, the training is worth more
-            self.say(f"{name} is left out: {type(error).__name__}: {error}")
+            reason = f"the package {error.name} is not installed" if isinstance(error, ModuleNotFoundError) else (
+                f"{type(error).__name__}: {error}")
+            self.say(f"the run goes on without {name}: {reason}")
             self.working.pop(name, None)
             return None
 
