@@ -220,7 +220,7 @@ def test_unit_and_shared_paths_agree(tree: Path) -> None:
     assert unit_values(tree, "EnvironmentFile")[0] == f"-{STACK['config']}/host.env"
     assert unit_values(tree, "User") == [STACK["user"]]
     assert [f"/var/lib/{name}" for name in unit_values(tree, "StateDirectory")] == [STACK["state"]]
-    assert unit_values(tree, "RestartPreventExitStatus") == ["2"]
+    assert unit_values(tree, "RestartPreventExitStatus") == ["2 3"]
     assert f"u {STACK['user']} - " in (tree / "usr/lib/sysusers.d/debzero.conf").read_text()
     assert f"d {STACK['state']} 0755 {STACK['user']}" in (tree / "usr/lib/tmpfiles.d/debzero.conf").read_text()
 

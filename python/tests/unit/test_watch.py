@@ -1,15 +1,18 @@
 """What a run is watched by: read back with the tools that people will read it with."""
 import csv
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import yaml
-from debzero import card, flops, plots, progress, report, status, systemd
+
+from debzero import card, plots, progress, report, status, systemd
 from debzero.files import read_json, read_lines, write_json
 from debzero.job import Job
 from debzero.progress import Progress
@@ -98,14 +101,14 @@ def test_prometheus_reads_the_newest_values_in_both_folders(interrupted, tmp_pat
         for family in text_string_to_metric_families((folder / "debzero-tiny.prom").read_text()):
             for sample in family.samples:
                 assert sample.labels.pop("job") == "tiny"
-                samples[sample.name, *sample.labels.values()] = sample.value
+                samples[(sample.name, *sample.labels.values())] = sample.value
         assert samples["debzero_step", ] == samples["debzero_steps_total", ] == 6
         assert samples["debzero_loss", ] == pytest.approx(1 / 6)
         assert samples["debzero_eval", "accuracy"] == 0.75
         assert (samples["debzero_memory_bytes", "0"], samples["debzero_memory_bytes", "1"]) == (2**30, 2**31)
-        assert {name[0] for name in samples} == {"debzero_eval", "debzero_memory_bytes"} | {f"debzero_{name}" for name in (
-            "step steps_total loss learning_rate samples_per_second tokens_per_second padding_share tflops peak_share skipped_steps "
-            "loss_scale eta_seconds").split()}
+        shown = ("step", "steps_total", "loss", "learning_rate", "samples_per_second", "tokens_per_second", "padding_share", "tflops",
+                 "peak_share", "skipped_steps", "loss_scale", "eta_seconds")
+        assert {name[0] for name in samples} == {"debzero_eval", "debzero_memory_bytes", *(f"debzero_{name}" for name in shown)}
 
 
 def test_a_watcher_that_fails_is_left_out_once_and_the_others_go_on(output, monkeypatch, tmp_path, capsys):
@@ -136,10 +139,8 @@ def test_a_full_disk_ends_no_run_and_no_line_is_lost(tmp_path, capsys):
         full.begin("tiny.yml", "0", False)
         told = Progress(full, speaks=True)
         told.resume(0)
-        filler = open(disk / "filler", "wb", buffering=0)
-        with filler, pytest.raises(OSError, match="No space left"):
-            while True:
-                filler.write(b"0" * 4096)
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full
+        assert shutil.disk_usage(disk).free == 0
         before = capsys.readouterr().out
         for number in range(1, 100):
             told.step(step(number, 1.0))
@@ -152,7 +153,7 @@ def test_a_full_disk_ends_no_run_and_no_line_is_lost(tmp_path, capsys):
         assert [line["step"] for line in read_lines(full.metrics_file)] == list(range(1, 101))
         assert read_json(full.status_file)["step"] == 100
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # this process holds the folder
 
 
 def test_a_number_that_is_none_is_told_and_the_files_stay_json(output, capsys):
@@ -181,7 +182,7 @@ def test_systemd_hears_of_it_and_need_not_listen(output, monkeypatch, tmp_path):
             one.alive()
         listener.settimeout(0.1)
         heard = []
-        with pytest.raises(TimeoutError if sys.version_info >= (3, 10) else socket.timeout):
+        with suppress(OSError):  # nothing more in time
             while True:
                 heard.append(listener.recv(1000).decode())
     assert heard[:2] == ["READY=1", "STATUS=step 2/6, loss 0.5000, ETA 0:04"]
@@ -206,7 +207,7 @@ REPORT = {
     "steps_per_second": 2.0, "samples_per_second": 128.0, "tokens_per_second": 6800.0, "padding_share": 0.05, "tflops": 40.5,
     "peak_share": 0.13, "peak_memory_bytes": [2**32, 2**32], "peak_memory_of": "the GPU allocator", "world_size": 2, "zero_stage": 2,
     "offload_optimizer": "cpu", "offload_param": "none", "optimizer": "AdamW", "schedule": None, "precision": "bf16", "global_batch": 64,
-    "micro_batch": 16, "accumulation": 2, "device": "NVIDIA A100-SXM4-40GB", "versions": {"torch": "1.13.1", "deepspeed": "0.15.4"},
+    "micro_batch": 16, "accumulation": 2, "device": "NVIDIA A100-SXM4-40GB", "versions": {"torch": "7.1", "deepspeed": "7.2"},
     "model": "/var/lib/debzero/mrpc/model", "checkpoint": "/var/lib/debzero/mrpc/checkpoints/step-116",
     "metrics": "/var/lib/debzero/mrpc/metrics.jsonl", "curves": "/var/lib/debzero/mrpc/tensorboard", "log": "journalctl -u debzero@mrpc"}
 MRPC = {"model": "bert-large-uncased", "data": {"dataset": "glue/mrpc", "text": ["sentence1", "sentence2"], "label": "label"},
@@ -227,7 +228,7 @@ def test_the_card_says_what_hubs_and_people_ask(tmp_path):
         "accuracy": 0.875, "f1": 0.9, "matthews_correlation": 0.7, "loss": 0.3}
     assert results["f1"].dataset_config == "mrpc"
     for words in ("| **f1** | **0.9000** | 0.8100 |", "64 = micro-batch 16 x 2 accumulation steps x 2 ranks", "step 58", "(loss.svg)",
-                  "ZeRO stage 2, optimizer on cpu", "bf16", "A100", "deepspeed 0.15.4", "AutoModelForSequenceClassification.from_pretrained",
+                  "ZeRO stage 2, optimizer on cpu", "bf16", "A100", "deepspeed 7.2", "AutoModelForSequenceClassification.from_pretrained",
                   "40.5 TFLOP/s (13% of peak)"):
         assert words in read.text, words
 
@@ -342,83 +343,6 @@ def test_to_watch_needs_a_name(jobs):
     with pytest.raises(InputError, match="follows one run") as caught:
         status.status(None, as_json=False, watch=True)
     assert "broken, done, going" in caught.value.problems[0].fix
-
-
-def test_flops_of_bert_large():
-    from transformers import BertConfig
-
-    large = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-    lengths = np.array([53, 128, 512])
-    expected = [96.9e9, 236.8e9, 1005e9]
-    assert flops.per_sample(large, lengths, "classification") == pytest.approx(expected, rel=1e-3)
-    assert [flops.per_sample(large, float(length), "classification") for length in lengths] == pytest.approx(expected, rel=1e-3)
-
-
-MODELS = {
-    "bert": ("classification", {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}),
-    "distilbert": ("classification", {"dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 40}),
-    "gpt2": ("causal-lm", {"n_embd": 24, "n_layer": 3, "n_head": 2}),
-    "llama": ("causal-lm", {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-                            "intermediate_size": 40}),
-    "t5": ("text-to-text", {"d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2,
-                            "feed_forward_proj": "gated-gelu"}),
-    "bart": ("classification", {"d_model": 24, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 2,
-                                "decoder_attention_heads": 2, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}),
-}
-
-
-@pytest.mark.parametrize("kind", list(MODELS))
-def test_flops_are_those_of_the_models_own_matrices(kind):
-    """Counted where they are multiplied, in a forward pass of transformers' model; and the scores of all pairs of tokens."""
-    import torch
-    import transformers
-    from transformers.pytorch_utils import Conv1D
-
-    task, sizes = MODELS[kind]
-    autos = {"classification": "AutoModelForSequenceClassification", "causal-lm": "AutoModelForCausalLM",
-             "text-to-text": "AutoModelForSeq2SeqLM"}
-    config = transformers.AutoConfig.for_model(kind, vocab_size=50, **sizes)
-    config.pad_token_id = config.bos_token_id = config.eos_token_id = 0
-    model = getattr(transformers, autos[task]).from_config(config).eval()
-    length, answer, counted = 10, 4, []
-
-    def count(module, inputs, made):
-        counted.append(2 * module.weight.numel() * inputs[0].numel() // inputs[0].shape[-1])
-
-    for name, module in model.named_modules():
-        # What classifies a sample counts for nothing beside what reads its tokens, and is left out.
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and not any(word in name for word in ("pooler", "classif")):
-            module.register_forward_hook(count)
-    tokens = torch.arange(1, length + 1)[None]
-    if kind == "bart":
-        tokens[:, -1] = config.eos_token_id
-    with torch.no_grad():
-        model(input_ids=tokens, **({"labels": torch.ones(1, answer, dtype=torch.long)} if task == "text-to-text" else {}))
-    layers = model.config.num_hidden_layers
-    width = 2 * 8 if kind == "t5" else model.config.hidden_size
-    pairs = layers * length**2
-    if task == "text-to-text":
-        pairs += 2 * (answer**2 + answer * length)
-    elif kind == "bart":
-        pairs += 2 * 2 * length**2
-    assert flops.per_sample(config, length, task, answer) == 3 * (sum(counted) + 4 * width * pairs)
-
-
-def test_a_configuration_that_tells_no_size_has_no_flops():
-    assert flops.per_sample(object(), 128, "classification") == 0
-
-
-@pytest.mark.parametrize(("device", "precision", "teraflops"), [
-    ("Tesla V100-SXM2-16GB", "fp16", 125), ("Tesla V100-PCIE-16GB", "fp16", 112), ("Tesla V100-SXM2-16GB", "bf16", None),
-    ("Tesla T4", "fp16", 65), ("NVIDIA A100-SXM4-40GB", "bf16", 312), ("NVIDIA A100-SXM4-40GB", "fp32", 19.5), ("NVIDIA A10", "bf16", 125),
-    ("NVIDIA A10G", "bf16", 70), ("NVIDIA A30", "fp16", 165), ("NVIDIA A40", "bf16", 149.7), ("NVIDIA L4", "bf16", 121),
-    ("NVIDIA L40S", "bf16", 362), ("NVIDIA RTX A6000", "bf16", 155), ("NVIDIA GeForce RTX 3090", "fp16", 71),
-    ("NVIDIA GeForce RTX 4090", "bf16", 165), ("NVIDIA H100 80GB HBM3", "bf16", 989), ("NVIDIA H100 PCIe", "bf16", 756),
-    ("NVIDIA H100 NVL", "bf16", 835), ("NVIDIA H200", "bf16", 989), ("NVIDIA B200", "bf16", 2250), ("NVIDIA H200", "fp32", 67),
-    ("NVIDIA RTX A4000", "bf16", None), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16", None), ("NVIDIA T400", "fp16", None),
-    ("NVIDIA GeForce RTX 4090 Laptop GPU", "fp16", None), ("AMD EPYC 7763 (2 cores)", "fp32", None)])
-def test_peaks(device, precision, teraflops):
-    assert flops.peak(device, precision) == (teraflops and pytest.approx(teraflops * 1e12))
 
 
 def test_a_real_run_leaves_all_of_it(bench):
