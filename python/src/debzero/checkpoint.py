@@ -18,7 +18,7 @@ from debzero.errors import UserError
 from debzero.files import read_json, replace, sync_tree, write_json, write_text
 
 FACTS = "debzero.json"
-UNIVERSAL = ".universal"
+RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start
 ROOM = 1.1  # a new checkpoint is about as large as the last one
 
 
@@ -114,23 +114,22 @@ def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Opt
     return None
 
 
-def reshard(root: Path, tag: str) -> str:
-    """Make a copy of a DeepSpeed checkpoint that any number of ranks can load; its tag. One rank does this.
+def reshard(root: Path, tag: str) -> None:
+    """Make the copy RESHARDED of a DeepSpeed checkpoint of stage 1 or 2, which any number of ranks can load. One rank does this.
 
-    DeepSpeed's own converter makes it, in a process of its own: it starts workers and talks.
+    DeepSpeed's own converter makes it, a universal checkpoint, in a process of its own: it starts workers and talks.
     """
     drop_resharded(root)
     made = subprocess.run(
         [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(root / tag),
-         "--output_folder", str(root / UNIVERSAL), "--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"],
+         "--output_folder", str(root / RESHARDED), "--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"],
         capture_output=True, text=True)
     if made.returncode:
         raise UserError(f"DeepSpeed could not convert the checkpoint {tag} for another number of ranks: "
                         f"{(made.stderr or made.stdout).strip().splitlines()[-1][:200]}",
                         "start the job with as many ranks as before (`--ranks`)")
-    return UNIVERSAL
 
 
 def drop_resharded(root: Path) -> None:
-    shutil.rmtree(root / UNIVERSAL, ignore_errors=True)
+    shutil.rmtree(root / RESHARDED, ignore_errors=True)
     (root / "latest_universal").unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero import card, checkpoint, data, dsconfig, flops, models, plots, report, speed, stream, swap
+from debzero import card, checkpoint, data, dsconfig, flops, models, plots, report, speed, stream, swap, zero3
 from debzero.control import Control, Stop, Stopping
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
 from debzero.errors import UserError
@@ -103,18 +103,23 @@ class Run:
         words: list[str] = []
         found = checkpoint.newest(self.output.checkpoints, self.facts, words.append)
         if found and found.ranks != self.ranks and self.plan.uses_deepspeed:
-            words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: converting it to a universal checkpoint "
-                         f"for {self.ranks}")
-            tag = checkpoint.reshard(self.output.checkpoints, found.tag)
-            return found._replace(tag=tag), [*words, f"going on from step {found.state['step']}"]
+            if self.plan.stage == 3:
+                words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: dealing it out anew to {self.ranks}")
+                checkpoint.drop_resharded(self.output.checkpoints)
+                zero3.reshard(self.output.checkpoints / found.tag, self.output.checkpoints / checkpoint.RESHARDED, found.ranks, self.ranks)
+            else:
+                words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: converting it to a universal checkpoint "
+                             f"for {self.ranks}")
+                checkpoint.reshard(self.output.checkpoints, found.tag)
+            return found._replace(tag=checkpoint.RESHARDED), [*words, f"going on from step {found.state['step']}"]
         return found, [*words, f"going on from the checkpoint {found.tag}"] if found else words
 
     def _engine(self, found: Optional[checkpoint.Found]) -> Any:
         hidden: int = getattr(self.config, "hidden_size", None) or getattr(self.config, "d_model", None) or 768
         nvme, aio = self.agree(self._swap)
         config = dsconfig.generate(self.plan, hidden, self.steps, nvme, aio) if self.plan.uses_deepspeed else {}
-        universal = found is not None and found.tag == checkpoint.UNIVERSAL
-        if universal:
+        resharded = found is not None and found.tag == checkpoint.RESHARDED
+        if resharded and self.plan.stage != 3:
             config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
         torch.manual_seed(self.settings.seed)  # the same first weights on every rank
         model = models.build(self.plan, self.config, config)
@@ -124,9 +129,9 @@ class Run:
             engine.load(self.output.checkpoints, found.tag)
             self.state = State(**found.state)
             self.state.resumed += 1
-            if found.ranks != self.ranks:  # what single ranks had summed up, the first one keeps
-                self.state.losses = [sum(self.state.losses)] + [0.0] * (self.ranks - 1)
-            if universal:
+            if found.ranks != self.ranks:  # what the ranks had summed up, the first one keeps; a rank's share is as large as before
+                self.state.losses = [sum(self.state.losses) * self.ranks / found.ranks] + [0.0] * (self.ranks - 1)
+            if resharded:
                 dist.barrier()
                 if self.rank == 0:
                     checkpoint.drop_resharded(self.output.checkpoints)
