@@ -121,7 +121,8 @@ def _launch(plan: Plan, job: Path) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", str(SCRIPT), "--job", str(job))
     except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
+        # A rank that was killed is the cause, whatever the others say that lost it; they may have been seen to end first.
+        rank, failure = next(((rank, one) for rank, one in failed.failures.items() if one.exitcode < 0), failed.get_first_failure())
         if failure.exitcode in (2, 130, 143):
             return int(failure.exitcode)
         if failure.exitcode < 0:
