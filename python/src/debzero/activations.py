@@ -88,9 +88,10 @@ class Lives(TorchDispatchMode):
         super().__init__()
         self.known = {_storage(tensor) for tensor in known}
         self.sizes: dict[int, tuple[int, int]] = {}
+        self.births: dict[int, int] = {}  # which of all storages this is, for addresses are used again; a copy counts as its original
         self.users: dict[int, int] = {}
         self.references: dict[int, Any] = {}
-        self.fixed = self.sample = self.gradients = 0
+        self.fixed = self.sample = self.gradients = self.born = 0
         self.curve: list[tuple[int, int, int]] = [(0, 0, 0)]
         self.layer: Optional[Layer] = None
 
@@ -102,8 +103,9 @@ class Lives(TorchDispatchMode):
             self.sizes[storage] = size = _size(tensor)
             self.fixed, self.sample = self.fixed + size[0], self.sample + size[1]
             self.users[storage] = 0
+            self.births[storage] = self.born = self.born + 1
             if self.layer:
-                self.layer.born.add(storage)
+                self.layer.born.add(self.born)
         self.users[storage] += 1
         key = id(tensor)
 
@@ -116,11 +118,9 @@ class Lives(TorchDispatchMode):
     def _less(self, storage: int) -> None:
         self.users[storage] -= 1
         if not self.users[storage]:
-            del self.users[storage]
+            del self.users[storage], self.births[storage]
             size = self.sizes.pop(storage)
             self.fixed, self.sample = self.fixed - size[0], self.sample - size[1]
-            if self.layer:
-                self.layer.born.discard(storage)  # the number may be used again
 
     def is_gradient(self, tensor: Any) -> None:
         """A parameter's gradient is complete: from now on it is the engine's."""
@@ -131,11 +131,15 @@ class Lives(TorchDispatchMode):
             self.sizes[storage] = 0, 0
         self.fixed, self.sample = self.fixed - fixed, self.sample - sample
 
+    def birth(self, tensor: Any) -> Optional[int]:
+        """The number of the tensor's storage among all that were made so far; None for one that is counted elsewhere."""
+        return self.births.get(_storage(tensor))
+
     def keep(self, tensors: Sequence[Any]) -> None:
         """A compiled layer would keep these."""
         for tensor in tensors:
-            if self.layer and isinstance(tensor, torch.Tensor) and _storage(tensor) in self.layer.born:
-                self.layer.kept[_storage(tensor)] = _size(tensor)
+            if self.layer and isinstance(tensor, torch.Tensor) and (birth := self.birth(tensor)) in self.layer.born:
+                self.layer.kept[birth] = _size(tensor)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # torch 1.13 hands a number that a division saves to Python as a number, and wants it back as a tensor.
@@ -157,12 +161,15 @@ class Lives(TorchDispatchMode):
         assert self.layer
         if name in PRODUCTS:
             self.keep([*args, made[0]])
-            self.layer.last_product = _storage(made[0])
+            self.layer.last_product = self.birth(made[0])
         elif name == "native_dropout":
             self.keep([made[1]])
-        elif name == "relu" and _storage(args[0]) in self.layer.kept:  # its sign is enough
-            fixed, sample = self.layer.kept[_storage(args[0])]
-            self.layer.kept[_storage(args[0])] = fixed // args[0].element_size(), sample // args[0].element_size()
+        elif name == "clone":
+            original = self.births.get(_storage(args[0]))
+            if original is not None:
+                self.births[_storage(made[0])] = original
+        elif name == "relu" and (birth := self.birth(args[0])) in self.layer.kept:  # its sign is enough
+            self.layer.kept[birth] = tuple(size // args[0].element_size() for size in self.layer.kept[birth])
 
     def pack(self, tensor: Any) -> Any:
         self.watch(tensor)
@@ -202,8 +209,8 @@ def _hooks(layers: list[tuple[Any, Layer]], lives: Lives) -> list[Any]:
         layer.forward.append(len(lives.curve))
         made, given = first_tensor(output if isinstance(output, tuple) else (output,)), first_tensor(args)
         layer.kept.pop(layer.last_product or 0, None)  # what was made of it, the layer's output, is kept
-        if made is not None and _storage(made) in lives.sizes:
-            layer.kept[_storage(made)] = _size(made)
+        if made is not None and (birth := lives.birth(made)) is not None:
+            layer.kept[birth] = _size(made)
         for tensor in (made, given):
             if tensor is not None and tensor.requires_grad:
                 tensor.register_hook(mark(layer.backward))
