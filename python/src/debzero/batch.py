@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Union
 
-LARGEST_AUTO_MICRO = 32  # until the trainer measures what fits: small enough for every model that fits at all
+LARGEST_AUTO_MICRO = 32  # where nothing tells what fits: small enough for every model that fits at all
 
 
 class BatchError(ValueError):
@@ -29,6 +29,11 @@ class Batch:
             f"global batch {self.total} = micro-batch {self.micro} x {self.accumulation} accumulation "
             f"step{'s' if self.accumulation > 1 else ''} x {self.ranks} rank{'s' if self.ranks > 1 else ''}"
         )
+
+
+def divisors(count: int) -> list[int]:
+    """Those of `count`, ascending: the micro-batches that share its samples out exactly."""
+    return [size for size in range(1, count + 1) if count % size == 0]
 
 
 def nearest(value: int, unit: int) -> str:
@@ -56,7 +61,7 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
         if micro == "auto":
             micro = share // accumulation
     elif micro == "auto":
-        micro = max(size for size in range(1, min(share, LARGEST_AUTO_MICRO) + 1) if share % size == 0)
+        micro = max(size for size in divisors(share) if size <= LARGEST_AUTO_MICRO)
     assert isinstance(micro, int)
     if accumulation is not None and micro * accumulation != share:
         raise BatchError(
@@ -65,8 +70,7 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
             f"use global_batch {micro * accumulation * ranks}, or micro_batch: auto",
         )
     if share % micro:
-        divisors = [size for size in range(1, share + 1) if share % size == 0]
-        below = max(size for size in divisors if size <= micro)
+        below = max(size for size in divisors(share) if size <= micro)
         raise BatchError(
             "train.micro_batch",
             f"global batch {total} / {ranks} ranks / micro-batch {micro} = {share / micro:g} accumulation steps, "

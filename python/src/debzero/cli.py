@@ -86,6 +86,20 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
+    tune = _command(commands, "tune", "Find the micro-batch with the highest samples/s that fits, and write it into the job file. The "
+                    "global batch\nstays. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest.",
+                    "debzero tune mrpc.yml\ndebzero tune mrpc.yml --search stage,offload,checkpointing --dry-run\n"
+                    "debzero tune mrpc.yml --json")
+    tune.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
+    tune.add_argument("--ranks", type=_count, metavar="N", help="as for train")
+    tune.add_argument("--search", type=_some_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
+                      help="also try other settings of these: some of stage,offload,checkpointing")
+    tune.add_argument("--steps", type=_count, default=20, metavar="N", help="optimizer steps to measure in each trial (default: 20)")
+    tune.add_argument("--warmup", type=_count, default=10, metavar="N", help="steps before them that do not count (default: 10)")
+    tune.add_argument("--limit", type=_count, default=10, metavar="MINUTES", help="after which a trial is given up (default: 10)")
+    tune.add_argument("--dry-run", action="store_true", help="only say what would be written")
+    tune.add_argument("--json", action="store_true", help="print JSON")
+
     bench = _command(commands, "bench", "Measure what ZeRO and offload cost and save for a job on this host: plain PyTorch and the stages\n"
                      "1 to 3, each with and without offload, each run in a process of its own. Results are results.json, .csv, .md\n"
                      "and a page, results.html. An interrupted bench goes on where it was; a configuration that fails is a row with\n"
@@ -147,7 +161,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
 
     try:
         return {"train": _train, "check": _check, "plan": _plan, "status": _status, "stop": _stop,
-                "doctor": _doctor, "bench": _bench}[options.command](options)
+                "doctor": _doctor, "tune": _tune, "bench": _bench}[options.command](options)
     except InputError as error:
         if getattr(options, "json", False):
             import json
@@ -204,6 +218,12 @@ def _doctor(options: argparse.Namespace) -> int:
     from debzero.doctor.command import doctor
 
     return doctor(options.gpus, options.fast, options.nvme, options.json)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from debzero.tune import tune
+
+    return tune(options)
 
 
 def _bench(options: argparse.Namespace) -> int:

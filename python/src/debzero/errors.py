@@ -64,7 +64,11 @@ class UserError(Exception):
         self.reason, self.fix = reason, fix
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return UserError, (self.reason, self.fix)
+        return type(self), (self.reason, self.fix)
+
+
+class OutOfMemory(UserError):  # noqa: N818 - as torch names it
+    """A rank could not have the memory that it asked for."""
 
 
 def explain(error: BaseException, folder: str) -> Optional[UserError]:
@@ -85,8 +89,9 @@ def explain(error: BaseException, folder: str) -> Optional[UserError]:
         )
     if isinstance(error, PermissionError):
         return UserError(f"no permission: {error}", "give the user that runs the job access, or change the path in the job")
-    if "out of memory" in text or "DefaultCPUAllocator: can't allocate memory" in text or isinstance(error, MemoryError):
-        return UserError(
+    if isinstance(error, MemoryError) or any(words in text for words in (
+            "out of memory", "DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")):
+        return OutOfMemory(
             f"out of memory: {str(error).splitlines()[0][:160]}",
             "set a smaller train.micro_batch (the global batch stays), a higher zero.stage or zero.offload_optimizer: cpu",
         )

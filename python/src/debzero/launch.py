@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import psutil
 
-from debzero import report, systemd
+from debzero import fit, report, systemd
 from debzero.control import SIGNALS
 from debzero.files import read_json
 from debzero.plan import Plan
@@ -45,6 +45,7 @@ def _free_port() -> int:
 def _environment(plan: Plan) -> None:
     """What the ranks inherit."""
     os.environ["DEBZERO_LAUNCHER"] = str(os.getpid())  # who also holds the output folder
+    os.environ[fit.MICRO] = str(plan.batch.micro)
     os.environ["LOCAL_SIZE"] = str(plan.batch.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", "4" if plan.host.gpus else str(max(1, cores // plan.batch.ranks)))
@@ -85,7 +86,12 @@ def train(plan: Plan, job: Path, again: bool) -> int:
     if not open_output(plan, output, str(job), again):
         return 0
     relay = Relay()
-    code = _launch(plan, job)
+    plan = fit.at_start(plan, job, output)
+    while (code := _launch(plan, job)) == 1 and not relay.code:
+        smaller = fit.after_failure(plan, output)
+        if smaller is None:
+            break
+        plan = smaller
     if code and relay.code and (relay.killed or output.first_error_text() is None):
         code = relay.code
     error = output.first_error_text() if code == 1 else None

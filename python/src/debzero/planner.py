@@ -198,7 +198,7 @@ class Planner:
     def _largest(self, choice: Choice, batch: batches.Batch) -> int:
         """The largest micro-batch that fits and keeps the global batch: a divisor of a rank's share of it."""
         share = batch.total // batch.ranks
-        for micro in sorted((d for d in range(1, share + 1) if share % d == 0), reverse=True):
+        for micro in reversed(batches.divisors(share)):
             plan = self.plan(choice, micro)
             if not self._lacks(self.memory(plan), plan.batch):
                 return micro

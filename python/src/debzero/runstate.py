@@ -16,7 +16,7 @@ from debzero.files import read_json, write_json, write_text
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
-CAP = "DEBZERO_GPU_MEMORY_CAP"  # in a run's environment: bytes of its GPU that each rank may take
+CAP = "DEBZERO_MEMORY_CAP"  # in a run's environment: bytes of its GPU (without one: beside its code) that each rank may take
 MEASURED = "DEBZERO_MEASURED"  # in a run's environment: its steps are measured, so it neither evaluates nor saves
 KEPT = ("data", "archive", ".lock")  # neither results nor state of one run
 
@@ -126,10 +126,11 @@ class Output:
         for leftover in [*self.folder.glob(".*.new"), *self.checkpoints.glob(".*")]:
             shutil.rmtree(leftover, ignore_errors=True)
         self.first_error.unlink(missing_ok=True)
+        learned = {} if archive else {key: before[key] for key in ("micro_batch",) if key in before}
         write_json(self.status_file, {
             "job": job, "fingerprint": fingerprint, "state": "preparing", "step": 0, "total_steps": None, "epoch": 0,
             "loss": None, "learning_rate": None, "samples_per_second": None, "eta_seconds": None, "pid": os.getpid(),
-            "started": now(), "updated": now()})
+            "started": now(), "updated": now(), **learned})
         return archive
 
     def claim_error(self, error: dict[str, Any]) -> bool:

@@ -5,15 +5,19 @@ import argparse
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
+from debzero import fit
 from debzero import job as jobs
 from debzero.control import SIGNALS, Stop, Stopping, block_signals
-from debzero.errors import InputError, UserError, explain
+from debzero.errors import InputError, OutOfMemory, UserError, explain
 from debzero.launch import open_output
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import CAP, Output
@@ -55,7 +59,7 @@ def main() -> int:
         stopped()
         code = SIGNALS[stop.number]
     except BaseException as error:
-        _fail(error, output)
+        _fail(error, output, began=stop.orderly.is_set())
     sys.stdout.flush()
     os._exit(code)  # no destructor of a communication library may turn a finished run into a hanging one
 
@@ -70,7 +74,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     config, problems = read_deepspeed(job, str(file))
     if problems:
         raise InputError(problems)
-    return resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config)
+    return fit.as_told(resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config))
 
 
 def _die_with_launcher() -> None:
@@ -82,21 +86,24 @@ def _die_with_launcher() -> None:
             os._exit(1)
 
 
-def _fail(error: BaseException, output: Output) -> NoReturn:
-    """Say why, once for all ranks, and end without waiting for anybody."""
+def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
+    """Say why, once for all ranks, and end without waiting for anybody. `began`: to train, not only to get ready for it."""
     known = explain(error, _plain_folder(output)) if not isinstance(error, InputError) else None
     text = error.text() if isinstance(error, InputError) else str(known) if known else (
         f"{type(error).__name__}: {error}")
     code = 2 if isinstance(error, InputError) else 1
     rank = os.environ["RANK"]
+    # What the model and the optimizer hold is no smaller with a smaller micro-batch.
+    memory = isinstance(known, OutOfMemory) and began
     if isinstance(error, InputError):
         if rank == "0":
             print(text, file=sys.stderr, flush=True)
-    elif output.claim_error({"rank": int(rank), "error": text}):
+    elif output.claim_error({"rank": int(rank), "error": text, "memory": memory}):
         if known is None:
             traceback.print_exc()
         print(f"debzero: rank {rank} failed: {text}", file=sys.stderr, flush=True)
-        output.end("failed", text)
+        if not (memory and "DEBZERO_LAUNCHER" in os.environ):  # which may start the ranks again with a smaller micro-batch
+            output.end("failed", text)
     os._exit(code)
 
 
@@ -110,9 +117,13 @@ def _device(host: Host, plan: Plan) -> Any:
     import torch
 
     rank, ranks, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    cap = os.environ.get(CAP)
     if not host.gpus:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("LOCAL_SIZE", str(ranks))  # else DeepSpeed asks numactl
+        if cap:
+            most = psutil.Process().memory_info().data + int(cap)
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
         return torch.device("cpu")
@@ -124,7 +135,6 @@ def _device(host: Host, plan: Plan) -> Any:
     torch.cuda.set_device(device)
     # What DeepSpeed compiles here is for this GPU; it cannot read every list that others write into the variable.
     os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
-    cap = os.environ.get(CAP)
     if cap:
         torch.cuda.set_per_process_memory_fraction(min(1.0, int(cap) / torch.cuda.get_device_properties(device).total_memory), device)
     return device

@@ -1,0 +1,85 @@
+"""The micro-batch that fits: predicted at a job's first start, halved when memory ran out, remembered for the next start.
+
+The global batch stays what it is, for accumulation makes up for a smaller micro-batch; so the data's order and the schedule stay, too,
+and a run goes on from its checkpoint with another micro-batch as if nothing had been.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero.batch import divisors, split
+from debzero.errors import InputError
+from debzero.files import read_json
+from debzero.plan import Plan
+from debzero.runstate import MEASURED, Output
+
+MICRO = "DEBZERO_MICRO_BATCH"  # in the ranks' environment: what the launcher has decided
+JSON_KEYS = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def with_micro(plan: Plan, most: int) -> Plan:
+    """The plan with the largest micro-batch of at most `most` that keeps the global batch."""
+    batch = plan.batch
+    micro = max(size for size in divisors(batch.total // batch.ranks) if size <= most)
+    train = plan.job.train.model_copy(update={"micro_batch": micro})
+    return replace(plan, job=plan.job.model_copy(update={"train": train}), batch=split(batch.total, micro, batch.ranks))
+
+
+def is_fixed(plan: Plan) -> bool:
+    """Whether the micro-batch is not debzero's to choose: the user's own DeepSpeed JSON says it, or a measured run is about it."""
+    return MEASURED in os.environ or any((plan.deepspeed or {}).get(key, "auto") != "auto" for key in JSON_KEYS)
+
+
+def as_told(plan: Plan) -> Plan:
+    """A rank's plan, with the micro-batch that its launcher has decided."""
+    told = os.environ.get(MICRO)
+    return plan if told is None or is_fixed(plan) else with_micro(plan, int(told))
+
+
+def at_start(plan: Plan, file: Path, output: Output) -> Plan:
+    """The launcher's plan: with the micro-batch that an earlier start of this run came to, else (for `auto`, where there are GPUs) with
+    the largest that `debzero plan` expects to fit."""
+    if is_fixed(plan):
+        return plan
+    automatic = plan.job.train.micro_batch == "auto"
+    before = read_json(output.status_file).get("micro_batch")
+    if before:
+        return with_micro(plan, before if automatic else min(before, plan.batch.micro))
+    found = predicted(plan, file) if automatic and plan.host.gpus else None
+    if not found:
+        return plan
+    output.update(micro_batch=found)
+    return with_micro(plan, found)
+
+
+def predicted(plan: Plan, file: Path, hardware: Optional[Any] = None) -> Optional[int]:
+    """The largest micro-batch that `debzero plan` expects to fit on this host (or `hardware`); None where it cannot tell."""
+    from debzero import planner, shapes
+
+    zero, ranks = plan.job.zero, plan.batch.ranks
+    job = plan.job.model_copy(update={"ranks": ranks})
+    hardware = hardware or planner.hardware(plan.host.gpus, {})[0]
+    try:
+        own = planner.Planner(job, plan.deepspeed, hardware, str(file), shapes.Shapes(job, str(file), None))
+        found = own.row(planner.Choice(plan.stage, zero.offload_optimizer, zero.offload_param)).largest_micro
+    except InputError:  # told by whoever needs it: the hub is out of reach, say
+        return None
+    except Exception as error:  # a model of an unknown kind is no reason not to train it
+        print(f"the micro-batch is not predicted: {type(error).__name__}: {error}", flush=True)
+        return None
+    return found or None
+
+
+def after_failure(plan: Plan, output: Output) -> Optional[Plan]:
+    """The plan to go on with when the ranks ran out of memory in a step: at most half the micro-batch. None for other failures, and
+    where there is nothing to halve."""
+    if not read_json(output.first_error).get("memory") or is_fixed(plan) or plan.batch.micro == 1:
+        return None
+    smaller = with_micro(plan, plan.batch.micro // 2)
+    print(f"out of memory with a micro-batch of {plan.batch.micro}: going on with {smaller.batch}", flush=True)
+    output.first_error.unlink(missing_ok=True)
+    output.update(state="preparing", micro_batch=smaller.batch.micro)
+    return smaller

@@ -1,0 +1,216 @@
+"""`debzero tune`: the settings with the highest samples/s that fit, found by a few short trials and written into the job file.
+
+The global batch stays exactly what it is. A sweep over all settings would find the same, in several times the trials: `debzero plan`
+tells where to begin (the largest micro-batch that fits), speed hardly ever has more than one hill along the micro-batch, and a setting
+that loses with its best-looking micro-batch is not tried with others.
+"""
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, NoReturn, Optional
+
+from debzero import checks, fit
+from debzero.batch import divisors
+from debzero.bench import results
+from debzero.bench.configurations import Configuration, derive
+from debzero.bench.run import Run, measure
+from debzero.errors import InputError, Problem
+from debzero.files import write_json, write_text
+from debzero.plan import Plan
+from debzero.planner import CHOICES, Choice
+from debzero.runstate import Output, now
+
+BETTER = 1.02  # times the samples/s: less is noise
+SHARE = 3      # at most one in so many of a sweep's trials
+FEWEST = 2     # trials: one setting has to be compared with something
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train, and the micro-batches that it could have: those of `sizes` (ascending), beginning with `first`."""
+
+    choice: Choice
+    checkpointing: bool
+    sizes: tuple[int, ...]
+    first: int
+
+    def __str__(self) -> str:
+        return str(self.choice) + (", gradient checkpointing" if self.checkpointing else "")
+
+
+Trial = Callable[[Way, int], Optional[float]]  # samples/s of a way with a micro-batch; None where it does not run
+
+
+def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tuple[int, float]]:
+    """The best micro-batch of a way and its samples/s, in at most `most` trials; None where none runs. Without a `goal` (samples/s),
+    smaller ones are tried until one runs; with it, a way whose first trial does not reach it is left at that."""
+    sizes, at = way.sizes, way.sizes.index(way.first)
+    speeds = {at: trial(way, sizes[at])}
+    while speeds[at] is None and at > 0 and not goal:
+        at -= 1
+        speeds[at] = trial(way, sizes[at])
+    best = speeds[at]
+    if best is None:
+        return None
+    for direction in (-1, 1) if best >= goal else ():
+        while 0 <= at + direction < len(sizes) and at + direction not in speeds and len(speeds) < most:
+            speeds[at + direction] = found = trial(way, sizes[at + direction])
+            if found is None or found < best * BETTER:
+                break
+            at, best = at + direction, found
+    return sizes[at], best
+
+
+def search(ways: list[Way], trial: Trial) -> Optional[tuple[Way, int, float]]:
+    """The best way, its micro-batch and its samples/s. `ways`: the most promising first."""
+    made: list[int] = []
+
+    def counted(way: Way, micro: int) -> Optional[float]:
+        made.append(micro)
+        return trial(way, micro)
+
+    best: Optional[tuple[Way, int, float]] = None
+    for way in ways:
+        left = allowed(ways) - len(made)
+        if best is None or left > 0:
+            found = climb(way, counted, left, best[2] * BETTER if best else 0.0)
+            if found and (best is None or found[1] >= best[2] * BETTER):
+                best = way, *found
+    return best
+
+
+def allowed(ways: list[Way]) -> int:
+    """Trials; one more for each that does not run before the first that does."""
+    return max(FEWEST, sum(len(way.sizes) for way in ways) // SHARE)
+
+
+def ways(plan: Plan, file: Path, dimensions: list[str]) -> list[Way]:
+    """What is to be tried: the job's own way and, along the `dimensions`, others. Ways that cannot fit are left out where GPUs tell."""
+    zero, sizes = plan.job.zero, tuple(divisors(plan.batch.total // plan.batch.ranks))
+    own = Choice(plan.stage, zero.offload_optimizer, zero.offload_param)
+    choices = [c for c in CHOICES if (c.stage == own.stage or "stage" in dimensions)
+               and ((c.optimizer, c.param) == (own.optimizer, own.param) or "offload" in dimensions)
+               and ("nvme" not in (c.optimizer, c.param) or zero.nvme_path)]
+    made = []
+    for choice in choices if own in choices else [own, *choices]:
+        for checkpointing in (False, True) if "checkpointing" in dimensions else (plan.job.train.gradient_checkpointing,):
+            first: Optional[int] = max(size for size in sizes if size <= plan.batch.micro)
+            if plan.host.gpus:
+                first = fit.predicted(_as(plan, choice, checkpointing, plan.batch.micro), file)
+            if first or choice == own:
+                made.append(Way(choice, checkpointing, sizes, first or 1))
+    return made
+
+
+def _as(plan: Plan, choice: Choice, checkpointing: bool, micro: int) -> Plan:
+    """The plan with these settings."""
+    made = fit.with_micro(plan, micro)
+    job = made.job.model_copy(update={
+        "train": made.job.train.model_copy(update={"gradient_checkpointing": checkpointing}),
+        "zero": made.job.zero.model_copy(update={"stage": choice.stage or "none", "offload_optimizer": choice.optimizer,
+                                                 "offload_param": choice.param})})
+    return Plan(job, made.batch, made.precision, made.why, choice.stage, None, made.host)
+
+
+def tune(options: argparse.Namespace) -> int:
+    """The command. Exit code: 0 where something runs, else 1."""
+    plan = checks.check(options.job, options.ranks)
+    if plan.deepspeed is not None:
+        raise InputError([Problem(str(options.job), "deepspeed", "the job's own DeepSpeed JSON decides the settings that would be tuned",
+                                  "put what it says into the job's `train:` and `zero:`, and take the key out")])
+    folder = Path(plan.job.output + "-tune").absolute()
+    Output(str(folder)).lock()
+    signal.signal(signal.SIGTERM, _interrupt)
+    return Tuning(options, plan, folder).run()
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class Tuning:
+    """One search and its folder: tune.json, runs/ with each trial's log, data/."""
+
+    def __init__(self, options: argparse.Namespace, plan: Plan, folder: Path) -> None:
+        self.options, self.plan, self.folder = options, plan, folder
+        self.ways = ways(plan, options.job, options.search)
+        self.sweep = sum(len(way.sizes) for way in self.ways)
+        self.trials: list[dict[str, Any]] = []
+
+    def run(self) -> int:
+        self._say(f"{self.plan.batch}; {allowed(self.ways)} trials of the {self.sweep} that a sweep takes")
+        found = search(self.ways, self._trial)
+        made: dict[str, Any] = {"ok": found is not None, "job": str(self.options.job), "made": now(), "sweep": self.sweep,
+                                "trials": self.trials, "chosen": None, "written": False}
+        if found:
+            way, micro, speed = found
+            lines = self._lines(way, micro)
+            made.update(chosen={**lines, "samples_per_second": speed}, written=not self.options.dry_run)
+            if not self.options.dry_run:
+                write_text(self.options.job, rewritten(self.options.job.read_text(encoding="utf-8"), lines))
+        write_json(self.folder / "tune.json", made)
+        if self.options.json:
+            print(json.dumps(made, indent=2))
+        if not found:
+            self._say("nothing runs: see the reasons above")
+            return 1
+        batch = fit.with_micro(self.plan, micro).batch
+        self._say(f"\n{way}, {batch}: {results.rate(speed)} samples/s",
+                  *(f"  {key}: {value}" for key, value in lines.items()),
+                  f"{'not written (--dry-run)' if self.options.dry_run else f'written into {self.options.job}'}; "
+                  f"all trials are in {self.folder / 'tune.json'}")
+        return 0
+
+    def _lines(self, way: Way, micro: int) -> dict[str, Any]:
+        """What the job file is to say: the micro-batch, and what else was searched for."""
+        lines: dict[str, Any] = {"train.micro_batch": micro}
+        if "stage" in self.options.search:
+            lines["zero.stage"] = way.choice.stage or "none"
+        if "offload" in self.options.search:
+            lines.update({"zero.offload_optimizer": way.choice.optimizer, "zero.offload_param": way.choice.param})
+        if "checkpointing" in self.options.search:
+            lines["train.gradient_checkpointing"] = way.checkpointing
+        return lines
+
+    def _trial(self, way: Way, micro: int) -> Optional[float]:
+        folder = self.folder / "runs" / f"{len(self.trials) + 1}"
+        plan = _as(self.plan, way.choice, way.checkpointing, micro)
+        configuration = Configuration(way.choice.stage or "none", way.choice.optimizer, way.choice.param)
+        job = derive(plan, configuration, str(folder / "out"), self.options.warmup, self.options.steps)
+        run: Run = measure(job, folder, self.options.warmup, self.options.limit * 60)
+        speed = results.per_second(asdict(run), "samples") if run.segments else None
+        self.trials.append({"way": str(way), **asdict(configuration), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
+                            "samples_per_second": speed, **asdict(run)})
+        shown = run.reason or f"{results.rate(speed or 0)} samples/s, {results.size(max(run.memory_bytes))} a rank"
+        self._say(f"trial {len(self.trials)}  {way}, micro-batch {micro}  {run.wall_seconds:.0f} s  {shown}")
+        return speed
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
+
+
+def rewritten(text: str, lines: dict[str, Any]) -> str:
+    """A job file's text with `lines` (dotted keys) in it; comments, order and quotes stay."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 2**16
+    job = yaml.load(text)
+    for path, value in lines.items():
+        *sections, key = path.split(".")
+        inner = job
+        for name in sections:
+            if inner.get(name) is None:
+                inner[name] = {}
+            inner = inner[name]
+        inner[key] = value
+    made = io.StringIO()
+    yaml.dump(job, made)
+    return made.getvalue()

@@ -1,0 +1,121 @@
+"""The micro-batch is chosen, and given up for a smaller one, without the global batch noticing."""
+from __future__ import annotations
+
+import json
+import resource
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from conftest import JOB
+from test_recovery import end, ranks_of, start, step_of, wait_for
+
+from debzero import files, fit, job, plan, planner
+from debzero.runstate import MEASURED, Output
+
+GPUS = plan.Host(gpus=2, bf16=True)
+LARGE = planner.Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, words="")
+
+
+def resolved(path, total=64, micro="auto", config=None, **train):
+    values = {**JOB, "train": {**JOB["train"], "global_batch": total, "micro_batch": micro, **train}, "output": str(path)}
+    return plan.resolve(job.Job.model_validate(values), GPUS, None, "job.yml", config)
+
+
+@pytest.fixture
+def output(tmp_path):
+    made = Output(str(tmp_path / "out"))
+    made.folder.mkdir()
+    return made
+
+
+def failed(output, **error):
+    files.write_json(output.first_error, {"rank": 0, "error": "out of memory", **error})
+
+
+def test_memory_that_ran_out_halves_the_micro_batch_until_one_sample_is_left(output, capsys):
+    own, seen = resolved(output.folder, micro=32), []
+    while own is not None:
+        seen.append((own.batch.micro, own.batch.accumulation, own.batch.total))
+        failed(output, memory=True)
+        own = fit.after_failure(own, output)
+        assert own is None or files.read_json(output.status_file)["micro_batch"] == own.batch.micro
+    assert seen == [(32, 1, 64), (16, 2, 64), (8, 4, 64), (4, 8, 64), (2, 16, 64), (1, 32, 64)]
+    assert "micro-batch of 32: going on with global batch 64 = micro-batch 16 x 2" in capsys.readouterr().out
+
+
+def test_half_of_an_odd_micro_batch_still_divides_the_share(output):
+    failed(output, memory=True)
+    assert fit.after_failure(resolved(output.folder, total=42, micro=21), output).batch.micro == 7
+
+
+@pytest.mark.parametrize("case", ["another failure", "a measured run", "the JSON decides"])
+def test_what_is_not_halved(output, monkeypatch, case):
+    failed(output, memory=case != "another failure")
+    if case == "a measured run":
+        monkeypatch.setenv(MEASURED, "1")
+    config = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2}} if case == "the JSON decides" else None
+    assert fit.after_failure(resolved(output.folder, config=config), output) is None
+
+
+def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, monkeypatch):
+    own = resolved(output.folder, total=256)
+    assert own.batch.micro == 32
+    assert fit.predicted(own, output.folder / "job.yml", LARGE) == 128
+    enough = planner.Planner(own.job, None, LARGE, "job.yml", planner.Shapes(own.job, "job.yml", None)).row(planner.Choice(0))
+    room = enough.memory.device - enough.memory.parts["activations"] // 2
+    small = planner.Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
+    assert fit.predicted(own, output.folder / "job.yml", small) < own.batch.micro
+    monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (LARGE, []))
+    assert fit.at_start(own, output.folder / "job.yml", output).batch.micro == 128
+    assert files.read_json(output.status_file)["micro_batch"] == 128
+
+
+def test_a_later_start_remembers_and_a_job_that_asks_for_less_gets_less(output):
+    output.update(micro_batch=64)
+    for micro, expected in (("auto", 64), (128, 64), (16, 16)):
+        assert fit.at_start(resolved(output.folder, total=256, micro=micro), output.folder / "job.yml", output).batch.micro == expected
+    assert fit.at_start(resolved(output.folder, total=48, micro="auto"), output.folder / "job.yml", output).batch.micro == 24
+
+
+def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
+    monkeypatch.setenv(fit.MICRO, "4")
+    assert fit.as_told(resolved(output.folder, micro=32)).batch.micro == 4
+    monkeypatch.delenv(fit.MICRO)
+    assert fit.as_told(resolved(output.folder, micro=32)).batch.micro == 32
+
+
+def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, capsys):
+    monkeypatch.setattr(planner, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
+    assert fit.predicted(resolved(output.folder), output.folder / "job.yml", LARGE) is None
+    assert "not predicted: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(bench):
+    """While it trains, a rank's limit is lowered to little more than it holds between steps: a tensor of 32 MiB finds no room."""
+    path = bench.job(zero__stage=2, train__micro_batch=16, train__epochs=3, checkpoint={"steps": 5}, data__max_length=512,
+                     data__padding="max_length")
+    process = start(bench, path)
+    wait_for(process, lambda: step_of(bench, "job") >= 15)
+    rank = psutil.Process(ranks_of(process)[1].pid)
+    limit = min(rank.memory_info().data for _ in range(100) if not time.sleep(0.01)) + 40 * 2**20
+    rank.rlimit(resource.RLIMIT_DATA, (limit, limit))
+    said = end(process)
+    assert process.returncode == 0, said
+    assert "out of memory with a micro-batch of 16: going on with global batch 32 = micro-batch 8 x 2 accumulation steps x 2 ranks" in said
+    assert "going on from the checkpoint step-" in said
+    report = json.loads((bench.output() / "report.json").read_text())
+    assert report["micro_batch"] == 8 and report["global_batch"] == 32 and report["steps"] == 39
+    lines = [json.loads(line) for line in (bench.output() / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 40))
+
+
+def test_a_cap_that_only_smaller_batches_keep_to_is_kept_to(bench):
+    """What `debzero bench --cap` sets: here each rank may take 600 MiB beside its code, and 64 samples of 512 tokens take more."""
+    done = bench.run("train", bench.job(train__micro_batch=64, train__global_batch=128, train__max_steps=1, data__max_length=512,
+                                        data__padding="max_length"), DEBZERO_MEMORY_CAP=str(600 * 2**20))
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((bench.output() / "report.json").read_text())
+    assert report["micro_batch"] < 64 and report["global_batch"] == 128

@@ -1,0 +1,146 @@
+"""`debzero tune`: the search by itself on made-up hosts, the job file that it writes, and a real search on the CPU."""
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from debzero import checks, tune
+from debzero.batch import divisors
+from debzero.cli import main
+from debzero.plan import Host
+from debzero.planner import Choice
+from debzero.tune import Way, climb, rewritten, search
+
+SIZES = tuple(divisors(64))
+
+
+class Machine:
+    """A GPU on which samples/s rise with the micro-batch and level off, until the memory ends."""
+
+    def __init__(self, half, fits, scale=1.0):
+        """`half`: the micro-batch with half of the highest speed; `fits`: the largest one that has room."""
+        self.half, self.fits, self.scale, self.trials = half, fits, scale, []
+
+    def __call__(self, way, micro):
+        self.trials.append((way, micro))
+        return self.scale * 1000 * micro / (micro + self.half) if micro <= self.fits else None
+
+
+def way(first=64, stage=0, sizes=SIZES):
+    return Way(Choice(stage), False, sizes, first)
+
+
+@given(half=st.floats(0, 64), fits=st.sampled_from(SIZES))
+def test_where_the_plan_is_right_two_trials_find_the_best(half, fits):
+    host = Machine(half, fits)
+    _, micro, speed = search([way(first=fits)], host)
+    assert (micro, len(host.trials)) == (fits, 2 if fits > 1 else min(2, len(host.trials)))
+    assert speed >= 0.95 * max(filter(None, (Machine(half, fits)(None, size) for size in SIZES)))
+    assert len(host.trials) <= max(2, len(SIZES) // 3)
+
+
+@given(fits=st.sampled_from(SIZES), first=st.sampled_from(SIZES))
+def test_whatever_the_plan_says_something_that_runs_is_found(fits, first):
+    host = Machine(8, fits)
+    found, micro, _ = search([way(first=first)], host)
+    assert found.first == first and micro <= fits
+    assert len({size for _, size in host.trials}) == len(host.trials), "a trial was made twice"
+
+
+def test_nothing_runs_where_there_is_no_memory():
+    host = Machine(8, 0)
+    assert search([way()], host) is None
+    assert [micro for _, micro in host.trials] == [64, 32, 16, 8, 4, 2, 1]
+
+
+def test_a_smaller_micro_batch_wins_where_it_is_faster():
+    speeds = {64: 100.0, 32: 110.0, 16: 125.0, 8: 120.0}
+    assert climb(way(), lambda _, micro: speeds[micro], 4) == (16, 125.0)
+    assert climb(way(), lambda _, micro: speeds[micro], 2) == (32, 110.0)
+    assert climb(way(first=16), lambda _, micro: speeds[micro], 3) == (16, 125.0)
+
+
+def test_other_ways_get_one_trial_unless_they_win():
+    ways = [way(stage=stage) for stage in (0, 1, 2, 3)]
+    speeds = {0: 100.0, 1: 90.0, 2: 150.0, 3: 80.0}
+    made = []
+
+    def trial(way, micro):
+        made.append((way.choice.stage, micro))
+        return speeds[way.choice.stage] * micro / 64
+
+    best, micro, speed = search(ways, trial)
+    assert (best.choice.stage, micro, speed) == (2, 64, 150.0)
+    assert [stage for stage, _ in made] == [0, 0, 1, 2, 2, 3]
+    assert len(made) <= 28 // 3
+
+
+def test_a_way_that_does_not_run_costs_one_trial():
+    def trial(way, micro):
+        return None if way.choice.stage else float(micro)
+
+    made = []
+    best = search([way(), way(stage=3)], lambda *asked: made.append(asked) or trial(*asked))
+    assert best[0].choice.stage == 0 and [asked[0].choice.stage for asked in made] == [0, 0, 3]
+
+
+JOB_FILE = """\
+# Mine.
+model: 'bert-large-uncased'   # the large one
+train: {epochs: 3, global_batch: 64}
+ranks: 2
+output: out
+"""
+
+
+def test_the_job_file_keeps_its_comments():
+    made = rewritten(JOB_FILE, {"train.micro_batch": 16, "zero.stage": 2, "zero.offload_optimizer": "none"})
+    assert made.startswith(JOB_FILE.splitlines()[0] + "\n" + JOB_FILE.splitlines()[1] + "\n")
+    assert "train: {epochs: 3, global_batch: 64, micro_batch: 16}\n" in made
+    assert yaml.safe_load(made)["zero"] == {"stage": 2, "offload_optimizer": "none"}
+
+
+def test_what_is_searched(bench, monkeypatch):
+    plan = checks.check(bench.job(train__global_batch=24, train__micro_batch=4))
+    ways = tune.ways(plan, bench.folder / "job.yml", [])
+    assert ways == [Way(Choice(0), False, (1, 2, 3, 4, 6, 12), 4)]
+    both = tune.ways(plan, bench.folder / "job.yml", ["stage", "checkpointing"])
+    assert [(way.choice.stage, way.checkpointing) for way in both] == [(s, c) for s in range(4) for c in (False, True)]
+    offloads = tune.ways(plan, bench.folder / "job.yml", ["stage", "offload"])
+    assert {str(way.choice.optimizer) for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
+    monkeypatch.setattr(tune.fit, "predicted", lambda plan, file: 12 if plan.stage == 3 else None)
+    there = tune.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    assert [(way.choice.stage, way.first) for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
+
+
+def test_a_job_with_its_own_json_is_refused(bench, capsys):
+    path = bench.job(deepspeed={"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2}})
+    assert main(["tune", str(path)]) == 2
+    assert "deepspeed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--search", "micro"], ["--steps", "0"]])
+def test_bad_options_are_refused(bench, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", str(bench.job()), *arguments])
+    assert ended.value.code == 2
+
+
+def test_a_real_search_writes_what_it_found_and_the_job_still_trains(bench):
+    path = bench.job(train__micro_batch=None, train__max_steps=3)
+    before = path.read_text()
+    done = bench.run("tune", path, "--steps", "4", "--warmup", "2", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = json.loads(done.stdout)
+    assert len(made["trials"]) == 2 and made["sweep"] == len(divisors(16)), made
+    best = max(made["trials"], key=lambda trial: trial["samples_per_second"])
+    assert made["chosen"]["samples_per_second"] * tune.BETTER >= best["samples_per_second"]
+    assert yaml.safe_load(path.read_text()) == {**yaml.safe_load(before), "train": {
+        **yaml.safe_load(before)["train"], "micro_batch": made["chosen"]["train.micro_batch"]}}
+    assert bench.run("check", path).returncode == 0
+    assert not (bench.folder / "out-job").exists(), "the job itself has not begun"
