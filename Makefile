@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu lock docs clean
+.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu bench-memory bench-oom lock docs clean
 
 # Tests marked prebuilt need the packaged DeepSpeed: the scenario deepspeed_wheel runs them in its container.
 PLAY := .cache/controller/bin/ansible-playbook
@@ -44,6 +44,12 @@ bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, 
 
 bench-gpu: ## On a GPU with current releases in $(PYTHON): debzero beside transformers' Trainer and a plain loop
 	$(or $(PYTHON),python3) python/bench/gpu.py
+
+bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings really take
+	$(or $(PYTHON),python3) python/bench/memory.py --results .cache/bench/memory.json
+
+bench-oom: ## On a GPU: a job whose memory shrinks while it trains
+	$(or $(PYTHON),python3) python/bench/oom.py
 
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock

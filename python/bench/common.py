@@ -31,7 +31,7 @@ def run(command: Sequence[object], log: Path, timeout: float, **environment: str
     words = [str(word) for word in command]
     variables = {**os.environ, **OFFLINE, **environment}
     variables["PATH"] = os.pathsep.join([str(Path(words[0]).parent), os.environ["PATH"]])  # its ninja, for DeepSpeed
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), variables.get("PYTHONPATH")]))
     started, cpu = time.perf_counter(), _cpu_seconds()
     with open(log, "w", encoding="utf-8") as file:
         try:

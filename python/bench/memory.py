@@ -31,10 +31,12 @@ from typing import Any, NamedTuple
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SOURCE))
 
+from debzero.bench.run import measure  # noqa: E402
 from debzero.files import read_json, write_json  # noqa: E402
 
 STAGES = ("none", 1, 2, 3)
 RANKS, STEPS = 2, 4
+LIMIT = 400.0  # seconds that a cell may take
 WITHIN, UNDER, SHARE = 0.10, 0.05, 0.90  # of the measured peak; of the cells
 
 
@@ -102,10 +104,11 @@ def make_job(cell: Cell, folder: Path, model: Path, precision: str, tiny: bool) 
     dice, rows = random.Random(7), (STEPS + 2) * cell.micro * RANKS
     lines = [" ".join(f"w{dice.randrange(100)}" for _ in range(2 * length)) + f",w{row % 2}" for row in range(rows)]
     (folder / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    job = {"model": str(model), "task": kind.task, "data": {"dataset": "rows.csv", "held_out": 0.2, "max_length": length},
+    job = {"model": str(model), "task": kind.task,
+           "data": {"dataset": str(folder / "rows.csv"), "held_out": 0.2, "max_length": length},
            "train": {"epochs": 1, "max_steps": STEPS, "global_batch": cell.micro * RANKS, "micro_batch": cell.micro, "log_every": 1,
                      "precision": precision},
-           "zero": {"stage": cell.stage}, "ranks": RANKS, "output": "out"}
+           "zero": {"stage": cell.stage}, "ranks": RANKS, "output": str(folder / "runs" / "1" / "out")}
     path = folder / "job.yml"
     path.write_text(json.dumps(job))  # JSON is YAML
     return path
@@ -172,11 +175,12 @@ class Bench:
             need = 1.2 * RANKS * result["device"]
             self.room.take(need)
             try:
-                debzero("train", job)
+                run = measure(json.loads(job.read_text()), job.parent / "runs" / "1", STEPS - 1, LIMIT)
             finally:
                 self.room.give(need)
-            peaks = read_json(job.parent / "out" / "report.json")["peak_memory_bytes"]
-            result.update(measured=max(peaks), peaks=peaks)
+            if run.reason:
+                raise RuntimeError(run.reason)
+            result.update(measured=max(run.memory_bytes), peaks=run.memory_bytes)
         except (RuntimeError, OSError, KeyError, ValueError) as error:
             result = {"error": str(error)}
         self.keep(cell, {**result, "seconds": round(time.monotonic() - started, 1)})
@@ -225,6 +229,7 @@ def main() -> int:
     options.add_argument("--predict", action="store_true", help="predict again for what has been measured")
     options.add_argument("--show", action="store_true", help="print the table of what is there, and run nothing")
     given = options.parse_args()
+    given.results.parent.mkdir(parents=True, exist_ok=True)
     print(f"{'model/stage/micro-batch':<30}{'measured':>9}{'predicted':>10}{'ratio':>8}  (GiB, of the rank that needs most)")
     if given.show:
         found = read_json(given.results).get("cells", {})

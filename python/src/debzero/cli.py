@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--steps", type=_count, default=20, metavar="N", help="optimizer steps to measure in each trial (default: 20)")
     tune.add_argument("--warmup", type=_count, default=10, metavar="N", help="steps before them that do not count (default: 10)")
     tune.add_argument("--limit", type=_count, default=10, metavar="MINUTES", help="after which a trial is given up (default: 10)")
+    tune.add_argument("--exhaustive", action="store_true", help="then try all that is left as well: how good the search is")
     tune.add_argument("--dry-run", action="store_true", help="only say what would be written")
     tune.add_argument("--json", action="store_true", help="print JSON")
 

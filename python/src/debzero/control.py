@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import Any, NamedTuple, NoReturn, Optional
+from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -31,18 +31,21 @@ class Turn(NamedTuple):
 
 
 class Stop:
-    """The signals that ask this process to stop. Until `orderly` is set they end it at once: there is nothing to save yet."""
+    """The signals that ask this process to stop. Until `orderly` is set they end it at once: there is nothing to save yet. So they do
+    when another rank has failed: the step that this one is in will never end."""
 
     def __init__(self) -> None:
         self.asked, self.orderly = threading.Event(), threading.Event()
         self.number = signal.SIGTERM
 
-    def listen(self, at_once: Any) -> None:
-        """Wait for the signals in a thread of its own: the main one may be in a collective."""
+    def listen(self, at_once: Callable[[], None], failed: Callable[[], bool]) -> None:
+        """Wait for the signals in a thread of its own: the main one may be in a collective. `failed()`: whether any rank has."""
         def wait() -> NoReturn:
             while True:
                 self.number = signal.Signals(signal.sigwait(SIGNALS))
                 self.asked.set()
+                if failed():
+                    os._exit(1)
                 if not self.orderly.is_set():
                     at_once()
                     os._exit(SIGNALS[self.number])

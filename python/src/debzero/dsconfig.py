@@ -9,6 +9,7 @@ BETAS, EPS = [0.9, 0.999], 1e-8
 # A first loss scale of 2^16, DeepSpeed's and torch's default, wastes the first steps of a short fine-tuning on overflows.
 LOSS_SCALE_POWER = 12
 SWAP_BUFFER = 200_000_000  # elements: holds the embeddings of every model here, GPT-2's 51 M and T5's too
+LIVE = 24  # times hidden^2: the weights of two Transformer layers (4 hidden^2 of attention and 8 of feed-forward each)
 BUCKET = 50_000_000  # elements a reduction sends at once: 100 MB in fp16, where DeepSpeed's default takes 1 GB of the GPU
 
 
@@ -41,8 +42,10 @@ def _from_plan(plan: Plan, swap: str) -> dict[str, Any]:
                         reduce_bucket_size=BUCKET, allgather_bucket_size=BUCKET)
     if plan.stage == 3:
         sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto", stage3_param_persistence_threshold="auto",
-                        # By default every gathered layer stays until the backward pass, where the model has under 1e9 parameters.
-                        stage3_max_reuse_distance=0, stage3_gather_16bit_weights_on_model_save=True)
+                        # By default every gathered layer stays until the backward pass, where the model has under 1e9 parameters:
+                        # for its next use is near enough, and as prefetching runs ahead until so many are there.
+                        stage3_max_reuse_distance=0, stage3_max_live_parameters="auto",
+                        stage3_gather_16bit_weights_on_model_save=True)
     for part, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
         if device != "none":
             sharding[part] = {"device": device, "pin_memory": plan.host.gpus > 0}
@@ -73,6 +76,7 @@ def _autos(plan: Plan, hidden: int, steps: int) -> dict[str, Any]:
         "warmup_min_lr": 0, "warmup_max_lr": train.learning_rate, "warmup_num_steps": round(train.warmup * steps),
         "total_num_steps": steps, "reduce_bucket_size": hidden * hidden,
         "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden), "stage3_param_persistence_threshold": 10 * hidden,
+        "stage3_max_live_parameters": LIVE * hidden * hidden,
         "fp16.enabled": plan.precision == "fp16", "bf16.enabled": plan.precision == "bf16",
         "zero_optimization.stage": plan.stage,
     }

@@ -93,7 +93,7 @@ UNPREFIXED = {key[len("stage3_"):] for key in ZERO if key.startswith("stage3_")}
 AUTO = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "lr", "betas", "eps",
         "weight_decay", "warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps", "reduce_bucket_size",
         "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "fp16.enabled", "bf16.enabled",
-        "zero_optimization.stage"}
+        "zero_optimization.stage", "stage3_max_live_parameters"}
 
 # Read in any case of letters; the first four are those that ZeRO was tried with.
 OPTIMIZERS = ("Adam", "AdamW", "Adagrad", "Lion", "Lamb", "OneBitAdam", "ZeroOneAdam", "OneBitLamb", "MuAdam", "MuAdamW", "MuSGD", "Muon")

@@ -127,11 +127,12 @@ def _launch(plan: Plan, job: Path) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", str(SCRIPT), "--job", str(job))
     except ChildFailedError as failed:
-        # A rank that was killed is the cause, whatever the others say that lost it; they may have been seen to end first.
+        # A rank that was killed is the cause, whatever the others say that lost it; they may have been seen to end first. But one that
+        # waits in a collective for a rank without memory is killed by the launcher.
         rank, failure = next(((rank, one) for rank, one in failed.failures.items() if one.exitcode < 0), failed.get_first_failure())
         if failure.exitcode in (2, 130, 143):
             return int(failure.exitcode)
-        if failure.exitcode < 0:
+        if failure.exitcode < 0 and not read_json(Output(plan.job.output).first_error).get("memory"):
             name = signal.Signals(-failure.exitcode).name
             hint = ": the host ran out of memory? see `journalctl -k`" if name == "SIGKILL" else ""
             text = f"rank {rank} was killed by {name}{hint}"

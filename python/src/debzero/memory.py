@@ -216,13 +216,13 @@ def _sharded_parameters(model: Model, setting: Setting, rank: int) -> Any:
     base = Parts(parameters=on_gpu + width * small, optimizer=0 if offload else (MASTER + MOMENTS) * shard,
                  gradients=0 if offload else width * shard,
                  buffers=model.buffers + WORKSPACES + width * int(zero["reduce_bucket_size"]))
-    # A weight's next use in the backward pass is twice as far as the end of the forward pass.
-    live = min(rest, int(zero.get("stage3_max_reuse_distance", 10**9)) // 2, int(zero.get("stage3_max_live_parameters", 10**9)))
-    # The module that runs and those fetched ahead, each in the buffer it came in and put together.
-    working = 2 * model.largest_layer + int(zero.get("stage3_prefetch_bucket_size", 5 * 10**7))
+    # What is gathered stays while its next use is near (in the backward pass it is twice as far as the end of the forward pass), and
+    # is gathered ahead: each module that runs, however small, fetches some more, until as many are there as may be.
+    ahead = int(zero.get("stage3_max_live_parameters", 10**9)) if zero.get("stage3_prefetch_bucket_size", 5 * 10**7) else 0
+    live = max(int(zero.get("stage3_max_reuse_distance", 10**9)) // 2, ahead + model.largest_layer)
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-        gathered = np.minimum(np.minimum(live, model.total - curve.gradients) + working, rest)
+        gathered = np.minimum(np.minimum(live, model.total - curve.gradients + model.largest_layer), rest)
         # A gradient waits whole until the next one's turn, and is then cut up for the others.
         made = np.diff(curve.gradients, prepend=0.0)
         waits = 2 * made[np.maximum.accumulate(np.where(made > 0, np.arange(len(made)), 0))]

@@ -113,8 +113,18 @@ def build(plan: Plan, settings: Any, deepspeed: dict[str, Any]) -> Any:
     auto, name = getattr(transformers, task.auto), job.model
     model = auto.from_pretrained(name, config=settings, **dtype) if isinstance(name, str) else auto.from_config(settings, **dtype)
     del alive
+    straighten(model)
     if job.train.gradient_checkpointing:
         # A sharded parameter is empty when the recomputation is compared with what was saved, which only reentrant
         # checkpointing does not do.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": stage3})
     return model
+
+
+def straighten(model: Any) -> None:
+    """Give T5's bias of relative positions the strides that torch's fused attention takes. It comes from a permutation, and for such
+    a mask torch falls back to products in fp32 that keep all of their s x s matrices."""
+    for module in model.modules():
+        made = getattr(module, "compute_bias", None)
+        if made:
+            module.compute_bias = lambda *given, made=made, **named: made(*given, **named).contiguous()

@@ -50,6 +50,16 @@ class _Attention(torch.autograd.Function):
         return made
 
 
+def _unfused(query: Any, key: Any, value: Any, mask: Any, dropout: float) -> Any:
+    """What torch does where no fused kernel takes the mask's strides: two products in fp32, with all that is s x s in between."""
+    scale = query.shape[-1] ** -0.25  # of each
+    scores = torch.matmul(query.float() * scale, (key.float() * scale).transpose(-2, -1)).add_(mask)
+    weights = torch.softmax(scores, -1)
+    if dropout:
+        weights = torch.native_dropout(weights, dropout, True)[0]
+    return torch.matmul(weights, value.float()).to(query.dtype)
+
+
 class AsOnCuda(OnMeta):
     """The kernels that CUDA uses, and with `half` autocast's casts; weights are cast once a pass, as autocast remembers them.
     `attended` is told the tensors that an attention kernel keeps."""
@@ -81,6 +91,8 @@ class AsOnCuda(OnMeta):
             mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
             if mask is not None and mask.dtype != query.dtype:
                 mask = mask.to(query.dtype)  # the kernels take a bias
+            if mask is not None and mask.shape[-1] > 1 and mask.stride(-1) != 1:
+                return _unfused(query, key, value, mask, args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
             output = _Attention.apply(query, key, value, mask)
             self.attended([query, key, value, output, *([] if mask is None else [mask])])
             return output

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import torch
 
-from debzero import oncuda, tasks
+from debzero import models, oncuda, tasks
 from debzero.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.errors import InputError, Problem
 from debzero.job import Job
@@ -103,6 +103,7 @@ class Shapes:
 
         with oncuda.OnMeta():
             model = getattr(transformers, self.task.auto).from_config(self.config)
+        models.straighten(model)
         model.float()  # transformers 5 takes the type that the weights were saved in, which models.py does not
         if self.job.train.gradient_checkpointing:
             model.gradient_checkpointing_enable()

@@ -51,7 +51,7 @@ def main() -> int:
         if os.environ["RANK"] == "0" and not output.first_error.exists():
             output.end("stopped")
 
-    stop.listen(stopped)
+    stop.listen(stopped, output.first_error.exists)
     code = 0
     try:
         _run(plan, output, arguments.job or "mrpc", arguments.again, stop)

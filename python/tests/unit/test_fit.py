@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import textwrap
 import time
 from types import SimpleNamespace
 
@@ -10,8 +12,10 @@ import psutil
 import pytest
 from conftest import JOB
 from test_recovery import end, ranks_of, start, step_of, wait_for
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher import api
 
-from debzero import files, fit, job, plan, planner
+from debzero import files, fit, job, launch, plan, planner
 from debzero.runstate import MEASURED, Output
 
 GPUS = plan.Host(gpus=2, bf16=True)
@@ -90,6 +94,39 @@ def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, ca
     monkeypatch.setattr(planner, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
     assert fit.predicted(resolved(output.folder), output.folder / "job.yml", LARGE) is None
     assert "not predicted: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_the_cause(output, monkeypatch):
+    """A rank that hangs in NCCL when its partner is gone outlives the request to end; seen on a GPU."""
+    def elastic_launch(config, entrypoint):
+        def run(*arguments):
+            raise ChildFailedError("train.py", {0: ProcessFailure(0, 1, -9, "<N/A>"), 1: ProcessFailure(1, 2, 1, "<N/A>")})
+        return run
+
+    monkeypatch.setattr(api, "elastic_launch", elastic_launch)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    own = resolved(output.folder, micro=32)
+    failed(output, memory=True)
+    assert launch._launch(own, output.folder / "job.yml") == 1
+    assert fit.after_failure(own, output).batch.micro == 16
+    failed(output, memory=False)
+    assert launch._launch(own, output.folder / "job.yml") == 1
+    assert output.first_error_text().startswith("rank 0 was killed by SIGKILL")
+
+
+def test_a_rank_in_a_step_that_cannot_end_does_not_wait_for_it(bench):
+    done = bench.run(module=("-c", textwrap.dedent("""
+        import os, signal, time
+        from debzero.control import Stop, block_signals
+
+        block_signals()
+        stop = Stop()
+        stop.listen(at_once=lambda: None, failed=lambda: True)
+        stop.orderly.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    """)))
+    assert done.returncode == 1, done.stderr
 
 
 def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(bench):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from debzero import cli, memory, oncuda, planner, tasks
+from debzero import cli, memory, models, oncuda, planner, tasks
 from debzero.activations import Curve, shorten, stacks, trace
 from debzero.job import Job
 from debzero.memory import Model, Setting, predict
@@ -101,6 +101,36 @@ def test_the_forward_pass_keeps_what_torch_saves_on_the_cpu(task):
     assert predicted == pytest.approx(real, rel=0.05)
 
 
+@pytest.mark.parametrize(("strides", "fused"), [("straight", True), ("permuted", False)])
+def test_attention_is_fused_where_the_masks_strides_allow(strides, fused):
+    """torch's own kernels keep nothing of s x s; with other strides it makes two products in fp32 (seen on an H200 with T5)."""
+    def scaled_dot_product_attention():
+        """Only the name counts."""
+
+    query, key, value = (torch.rand(2, 4, 8, 16, requires_grad=True) for _ in range(3))
+    mask = torch.rand(1, 4, 8, 8) if strides == "straight" else torch.rand(1, 8, 8, 4).permute(0, 3, 1, 2)
+    attended: list = []
+    output = oncuda.AsOnCuda(None, attended.extend).__torch_function__(
+        scaled_dot_product_attention, (), (query, key, value), {"attn_mask": mask, "dropout_p": 0.0})
+    assert bool(attended) == fused and output.shape == value.shape
+    if not fused:
+        expected = torch.softmax(query @ key.transpose(-2, -1) / 4 + mask, -1) @ value
+        torch.testing.assert_close(output, expected)
+
+
+def test_t5s_bias_becomes_straight_and_stays_the_same():
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**{k: v for k, v in TINY["text-to-text"].items() if k != "type"}))
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    before = attention.compute_bias(8, 8)
+    models.straighten(model)
+    after = attention.compute_bias(8, 8)
+    assert not before.is_contiguous() and after.is_contiguous() and torch.equal(before, after)
+    assert not any("compute_bias" in name for name in model.state_dict())
+
+
 MODEL = Model(decayed=(10**6,) * 100, others=(1000,) * 100, buffers=0, largest_layer=10**6, hidden=1000)
 NOTHING = Curve(np.zeros(3), np.zeros(3), np.array([0.0, 0.0, MODEL.total]), 1)
 
@@ -133,6 +163,17 @@ def test_offloading_moves_the_states_off_the_gpu_and_says_where():
     assert 16 * MODEL.total / 4 <= cpu.host <= 20 * MODEL.total / 4
     nvme = predict(MODEL, NOTHING, setting(3, zero={"offload_optimizer": {"device": "nvme"}}))
     assert nvme.nvme == pytest.approx(16 * MODEL.total / 4, rel=0.01)
+
+
+def test_stage_3_gathers_as_much_as_it_may_ahead():
+    """Prefetching runs ahead: with DeepSpeed's own limit of 1e9 elements, all of a small model is whole when the backward pass begins."""
+    zero = {"stage3_prefetch_bucket_size": 1, "stage3_max_live_parameters": 10**9}
+    layers = np.linspace(0.0, MODEL.total, 101)
+    curve = Curve(np.zeros(101), np.zeros(101), layers, 1)
+    fixed, all_of_it = predict(MODEL, curve, setting(3)), predict(MODEL, curve, setting(3, zero=zero))
+    some = predict(MODEL, curve, setting(3, zero={**zero, "stage3_max_live_parameters": 10**7}))
+    assert all_of_it.phases["backward"] - fixed.phases["backward"] == pytest.approx(2 * MODEL.total, rel=0.02)
+    assert some.phases["backward"] - fixed.phases["backward"] == pytest.approx(2 * 10**7, rel=0.02)
 
 
 def test_accumulation_keeps_gradients_through_the_forward_pass():

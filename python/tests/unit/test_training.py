@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from conftest import SOURCE, rows
 
+from debzero import dsconfig, launch
+
 # Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
 TOLERANCE = 2e-4
 
@@ -78,6 +80,46 @@ def test_plain_transformers_gives_the_reported_accuracy(trained, runs, name):
             right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
     assert right / len(held_out) == pytest.approx(report["accuracy"])
     assert report["accuracy"] > report["majority_accuracy"]
+
+
+def test_stage_3_never_holds_much_more_than_two_layers(bench):
+    """DeepSpeed's prefetching would gather the whole model before the backward pass begins."""
+    path = bench.job(zero__stage=3, train__max_steps=3, model__num_hidden_layers=12, model__max_position_embeddings=16)
+    done = bench.run("--job", path, module=("-c", textwrap.dedent("""
+        import os
+
+        rank = 0 if os.fork() else 1
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", OMP_NUM_THREADS="1")
+        from debzero import engine, worker
+
+        class Spied(engine.ZeroEngine):
+            def __init__(self, model, plan, *others):
+                super().__init__(model, plan, *others)
+                weights = [p for p in self.model.parameters() if not p.ds_persist]
+
+                def look(*_):
+                    self.most = max(self.most, sum(p.data.numel() for p in weights))
+
+                for module in self.model.modules():
+                    module.register_forward_hook(look)
+                self.all = sum(p.ds_numel for p in weights)
+
+            def step(self, *given):
+                self.most = 0
+                made = super().step(*given)
+                os.write(1, f"gathered {self.most} {self.all}\\n".encode())  # whole, beside the other rank's
+                return made
+
+        from debzero import training
+        training.ZeroEngine = Spied
+        worker.main()
+    """)), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(launch._free_port()))
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = [tuple(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("gathered")]
+    assert len(counts) == 6
+    hidden, embeddings = 32, (200 + 16) * 32
+    for most, whole in counts[2:]:  # the first step shows DeepSpeed the order, which prefetching follows
+        assert 0 < most <= dsconfig.LIVE * hidden**2 + embeddings < whole / 2
 
 
 def test_a_finished_job_is_not_trained_twice_and_status_shows_it(trained, runs):

@@ -118,6 +118,23 @@ def test_what_is_searched(bench, monkeypatch):
     assert [(way.choice.stage, way.first) for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
 
 
+def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_was(bench, monkeypatch, capsys):
+    speeds = {1: 10.0, 2: 20.0, 3: 30.0, 4: 100.0, 6: 60.0, 12: 125.0}  # two hills: the search stays on the first
+
+    def trial(self, way, micro):
+        self.trials.append({"way": str(way), "micro_batch": micro, "samples_per_second": speeds[micro]})
+        return speeds[micro]
+
+    monkeypatch.setattr(tune.Tuning, "_trial", trial)
+    path = bench.job(train__global_batch=24, train__micro_batch=4)
+    assert main(["tune", str(path), "--exhaustive", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert sorted(trial["micro_batch"] for trial in made["trials"]) == sorted(speeds)
+    assert made["search"] == {"train.micro_batch": 4, "samples_per_second": 100.0, "trials": 2, "share_of_best": 0.8}
+    assert made["chosen"] == {"train.micro_batch": 12, "samples_per_second": 125.0}
+    assert yaml.safe_load(path.read_text())["train"]["micro_batch"] == 12
+
+
 def test_a_job_with_its_own_json_is_refused(bench, capsys):
     path = bench.job(deepspeed={"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2}})
     assert main(["tune", str(path)]) == 2
