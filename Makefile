@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu bench-memory bench-oom lock docs clean
+.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-fused lock docs clean
 
 # Tests marked prebuilt need the packaged DeepSpeed: the scenario deepspeed_wheel runs them in its container.
 PLAY := .cache/controller/bin/ansible-playbook
@@ -50,6 +50,9 @@ bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings r
 
 bench-oom: ## On a GPU: a job whose memory shrinks while it trains
 	$(or $(PYTHON),python3) python/bench/oom.py
+
+bench-fused: ## On a GPU: DeepSpeed's fused transformer layer beside BERT's own
+	$(or $(PYTHON),python3) python/bench/fused.py
 
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock

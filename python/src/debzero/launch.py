@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import psutil
 
-from debzero import fit, report, systemd
+from debzero import fit, report, systemd, torchlogs
 from debzero.control import SIGNALS
 from debzero.files import read_json
 from debzero.plan import Plan
@@ -115,6 +115,7 @@ def _last_words(output: Output) -> str:
 
 
 def _launch(plan: Plan, job: Path) -> int:
+    torchlogs.name_quickly()
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from debzero import fit
+from debzero import fit, torchlogs
 from debzero import job as jobs
 from debzero.control import SIGNALS, Stop, Stopping, block_signals
 from debzero.errors import InputError, OutOfMemory, UserError, explain
@@ -179,6 +179,7 @@ def _run(plan: Plan, output: Output, name: object, again: bool, stop: Stop) -> N
     """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
     import torch.distributed as dist
 
+    torchlogs.name_quickly()
     device = _device(plan.host, plan)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if plan.uses_deepspeed:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import SOURCE, rows
 
-from debzero import dsconfig, launch
+from debzero import dsconfig, launch, torchlogs
 
 # Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
 TOLERANCE = 2e-4
@@ -120,6 +120,15 @@ def test_stage_3_never_holds_much_more_than_two_layers(bench):
     hidden, embeddings = 32, (200 + 16) * 32
     for most, whole in counts[2:]:  # the first step shows DeepSpeed the order, which prefetching follows
         assert 0 < most <= dsconfig.LIVE * hidden**2 + embeddings < whole / 2
+
+
+def test_torchs_loggers_keep_their_names():
+    """They are named in a quicker way; torch's own takes seconds of each start."""
+    from torch.distributed.elastic.utils import logging
+
+    slowly = logging.get_logger().name
+    torchlogs.name_quickly()
+    assert logging.get_logger().name == slowly == __name__
 
 
 def test_a_finished_job_is_not_trained_twice_and_status_shows_it(trained, runs):
