@@ -186,8 +186,12 @@ def _train(options: argparse.Namespace) -> int:
 
     block_signals()
     from debzero import checks, launch
+    from debzero.errors import as_text
 
-    return launch.train(checks.check(options.job, options.ranks), options.job.absolute(), options.again)
+    plan, warnings = checks.examine(options.job, options.ranks)
+    if warnings:
+        print(as_text(warnings), file=sys.stderr, flush=True)
+    return launch.train(plan, options.job.absolute(), options.again)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """What is wrong with a job is said at once, in whole sentences, with the key and the fix; never as a traceback."""
 import json
+import signal
 
 import pytest
 from conftest import JOB, changed
@@ -101,6 +102,19 @@ def test_the_printed_article_config_is_refused_for_its_offload(bench):
     done = bench.run("check", bench.job(deepspeed=config))
     assert done.returncode == 2
     assert "zero_optimization.offload_param" in done.stderr and "zero_optimization.stage: 3" in done.stderr
+
+
+def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
+    from debzero import cli, launch
+
+    monkeypatch.setattr(launch, "train", lambda plan, job, again: 0)
+    monkeypatch.chdir(bench.folder)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        assert cli.main(["train", str(bench.job(deepspeed={"zero_optimization": {"stage": 2}, "of_our_own": True}))]) == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert "1 warning" in (said := capsys.readouterr().err) and "of_our_own" in said
 
 
 def test_packaged_jobs_are_good():
