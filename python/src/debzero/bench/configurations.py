@@ -93,10 +93,12 @@ def derive(plan: Plan, configuration: Configuration, output: str, warmup: int, s
     """The job file (a mapping) that runs `warmup` + `steps` optimizer steps of `plan`'s job in another configuration.
 
     The micro-batch and the precision are the plan's, so they are the same in every row. Of the user's own DeepSpeed JSON
-    the plan holds the batch, the rates and the precision; the rest of it would not let the stages differ and is left out.
+    the plan holds the batch, the rates and the precision; the rest of it would not let the stages differ and is left out. All batches
+    are padded to the same length: the first ones show the most that the job can take, and none but them is compiled or recorded for.
     """
     made: dict[str, Any] = plan.job.model_dump(mode="json")
     made["deepspeed"], made["output"], made["ranks"] = None, output, plan.batch.ranks
+    made["data"]["padding"] = "max_length"
     made["train"].update(
         micro_batch=plan.batch.micro, precision=plan.precision, epochs=warmup + steps, max_steps=warmup + steps,
         # A progress line waits for the device: as few as the limits of warm-up and measurement allow.

@@ -13,6 +13,8 @@ from debzero.files import read_json
 FORMAT = 1
 
 DEFINITIONS = {
+    "batch": "padded to data.max_length, so that all steps are alike and memory is the most that the job can take; a job that pads each "
+             "batch to its own longest sample is faster",
     "step": "one optimizer step: the whole global batch, on all ranks, forward, backward and update",
     "memory": "the highest rank's peak: of the GPU, what torch's allocator had handed out (max_memory_allocated); of a run without "
               "a GPU, the process's resident set",
