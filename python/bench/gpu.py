@@ -69,6 +69,9 @@ def job(options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
 def trained(options: argparse.Namespace, name: str, **changes: Any) -> dict[str, Any]:
     """One debzero run. Its checkpoint and its weights, gigabytes, are not kept."""
     made = common.debzero(options.python, options.folder, name, job(options, **changes), options.timeout)
+    asked = made["report"]["micro_batch"], job(options, **changes)["train"]["micro_batch"]
+    if asked[0] != asked[1]:
+        raise common.Failed(f"memory ran out: it went on with a micro-batch of {asked[0]}, not {asked[1]}")
     for part in ("checkpoints", "model"):
         shutil.rmtree(options.folder / name / part, ignore_errors=True)
     return {"wall_seconds": made["wall_seconds"], "metrics": made["metrics"], "device": made["report"]["device"],

@@ -70,7 +70,7 @@ class PlainEngine:
         self.ddp = torch.nn.parallel.DistributedDataParallel(
             self.model, device_ids=[device.index] if cuda else None) if plan.batch.ranks > 1 else self.model
         graphs = compiled and plan.batch.ranks == plan.batch.accumulation == 1 and plan.precision != "fp16"
-        self.graphs = speed.StepGraphs(self._whole_step) if graphs and not train.gradient_checkpointing else None
+        self.graphs = speed.StepGraphs(self._whole_step, self.optimizer.zero_grad) if graphs and not train.gradient_checkpointing else None
 
     def _autocast(self) -> ContextManager[Any]:
         return torch.autocast(self.device.type, self.half) if self.half else nullcontext()

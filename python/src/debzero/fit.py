@@ -6,6 +6,8 @@ and a run goes on from its checkpoint with another micro-batch as if nothing had
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -47,30 +49,32 @@ def at_start(plan: Plan, file: Path, output: Output) -> Plan:
     automatic = plan.job.train.micro_batch == "auto"
     before = read_json(output.status_file).get("micro_batch")
     if before:
+        if before < plan.batch.micro and not automatic:
+            print(f"memory ran out before: going on with a micro-batch of at most {before}", flush=True)
         return with_micro(plan, before if automatic else min(before, plan.batch.micro))
     found = predicted(plan, file) if automatic and plan.host.gpus else None
-    if not found:
-        return plan
-    output.update(micro_batch=found)
-    return with_micro(plan, found)
+    return with_micro(plan, found) if found else plan
 
 
 def predicted(plan: Plan, file: Path, hardware: Optional[Any] = None) -> Optional[int]:
-    """The largest micro-batch that `debzero plan` expects to fit on this host (or `hardware`); None where it cannot tell."""
+    """The largest micro-batch that `debzero plan` expects to fit on this host (or `hardware`), 0 where none does; None where it cannot
+    tell."""
     from debzero import planner, shapes
 
     zero, ranks = plan.job.zero, plan.batch.ranks
     job = plan.job.model_copy(update={"ranks": ranks})
-    hardware = hardware or planner.hardware(plan.host.gpus, {})[0]
+    if hardware is None:
+        disk = Path(zero.nvme_path) if zero.nvme_path else None
+        room = str(shutil.disk_usage(next(p for p in [disk, *disk.parents] if p.exists())).total) if disk else None
+        hardware = planner.hardware(plan.host.gpus, {"nvme": room})[0]
     try:
         own = planner.Planner(job, plan.deepspeed, hardware, str(file), shapes.Shapes(job, str(file), None))
-        found = own.row(planner.Choice(plan.stage, zero.offload_optimizer, zero.offload_param)).largest_micro
+        return own.row(planner.Choice(plan.stage, zero.offload_optimizer, zero.offload_param)).largest_micro
     except InputError:  # told by whoever needs it: the hub is out of reach, say
         return None
     except Exception as error:  # a model of an unknown kind is no reason not to train it
-        print(f"the micro-batch is not predicted: {type(error).__name__}: {error}", flush=True)
+        print(f"the micro-batch is not predicted: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return None
-    return found or None
 
 
 def after_failure(plan: Plan, output: Output) -> Optional[Plan]:

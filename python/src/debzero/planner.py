@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from debzero import batch as batches
-from debzero import dsconfig, tasks
+from debzero import dsconfig, fit, tasks
 from debzero import job as jobs
 from debzero.activations import Curve
 from debzero.errors import InputError, Problem
@@ -169,10 +169,8 @@ class Planner:
         self.model: Model = shapes.model()
         self.curves: dict[tuple[str, bool], Curve] = {}
 
-    def plan(self, choice: Choice, micro: Optional[int] = None) -> Plan:
+    def plan(self, choice: Choice) -> Plan:
         job, config = _variant(self.job, self.config, choice)
-        if micro is not None:
-            job = job.model_copy(update={"train": job.train.model_copy(update={"micro_batch": micro})})
         return resolve(job, Host(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
     def memory(self, plan: Plan) -> Memory:
@@ -197,9 +195,10 @@ class Planner:
 
     def _largest(self, choice: Choice, batch: batches.Batch) -> int:
         """The largest micro-batch that fits and keeps the global batch: a divisor of a rank's share of it."""
-        share = batch.total // batch.ranks
-        for micro in reversed(batches.divisors(share)):
-            plan = self.plan(choice, micro)
+        own = self.plan(choice)
+        sizes = [batch.micro] if fit.is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
+        for micro in sizes:
+            plan = fit.with_micro(own, micro)
             if not self._lacks(self.memory(plan), plan.batch):
                 return micro
         return 0
@@ -239,7 +238,13 @@ def plan(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], confi
     if problems or job is None or shapes is None:
         raise InputError(problems)
     planner = Planner(job, settings, there, str(path), shapes)
-    rows = [planner.row(choice) for choice in CHOICES]
+    try:
+        rows = [planner.row(choice) for choice in CHOICES]
+    except InputError:
+        raise
+    except Exception as error:  # anybody's model may come, and its code is run as it is
+        raise InputError([Problem(str(path), "model", f"{shapes.name} cannot be followed: {type(error).__name__}: {error}",
+                                  "plan a model of a usual architecture; `debzero tune` measures any")]) from error
     best, why = recommend(rows)
     if as_json:
         print(json.dumps({

@@ -56,9 +56,9 @@ class StepGraphs:
     (compiled code, the optimizer's state, the libraries' workspaces).
     """
 
-    def __init__(self, work: Callable[[dict[str, Any], Any], Any]) -> None:
-        """`work(batch, weights)` is one optimizer step on tensors of the device; it returns the loss."""
-        self.work, self.seen, self.off = work, Counter[Hashable](), ""
+    def __init__(self, work: Callable[[dict[str, Any], Any], Any], forget: Callable[[], None]) -> None:
+        """`work(batch, weights)` is one optimizer step on tensors of the device; it returns the loss. `forget()` drops the gradients."""
+        self.work, self.forget, self.seen, self.off = work, forget, Counter[Hashable](), ""
         self.made: dict[Hashable, tuple[Any, dict[str, Any], Any, Any]] = {}
         self.pool: Optional[Any] = None
 
@@ -73,6 +73,9 @@ class StepGraphs:
             except RuntimeError as error:  # something in the model waits for the device, which a recording cannot
                 self.off = str(error).splitlines()[0]
                 torch.cuda.synchronize()
+                self.forget()  # those that are there were recorded, not computed
+                self.made.clear()
+                self.pool = None
                 return self.work(batch, weights)
         graph, inputs, factors, loss = self.made[shape]
         for name, tensor in batch.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict, dataclass
@@ -44,7 +45,12 @@ class Way:
         return str(self.choice) + (", gradient checkpointing" if self.checkpointing else "")
 
 
-Trial = Callable[[Way, int], Optional[float]]  # samples/s of a way with a micro-batch; None where it does not run
+# samples/s of a way with a micro-batch; None where memory does not reach, or time. Raises Unfit where no micro-batch would run.
+Trial = Callable[[Way, int], Optional[float]]
+
+
+class Unfit(Exception):  # noqa: N818 - no error: the search goes on
+    """A way that fails for another reason than its size."""
 
 
 def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tuple[int, float]]:
@@ -59,7 +65,7 @@ def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tupl
     if best is None:
         return None
     for direction in (-1, 1) if best >= goal else ():
-        while 0 <= at + direction < len(sizes) and at + direction not in speeds and len(speeds) < most:
+        while 0 <= at + direction < len(sizes) and at + direction not in speeds and _count(speeds) < most:
             speeds[at + direction] = found = trial(way, sizes[at + direction])
             if found is None or found < best * BETTER:
                 break
@@ -67,26 +73,34 @@ def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tupl
     return sizes[at], best
 
 
+def _count(speeds: dict[int, Optional[float]]) -> int:
+    return sum(speed is not None for speed in speeds.values())
+
+
 def search(ways: list[Way], trial: Trial) -> Optional[tuple[Way, int, float]]:
     """The best way, its micro-batch and its samples/s. `ways`: the most promising first."""
-    made: list[int] = []
+    ran: list[int] = []
 
     def counted(way: Way, micro: int) -> Optional[float]:
-        made.append(micro)
-        return trial(way, micro)
+        speed = trial(way, micro)
+        ran.extend([micro] if speed is not None else [])
+        return speed
 
     best: Optional[tuple[Way, int, float]] = None
     for way in ways:
-        left = allowed(ways) - len(made)
+        left = allowed(ways) - len(ran)
         if best is None or left > 0:
-            found = climb(way, counted, left, best[2] * BETTER if best else 0.0)
+            try:
+                found = climb(way, counted, left, best[2] * BETTER if best else 0.0)
+            except Unfit:
+                continue
             if found and (best is None or found[1] >= best[2] * BETTER):
                 best = way, *found
     return best
 
 
 def allowed(ways: list[Way]) -> int:
-    """Trials; one more for each that does not run before the first that does."""
+    """Trials that run; those that do not are not counted."""
     return max(FEWEST, sum(len(way.sizes) for way in ways) // SHARE)
 
 
@@ -100,9 +114,9 @@ def ways(plan: Plan, file: Path, dimensions: list[str]) -> list[Way]:
     made = []
     for choice in choices if own in choices else [own, *choices]:
         for checkpointing in (False, True) if "checkpointing" in dimensions else (plan.job.train.gradient_checkpointing,):
-            first: Optional[int] = max(size for size in sizes if size <= plan.batch.micro)
-            if plan.host.gpus:
-                first = fit.predicted(_as(plan, choice, checkpointing, plan.batch.micro), file)
+            first = fit.predicted(_as(plan, choice, checkpointing, plan.batch.micro), file) if plan.host.gpus else None
+            if first is None:
+                first = max(size for size in sizes if size <= plan.batch.micro)
             if first or choice == own:
                 made.append(Way(choice, checkpointing, sizes, first or 1))
     return made
@@ -124,6 +138,11 @@ def tune(options: argparse.Namespace) -> int:
     if plan.deepspeed is not None:
         raise InputError([Problem(str(options.job), "deepspeed", "the job's own DeepSpeed JSON decides the settings that would be tuned",
                                   "put what it says into the job's `train:` and `zero:`, and take the key out")])
+    if plan.shares_gpus:
+        raise InputError([Problem(str(options.job), "--ranks", f"{plan.batch.ranks} ranks need as many GPUs, and there are fewer: their "
+                                  "speed would say nothing", f"use --ranks {plan.host.gpus}")])
+    if not options.dry_run:
+        _check_writable(options.job)
     folder = Path(plan.job.output + "-tune").absolute()
     Output(str(folder)).lock()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -160,9 +179,12 @@ class Tuning:
             way, micro, speed = found
             lines = self._lines(way, micro)
             made.update(chosen={**lines, "samples_per_second": speed}, written=not self.options.dry_run)
-            if not self.options.dry_run:
-                write_text(self.options.job, rewritten(self.options.job.read_text(encoding="utf-8"), lines))
         write_json(self.folder / "tune.json", made)
+        if found and not self.options.dry_run:
+            job = self.options.job.resolve()  # a link stays one
+            mode = job.stat().st_mode & 0o7777
+            write_text(job, rewritten(job.read_text(encoding="utf-8"), lines))
+            job.chmod(mode)
         if self.options.json:
             print(json.dumps(made, indent=2))
         if not found:
@@ -178,6 +200,8 @@ class Tuning:
     def _lines(self, way: Way, micro: int) -> dict[str, Any]:
         """What the job file is to say: the micro-batch, and what else was searched for."""
         lines: dict[str, Any] = {"train.micro_batch": micro}
+        if self.options.ranks:
+            lines["ranks"] = self.options.ranks
         if "stage" in self.options.search:
             lines["zero.stage"] = way.choice.stage or "none"
         if "offload" in self.options.search:
@@ -192,7 +216,10 @@ class Tuning:
         best = found
         for way in self.ways:
             for micro in way.sizes:
-                speed = tried[str(way), micro] if (str(way), micro) in tried else self._trial(way, micro)
+                try:
+                    speed = tried[str(way), micro] if (str(way), micro) in tried else self._trial(way, micro)
+                except Unfit:
+                    break
                 if speed is not None and (best is None or speed > best[2]):
                     best = way, micro, speed
         return best
@@ -208,11 +235,28 @@ class Tuning:
                             "samples_per_second": speed, **asdict(run)})
         shown = run.reason or f"{results.rate(speed or 0)} samples/s, {results.size(max(run.memory_bytes))} a rank"
         self._say(f"trial {len(self.trials)}  {way}, micro-batch {micro}  {run.wall_seconds:.0f} s  {shown}")
+        if run.kind in ("refused", "failed"):
+            raise Unfit
         return speed
 
     def _say(self, *lines: str) -> None:
         for line in lines:
             print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
+
+
+def _check_writable(job: Path) -> None:
+    """Before the first trial: nobody shall wait for a result that cannot be written."""
+    from ruamel.yaml.error import YAMLError
+
+    folder, reason = job.resolve().parent, ""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        reason, fix = f"{folder} may not be written by this user", "run it as the file's owner, or with --dry-run"
+    try:
+        rewritten(job.read_text(encoding="utf-8"), {})
+    except YAMLError as error:
+        reason, fix = f"cannot be written again: {' '.join(str(error).split())}", "mend the line"
+    if reason:
+        raise InputError([Problem(str(job), "file", reason, fix)])
 
 
 def rewritten(text: str, lines: dict[str, Any]) -> str:

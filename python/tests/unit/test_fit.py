@@ -6,6 +6,7 @@ import os
 import resource
 import textwrap
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -73,7 +74,7 @@ def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, 
     assert fit.predicted(own, output.folder / "job.yml", small) < own.batch.micro
     monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (LARGE, []))
     assert fit.at_start(own, output.folder / "job.yml", output).batch.micro == 128
-    assert files.read_json(output.status_file)["micro_batch"] == 128
+    assert not files.read_json(output.status_file), "only what memory taught is remembered"
 
 
 def test_a_later_start_remembers_and_a_job_that_asks_for_less_gets_less(output):
@@ -81,6 +82,26 @@ def test_a_later_start_remembers_and_a_job_that_asks_for_less_gets_less(output):
     for micro, expected in (("auto", 64), (128, 64), (16, 16)):
         assert fit.at_start(resolved(output.folder, total=256, micro=micro), output.folder / "job.yml", output).batch.micro == expected
     assert fit.at_start(resolved(output.folder, total=48, micro="auto"), output.folder / "job.yml", output).batch.micro == 24
+
+
+def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
+    """planner.hardware() knows of no disk where there are GPUs; 0 says that nothing fits, not that nothing can be told."""
+    own = resolved(output.folder, total=256)
+    monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (replace(LARGE, nvme=int(sizes["nvme"] or 0)), []))
+    for path, lacks in ((output.folder / "not" / "yet" / "there", False), (None, True)):
+        zero = own.job.zero.model_copy(update={"stage": 3, "offload_optimizer": "nvme", "nvme_path": path and str(path)})
+        asked = replace(own, stage=3, job=own.job.model_copy(update={"zero": zero}))
+        found = fit.predicted(asked, output.folder / "job.yml")
+        assert found == (0 if lacks else 128)
+
+
+@pytest.mark.parametrize("config", [{"train_batch_size": 64}, {"gradient_accumulation_steps": 4}])
+def test_the_largest_micro_batch_is_one_that_the_json_allows(output, config):
+    given = {**config, "zero_optimization": {"stage": 2}}
+    own = resolved(output.folder, total=64, config=given)
+    room = planner.Planner(own.job, given, LARGE, "job.yml", planner.Shapes(own.job, "job.yml", None))
+    largest = room.row(planner.Choice(2)).largest_micro
+    assert largest == (own.batch.micro if "gradient_accumulation_steps" in config else 32)
 
 
 def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
@@ -93,7 +114,7 @@ def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
 def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, capsys):
     monkeypatch.setattr(planner, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
     assert fit.predicted(resolved(output.folder), output.folder / "job.yml", LARGE) is None
-    assert "not predicted: ZeroDivisionError" in capsys.readouterr().out
+    assert "not predicted: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_the_cause(output, monkeypatch):

@@ -255,6 +255,16 @@ def test_checkpointing_takes_activations_away(bench, planned):
     assert peaks["again"] < 0.8 * peaks["often"]
 
 
+def test_a_model_that_cannot_be_followed_is_named(bench, monkeypatch, capsys):
+    def curve(*_):
+        raise AssertionError("each layer runs once forward and once backward")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("debzero.shapes.Shapes.curve", curve)
+    assert cli.main(["plan", str(job(bench, "plan", model="bert-large-uncased"))]) == 2
+    assert "cannot be followed" in (said := capsys.readouterr().err) and "debzero tune" in said
+
+
 def test_all_that_is_wrong_is_said_at_once(bench):
     path = job(bench, "plan", model="/no/such/folder", train={"global_batch": 63})
     done = bench.run("plan", path, "--gpus", 2, "--gpu-memory", "lots", "--ram", "-3")

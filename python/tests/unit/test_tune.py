@@ -80,6 +80,33 @@ def test_other_ways_get_one_trial_unless_they_win():
     assert len(made) <= 28 // 3
 
 
+def test_trials_without_memory_are_not_counted():
+    """The plan said 64 and 32 is what fits: 16, which is faster, is still tried."""
+    speeds = {64: None, 32: 100.0, 16: 200.0, 8: 150.0}
+    assert search([way()], lambda _, micro: speeds[micro])[1:] == (16, 200.0)
+
+
+def test_a_way_that_fails_for_another_reason_is_left_at_once():
+    made = []
+
+    def trial(way, micro):
+        made.append((way.choice.stage, micro))
+        if way.choice.stage != 2:
+            raise tune.Unfit
+        return float(micro)
+
+    best = search([way(stage=stage) for stage in (1, 2, 3)], trial)
+    assert (best[0].choice.stage, best[1]) == (2, 64)
+    assert [stage for stage, _ in made].count(1) == [stage for stage, _ in made].count(3) == 1
+
+
+def test_a_job_file_that_cannot_be_written_is_refused_before_the_first_trial(bench, capsys):
+    path = bench.job()
+    path.write_text(path.read_text() + "ranks: 2\n")  # twice: one parser takes the last, the other none
+    assert main(["tune", str(path)]) == 2
+    assert "cannot be written again" in capsys.readouterr().err
+
+
 def test_a_way_that_does_not_run_costs_one_trial():
     def trial(way, micro):
         return None if way.choice.stage else float(micro)
@@ -113,9 +140,12 @@ def test_what_is_searched(bench, monkeypatch):
     assert [(way.choice.stage, way.checkpointing) for way in both] == [(s, c) for s in range(4) for c in (False, True)]
     offloads = tune.ways(plan, bench.folder / "job.yml", ["stage", "offload"])
     assert {str(way.choice.optimizer) for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
-    monkeypatch.setattr(tune.fit, "predicted", lambda plan, file: 12 if plan.stage == 3 else None)
+    monkeypatch.setattr(tune.fit, "predicted", lambda plan, file: 12 if plan.stage == 3 else 0)
     there = tune.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.choice.stage, way.first) for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
+    monkeypatch.setattr(tune.fit, "predicted", lambda plan, file: None)
+    there = tune.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    assert [(way.choice.stage, way.first) for way in there] == [(stage, 4) for stage in range(4)], "where nothing can be told, as it was"
 
 
 def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_was(bench, monkeypatch, capsys):
@@ -127,11 +157,15 @@ def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_w
 
     monkeypatch.setattr(tune.Tuning, "_trial", trial)
     path = bench.job(train__global_batch=24, train__micro_batch=4)
-    assert main(["tune", str(path), "--exhaustive", "--json"]) == 0
+    link = bench.folder / "link.yml"
+    link.symlink_to(path)
+    path.chmod(0o600)
+    assert main(["tune", str(link), "--exhaustive", "--json", "--ranks", "2"]) == 0
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
     made = json.loads(capsys.readouterr().out)
     assert sorted(trial["micro_batch"] for trial in made["trials"]) == sorted(speeds)
-    assert made["search"] == {"train.micro_batch": 4, "samples_per_second": 100.0, "trials": 2, "share_of_best": 0.8}
-    assert made["chosen"] == {"train.micro_batch": 12, "samples_per_second": 125.0}
+    assert made["search"] == {"train.micro_batch": 4, "ranks": 2, "samples_per_second": 100.0, "trials": 2, "share_of_best": 0.8}
+    assert made["chosen"] == {"train.micro_batch": 12, "ranks": 2, "samples_per_second": 125.0}
     assert yaml.safe_load(path.read_text())["train"]["micro_batch"] == 12
 
 
