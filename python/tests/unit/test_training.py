@@ -236,3 +236,30 @@ def test_a_gather_that_returns_is_done(bench):
     """)
     done = bench.run(module=("-c", script))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_step_that_cannot_be_recorded_leaves_no_gradients_behind(monkeypatch):
+    """What a recording made was never computed: the next step would add to it."""
+    import torch
+
+    from debzero.speed import StepGraphs
+
+    weight = torch.nn.Parameter(torch.ones(1))
+    steps = []
+
+    def work(batch, weights):
+        (weight * batch["x"].sum()).backward()
+        steps.append(weight.grad.item())
+        weight.grad = None
+        return weight.detach()
+
+    def record(self, shape, batch, weights):
+        weight.grad = torch.full((1,), float("nan"))
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(StepGraphs, "_record", record)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    graphs = StepGraphs(work, lambda: setattr(weight, "grad", None))
+    for _ in range(3):
+        graphs.step({"x": torch.ones(2)}, torch.ones(1))
+    assert steps == [2.0, 2.0, 2.0] and "capturing" in graphs.off
