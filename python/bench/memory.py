@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -144,16 +145,25 @@ class Room:
 class Bench:
     """Runs cells, and keeps each result as it comes."""
 
-    def __init__(self, results: Path, scratch: Path, tiny: bool, precision: str) -> None:
+    def __init__(self, results: Path, scratch: Path, tiny: bool, precision: str, again: bool) -> None:
+        """`again`: only predict, for the host that the results are from. Raises SystemExit where these are another host's or model's."""
         import torch
 
         self.results, self.scratch, self.tiny = results, scratch, tiny
-        self.gpus = torch.cuda.device_count()
-        self.room = Room(0.9 * sum(torch.cuda.get_device_properties(n).total_memory for n in range(self.gpus)) or 2**34)
+        before = read_json(results)
+        self.gpus = before["facts"]["gpus"] if again else torch.cuda.device_count()
         self.precision = precision if self.gpus else "fp32"
-        self.found: dict[str, Any] = read_json(results).get("cells", {})
-        self.facts = {"gpu": torch.cuda.get_device_name(0) if self.gpus else "none", "gpus": self.gpus, "torch": torch.__version__,
-                      "ranks": RANKS, "precision": self.precision, "command": " ".join(sys.argv)}
+        self.found: dict[str, Any] = before.get("cells", {})
+        self.facts = before.get("facts", {})
+        if not again:
+            self.room = Room(0.9 * sum(torch.cuda.get_device_properties(n).total_memory for n in range(self.gpus)) or 2**34)
+            facts = {"gpu": torch.cuda.get_device_name(0) if self.gpus else "none", "gpus": self.gpus, "torch": torch.__version__,
+                     "ranks": RANKS, "precision": self.precision, "tiny": tiny}
+            other = [name for name, value in facts.items() if self.facts and self.facts.get(name, False) != value]
+            if other:
+                print(f"{results}: its cells differ from this call in {', '.join(other)}: name another file", file=sys.stderr)
+                raise SystemExit(2)
+            self.facts = {**facts, "command": shlex.join(["python", *sys.argv])}
         self.writing = threading.Lock()
 
     def job(self, cell: Cell) -> Path:
@@ -213,8 +223,9 @@ def verdict(found: dict[str, Any]) -> tuple[str, bool]:
     failed = len(found) - len(ratios)
     near = sum(abs(ratio - 1) <= WITHIN for ratio in ratios)
     under = sum(ratio < 1 - UNDER for ratio in ratios)
-    good = bool(ratios) and not failed and near >= SHARE * len(ratios) and not under
-    return (f"{near} of {len(ratios)} cells within {WITHIN:.0%}, {under} more than {UNDER:.0%} under, {failed} failed: "
+    missing = max(0, len(cells(False)) - len(found))
+    good = not missing and not failed and near >= SHARE * len(ratios) and not under
+    return (f"{near} of {len(ratios)} cells within {WITHIN:.0%}, {under} more than {UNDER:.0%} under, {missing} missing, {failed} failed: "
             f"{'good' if good else 'not good enough'}"), good
 
 
@@ -236,7 +247,7 @@ def main() -> int:
         print("\n".join(line(name, cell) for name, cell in found.items()))
     else:
         with tempfile.TemporaryDirectory(prefix="debzero-memory-") as temporary:
-            bench = Bench(given.results, (given.scratch or Path(temporary)).absolute(), given.tiny, given.precision)
+            bench = Bench(given.results, (given.scratch or Path(temporary)).absolute(), given.tiny, given.precision, given.predict)
             found = bench.found
             measured = {name for name, cell in found.items() if "measured" in cell}
             chosen = [c for c in cells(given.tiny) if not given.cells or any(c.name.startswith(part) for part in given.cells)]

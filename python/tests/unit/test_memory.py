@@ -16,6 +16,7 @@ from debzero.job import Job
 from debzero.memory import Model, Setting, predict
 
 PROGRAM = Path(__file__).resolve().parents[2] / "bench" / "memory.py"
+PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
 TINY = {
     "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2,
                        "intermediate_size": 128},
@@ -295,5 +296,14 @@ def test_the_bench_measures_a_cell_and_judges_it(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     cell = json.loads(results.read_text())["cells"]["bert-large-uncased/none/1"]
     assert cell["predicted"] > 0 and len(cell["peaks"]) == 2 and cell["measured"] == max(cell["peaks"])
-    assert "0 failed: not good enough" in done.stdout, "a resident set on the CPU is no prediction of a GPU's memory"
+    assert "23 missing, 0 failed: not good enough" in done.stdout
+    made = json.loads(results.read_text())
+    results.write_text(json.dumps({**made, "facts": {**made["facts"], "gpu": "another"}}))
+    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results], text=True, capture_output=True, timeout=600)
+    assert done.returncode == 2 and "differ from this call in gpu" in done.stderr
+
+
+def test_the_published_cells_are_all_there_and_good():
+    done = subprocess.run([sys.executable, PROGRAM, "--show", "--results", PUBLISHED], text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0 and "0 missing, 0 failed: good" in done.stdout, done.stdout + done.stderr
     assert memory.WORKSPACES > 0
