@@ -161,12 +161,13 @@ class Tuning:
         self.ways = ways(plan, options.job, options.search)
         self.sweep = sum(len(way.sizes) for way in self.ways)
         self.trials: list[dict[str, Any]] = []
+        self.made: dict[str, Any] = {"ok": False, "job": str(options.job), "sweep": self.sweep, "trials": self.trials, "chosen": None,
+                                     "written": False}
 
     def run(self) -> int:
         self._say(f"{self.plan.batch}; {allowed(self.ways)} trials of the {self.sweep} that a sweep takes")
         found = search(self.ways, self._trial)
-        made: dict[str, Any] = {"ok": found is not None, "job": str(self.options.job), "made": now(), "sweep": self.sweep,
-                                "trials": self.trials, "chosen": None, "written": False}
+        made = self.made
         if self.options.exhaustive:
             count = len(self.trials)
             best = self._rest(found)
@@ -179,7 +180,8 @@ class Tuning:
             way, micro, speed = found
             lines = self._lines(way, micro)
             made.update(chosen={**lines, "samples_per_second": speed}, written=not self.options.dry_run)
-        write_json(self.folder / "tune.json", made)
+        made["ok"] = found is not None
+        self._write()
         if found and not self.options.dry_run:
             job = self.options.job.resolve()  # a link stays one
             mode = job.stat().st_mode & 0o7777
@@ -234,10 +236,15 @@ class Tuning:
         self.trials.append({"way": str(way), **asdict(configuration), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
                             "samples_per_second": speed, **asdict(run)})
         shown = run.reason or f"{results.rate(speed or 0)} samples/s, {results.size(max(run.memory_bytes))} a rank"
+        self._write()
         self._say(f"trial {len(self.trials)}  {way}, micro-batch {micro}  {run.wall_seconds:.0f} s  {shown}")
         if run.kind in ("refused", "failed"):
             raise Unfit
         return speed
+
+    def _write(self) -> None:
+        """After each trial: an interrupted search keeps what it has seen."""
+        write_json(self.folder / "tune.json", {**self.made, "made": now()})
 
     def _say(self, *lines: str) -> None:
         for line in lines:

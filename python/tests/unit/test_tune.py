@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from debzero import checks, tune
 from debzero.batch import divisors
+from debzero.bench.run import Run
 from debzero.cli import main
 from debzero.plan import Host
 from debzero.planner import Choice
@@ -29,6 +30,10 @@ class Machine:
     def __call__(self, way, micro):
         self.trials.append((way, micro))
         return self.scale * 1000 * micro / (micro + self.half) if micro <= self.fits else None
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def way(first=64, stage=0, sizes=SIZES):
@@ -167,6 +172,31 @@ def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_w
     assert made["search"] == {"train.micro_batch": 4, "ranks": 2, "samples_per_second": 100.0, "trials": 2, "share_of_best": 0.8}
     assert made["chosen"] == {"train.micro_batch": 12, "ranks": 2, "samples_per_second": 125.0}
     assert yaml.safe_load(path.read_text())["train"]["micro_batch"] == 12
+
+
+def test_an_interrupted_search_keeps_what_it_has_seen_and_leaves_no_run_behind(bench, monkeypatch):
+    from debzero.bench import run as runs
+
+    monkeypatch.setattr(runs.Watch, "look", interrupted)
+    path = bench.job(train__global_batch=24, train__micro_batch=4)
+    before = path.read_text()
+    assert main(["tune", str(path)]) == 130
+    assert path.read_text() == before
+    left = {found.name for found in (bench.folder / "out-job-tune" / "runs" / "1").iterdir()}
+    assert left == {"job.yml", "train.log"}, "neither the run's output nor its swapped tensors"
+
+
+def test_a_trial_is_on_the_disk_before_the_next_one(bench, monkeypatch):
+    made = []
+
+    def measure(*_):
+        file = bench.folder / "out-job-tune" / "tune.json"
+        made.append(len(json.loads(file.read_text())["trials"]) if file.is_file() else 0)
+        return Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
+
+    monkeypatch.setattr(tune, "measure", measure)
+    assert main(["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run"]) == 0
+    assert made == [0, 1]
 
 
 def test_a_job_with_its_own_json_is_refused(bench, capsys):

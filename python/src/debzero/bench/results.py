@@ -184,7 +184,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         else:
             lines.append(f"| {row['label']} | " + " | ".join(found) + " |")
     lines += ["", *notes(results), ""] if notes(results) else [""]
-    lines += [f"- {word}: {meaning}" for word, meaning in DEFINITIONS.items()]
+    lines += [f"- {word}: {meaning}" for word, meaning in results["definitions"].items()]
     return "\n".join([*lines, "", f"Made with `{results['command']}`, {results['made']}."]) + "\n"
 
 

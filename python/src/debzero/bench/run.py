@@ -94,24 +94,33 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
             start_new_session=True,
             env=environment)
     code: Optional[int] = None
+    interrupted = True
     try:
         while code is None and time.monotonic() - started < limit:
             with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
                 code = process.wait(LOOK)
             watch.look()
+        interrupted = False
     finally:
         if code is None:
             end(process)
             unlock(began)
+        if interrupted:
+            clear(job, output)
     run = Run(wall_seconds=round(time.monotonic() - started, 1))
     run.host_bytes, run.device_bytes = watch.taken()
     read(run, code, Output(str(output)), log, warmup, limit)
     if (output / "metrics.jsonl").is_file():
         shutil.move(str(output / "metrics.jsonl"), str(folder / "metrics.jsonl"))
+    clear(job, output)
+    return run
+
+
+def clear(job: dict[str, Any], output: Path) -> None:
+    """Leave nothing of a run but its log and figures; what is swapped to a disk is large."""
     shutil.rmtree(output, ignore_errors=True)
     if job["zero"].get("nvme_path"):
         shutil.rmtree(swap.folder(job["zero"]["nvme_path"], str(output)), ignore_errors=True)
-    return run
 
 
 def _shared_data(folder: Path) -> Path:

@@ -123,7 +123,8 @@ def facts(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     host, versions = host_facts(plan), _versions()
     # What makes figures belong together; where the results lie and which rows were asked for do not.
     same = {"job": {**job, "output": "", "zero": {"nvme_path": plan.job.zero.nvme_path}}, "settings": settings, "versions": versions,
-            "host": host["name"], "device": host["device"], "precision": plan.precision, "micro_batch": plan.batch.micro}
+            "definitions": results.DEFINITIONS, "host": host["name"], "device": host["device"], "precision": plan.precision,
+            "micro_batch": plan.batch.micro}
     return {
         "format": results.FORMAT, "identity": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16],
         "made": now(), "command": "debzero " + shlex.join(sys.argv[1:]), "job_file": options.job.name, "job": job,
