@@ -152,7 +152,7 @@ class Bench:
         self.results, self.scratch, self.tiny = results, scratch, tiny
         before = read_json(results)
         self.gpus = before["facts"]["gpus"] if again else torch.cuda.device_count()
-        self.precision = precision if self.gpus else "fp32"
+        self.precision = before["facts"]["precision"] if again else precision if self.gpus else "fp32"
         self.found: dict[str, Any] = before.get("cells", {})
         self.facts = before.get("facts", {})
         if not again:

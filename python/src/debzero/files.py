@@ -49,6 +49,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def rewrite_text(path: Path, text: str) -> None:
+    """write_text for a file that somebody else made: a link stays one, and its target keeps its mode."""
+    path = path.resolve()
+    mode = path.stat().st_mode & 0o7777
+    write_text(path, text)
+    path.chmod(mode)
+
+
 def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 

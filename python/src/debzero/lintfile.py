@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Optional
@@ -10,7 +9,7 @@ from typing import Any, Optional
 from debzero import checks, dslint, plan
 from debzero import job as jobs
 from debzero.errors import InputError, Problem, as_text
-from debzero.files import write_text
+from debzero.files import rewrite_text
 from debzero.job import Job
 
 
@@ -83,14 +82,12 @@ def _mend_job(path: Path, quiet: bool) -> list[str]:
 
 def _mend(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
     """Write the mended configuration in the place of the old, with its keys in order and its indent; the changes made."""
-    path = path.resolve()  # a link stays one
+    path = path.resolve()  # what is changed is named, not a link to it
     text = path.read_text(encoding="utf-8")
     config, changes = dslint.mend(_read(path), job)
     if changes:
-        mode = path.stat().st_mode & 0o7777
         try:
-            write_text(path, _like(text, config))
-            os.chmod(path, mode)
+            rewrite_text(path, _like(text, config))
         except OSError as error:
             raise InputError([Problem(str(path), "file", f"cannot be written: {error.strerror}", "give this user the right to")]) from None
     for change in changes if not quiet else []:

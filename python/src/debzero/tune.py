@@ -22,7 +22,7 @@ from debzero.bench import results
 from debzero.bench.configurations import Configuration, derive
 from debzero.bench.run import Run, measure
 from debzero.errors import InputError, Problem
-from debzero.files import write_json, write_text
+from debzero.files import rewrite_text, write_json
 from debzero.plan import Plan
 from debzero.planner import CHOICES, Choice
 from debzero.runstate import Output, now
@@ -66,7 +66,10 @@ def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tupl
         return None
     for direction in (-1, 1) if best >= goal else ():
         while 0 <= at + direction < len(sizes) and at + direction not in speeds and _count(speeds) < most:
-            speeds[at + direction] = found = trial(way, sizes[at + direction])
+            try:
+                speeds[at + direction] = found = trial(way, sizes[at + direction])
+            except Unfit:  # this one; another has run
+                break
             if found is None or found < best * BETTER:
                 break
             at, best = at + direction, found
@@ -183,10 +186,7 @@ class Tuning:
         made["ok"] = found is not None
         self._write()
         if found and not self.options.dry_run:
-            job = self.options.job.resolve()  # a link stays one
-            mode = job.stat().st_mode & 0o7777
-            write_text(job, rewritten(job.read_text(encoding="utf-8"), lines))
-            job.chmod(mode)
+            rewrite_text(self.options.job, rewritten(self.options.job.read_text(encoding="utf-8"), lines))
         if self.options.json:
             print(json.dumps(made, indent=2))
         if not found:

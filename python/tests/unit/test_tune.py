@@ -105,6 +105,15 @@ def test_a_way_that_fails_for_another_reason_is_left_at_once():
     assert [stage for stage, _ in made].count(1) == [stage for stage, _ in made].count(3) == 1
 
 
+def test_what_has_run_counts_when_another_size_fails():
+    def trial(way, micro):
+        if micro != 64:
+            raise tune.Unfit
+        return 100.0
+
+    assert search([way()], trial)[1:] == (64, 100.0)
+
+
 def test_a_job_file_that_cannot_be_written_is_refused_before_the_first_trial(bench, capsys):
     path = bench.job()
     path.write_text(path.read_text() + "ranks: 2\n")  # twice: one parser takes the last, the other none
