@@ -53,15 +53,20 @@ class Plan:
         return 0 < self.host.gpus < self.batch.ranks
 
     @property
+    def files(self) -> list[tuple[str, int, int]]:
+        """A local data set's files: path, size, time of the last change in nanoseconds."""
+        found = data_files(self.job.data.dataset) if Path(self.job.data.dataset).is_absolute() else []
+        return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in found if p.is_file()]
+
+    @property
     def fingerprint(self) -> str:
         """The same for runs that go on from each other's checkpoints. Where the output lies, how many ranks share a global batch
         and how often progress is told or saved do not matter."""
         facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
                                              "train": {"micro_batch", "log_every", "compile", "precision"}})
         facts.update(precision=self.precision, json=self.deepspeed)
-        if Path(self.job.data.dataset).is_absolute():
-            files = sorted(p for p in data_files(self.job.data.dataset) if p.is_file())
-            facts["files"] = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        if self.files:
+            facts["files"] = self.files
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import __version__, flops
-from debzero.files import read_json, write_json
+from debzero.files import read_json, read_lines, write_json
 from debzero.progress import computing
 from debzero.runstate import Output
 
@@ -64,7 +64,7 @@ class Outcome:
     flops: float
     skipped_steps: int
     resumed: int               # times
-    peaks: list[int]           # bytes, one per rank
+    peaks: list[int]           # of this start: bytes, one per rank
 
 
 def _own(plan: Any, section: str) -> Optional[str]:
@@ -72,6 +72,12 @@ def _own(plan: Any, section: str) -> Optional[str]:
     values = (plan.deepspeed or {}).get(section)
     name = values.get("type") if isinstance(values, dict) else None
     return name if isinstance(name, str) and name != "auto" else None
+
+
+def highest(output: Output, peaks: list[int]) -> list[int]:
+    """Each rank's peak over all starts of the run, from what this start has seen and the lines that earlier ones left; bytes."""
+    seen = [line["memory_bytes"] for line in read_lines(output.metrics_file) if len(line.get("memory_bytes", ())) == len(peaks)]
+    return [int(max(own)) for own in zip(peaks, *seen)]
 
 
 def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) ->
         "tokens_per_second": outcome.real_tokens / seconds if seconds else None,
         "padding_share": 1 - outcome.real_tokens / outcome.padded_tokens if outcome.padded_tokens else 0.0,
         "tflops": rate / 1e12 if rate else None, "peak_share": rate / peak if rate and peak else None,
-        "peak_memory_bytes": outcome.peaks,
+        "peak_memory_bytes": highest(output, outcome.peaks),
         "peak_memory_of": "the GPU allocator" if device.type == "cuda" else "the process (resident set)",
         "world_size": plan.batch.ranks, "zero_stage": plan.stage if plan.stage else "none",
         "offload_optimizer": plan.job.zero.offload_optimizer, "offload_param": plan.job.zero.offload_param,

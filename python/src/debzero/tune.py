@@ -20,9 +20,10 @@ from debzero import checks, fit
 from debzero.batch import divisors
 from debzero.bench import results
 from debzero.bench.configurations import Configuration, derive
-from debzero.bench.run import Run, measure
+from debzero.bench.run import MENDABLE, measure
+from debzero.bench.runner import host_facts, identity, installed
 from debzero.errors import InputError, Problem
-from debzero.files import rewrite_text, write_json
+from debzero.files import read_json, rewrite_text, write_json
 from debzero.plan import Plan
 from debzero.planner import CHOICES, Choice
 from debzero.runstate import Output, now
@@ -157,15 +158,21 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 class Tuning:
-    """One search and its folder: tune.json, runs/ with each trial's log, data/."""
+    """One search and its folder: tune.json, runs/ with each trial's log, data/. An interrupted search goes on with its trials."""
 
     def __init__(self, options: argparse.Namespace, plan: Plan, folder: Path) -> None:
         self.options, self.plan, self.folder = options, plan, folder
         self.ways = ways(plan, options.job, options.search)
         self.sweep = sum(len(way.sizes) for way in self.ways)
         self.trials: list[dict[str, Any]] = []
-        self.made: dict[str, Any] = {"ok": False, "job": str(options.job), "sweep": self.sweep, "trials": self.trials, "chosen": None,
-                                     "written": False}
+        settings = {key: getattr(options, key) for key in ("steps", "warmup", "limit")}
+        self.made: dict[str, Any] = {
+            "ok": False, "complete": False, "identity": identity(plan, settings, host_facts(plan), installed()), "job": str(options.job),
+            "sweep": self.sweep, "trials": self.trials, "chosen": None, "written": False}
+        before = read_json(folder / "tune.json")
+        goes_on = before.get("identity") == self.made["identity"] and not before["complete"]
+        self.seen = {(trial["way"], trial["micro_batch"]): trial for trial in (before["trials"] if goes_on else ())
+                     if trial["kind"] not in MENDABLE}
 
     def run(self) -> int:
         self._say(f"{self.plan.batch}; {allowed(self.ways)} trials of the {self.sweep} that a sweep takes")
@@ -183,7 +190,7 @@ class Tuning:
             way, micro, speed = found
             lines = self._lines(way, micro)
             made.update(chosen={**lines, "samples_per_second": speed}, written=not self.options.dry_run)
-        made["ok"] = found is not None
+        made.update(ok=found is not None, complete=True)
         self._write()
         if found and not self.options.dry_run:
             rewrite_text(self.options.job, rewritten(self.options.job.read_text(encoding="utf-8"), lines))
@@ -227,20 +234,26 @@ class Tuning:
         return best
 
     def _trial(self, way: Way, micro: int) -> Optional[float]:
+        before = self.seen.get((str(way), micro))
+        made = before or self._measured(way, micro)
+        took = "measured before" if before else f"{made['wall_seconds']:.0f} s"
+        self.trials.append(made)
+        self._write()
+        speed: Optional[float] = made["samples_per_second"]
+        shown = made["reason"] or f"{results.rate(speed or 0)} samples/s, {results.size(max(made['memory_bytes']))} a rank"
+        self._say(f"trial {len(self.trials)}  {way}, micro-batch {micro}  {took}  {shown}")
+        if made["kind"] in MENDABLE:
+            raise Unfit
+        return speed
+
+    def _measured(self, way: Way, micro: int) -> dict[str, Any]:
         folder = self.folder / "runs" / f"{len(self.trials) + 1}"
         plan = _as(self.plan, way.choice, way.checkpointing, micro)
         configuration = Configuration(way.choice.stage or "none", way.choice.optimizer, way.choice.param)
         job = derive(plan, configuration, str(folder / "out"), self.options.warmup, self.options.steps)
-        run: Run = measure(job, folder, self.options.warmup, self.options.limit * 60)
-        speed = results.per_second(asdict(run), "samples") if run.segments else None
-        self.trials.append({"way": str(way), **asdict(configuration), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
-                            "samples_per_second": speed, **asdict(run)})
-        shown = run.reason or f"{results.rate(speed or 0)} samples/s, {results.size(max(run.memory_bytes))} a rank"
-        self._write()
-        self._say(f"trial {len(self.trials)}  {way}, micro-batch {micro}  {run.wall_seconds:.0f} s  {shown}")
-        if run.kind in ("refused", "failed"):
-            raise Unfit
-        return speed
+        run = asdict(measure(job, folder, self.options.warmup, self.options.limit * 60))
+        return {"way": str(way), **asdict(configuration), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
+                "samples_per_second": results.per_second(run, "samples") if run["segments"] else None, **run}
 
     def _write(self) -> None:
         """After each trial: an interrupted search keeps what it has seen."""

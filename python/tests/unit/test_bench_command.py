@@ -134,6 +134,28 @@ def test_an_interrupted_bench_goes_on_and_another_setting_starts_anew(planned, b
     assert [path.name for path in (bench.folder / "results" / "archive").glob("*/results.json")] == ["results.json"]
 
 
+def test_a_new_start_tries_again_what_somebody_may_have_mended(planned, bench):
+    start, answers, asked = planned
+    answers += [run(8, 100), failed("refused", "the swap folder does not exist"), failed("memory", "CUDA out of memory")]
+    start(repeats=1, stages=["none", 2, 3]).run()
+    answers += [run(5, 80)]
+    start(repeats=1, stages=["none", 2, 3]).run()
+    assert asked == ["baseline-1", "zero2-1", "zero3-1", "zero2-1"], "what memory did not suffice for is a result"
+    zero2 = results.load(bench.folder / "results")["configurations"][1]
+    assert [found["kind"] for found in zero2["runs"]] == ["measured"] and zero2["summary"]["memory_bytes"] == 5 * GB
+
+
+def test_figures_of_changed_data_are_not_mixed(planned, bench):
+    start, answers, asked = planned
+    answers += [run(8, 100), run(5, 80)]
+    start(repeats=1).run()
+    with open(bench.folder / "rows.csv", "a") as file:
+        file.write("the red hammer,tool\n")
+    answers += [run(8, 100), run(5, 80)]
+    start(repeats=1).run()
+    assert len(asked) == 4
+
+
 def test_a_summary_is_the_highest_memory_and_the_median_speed():
     found = results.summarize([run(5, 100, memory_bytes=[5 * GB, 4 * GB]), run(5, 140, memory_bytes=[3 * GB, 6 * GB]),
                                run(5, 110, memory_bytes=[1, 1]), failed("time", "late")])

@@ -5,7 +5,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from bench_results import sample
+from bench_results import failed, sample
 from browser import look
 
 from debzero.bench import comparison, page, results
@@ -52,6 +52,17 @@ def test_a_rehearsal_says_that_its_speed_is_not_comparable():
     text = texts(page.render(made))
     assert "2 ranks shared 1 GPU" in text and "could take 24 GiB" in text and "of its speed" not in text and "is the fastest" not in text
     assert "speed is not comparable" in results.as_markdown(made) and "speed is not comparable" in results.as_text(made)
+
+
+def test_a_failed_repeat_among_good_ones_is_told_and_its_row_has_its_figures():
+    made = sample()
+    row = next(row for row in made["configurations"] if row["name"] == "zero1")
+    row["runs"][-1] = failed("failed", "the loss is not a number any more")
+    row["summary"] = results.summarize(row["runs"])
+    for text in (texts(page.render(made)), results.as_markdown(made), results.as_text(made)):
+        assert "ZeRO-1: its figures are those of 2 of 3 runs; then failed: the loss is not a number any more." in text
+    without = texts(page.render(made)).partition("Without a result: ")[2].split(".")[0]
+    assert "ZeRO-3 + CPU" in without and "ZeRO-1" not in without
 
 
 def test_hostile_texts_stay_texts():

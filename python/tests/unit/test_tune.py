@@ -208,6 +208,29 @@ def test_a_trial_is_on_the_disk_before_the_next_one(bench, monkeypatch):
     assert made == [0, 1]
 
 
+def test_an_interrupted_search_goes_on_with_its_trials_and_an_ended_one_begins_anew(bench, monkeypatch, capsys):
+    measured = Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
+    answers = [measured, KeyboardInterrupt(), Run(kind="failed", reason="a cable"), Run(kind="memory", reason="out of memory"), measured]
+    asked = []
+
+    def measure(job, *_):
+        asked.append(job["train"]["micro_batch"])
+        answer = answers.pop(0) if answers else measured
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tune, "measure", measure)
+    # This process makes all starts, and would stand in its own way.
+    monkeypatch.setattr(tune.Output, "lock", lambda self: self.folder.mkdir(exist_ok=True))
+    command = ["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run", "--limit", "3"]
+    assert main(command) == 130 and asked == [4, 3]
+    assert main(command) == 0 and asked == [4, 3, 3, 6], "the interrupted one is tried again, what was measured is not"
+    assert "micro-batch 4  measured before  24 samples/s" in capsys.readouterr().out
+    ended = len(asked)
+    assert main(command) == 0 and asked[ended] == 4
+
+
 def test_a_job_with_its_own_json_is_refused(bench, capsys):
     path = bench.job(deepspeed={"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2}})
     assert main(["tune", str(path)]) == 2

@@ -256,6 +256,14 @@ def test_the_report_says_whose_weights_and_how_fast():
     assert report.headline({"accuracy": 0.5}) == "accuracy 0.5000" and "accuracy 0.5000" in report.text({"accuracy": 0.5})
 
 
+def test_the_peak_is_that_of_all_starts(tmp_path):
+    output = Output(str(tmp_path))
+    assert report.highest(output, [5, 6]) == [5, 6]
+    lines = [{"step": 1, "memory_bytes": [9, 1]}, {"step": 1, "eval_loss": 0.5}, {"step": 2, "memory_bytes": [7]}]
+    output.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert report.highest(output, [5, 6]) == [9, 6], "not of a start with another number of ranks"
+
+
 @pytest.mark.parametrize(("rows", "metric"), [
     ([{"step": 1, "loss": 0.7, "samples_per_second": 5.0}], "accuracy"),
     ([{"step": 1, "loss": 0.7, "samples_per_second": 5.0}, {"step": 1, "eval_loss": 0.6, "eval_accuracy": 0.5}], "accuracy"),

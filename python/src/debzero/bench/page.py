@@ -75,7 +75,7 @@ def _verdict(made: dict[str, Any]) -> str:
     if made["speed_comparable"]:
         fast = max(rows, key=lambda row: row["summary"]["samples_per_second"]["median"])
         text += f" {fast['label']} is the fastest: {rate(fast['summary']['samples_per_second']['median'])} samples/s."
-    failed = [row["label"] for row in made["configurations"] if any(run["kind"] != "measured" for run in row["runs"])]
+    failed = [row["label"] for row in made["configurations"] if row["summary"] is None]
     if failed:
         text += f" Without a result: {', '.join(failed)}."
     return f'<p class="lead">{escape(text)}</p>'

@@ -170,6 +170,10 @@ def notes(results: dict[str, Any]) -> list[str]:
         found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the processor's.")
     if results.get("left_out"):
         found.append(results["left_out"])
+    for row in results["configurations"]:
+        if row["summary"] and any(run["kind"] != "measured" for run in row["runs"]):
+            good, all_runs = row["summary"]["repeats"], len(row["runs"])
+            found.append(f"{row['label']}: its figures are those of {good} of {all_runs} runs; then {reason(row)}.")
     return found
 
 

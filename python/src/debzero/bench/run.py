@@ -1,7 +1,6 @@
 """One measured run: `debzero train` in a process of its own, watched from outside until it ends."""
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,11 +15,15 @@ import psutil
 import yaml
 
 from debzero import swap
-from debzero.files import write_text
+from debzero.files import read_lines, write_text
 from debzero.runstate import CAP, MEASURED, Output
 
 SOURCE = Path(__file__).resolve().parents[2]
 LOOK = 0.2  # seconds between two looks at the memory
+
+# Kinds of failure that a new start tries again, for somebody may have mended the cause. What memory or time did not suffice for is
+# a result.
+MENDABLE = ("refused", "failed")
 
 
 @dataclass
@@ -157,8 +160,7 @@ def read(run: Run, code: Optional[int], output: Output, log: Path, warmup: int, 
     elif code:
         run.kind, run.reason = _failure(code, output, text)
     else:
-        lines = [json.loads(line) for line in output.metrics_file.read_text().splitlines()]
-        steps = [line for line in lines if "interval_seconds" in line]
+        steps = [line for line in read_lines(output.metrics_file) if "interval_seconds" in line]
         run.segments = [{key: line[f"interval_{key}"] for key in ("steps", "samples", "seconds")}
                         for line in steps if line["step"] > warmup]
         run.memory_bytes = [int(peak) for peak in steps[-1]["memory_bytes"]]

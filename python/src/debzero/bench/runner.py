@@ -21,7 +21,7 @@ from debzero import __version__, checks, report
 from debzero.bench import page, results
 from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
 from debzero.bench.predict import prediction, predictions
-from debzero.bench.run import measure
+from debzero.bench.run import MENDABLE, measure
 from debzero.files import read_json, write_text
 from debzero.plan import Plan
 from debzero.runstate import KEPT, Output, now
@@ -57,6 +57,8 @@ class Bench:
         elif before:
             self._say(f"going on with the results in {folder} (--again measures everything anew)")
         kept = {row["name"]: row for row in before.get("configurations", [])}
+        for row in kept.values():
+            row["runs"] = [run for run in row["runs"] if run["kind"] not in MENDABLE]
         names = [configuration.name for configuration in found]
         rows = [{**kept.pop(c.name, {"runs": [], "summary": None, "predicted": None}), **c.as_dict()} for c in found]
         self.results = {**self.facts, "configurations": rows + [row for name, row in kept.items() if name not in names]}
@@ -120,19 +122,23 @@ def facts(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     job = plan.job.model_dump(mode="json")
     settings = {"ranks": plan.batch.ranks, "share_gpu": plan.shares_gpus, "steps": options.steps, "warmup": options.warmup,
                 "cap_gib": options.cap}
-    host, versions = host_facts(plan), _versions()
-    # What makes figures belong together; where the results lie and which rows were asked for do not.
-    same = {"job": {**job, "output": "", "zero": {"nvme_path": plan.job.zero.nvme_path}}, "settings": settings, "versions": versions,
-            "definitions": results.DEFINITIONS, "host": host["name"], "device": host["device"], "precision": plan.precision,
-            "micro_batch": plan.batch.micro}
+    host, versions = host_facts(plan), installed()
     return {
-        "format": results.FORMAT, "identity": hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16],
+        "format": results.FORMAT, "identity": identity(plan, settings, host, versions),
         "made": now(), "command": "debzero " + shlex.join(sys.argv[1:]), "job_file": options.job.name, "job": job,
         "model": Path(model).name if model.startswith("/") else model, "precision": plan.precision,
         "batch": {**asdict(plan.batch), "text": str(plan.batch)}, "settings": settings, "speed_comparable": not plan.shares_gpus,
         "left_out": "The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision were taken, the rest "
                     "was left out." if plan.deepspeed else None,
         "host": host, "versions": versions, "definitions": results.DEFINITIONS, "article": results.ARTICLE}
+
+
+def identity(plan: Plan, settings: dict[str, Any], host: dict[str, Any], versions: dict[str, str]) -> str:
+    """The same for figures that belong together. Where they lie and which rows were asked for does not matter."""
+    same = {"job": plan.job.model_dump(mode="json", exclude={"output": True, "zero": True}), "settings": settings, "versions": versions,
+            "definitions": results.DEFINITIONS, "host": host["name"], "device": host["device"], "precision": plan.precision,
+            "micro_batch": plan.batch.micro, "nvme_path": plan.job.zero.nvme_path, "files": plan.files}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def host_facts(plan: Plan) -> dict[str, Any]:
@@ -148,7 +154,7 @@ def host_facts(plan: Plan) -> dict[str, Any]:
         "kernel": platform.release()}
 
 
-def _versions() -> dict[str, str]:
+def installed() -> dict[str, str]:
     """Asked of the installed packages: importing DeepSpeed takes seconds, and prints."""
     import torch
 
