@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-fused lock docs clean
 
+# Without bytecode on the disk, each start of a training compiles its libraries anew: most of the time that a start takes.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests marked prebuilt need the packaged DeepSpeed: the scenario deepspeed_wheel runs them in its container.
 PLAY := .cache/controller/bin/ansible-playbook
 PYTEST := PATH="$(CURDIR)/.cache/controller/bin:$$PATH" .cache/test/bin/python -m pytest -c python/pyproject.toml python/tests

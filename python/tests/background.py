@@ -35,7 +35,7 @@ class Jobs:
     """The commands of these names, started in the order of `commands`, and what became of them."""
 
     def __init__(self, names: set[str], commands: dict[str, list[str]] = COMMANDS, after: dict[str, list[str]] = AFTER,
-                 at_once: int = 3, limit: float = 3600) -> None:
+                 at_once: int = 3, limit: float = 4800) -> None:
         """`limit`: seconds for each job."""
         self.commands, self.limit = commands, limit
         self.waiting = [name for name in commands if name in names or names and name == IMAGE]
