@@ -9,6 +9,7 @@ from typing import Any, Callable, Optional
 from debzero import __version__
 
 JOB_HELP = "the job file (YAML)"
+WARMUP_HELP = "steps before them that do not count; what is compiled and recorded on a GPU takes the first two (default: 10)"
 
 
 def _job_names(prefix: str, **_: Any) -> list[str]:
@@ -87,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
     tune = _command(commands, "tune", "Find the micro-batch with the highest samples/s that fits, and write it into the job file. The "
-                    "global batch\nstays. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest.",
+                    "global batch\nstays. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest.\n"
+                    "An interrupted search goes on with the trials that it has made.",
                     "debzero tune mrpc.yml\ndebzero tune mrpc.yml --search stage,offload,checkpointing --dry-run\n"
                     "debzero tune mrpc.yml --json")
     tune.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--search", type=_some_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
                       help="also try other settings of these: some of stage,offload,checkpointing")
     tune.add_argument("--steps", type=_count, default=20, metavar="N", help="optimizer steps to measure in each trial (default: 20)")
-    tune.add_argument("--warmup", type=_count, default=10, metavar="N", help="steps before them that do not count (default: 10)")
+    tune.add_argument("--warmup", type=_count, default=10, metavar="N", help=WARMUP_HELP)
     tune.add_argument("--limit", type=_count, default=10, metavar="MINUTES", help="after which a trial is given up (default: 10)")
     tune.add_argument("--exhaustive", action="store_true", help="then try all that is left as well: how good the search is")
     tune.add_argument("--dry-run", action="store_true", help="only say what would be written")
@@ -104,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", "Measure what ZeRO and offload cost and save for a job on this host: plain PyTorch and the stages\n"
                      "1 to 3, each with and without offload, each run in a process of its own. Results are results.json, .csv, .md\n"
                      "and a page, results.html. An interrupted bench goes on where it was; a configuration that fails is a row with\n"
-                     "its reason.",
+                     "its reason, and the next start tries it again unless memory or time did not suffice.",
                      "debzero bench mrpc.yml\ndebzero bench mrpc.yml --ranks 4 --share-gpu --stages 2,3 --repeats 1\n"
                      "debzero bench --render /var/lib/debzero/mrpc-bench\n"
                      "debzero bench --compare a/results.json b/results.json -o comparison.html")
@@ -117,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--offload", type=_some_of("none", "cpu", "nvme"), metavar="LIST",
                        help="some of none,cpu,nvme (default: none,cpu, and nvme if the job has zero.nvme_path)")
     bench.add_argument("--steps", type=_count, default=20, metavar="N", help="optimizer steps to measure in each run (default: 20)")
-    bench.add_argument("--warmup", type=_count, default=10, metavar="N", help="steps before them that do not count (default: 10)")
+    bench.add_argument("--warmup", type=_count, default=10, metavar="N", help=WARMUP_HELP)
     bench.add_argument("--repeats", type=_count, default=3, metavar="N", help="runs of each configuration (default: 3)")
     bench.add_argument("--limit", type=_count, default=30, metavar="MINUTES", help="after which a run is given up (default: 30)")
     bench.add_argument("-o", "--output", type=Path, metavar="PATH", help="the folder for the results (default: the job's output with "

@@ -29,4 +29,7 @@ def evaluate(forward: Callable[..., Any], prepared: Prepared, collate: Collator,
     dist.all_gather_object(shares, (np.concatenate(seen), np.concatenate(answers)))
     order = np.concatenate([indices for indices, _ in shares])
     assert np.array_equal(np.sort(order), np.arange(len(held_out))), "each held-out sample is answered exactly once"
-    return task.metrics(np.concatenate([rows for _, rows in shares])[np.argsort(order)], prepared)
+    # One rank counts: the library of the scores takes each process a second to load, and all ranks must act on the same numbers.
+    found = [task.metrics(np.concatenate([rows for _, rows in shares])[np.argsort(order)], prepared) if rank == 0 else {}]
+    dist.broadcast_object_list(found, 0)
+    return found[0]

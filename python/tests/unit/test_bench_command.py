@@ -138,6 +138,8 @@ def test_a_new_start_tries_again_what_somebody_may_have_mended(planned, bench):
     start, answers, asked = planned
     answers += [run(8, 100), failed("refused", "the swap folder does not exist"), failed("memory", "CUDA out of memory")]
     start(repeats=1, stages=["none", 2, 3]).run()
+    start(repeats=1, stages=["none"]).run()
+    assert results.load(bench.folder / "results")["configurations"][1]["runs"], "the reason of a row that is not asked for stays"
     answers += [run(5, 80)]
     start(repeats=1, stages=["none", 2, 3]).run()
     assert asked == ["baseline-1", "zero2-1", "zero3-1", "zero2-1"], "what memory did not suffice for is a result"

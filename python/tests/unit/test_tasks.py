@@ -212,7 +212,7 @@ def test_a_language_model_is_measured_against_counting(make):
 
 @pytest.mark.parametrize(("kind", "task"), [("bert", "classification"), ("t5", "text-to-text"), ("bert", "regression")])
 def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
-    """Each rank in turn in this process, its answers kept until the last one gathers them all."""
+    """Each rank in turn in this process, rank 0 last: its answers are kept until that one gathers and counts them all."""
     loaded, model = make(kind, task)
     collate = data.Collator(loaded.tokenizer, 8, None, False)
 
@@ -226,14 +226,15 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
             shares.append(mine)
             if len(shares) < ranks:
                 raise NotTheLastError
-            into[:] = shares
+            into[:] = reversed(shares)
 
         def beat():
             beats[len(shares)] += 1
 
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda: len(shares))
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: ranks - 1 - len(shares))
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
         monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+        monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda told, source: None)
         for _ in range(ranks - 1):
             with pytest.raises(NotTheLastError):
                 evaluate(model, loaded, collate, torch.device("cpu"), 4, beat)

@@ -57,9 +57,9 @@ class Bench:
         elif before:
             self._say(f"going on with the results in {folder} (--again measures everything anew)")
         kept = {row["name"]: row for row in before.get("configurations", [])}
-        for row in kept.values():
-            row["runs"] = [run for run in row["runs"] if run["kind"] not in MENDABLE]
         names = [configuration.name for configuration in found]
+        for name in set(names) & set(kept):
+            kept[name]["runs"] = [run for run in kept[name]["runs"] if run["kind"] not in MENDABLE]
         rows = [{**kept.pop(c.name, {"runs": [], "summary": None, "predicted": None}), **c.as_dict()} for c in found]
         self.results = {**self.facts, "configurations": rows + [row for name, row in kept.items() if name not in names]}
 
