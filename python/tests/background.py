@@ -38,6 +38,7 @@ class Jobs:
                  at_once: int = 3, limit: float = 4800) -> None:
         """`limit`: seconds for each job."""
         self.commands, self.limit = commands, limit
+        self.environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}  # as it is now: tests change theirs while jobs start
         self.waiting = [name for name in commands if name in names or names and name == IMAGE]
         self.needs = {name: [before for before in [IMAGE, *after.get(name, [])] if before in self.waiting and before != name]
                       for name in self.waiting}
@@ -73,7 +74,7 @@ class Jobs:
         """Run the job to its end: why it failed and what it said last; empty where it succeeded."""
         log = LOGS / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "DEBZERO_CONTAINER": f"debzero-{name}"}
+        environment = {**self.environment, "DEBZERO_CONTAINER": f"debzero-{name}"}
         started = time.monotonic()
         with log.open("w") as stream, subprocess.Popen(self.commands[name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream,
                                                        stderr=subprocess.STDOUT, env=environment, start_new_session=True) as process:
@@ -87,7 +88,7 @@ class Jobs:
                 self.running.discard(process)
                 self.seconds[name] = time.monotonic() - started
         if code < 0 or end != "failed":  # nobody was left to remove it, and what runs in it would go on
-            subprocess.run(["podman", "rm", "--force", "--volumes", environment["DEBZERO_CONTAINER"]], capture_output=True)
+            subprocess.run(["podman", "rm", "--force", "--volumes", environment["DEBZERO_CONTAINER"]], capture_output=True, env=environment)
         return "" if code == 0 else f"{name} {end}; {log} ends with\n" + "".join(log.read_text().splitlines(keepends=True)[-150:])
 
     def succeed(self, name: str) -> None:
