@@ -27,7 +27,7 @@ def wait_for(host, condition, what, seconds=400):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}\n{journal(host)[-6000:]}"
-        time.sleep(1)  # each question starts some processes, which take from what trains
+        time.sleep(0.5)  # each question starts some processes, which take from what trains
 
 
 def trains_beyond(host, step):
