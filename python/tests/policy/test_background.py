@@ -56,7 +56,8 @@ def test_a_job_that_hangs_is_stopped_and_its_container_removed(monkeypatch, tmp_
 
 def test_what_a_test_does_to_its_environment_does_not_reach_a_job(monkeypatch, tmp_path):
     begun, ended = tmp_path / "begun", tmp_path / "ended"
-    jobs = Jobs({"first", "second"}, shell(first=f"touch {begun}; until test -e {ended}; do sleep 0.05; done", second="true"), {}, at_once=1)
+    commands = shell(first=f"touch {begun}; until test -e {ended}; do sleep 0.05; done", second="true")
+    jobs = Jobs({"first", "second"}, commands, {}, at_once=1)
     while not begun.exists():
         time.sleep(0.01)
     monkeypatch.setenv("PATH", str(tmp_path))
