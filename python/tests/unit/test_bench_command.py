@@ -196,6 +196,26 @@ def test_a_killed_run_leaves_no_lock_that_later_builds_would_wait_for(tmp_path, 
     assert [path.parent.name for path in tmp_path.glob("**/lock")] == ["theirs"]
 
 
+def test_a_run_is_ended_with_what_it_starts_meanwhile(tmp_path):
+    (tmp_path / "breeder.py").write_text("import subprocess\nwhile True:\n    subprocess.Popen(['sleep', '4242'])\n")
+    breeder = psutil.Popen([sys.executable, str(tmp_path / "breeder.py")], start_new_session=True)
+    session = os.getsid(breeder.pid)
+    time.sleep(0.3)
+    runs.end(breeder)
+    left = [process for process in psutil.process_iter() if _session(process) == session]
+    for process in left:
+        process.kill()
+    assert not left
+    runs.end(breeder)  # that has ended already
+
+
+def _session(process):
+    try:
+        return os.getsid(process.pid) if process.status() != psutil.STATUS_ZOMBIE else None
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return None
+
+
 @pytest.mark.timeout(1500)
 def test_a_real_bench_that_is_interrupted_ends_with_all_its_figures(bench):
     folder = bench.folder / "results"

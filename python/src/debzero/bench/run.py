@@ -135,12 +135,21 @@ def _shared_data(folder: Path) -> Path:
 
 def end(process: Any) -> None:
     """Kill a run with its ranks."""
-    with suppress(psutil.NoSuchProcess):
-        family = [*process.children(recursive=True), process]
-        for member in family:
+    family: set[Any] = set()
+    found = {process}
+    while found:  # those that were stopped start no more, so the last look finds all
+        for member in found:
             with suppress(psutil.NoSuchProcess):
-                member.kill()
-        psutil.wait_procs(family, timeout=30)
+                member.suspend()
+        family |= found
+        try:
+            found = set(process.children(recursive=True)) - family
+        except psutil.NoSuchProcess:
+            break
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=30)
 
 
 def unlock(since: float) -> None:
