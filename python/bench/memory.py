@@ -33,6 +33,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SOURCE))
 
 from debzero.bench.run import measure  # noqa: E402
+from debzero.bench.runner import installed  # noqa: E402
 from debzero.files import read_json, write_json  # noqa: E402
 
 STAGES = ("none", 1, 2, 3)
@@ -157,7 +158,7 @@ class Bench:
         self.facts = before.get("facts", {})
         if not again:
             self.room = Room(0.9 * sum(torch.cuda.get_device_properties(n).total_memory for n in range(self.gpus)) or 2**34)
-            facts = {"gpu": torch.cuda.get_device_name(0) if self.gpus else "none", "gpus": self.gpus, "torch": torch.__version__,
+            facts = {"gpu": torch.cuda.get_device_name(0) if self.gpus else "none", "gpus": self.gpus, **installed(),
                      "ranks": RANKS, "precision": self.precision, "tiny": tiny}
             other = [name for name, value in facts.items() if self.facts and self.facts.get(name, False) != value]
             if other:

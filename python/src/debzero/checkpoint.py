@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from debzero.errors import UserError
-from debzero.files import read_json, replace, sync_tree, write_json, write_text
+from debzero.files import read_json, replace_folder, sync_tree, write_json, write_text
 
 FACTS = "debzero.json"
 RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start
@@ -86,7 +86,7 @@ def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[
             write_json(root / temporary / FACTS, {
                 "facts": facts, "ranks": dist.get_world_size(), "state": state, "files": _files(root / temporary)})
             sync_tree(root / temporary)
-            replace(root / temporary, root / tag)
+            replace_folder(root / temporary, root / tag)
             write_text(root / "latest", tag)  # for DeepSpeed's own tools
             for old in tags(root)[:-keep]:
                 shutil.rmtree(root / old)
@@ -110,7 +110,7 @@ def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Opt
         else:
             return Found(tag, int(found["ranks"]), found["state"])
         say(f"the checkpoint {tag} {reason} and put aside")
-        replace(root / tag, root / f"unused-{tag}")
+        replace_folder(root / tag, root / f"unused-{tag}")
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any, Optional
 from debzero import dslint, swap, tasks
 from debzero import job as jobs
 from debzero.data import FORMATS, local_files
-from debzero.errors import InputError, Problem
+from debzero.errors import InputError, Problem, unsaid
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
 
@@ -28,21 +28,17 @@ def examine(path: Path, ranks: Optional[int] = None) -> tuple[Plan, list[Problem
     plan = None
     if job is not None:
         file = str(path)
-        reported = {p.key.split(".")[0] for p in problems if "." not in p.key} | {p.key for p in problems}
-
-        def fresh(found: list[Problem]) -> list[Problem]:
-            return [p for p in found if p.key not in reported and p.key.split(".")[0] not in reported]
-
+        said = list(problems)
         config, wrong = read_deepspeed(job, file)
-        problems += fresh(wrong)
+        problems += unsaid(wrong, said)
         try:
             plan = resolve(job, this_host(), ranks, file, config)
         except InputError as error:
-            problems += fresh(error.problems)
+            problems += unsaid(error.problems, said)
         if config is not None:
             warnings = [p for p in dslint.problems(config, file, None, None, job) if p.severity == "warning"]
-        problems += fresh(_data(job, file)) + fresh(tasks.problems(job, file)) + fresh(_model(job, file)) + fresh(_output(job, file))
-        problems += fresh(_swap(plan.job if plan else job, file))
+        problems += unsaid([*_data(job, file), *tasks.problems(job, file), *model(job, file), *_output(job, file),
+                            *_swap(plan.job if plan else job, file)], said)
     if problems or plan is None:
         raise InputError(problems + warnings)
     return plan, warnings
@@ -101,7 +97,8 @@ def _data(job: Job, file: str) -> list[Problem]:
     return problems
 
 
-def _model(job: Job, file: str) -> list[Problem]:
+def model(job: Job, file: str) -> list[Problem]:
+    """What is wrong with the model, as far as is known without the hub."""
     if isinstance(job.model, str):
         folder = Path(job.model)
         if folder.is_absolute() and not (folder / "config.json").is_file():
@@ -143,7 +140,7 @@ def bytes_needed(job: Job) -> Optional[int]:
     else:
         sizes = [job.model.get("hidden_size", 768), job.model.get("num_hidden_layers", 12)]
         if not all(isinstance(size, int) for size in sizes):
-            return None  # _model says so
+            return None  # model() says so
         hidden, layers = sizes
         parameters = 12 * layers * hidden**2 + (int(job.model["vocab_size"]) + 512) * hidden
     return 52 * parameters or None

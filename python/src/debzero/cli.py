@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.",
         epilog="exit status:\n  0  done\n  1  the run failed\n  2  bad input: trying again does not help\n"
                "  3  the run failed the same way three times in a row: given up\n"
-               "  130, 143  stopped by SIGINT, SIGTERM\n\n"
+               "  129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM\n\n"
                "examples:\n  debzero check /etc/debzero/jobs/demo.yml\n  systemctl start debzero@demo\n"
                "  debzero status demo --watch")
     top.add_argument("--version", action="version", version=f"debzero {__version__}")
@@ -112,7 +112,8 @@ def parser() -> argparse.ArgumentParser:
                      "debzero bench --compare a/results.json b/results.json -o comparison.html")
     bench.add_argument("job", type=Path, metavar="JOB.yml", nargs="?", help=JOB_HELP)
     bench.add_argument("--ranks", type=_count, metavar="N", help="as for train")
-    bench.add_argument("--share-gpu", action="store_true", help="let ranks share GPUs: memory stays exact, speed is not comparable")
+    bench.add_argument("--share-gpu", action="store_true", help="let ranks share GPUs: speed is not comparable, and memory lacks the "
+                       "second bucket of overlapped communication (ZeRO-1 and 2)")
     bench.add_argument("--cap", type=_count, metavar="GIB", help="let each rank take no more of its GPU, as if it were a smaller one")
     bench.add_argument("--stages", type=_some_of("none", 1, 2, 3), default=["none", 1, 2, 3], metavar="LIST",
                        help="some of none,1,2,3 (default: all)")

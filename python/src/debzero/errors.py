@@ -42,6 +42,12 @@ def as_text(problems: list[Problem]) -> str:
     return "\n".join(lines)
 
 
+def unsaid(found: list[Problem], said: list[Problem]) -> list[Problem]:
+    """Those of `found` that are about other keys, and no part of a key, than the problems `said` before."""
+    keys = {p.key for p in said}
+    return [p for p in found if p.key not in keys and p.key.split(".")[0] not in keys]
+
+
 class InputError(Exception):
     """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help."""
 

@@ -25,11 +25,16 @@ def sync_tree(folder: Path) -> None:
 
 
 def replace(temporary: Path, final: Path) -> None:
+    """Rename, durably."""
+    os.replace(temporary, final)
+    _sync(final.parent)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
     """Rename, durably; a folder already at `final` is taken away first."""
     if final.is_dir():
         shutil.rmtree(final)
-    os.replace(temporary, final)
-    _sync(final.parent)
+    replace(temporary, final)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -88,6 +93,6 @@ def new_folder(final: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_tree(temporary)
-        replace(temporary, final)
+        replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from debzero import batch as batches
-from debzero import dsconfig, fit, tasks
+from debzero import checks, dsconfig, fit, tasks
 from debzero import job as jobs
 from debzero.activations import Curve
-from debzero.errors import InputError, Problem
+from debzero.errors import InputError, Problem, unsaid
 from debzero.job import Job
-from debzero.memory import Memory, Model, Setting, predict
+from debzero.memory import CONTEXT, Memory, Model, Setting, predict
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.shapes import Shapes
 
@@ -40,7 +40,7 @@ class Choice(NamedTuple):
         return ", ".join(["plain DDP" if not self.stage else f"ZeRO-{self.stage}", *moved])
 
 
-CHOICES = [Choice(0), Choice(1), Choice(2), Choice(3), Choice(2, "cpu"), Choice(3, "cpu"), Choice(3, "cpu", "cpu"),
+CHOICES = [Choice(0), Choice(1), Choice(2), Choice(3), Choice(1, "cpu"), Choice(2, "cpu"), Choice(3, "cpu"), Choice(3, "cpu", "cpu"),
            Choice(3, "nvme", "cpu"), Choice(3, "nvme", "nvme")]
 
 
@@ -61,7 +61,7 @@ class Row:
     """A choice, and what it comes to."""
 
     choice: Choice
-    micro: int
+    micro: int           # the job's; where that is auto, the largest that fits
     accumulation: int
     memory: Memory
     host: int            # bytes, all ranks together
@@ -74,15 +74,15 @@ class Row:
         return {"stage": self.choice.stage or "none", "offload_optimizer": self.choice.optimizer, "offload_param": self.choice.param,
                 "micro_batch": self.micro, "accumulation": self.accumulation, "peak_bytes": memory["peak"],
                 "peak_phase": memory["phase"], "parts": memory["parts"], "phases": memory["phases"],
-                "device_bytes": memory["device"], "ram_bytes": self.host, "nvme_bytes": self.nvme, "fits": not self.lacks,
-                "lacks": self.lacks, "largest_micro_batch": self.largest_micro}
+                "context_bytes": CONTEXT, "device_bytes": memory["device"], "ram_bytes": self.host, "nvme_bytes": self.nvme,
+                "fits": not self.lacks, "lacks": self.lacks, "largest_micro_batch": self.largest_micro}
 
 
 def size(text: str) -> int:
     """Bytes of 40G, 256GiB, 1.5T or 123: powers of 1024, as GPUs and memory are sold."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
-        raise ValueError(f"must be a size such as 40G or 2T, not {text!r}")
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise ValueError(f"must be a size such as 40G or 2T, not {text[:40]!r}")
     return int(float(found[1]) * UNITS[found[2].upper()])
 
 
@@ -97,6 +97,8 @@ def hardware(gpus: Optional[int], sizes: dict[str, Optional[str]]) -> tuple[Hard
             continue
         try:
             given[name] = size(text)
+            if name == "gpu_memory" and not given[name]:
+                raise ValueError("must be more than nothing")
         except ValueError as error:
             option = f"--{name.replace('_', '-')}"
             problems.append(Problem("the command line", option, str(error), f"for example {option} 40G"))
@@ -169,8 +171,9 @@ class Planner:
         self.model: Model = shapes.model()
         self.curves: dict[tuple[str, bool], Curve] = {}
 
-    def plan(self, choice: Choice) -> Plan:
-        job, config = _variant(self.job, self.config, choice)
+    def plan(self, choice: Optional[Choice]) -> Plan:
+        """The job with this choice, or its own."""
+        job, config = _variant(self.job, self.config, choice) if choice else (self.job, self.config)
         return resolve(job, Host(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
     def memory(self, plan: Plan) -> Memory:
@@ -180,11 +183,20 @@ class Planner:
             self.curves[kind, compiled] = self.shapes.curve(kind, compiled)
         return predict(self.model, self.curves[kind, compiled], _setting(plan, self.shapes.hidden), compiled)
 
+    def choices(self) -> list[Choice]:
+        """CHOICES, and the job's own where it is none of them."""
+        zero = self.plan(None).job.zero
+        own = Choice(0 if zero.stage == "none" else int(zero.stage), zero.offload_optimizer, zero.offload_param)
+        return CHOICES + [own] * (own not in CHOICES)
+
     def row(self, choice: Choice) -> Row:
         plan = self.plan(choice)
+        largest = self._largest(plan)
+        if largest and plan.job.train.micro_batch == "auto":  # as fit.at_start does
+            plan = fit.with_micro(plan, largest)
         memory = self.memory(plan)
         return Row(choice, plan.batch.micro, plan.batch.accumulation, memory, memory.host * plan.batch.ranks,
-                   memory.nvme * plan.batch.ranks, self._lacks(memory, plan.batch), self._largest(choice, plan.batch))
+                   memory.nvme * plan.batch.ranks, self._lacks(memory, plan.batch), largest)
 
     def _lacks(self, memory: Memory, batch: batches.Batch) -> list[str]:
         there = self.hardware
@@ -193,9 +205,9 @@ class Planner:
                  "NVMe": (memory.nvme * batch.ranks, there.nvme)}
         return [name for name, (need, have) in needs.items() if need > have]
 
-    def _largest(self, choice: Choice, batch: batches.Batch) -> int:
+    def _largest(self, own: Plan) -> int:
         """The largest micro-batch that fits and keeps the global batch: a divisor of a rank's share of it."""
-        own = self.plan(choice)
+        batch = own.batch
         sizes = [batch.micro] if fit.is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
         for micro in sizes:
             plan = fit.with_micro(own, micro)
@@ -225,21 +237,26 @@ def plan(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], confi
     problems += wrong
     shapes = None
     if job is not None:
-        settings, wrong = read_deepspeed(job, str(path))
-        problems += wrong + tasks.problems(job, str(path))
+        settings, found = read_deepspeed(job, str(path))
+        found += tasks.problems(job, str(path))
         try:
             resolve(job, Host(there.gpus, there.bf16), None, str(path), settings)
         except InputError as error:
-            problems += error.problems
-        try:
-            shapes = Shapes(job, str(path), config)
-        except InputError as error:
-            problems += error.problems
+            found += error.problems
+        # A folder or a hub's model is Shapes' to judge, which wants less of it than a training does.
+        if config is None and isinstance(job.model, dict):
+            found += checks.model(job, str(path))
+        if not any(p.key.startswith("model") for p in found):
+            try:
+                shapes = Shapes(job, str(path), config)
+            except InputError as error:
+                found += error.problems
+        problems += unsaid(found, wrong)
     if problems or job is None or shapes is None:
         raise InputError(problems)
-    planner = Planner(job, settings, there, str(path), shapes)
     try:
-        rows = [planner.row(choice) for choice in CHOICES]
+        planner = Planner(job, settings, there, str(path), shapes)
+        rows = [planner.row(choice) for choice in planner.choices()]
     except InputError:
         raise
     except Exception as error:  # anybody's model may come, and its code is run as it is
@@ -267,7 +284,8 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
     train = first.job.train
     yield (f"{planner.shapes.name}: {planner.model.total / 1e6:.1f} M parameters, {first.precision}, sequences of "
            f"{first.job.data.max_length} tokens" + (", gradient checkpointing" if train.gradient_checkpointing else ""))
-    yield f"  {first.batch}"
+    yield (f"  global batch {first.batch.total} on {first.batch.ranks} rank{'s' if first.batch.ranks > 1 else ''}, each way with the "
+           "largest micro-batch that fits" if train.micro_batch == "auto" else f"  {first.batch}")
     yield (f"  on {there.gpus} GPU{'s' if there.gpus > 1 else ''} of {_gib(there.gpu_memory)} GiB, {_gib(there.ram)} GiB RAM, "
            f"{_gib(there.nvme)} GiB NVMe")
     yield f"  ({there.words})"

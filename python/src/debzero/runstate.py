@@ -41,9 +41,13 @@ class Output:
         self._lock: Optional[int] = None
 
     def lock(self) -> None:
-        """Hold the folder until this process ends, or raise an InputError that names the holder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        """Hold the folder until this process ends, or raise an InputError: it cannot be written, or somebody holds it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError([Problem(str(self.folder), "output", f"no folder that this user may write to: {error.strerror}",
+                                      "choose another folder, or give this user the right to write there")]) from None
         for last in (False, False, False, True):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,13 +61,13 @@ class Shapes:
             return self._ready(f"{model['type']} from scratch", made)
         try:
             return self._ready(model, self._read(model, labels))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a file that is no configuration makes of transformers
             known = PUBLISHED.get(Path(model).name) if path is None and not Path(model).is_absolute() else None
             if known is None:
                 key, fix = ("--config", "give a config.json of a model that transformers knows") if path else (
                     "model", "give a folder with config.json, or that file as --config; no weights are needed")
                 raise InputError([Problem("the command line" if path else file, key, f"the configuration of {model} cannot be read: "
-                                          f"{str(error).splitlines()[0]}", fix)]) from None
+                                          f"{(str(error).splitlines() or [type(error).__name__])[0]}", fix)]) from None
             self.notes.append(f"the hub's configuration of {model} is out of reach: the sizes are its paper's")
             return self._ready(model, AutoConfig.for_model(known["type"], **labels, **{k: v for k, v in known.items() if k != "type"}))
 

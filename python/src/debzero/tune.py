@@ -10,17 +10,16 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, Callable, Optional
 
 from debzero import checks, fit
 from debzero.batch import divisors
 from debzero.bench import results
 from debzero.bench.configurations import Configuration, derive
-from debzero.bench.run import MENDABLE, measure
+from debzero.bench.run import MENDABLE, interruptible, measure
 from debzero.bench.runner import host_facts, identity, installed
 from debzero.errors import InputError, Problem
 from debzero.files import read_json, rewrite_text, write_json
@@ -149,12 +148,8 @@ def tune(options: argparse.Namespace) -> int:
         _check_writable(options.job)
     folder = Path(plan.job.output + "-tune").absolute()
     Output(str(folder)).lock()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruptible()
     return Tuning(options, plan, folder).run()
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 class Tuning:
@@ -165,7 +160,7 @@ class Tuning:
         self.ways = ways(plan, options.job, options.search)
         self.sweep = sum(len(way.sizes) for way in self.ways)
         self.trials: list[dict[str, Any]] = []
-        settings = {key: getattr(options, key) for key in ("steps", "warmup", "limit")}
+        settings = {"ranks": plan.batch.ranks, **{key: getattr(options, key) for key in ("steps", "warmup", "limit")}}
         self.made: dict[str, Any] = {
             "ok": False, "complete": False, "identity": identity(plan, settings, host_facts(plan), installed()), "job": str(options.job),
             "sweep": self.sweep, "trials": self.trials, "chosen": None, "written": False}
@@ -190,10 +185,10 @@ class Tuning:
             way, micro, speed = found
             lines = self._lines(way, micro)
             made.update(chosen={**lines, "samples_per_second": speed}, written=not self.options.dry_run)
-        made.update(ok=found is not None, complete=True)
-        self._write()
         if found and not self.options.dry_run:
             rewrite_text(self.options.job, rewritten(self.options.job.read_text(encoding="utf-8"), lines))
+        made.update(ok=found is not None, complete=True)
+        self._write()
         if self.options.json:
             print(json.dumps(made, indent=2))
         if not found:

@@ -10,11 +10,11 @@ from argparse import Namespace
 import psutil
 import pytest
 import yaml
-from bench_results import GB, failed, run
+from bench_results import GB, failed, run, sample
 from conftest import SOURCE
 
 from debzero import checks
-from debzero.bench import results, runner
+from debzero.bench import page, results, runner
 from debzero.bench import run as runs
 from debzero.bench.configurations import Configuration, chosen, derive, problems
 from debzero.bench.predict import prediction
@@ -134,6 +134,33 @@ def test_an_interrupted_bench_goes_on_and_another_setting_starts_anew(planned, b
     assert [path.name for path in (bench.folder / "results" / "archive").glob("*/results.json")] == ["results.json"]
 
 
+def test_what_else_lies_in_the_folder_stays_there(planned, bench):
+    start, answers, _ = planned
+    (bench.folder / "results" / "thesis.tex").touch()
+    answers += [run(8, 100)] * 4
+    assert start(repeats=1).run() == start(repeats=1, steps=6).run() == 0
+    assert {path.name for path in (bench.folder / "results").iterdir()} == {"archive", "runs", "thesis.tex", *page.FILES}
+
+
+def test_all_commands_that_made_the_figures_are_shown(planned, bench, monkeypatch):
+    start, answers, _ = planned
+    answers += [run(8, 100), run(5, 80)]
+    for words in (["bench", "job.yml", "--stages", "none"], ["bench", "job.yml", "--stages", "2"], ["bench", "job.yml", "--stages", "2"]):
+        monkeypatch.setattr(sys, "argv", ["debzero", *words])
+        start(repeats=1, stages=["none" if words[-1] == "none" else 2]).run()
+    made = results.load(bench.folder / "results")
+    assert made["command"] == "debzero bench job.yml --stages none\ndebzero bench job.yml --stages 2"
+    assert "`debzero bench job.yml --stages none` and `debzero bench job.yml --stages 2`" in results.as_markdown(made)
+
+
+def test_more_time_is_another_chance(planned):
+    start, answers, asked = planned
+    answers += [{**failed("time", "not done after 1 minutes"), "wall_seconds": 60.2}, run(8, 100)]
+    assert start(repeats=1, stages=["none"], limit=1).run() == 1
+    assert start(repeats=1, stages=["none"], limit=1).run() == 1 and len(asked) == 1
+    assert start(repeats=1, stages=["none"], limit=2).run() == 0 and len(asked) == 2
+
+
 def test_a_new_start_tries_again_what_somebody_may_have_mended(planned, bench):
     start, answers, asked = planned
     answers += [run(8, 100), failed("refused", "the swap folder does not exist"), failed("memory", "CUDA out of memory")]
@@ -216,6 +243,35 @@ def _session(process):
         return None
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_hang_up_ends_the_command_unless_nohup_says_otherwise(ignored):
+    program = ("import os, signal; from debzero.bench.run import interruptible\n"
+               f"{'signal.signal(signal.SIGHUP, signal.SIG_IGN)' if ignored else ''}\n"
+               "interruptible(); os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGTERM)")
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    assert done.returncode == 128 + (signal.SIGTERM if ignored else signal.SIGHUP)
+
+
+def test_pages_go_where_nothing_is_lost(bench, capsys):
+    made = [bench.folder / name for name in ("a", "b")]
+    for folder in made:
+        folder.mkdir()
+        page.write(sample(folder.name), folder)
+    compare = ["bench", "--compare", *map(str, made), "-o"]
+    assert main([*compare, str(made[0])]) == 0
+    assert {path.name for path in made[0].iterdir()} == {*page.FILES, "comparison.html"}
+    assert main([*compare, str(bench.folder / "no" / "such" / "page.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    (made[1] / page.NAME).unlink()
+    assert main(["bench", "--render", str(made[1] / "results.json")]) == 0 and (made[1] / page.NAME).is_file()
+
+
+def test_a_folder_that_cannot_be_is_bad_input(bench, capsys):
+    for folder in (bench.folder / "rows.csv", "/proc/bench"):
+        assert main(["bench", str(bench.job()), "-o", str(folder)]) == 2
+        assert "no folder that this user may write to" in capsys.readouterr().err
+
+
 @pytest.mark.timeout(1500)
 def test_a_real_bench_that_is_interrupted_ends_with_all_its_figures(bench):
     folder = bench.folder / "results"
@@ -227,7 +283,7 @@ def test_a_real_bench_that_is_interrupted_ends_with_all_its_figures(bench):
     while not (folder / "runs" / "zero1-1").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
+    assert process.wait(60) == 128 + signal.SIGTERM
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(bench.folder) in " ".join(p.info["cmdline"] or [])]
     first = results.load(folder)["configurations"][0]
     done = bench.run(*arguments, "--json")

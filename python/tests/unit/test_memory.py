@@ -3,6 +3,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import yaml
 
 from debzero import cli, memory, models, oncuda, planner, tasks
 from debzero.activations import Curve, shorten, stacks, trace
+from debzero.bench.configurations import chosen
+from debzero.bench.predict import prediction
 from debzero.job import Job
 from debzero.memory import Model, Setting, predict
 
@@ -187,7 +190,7 @@ def test_sizes(text, expected):
     assert planner.size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "40 gallons", "0"])
+@pytest.mark.parametrize("text", ["", "G", "-1G", "40 gallons", "9" * 400])
 def test_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="must be a size"):
         planner.size(text)
@@ -231,14 +234,54 @@ def test_plan_knows_the_published_models_without_the_hub(bench, planned, model, 
 def test_less_memory_asks_for_more_sharding_and_smaller_micro_batches(bench, planned):
     path, order = job(bench, "plan", model="bert-large-uncased"), [str(choice) for choice in planner.CHOICES]
     places, micros = [], []
-    for size in ("80G", "9G", "5G"):
+    for size in ("80G", "9G", "7G", "6G", "5G", "4G"):
         found = planned(path, "--gpus", 2, "--gpu-memory", size)
         best = found["recommended"]
         places.append(order.index(str(planner.Choice(0 if best["stage"] == "none" else best["stage"], best["offload_optimizer"],
                                                      best["offload_param"]))))
         micros.append([row["largest_micro_batch"] for row in found["choices"]])
     assert places[0] == 0 and places == sorted(places) and len(set(places)) > 1
-    assert all(more >= less for more, less in zip(micros[0], micros[1])) and all(more >= less for more, less in zip(micros[1], micros[2]))
+    for larger, smaller in zip(micros, micros[1:]):
+        assert all(more >= less for more, less in zip(larger, smaller))
+
+
+def test_each_row_of_an_automatic_micro_batch_is_what_would_run(bench, planned):
+    found = planned(job(bench, "plan", model="bert-large-uncased"), "--gpus", 2, "--gpu-memory", "7G")
+    assert len({row["micro_batch"] for row in found["choices"]}) > 1
+    for row in found["choices"]:
+        assert row["fits"] == (row["largest_micro_batch"] > 0)
+        assert not row["fits"] or row["micro_batch"] == row["largest_micro_batch"]
+
+
+def test_every_row_of_a_bench_and_the_jobs_own_choice_are_planned(bench, planned):
+    own = {"stage": 3, "offload_param": "cpu"}
+    found = planned(job(bench, "plan", model="bert-large-uncased", zero=own), "--gpus", 2, "--gpu-memory", "40G", "--nvme", 0)
+    for configuration in chosen(["none", 1, 2, 3], ["none", "cpu", "nvme"]):
+        assert prediction(found["choices"], asdict(configuration)), configuration
+    assert (found["choices"][-1]["offload_optimizer"], found["choices"][-1]["offload_param"]) == ("none", "cpu")
+    assert found["hardware"]["nvme"] == 0 and {"NVMe"} == {lack for row in found["choices"] for lack in row["lacks"]}
+
+
+@pytest.mark.parametrize(("model", "key"), [
+    ({"type": "nonsense", "vocab_size": 100}, "model.type"),
+    ({"type": "bert", "vocab_size": 100, "hidden_size": "abc"}, "model.hidden_size"),
+    ({"type": "bert", "vocab_size": 100, "hidden_size": 64, "num_attention_heads": 5}, "model")])
+def test_a_model_that_cannot_be_is_one_problem(bench, capsys, model, key):
+    assert cli.main(["plan", str(job(bench, "plan", model=model)), "--json"]) == 2
+    assert [problem["key"] for problem in json.loads(capsys.readouterr().out)["problems"]] == [key]
+
+
+@pytest.mark.parametrize("config", [[], {"model_type": "bert", "num_attention_heads": "x"}, {"model_type": "bert", "hidden_size": 100}])
+def test_a_configuration_that_is_none_is_one_problem(bench, capsys, config):
+    (bench.folder / "config.json").write_text(json.dumps(config))
+    arguments = ["plan", str(job(bench, "plan", model="gpt2")), "--config", str(bench.folder / "config.json"), "--json"]
+    assert cli.main(arguments) == 2
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
+
+
+def test_what_was_said_of_a_key_is_not_followed_by_what_it_leads_to(bench, capsys):
+    assert cli.main(["plan", str(job(bench, "plan", model="gpt2", train={"global_batch": "abc"})), "--gpus", "3", "--json"]) == 2
+    assert [problem["key"] for problem in json.loads(capsys.readouterr().out)["problems"]] == ["train.global_batch"]
 
 
 def test_the_table_is_narrow_and_names_the_choice(bench):

@@ -18,6 +18,7 @@ from debzero.planner import Choice
 from debzero.tune import Way, climb, rewritten, search
 
 SIZES = tuple(divisors(64))
+MEASURED = Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
 
 
 class Machine:
@@ -208,14 +209,14 @@ def test_a_trial_is_on_the_disk_before_the_next_one(bench, monkeypatch):
     assert made == [0, 1]
 
 
-def test_an_interrupted_search_goes_on_with_its_trials_and_an_ended_one_begins_anew(bench, monkeypatch, capsys):
-    measured = Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
-    answers = [measured, KeyboardInterrupt(), Run(kind="failed", reason="a cable"), Run(kind="memory", reason="out of memory"), measured]
-    asked = []
+@pytest.fixture
+def trials(monkeypatch):
+    """What the trials of the following starts end with, then MEASURED; and the micro-batches that were asked for."""
+    answers, asked = [], []
 
     def measure(job, *_):
         asked.append(job["train"]["micro_batch"])
-        answer = answers.pop(0) if answers else measured
+        answer = answers.pop(0) if answers else MEASURED
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -223,12 +224,26 @@ def test_an_interrupted_search_goes_on_with_its_trials_and_an_ended_one_begins_a
     monkeypatch.setattr(tune, "measure", measure)
     # This process makes all starts, and would stand in its own way.
     monkeypatch.setattr(tune.Output, "lock", lambda self: self.folder.mkdir(exist_ok=True))
+    return answers, asked
+
+
+def test_an_interrupted_search_goes_on_with_its_trials_and_an_ended_one_begins_anew(bench, trials, capsys):
+    answers, asked = trials
+    answers += [MEASURED, KeyboardInterrupt(), Run(kind="failed", reason="a cable"), Run(kind="memory", reason="out of memory"), MEASURED]
     command = ["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run", "--limit", "3"]
     assert main(command) == 130 and asked == [4, 3]
     assert main(command) == 0 and asked == [4, 3, 3, 6], "the interrupted one is tried again, what was measured is not"
     assert "micro-batch 4  measured before  24 samples/s" in capsys.readouterr().out
     ended = len(asked)
     assert main(command) == 0 and asked[ended] == 4
+
+
+def test_trials_of_other_ranks_are_not_taken_for_these(bench, trials):
+    answers, asked = trials
+    answers += [MEASURED, KeyboardInterrupt()]
+    command = ["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run"]
+    assert main(command) == 130 and asked == [4, 3]
+    assert main([*command, "--ranks", "1"]) == 0 and asked[2] == 4
 
 
 def test_a_job_with_its_own_json_is_refused(bench, capsys):

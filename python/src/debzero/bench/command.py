@@ -15,8 +15,10 @@ def bench(options: argparse.Namespace) -> int:
     if options.compare:
         return compare(options.compare, options.output)
     if options.render:
-        page.write(results.load(options.render), options.render)
-        print(f"written: {options.render / page.NAME}")
+        made = results.load(options.render)
+        folder = options.render if options.render.is_dir() else options.render.parent
+        page.write(made, folder)
+        print(f"written: {folder / page.NAME}")
         return 0
     if options.job is None:
         raise InputError([Problem("debzero bench", "JOB.yml", "is missing",
@@ -32,6 +34,12 @@ def compare(files: list[Path], target: Optional[Path]) -> int:
                                   "for example: debzero bench --compare a/results.json b/results.json -o comparison.html")])
     from debzero.bench import comparison
 
-    write_text(target.absolute(), comparison.render([results.load(file) for file in files]))
+    made = comparison.render([results.load(file) for file in files])
+    target = target / "comparison.html" if target.is_dir() else target
+    try:
+        write_text(target.absolute(), made)
+    except OSError as error:
+        raise InputError([Problem("debzero bench", "--output", f"{target} cannot be written: {error.strerror}",
+                                  "give a file in a folder that is there and that this user may write to")]) from None
     print(f"written: {target}")
     return 0

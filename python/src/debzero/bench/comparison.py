@@ -37,7 +37,8 @@ def differences(all_made: Sequence[dict[str, Any]]) -> list[str]:
             found.append(f"Not the same {word}: {'; '.join(dict.fromkeys(values))}.")
     for name, made in zip(names(all_made), all_made):
         if not made["speed_comparable"]:
-            found.append(f"{name} shared GPUs between ranks: its memory is exact, its speed is not comparable.")
+            found.append(f"{name} shared GPUs between ranks: its memory lacks the bucket of overlapped communication, its speed is not "
+                         "comparable.")
     return found
 
 

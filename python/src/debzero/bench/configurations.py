@@ -79,7 +79,7 @@ def problems(plan: Plan, file: str, offloads: list[str], found: list[Configurati
         gpus = plan.host.gpus
         there = "there is one" if gpus == 1 else f"there are {gpus}"
         wrong.append(Problem(file, "--ranks", f"{plan.batch.ranks} ranks need as many GPUs, and {there}",
-                             f"use --ranks {gpus}, or --share-gpu to rehearse them: memory is then exact, speed is not comparable"))
+                             f"use --ranks {gpus}, or --share-gpu to rehearse them: memory then lacks a bucket, speed is not comparable"))
     return wrong
 
 

@@ -1,6 +1,7 @@
 """The page of one bench: a single HTML file (well-formed XML, too) that asks nothing of the network and runs no script."""
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -11,9 +12,10 @@ import yaml
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.results import HEADINGS, as_csv, as_markdown, cells, notes, of_baseline, rate, reason, size
-from debzero.files import write_json, write_text
+from debzero.files import write_text
 
 NAME = "results.html"
+FILES = ("results.json", "results.csv", "results.md", NAME)
 
 
 def render(made: dict[str, Any]) -> str:
@@ -30,10 +32,8 @@ def render(made: dict[str, Any]) -> str:
 
 def write(made: dict[str, Any], folder: Path) -> None:
     """The results in all their forms; results.json is the one that the others are made from."""
-    write_json(folder / "results.json", made)
-    write_text(folder / "results.csv", as_csv(made))
-    write_text(folder / "results.md", as_markdown(made))
-    write_text(folder / NAME, render(made))
+    for name, text in zip(FILES, (json.dumps(made, indent=2, ensure_ascii=False) + "\n", as_csv(made), as_markdown(made), render(made))):
+        write_text(folder / name, text)
 
 
 def shell(title: str, body: str) -> str:

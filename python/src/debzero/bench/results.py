@@ -160,7 +160,8 @@ def notes(results: dict[str, Any]) -> list[str]:
     batch = results["batch"]
     if not results["speed_comparable"]:
         found.append(f"{batch['ranks']} ranks shared {results['host']['gpus']} GPU{'s' if results['host']['gpus'] > 1 else ''}: each "
-                     "rank's memory is exact, but speed is not comparable with that of ranks that have a GPU each.")
+                     "rank's memory is its own, without the second bucket that overlapped communication takes in ZeRO-1 and 2; speed "
+                     "is not comparable with that of ranks that have a GPU each.")
     if results["settings"]["cap_gib"]:
         found.append(f"Each rank could take {results['settings']['cap_gib']} GiB of its GPU and no more, as if it were that small.")
     if batch["ranks"] == 1:
@@ -189,7 +190,8 @@ def as_markdown(results: dict[str, Any]) -> str:
             lines.append(f"| {row['label']} | " + " | ".join(found) + " |")
     lines += ["", *notes(results), ""] if notes(results) else [""]
     lines += [f"- {word}: {meaning}" for word, meaning in results["definitions"].items()]
-    return "\n".join([*lines, "", f"Made with `{results['command']}`, {results['made']}."]) + "\n"
+    commands = " and ".join(f"`{command}`" for command in results["command"].splitlines())
+    return "\n".join([*lines, "", f"Made with {commands}, {results['made']}."]) + "\n"
 
 
 def as_text(results: dict[str, Any]) -> str:

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 import psutil
 import yaml
@@ -77,6 +78,17 @@ def _nvml_handles() -> list[Any]:
                 for name in filter(None, visible.split(","))]
     except Exception:  # the library has an error class for each of the driver's, and a host without GPUs may lack the library
         return []
+
+
+def interruptible() -> None:
+    """Let SIGTERM and a terminal's hang-up end this command as Ctrl-C does: together with the run that it has started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> Run:

@@ -7,12 +7,11 @@ import json
 import os
 import platform
 import shlex
-import signal
 import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 import psutil
 import yaml
@@ -21,10 +20,10 @@ from debzero import __version__, checks, report
 from debzero.bench import page, results
 from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
 from debzero.bench.predict import prediction, predictions
-from debzero.bench.run import MENDABLE, measure
+from debzero.bench.run import MENDABLE, interruptible, measure
 from debzero.files import read_json, write_text
 from debzero.plan import Plan
-from debzero.runstate import KEPT, Output, now
+from debzero.runstate import Output, now
 
 
 def start(options: argparse.Namespace) -> int:
@@ -35,12 +34,8 @@ def start(options: argparse.Namespace) -> int:
     check(plan, str(options.job), offloads, found, options.share_gpu)
     folder = (options.output or Path(plan.job.output + "-bench")).absolute()
     Output(str(folder)).lock()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruptible()
     return Bench(options, plan, folder, found).run()
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 class Bench:
@@ -59,9 +54,15 @@ class Bench:
         kept = {row["name"]: row for row in before.get("configurations", [])}
         names = [configuration.name for configuration in found]
         for name in set(names) & set(kept):
-            kept[name]["runs"] = [run for run in kept[name]["runs"] if run["kind"] not in MENDABLE]
+            kept[name]["runs"] = [run for run in kept[name]["runs"] if not self._again(run)]
+        commands = dict.fromkeys([*before.get("command", "").splitlines(), self.facts["command"]])
         rows = [{**kept.pop(c.name, {"runs": [], "summary": None, "predicted": None}), **c.as_dict()} for c in found]
-        self.results = {**self.facts, "configurations": rows + [row for name, row in kept.items() if name not in names]}
+        self.results = {**self.facts, "command": "\n".join(commands),
+                        "configurations": rows + [row for name, row in kept.items() if name not in names]}
+
+    def _again(self, run: dict[str, Any]) -> bool:
+        """Whether a run of an earlier start is to be made again: its cause may have been mended, or it has more time now."""
+        return run["kind"] in MENDABLE or (run["kind"] == "time" and run["wall_seconds"] < self.options.limit * 60)
 
     def run(self) -> int:
         repeats = self.options.repeats
@@ -106,9 +107,9 @@ class Bench:
     def _archive(self) -> Path:
         archive = self.folder / "archive" / now().replace(":", "")
         archive.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.folder.iterdir()):
-            if path.name not in KEPT:
-                path.rename(archive / path.name)
+        for name in (*page.FILES, "runs", "predicted.yml"):  # what else lies in the folder is not this bench's
+            if (self.folder / name).exists():
+                (self.folder / name).rename(archive / name)
         return archive
 
     def _say(self, *lines: str) -> None:
