@@ -6,6 +6,7 @@ every file still has the size and SHA-256 that its debzero.json lists; else the 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from debzero.errors import UserError
-from debzero.files import read_json, replace_folder, sync_tree, write_json, write_text
+from debzero.files import Alive, read_json, replace_folder, sync_tree, write_json, write_text
 
 FACTS = "debzero.json"
 RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start
@@ -30,24 +31,30 @@ class Found(NamedTuple):
     state: dict[str, Any]
 
 
-def _digest(path: Path) -> tuple[int, str]:
+def _digest(path: Path, alive: Alive) -> tuple[int, str]:
     sha = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**22):
             sha.update(block)
+            alive()
     return path.stat().st_size, sha.hexdigest()
 
 
-def _files(folder: Path) -> dict[str, list[Any]]:
+def _files(folder: Path, alive: Alive = lambda: None) -> dict[str, list[Any]]:
     """{relative name: [bytes, SHA-256]} of all files but FACTS itself. Hashing leaves Python's lock, so threads help."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
     with ThreadPoolExecutor(8) as pool:
-        return {name: list(found) for name, found in zip(names, pool.map(lambda name: _digest(folder / name), names))}
+        return {name: list(found) for name, found in zip(names, pool.map(lambda name: _digest(folder / name, alive), names))}
+
+
+def step(tag: str) -> int:
+    """The optimizer steps that the checkpoint `tag` was written after."""
+    return int(tag.split("-")[1])
 
 
 def tags(root: Path) -> list[str]:
-    """The checkpoints in `root`, oldest first."""
-    return sorted((p.name for p in root.glob("step-*")), key=lambda name: int(name.split("-")[1]))
+    """The checkpoints in `root`, oldest first; a copy that somebody made of one (step-7.bak) is none."""
+    return sorted((p.name for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step)
 
 
 def size(folder: Path) -> int:
@@ -70,8 +77,10 @@ def room(root: Path) -> None:
                         "make room there; the run goes on and tries again")
 
 
-def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[str, Any], keep: int) -> None:
-    """All ranks call this. `facts` must agree for the checkpoint to be used again; `state` is kept for the training loop."""
+def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[str, Any], keep: int,
+         alive: Alive = lambda: None) -> None:
+    """All ranks call this. `facts` must agree for the checkpoint to be used again; `state` is kept for the training loop; `alive` is
+    called while the files are read and synced."""
     import torch.distributed as dist
 
     tag, temporary, first = f"step-{step}", f".step-{step}", dist.get_rank() == 0
@@ -84,8 +93,8 @@ def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[
         dist.barrier()
         if first:
             write_json(root / temporary / FACTS, {
-                "facts": facts, "ranks": dist.get_world_size(), "state": state, "files": _files(root / temporary)})
-            sync_tree(root / temporary)
+                "facts": facts, "ranks": dist.get_world_size(), "state": state, "files": _files(root / temporary, alive)})
+            sync_tree(root / temporary, alive)
             replace_folder(root / temporary, root / tag)
             write_text(root / "latest", tag)  # for DeepSpeed's own tools
             for old in tags(root)[:-keep]:
@@ -101,8 +110,11 @@ def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Opt
     for tag in reversed(tags(root)):
         found = read_json(root / tag / FACTS)
         other = [key for key, value in facts.items() if found.get("facts", {}).get(key) != value]
-        files = _files(root / tag)
-        damaged = sorted(name for name, known in found.get("files", {}).items() if files.get(name) != known)
+        try:
+            files = _files(root / tag)
+            damaged = sorted(name for name, known in found.get("files", {}).items() if files.get(name) != known)
+        except OSError as error:  # a bad block
+            damaged = [f"{error.filename or tag}: {error.strerror}"]
         if not found or damaged:
             reason = f"is damaged ({', '.join(damaged[:3]) or FACTS})"
         elif other:
@@ -112,6 +124,11 @@ def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Opt
         say(f"the checkpoint {tag} {reason} and put aside")
         replace_folder(root / tag, root / f"unused-{tag}")
     return None
+
+
+def is_dealt(folder: Path) -> bool:
+    """Whether each rank holds a part of the optimizer's states; where all hold the same, any number of ranks can load it."""
+    return any(folder.glob("*_optim_states.pt"))
 
 
 def reshard(root: Path, tag: str) -> None:

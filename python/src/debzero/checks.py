@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import dslint, swap, tasks
+from debzero import checkpoint, dslint, swap, tasks
 from debzero import job as jobs
 from debzero.data import FORMATS, local_files
 from debzero.errors import InputError, Problem, unsaid
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
+from debzero.runstate import Output
 
 
 def check(path: Path, ranks: Optional[int] = None) -> Plan:
@@ -129,7 +130,7 @@ def model(job: Job, file: str) -> list[Problem]:
 
 
 def bytes_needed(job: Job) -> Optional[int]:
-    """Disk for two checkpoints and the weights, where the model's size is known without the hub; else None.
+    """Disk for three checkpoints and the weights, where the model's size is known without the hub; else None.
 
     A checkpoint holds the weights and Adam's two moments in fp32 (12 bytes a parameter, 16 with half precision), the newest
     two are kept while a third is written, and the final weights take 4: 3 x 16 + 4 bytes a parameter at most.
@@ -138,11 +139,14 @@ def bytes_needed(job: Job) -> Optional[int]:
         weights = sum(p.stat().st_size for p in Path(job.model).glob("*.safetensors")) if Path(job.model).is_absolute() else 0
         parameters = weights // 4
     else:
-        sizes = [job.model.get("hidden_size", 768), job.model.get("num_hidden_layers", 12)]
-        if not all(isinstance(size, int) for size in sizes):
-            return None  # model() says so
-        hidden, layers = sizes
-        parameters = 12 * layers * hidden**2 + (int(job.model["vocab_size"]) + 512) * hidden
+        from transformers import AutoConfig
+
+        try:
+            settings = AutoConfig.for_model(job.model["type"], **{key: value for key, value in job.model.items() if key != "type"})
+            hidden, layers = settings.hidden_size, settings.num_hidden_layers
+            parameters = 12 * layers * hidden**2 + int(settings.vocab_size) * hidden
+        except (ValueError, TypeError, AttributeError):  # model() says so, or the kind has no such sizes
+            return None
     return 52 * parameters or None
 
 
@@ -155,8 +159,8 @@ def _output(job: Job, file: str) -> list[Problem]:
         user = os.environ.get("USER") or str(os.getuid())
         return [Problem(file, "output", f"the user {user} may not write to {nearest}",
                         f"choose another output, or as root: install -d -o {user} {folder}")]
-    need, free = bytes_needed(job), shutil.disk_usage(nearest).free
-    if need and free < need:
+    need, free, own = bytes_needed(job), shutil.disk_usage(nearest).free, Output(job.output)
+    if need and free + checkpoint.size(own.checkpoints) + checkpoint.size(own.model) < need:  # what this run has saved has its room
         return [Problem(file, "output", f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
                         f"and the weights, and its disk has {free / 2**20:.0f} MiB free", "make room, or choose a larger disk")]
     return []

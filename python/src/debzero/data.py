@@ -18,7 +18,7 @@ from debzero import models, sections, tasks, tokens
 from debzero.errors import UserError
 from debzero.files import new_folder, write_json
 from debzero.job import SECTIONS_DATASET, Data, Job
-from debzero.plan import Plan, data_files
+from debzero.plan import Plan, files_of, stamps
 from debzero.tokens import Piece, Tokens
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -48,7 +48,7 @@ def local_files(dataset: str) -> dict[str, Path]:
     path = Path(dataset)
     if not path.is_dir():
         return {"train": path}
-    named = {p.stem: p for p in data_files(dataset) if p.suffix in FORMATS}
+    named = {p.stem: p for p in files_of(dataset) if p.suffix in FORMATS}
     return {split: named[split] for split in ("train", "validation", "test") if split in named}
 
 
@@ -211,9 +211,7 @@ def _facts(job: Job, cache: Path) -> list[Any]:
     facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed, data.model_dump(exclude={"batching", "padding"})]
     if data.dataset == SECTIONS_DATASET:
         facts.append(sections.build(cache, data.held_out or HELD_OUT).name)
-    elif Path(data.dataset).is_absolute():
-        facts += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in data_files(data.dataset) if p.is_file()]
-    return facts
+    return facts + stamps(job)
 
 
 def prepare(plan: Plan, cache: Path) -> Path:

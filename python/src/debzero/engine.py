@@ -105,6 +105,11 @@ class PlainEngine:
         self._update()
         return loss.detach()
 
+    @staticmethod
+    def rate_of(rate: float) -> float:
+        """The rate of the next step, for which debzero's schedule says `rate`."""
+        return rate
+
     def step(self, micros: Sequence[Micro], rate: float) -> Any:
         """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole)."""
         self.model.train()
@@ -173,8 +178,12 @@ class ZeroEngine:
     def forward(self, **inputs: Any) -> Any:
         return self.engine(**inputs)
 
+    def rate_of(self, rate: float) -> float:
+        """As PlainEngine.rate_of. The user's JSON may bring a scheduler."""
+        return rate if self.own_schedule is None else float(self.engine.optimizer.param_groups[0]["lr"])
+
     def step(self, micros: Sequence[Micro], rate: float) -> Any:
-        """As PlainEngine.step. The rate is debzero's, unless the user's JSON brings a scheduler."""
+        """As PlainEngine.step."""
         self.engine.train()
         if self.own_schedule is None:
             for group in self.engine.optimizer.param_groups:

@@ -1,13 +1,21 @@
 """Files that are either whole or not there: written under another name, synced, renamed."""
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
+
+CHUNK = 2**28  # bytes; what a slow disk takes in seconds
+RENAME_EXCHANGE = 2  # of renameat2(2)
+AT_FDCWD = -100
+
+Alive = Callable[[], None]
 
 
 def _sync(path: Path) -> None:
@@ -18,10 +26,16 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def sync_tree(folder: Path) -> None:
-    """Everything in `folder` is on the disk when this returns."""
+def sync_tree(folder: Path, alive: Alive = lambda: None) -> None:
+    """Everything in `folder` is on the disk when this returns. `alive` is called every now and then."""
     for path in [*folder.rglob("*"), folder]:
+        if path.is_file() and path.stat().st_size > CHUNK:
+            with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+                for start in range(0, len(content), CHUNK):
+                    content.flush(start, min(CHUNK, len(content) - start))
+                    alive()
         _sync(path)
+        alive()
 
 
 def replace(temporary: Path, final: Path) -> None:
@@ -31,10 +45,23 @@ def replace(temporary: Path, final: Path) -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Rename, durably; a folder already at `final` is taken away first."""
-    if final.is_dir():
-        shutil.rmtree(final)
-    replace(temporary, final)
+    """Rename, durably. A folder already at `final` goes away after that: at no moment is neither there."""
+    if not final.is_dir():
+        replace(temporary, final)
+        return
+    _exchange(temporary, final)
+    _sync(final.parent)
+    shutil.rmtree(temporary)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):  # NFS, for one, cannot
+        aside = other.with_name(f".{other.name}.aside")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(other, aside)
+        os.replace(one, other)
+        os.replace(aside, one)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -85,14 +112,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not."""
+def new_folder(final: Path, alive: Alive = lambda: None) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not. `alive`: see sync_tree."""
     temporary = final.with_name(f".{final.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        sync_tree(temporary)
+        sync_tree(temporary, alive)
         replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

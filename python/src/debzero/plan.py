@@ -53,26 +53,28 @@ class Plan:
         return 0 < self.host.gpus < self.batch.ranks
 
     @property
-    def files(self) -> list[tuple[str, int, int]]:
-        """A local data set's files: path, size, time of the last change in nanoseconds."""
-        found = data_files(self.job.data.dataset) if Path(self.job.data.dataset).is_absolute() else []
-        return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in found if p.is_file()]
-
-    @property
     def fingerprint(self) -> str:
         """The same for runs that go on from each other's checkpoints. Where the output lies, how many ranks share a global batch
         and how often progress is told or saved do not matter."""
         facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
                                              "train": {"micro_batch", "log_every", "compile", "precision"}})
         facts.update(precision=self.precision, json=self.deepspeed)
-        if files := self.files:
+        if files := stamps(self.job):
             facts["files"] = files
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def data_files(dataset: str) -> list[Path]:
-    """The files of a local data set, which is a file or a folder."""
-    return sorted(Path(dataset).iterdir()) if Path(dataset).is_dir() else [Path(dataset)]
+def files_of(path: str) -> list[Path]:
+    """The files of a local data set or model, which is a file or a folder."""
+    return sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+
+
+def stamps(job: Job) -> list[tuple[str, int, int]]:
+    """What tells a local data set and a local model from what lay there before: each file's path, size and time of the last change in
+    nanoseconds."""
+    found = [file for path in (job.data.dataset, job.model) if isinstance(path, str) and Path(path).is_absolute()
+             for file in files_of(path)]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file()]
 
 
 def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:

@@ -14,8 +14,8 @@ from debzero.files import read_json
 from debzero.runstate import Output, now
 from debzero.watch import EVALUATION, Watchers
 
-STOP_PATIENCE = 120  # seconds that systemd gives a stopping unit after each sign of life
-PAUSE = 1.0          # seconds between two status.json, each of which waits for the disk
+STOP_PATIENCE = 600_000_000  # microseconds, where the unit has no watchdog
+PAUSE = 1.0  # seconds between two status.json, each of which waits for the disk
 
 
 def duration(seconds: Optional[float]) -> str:
@@ -100,7 +100,8 @@ class Progress:
         """Feed systemd's watchdog; while the unit stops, ask for more time."""
         if self.speaks and time.monotonic() - self.lived > 1:
             self.lived = time.monotonic()
-            systemd.notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={STOP_PATIENCE * 1_000_000}")
+            # A stop has as much time until the next sign of life as a step has.
+            systemd.notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={os.environ.get('WATCHDOG_USEC', STOP_PATIENCE)}")
 
     def step(self, values: dict[str, Any]) -> None:
         """What was measured since the last time (see Run._say for the keys)."""

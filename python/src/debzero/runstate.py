@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero import checkpoint
 from debzero.errors import InputError, Problem
 from debzero.files import read_json, write_json, write_text
 
@@ -159,7 +160,7 @@ class Output:
 
     def fails_alike(self, error: Optional[str]) -> bool:
         """Count a failure; true when the last SAME_FAILURES were at one step with one error: another start would end like them."""
-        step = max((int(p.name.split("-")[1]) for p in self.checkpoints.glob("step-*")), default=0)
+        step = max(map(checkpoint.step, checkpoint.tags(self.checkpoints)), default=0)
         this = {"step": step, "error": error}
         before = read_json(self.failures_file)
         count = before["count"] + 1 if {**before, "count": 0} == {**this, "count": 0} else 1

@@ -102,7 +102,7 @@ class Run:
         """The checkpoint to go on from (for another number of ranks: converted), and what to say about it. Rank 0's work."""
         words: list[str] = []
         found = checkpoint.newest(self.output.checkpoints, self.facts, words.append)
-        if found and found.ranks != self.ranks and self.plan.uses_deepspeed:
+        if found and found.ranks != self.ranks and checkpoint.is_dealt(self.output.checkpoints / found.tag):
             if self.plan.stage == 3:
                 words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: dealing it out anew to {self.ranks}")
                 checkpoint.drop_resharded(self.output.checkpoints)
@@ -129,8 +129,11 @@ class Run:
             engine.load(self.output.checkpoints, found.tag)
             self.state = State(**found.state)
             self.state.resumed += 1
-            if found.ranks != self.ranks:  # what the ranks had summed up, the first one keeps; a rank's share is as large as before
-                self.state.losses = [sum(self.state.losses) * self.ranks / found.ranks] + [0.0] * (self.ranks - 1)
+            if found.ranks != self.ranks:  # what the ranks had summed up, the first one keeps; a rank's share of all is another now
+                share = found.ranks / self.ranks
+                self.state.losses = [sum(self.state.losses) / share] + [0.0] * (self.ranks - 1)
+                self.state.tokens = [count * share for count in self.state.tokens]
+                self.state.interval[2:] = [count * share for count in self.state.interval[2:]]
             if resharded:
                 dist.barrier()
                 if self.rank == 0:
@@ -152,7 +155,8 @@ class Run:
             self._steps()
         except Stopping:
             self.control.heard()
-            self.progress.state("stopping", f"step {self.state.step}/{self.steps}, writing a checkpoint before the stop")
+            self.progress.state("stopping", f"step {self.state.step}/{self.steps}, writing a checkpoint before the stop",
+                                step=self.state.step)
             self._save()
             raise
         if self.measured:
@@ -175,7 +179,7 @@ class Run:
                 break
             # Dropout's numbers depend on the step alone, so a run that went on from a checkpoint equals one that never stopped.
             torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, state.step, self.rank]).generate_state(1)[0]))
-            rate = rate_at(state.step, self.steps, self.settings.learning_rate, self.settings.warmup)
+            rate = self.engine.rate_of(rate_at(state.step, self.steps, self.settings.learning_rate, self.settings.warmup))
             self.loss_sum += self.engine.step(batch.micros, rate)
             state.step, state.since = state.step + 1, state.since + 1
             due = self._evaluation_due()
@@ -278,7 +282,10 @@ class Run:
 
     def _checkpoint_due(self) -> bool:
         wanted = self.plan.job.checkpoint
-        return time.monotonic() - self.saved_at > 60 * wanted.minutes or bool(wanted.steps and self.state.step % wanted.steps == 0)
+        late = time.monotonic() - self.saved_at > 60 * wanted.minutes
+        if late:  # the ranks hear of it at the next turn, when it must not be asked for again
+            self.saved_at = time.monotonic()
+        return late or bool(wanted.steps and self.state.step % wanted.steps == 0)
 
     def _save_if_possible(self) -> None:
         """A checkpoint on the way: where there is no room for it the run goes on, says so, and tries again later."""
@@ -298,12 +305,12 @@ class Run:
         self.state.losses = shares
         with self._patience(self.output.checkpoints):
             checkpoint.save(self.engine, self.output.checkpoints, self.state.step, self.facts, asdict(self.state),
-                            self.plan.job.checkpoint.keep)
+                            self.plan.job.checkpoint.keep, self.progress.alive)
         self.saved_at = time.monotonic()
 
     @contextmanager
     def _patience(self, folder: Path) -> Iterator[None]:
-        """Writing may take long; as long as the folder's size changes, the run is alive."""
+        """Writing may take long, also in libraries; as long as the folder's size changes, the run is alive."""
         done = threading.Event()
 
         def watch() -> None:
@@ -326,7 +333,7 @@ class Run:
         """A folder that transformers' from_pretrained loads: safetensors, configuration and tokenizer."""
         weights = self.engine.weights()
         if self.rank == 0:
-            with self._patience(self.output.folder), new_folder(self.output.model) as temporary:
+            with self._patience(self.output.folder), new_folder(self.output.model, self.progress.alive) as temporary:
                 self.engine.model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
                 self.data.tokenizer.save_pretrained(temporary)
         dist.barrier()

@@ -113,6 +113,21 @@ def test_prepared_data_is_reused_until_something_it_depends_on_changes(bench):
     assert other != folder and not folder.exists()
 
 
+def test_a_local_model_that_changes_is_another(bench):
+    folder = bench.folder / "lm"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("a b c")
+
+    def facts():
+        plan = plan_of(bench, model=str(folder))
+        return plan.fingerprint, data._facts(plan.job, bench.folder)
+
+    before = facts()
+    assert facts() == before
+    (folder / "tokenizer.json").write_text("c b a")
+    assert all(now != then for now, then in zip(facts(), before))
+
+
 @given(st.lists(st.text("ab ", max_size=12), min_size=1, max_size=20), st.integers(2, 9))
 def test_blocks_are_the_texts_one_after_the_other(texts, size):
     """A tokenizer of letters; nothing but what does not fill the last block is left out."""

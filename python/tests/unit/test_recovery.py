@@ -1,4 +1,5 @@
 """Nothing that is killed, stopped, cut off or damaged may cost more than the steps since the last checkpoint, or change the outcome."""
+import errno
 import json
 import os
 import random
@@ -9,13 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 from conftest import SOURCE
 
-from debzero import checkpoint, files
+from debzero import checkpoint, checks, files, training
+from debzero.job import Checkpoint, Job
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
 KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "5"))
@@ -123,12 +126,18 @@ def test_many_kills_at_random_moments_leave_nobody_behind_and_end_in_the_same_we
     assert weights(bench, "killed") == weights(bench, "whole")
 
 
-@pytest.mark.parametrize("stage", ["none", 1, 3])
+# DeepSpeed without ZeRO, and with a schedule of its own.
+OWN = {"zero_optimization": {"stage": 0}, "scheduler": {"type": "WarmupLR", "params": {
+    "warmup_min_lr": 0, "warmup_max_lr": 0.002, "warmup_num_steps": 2, "warmup_type": "linear"}}}
+
+
+@pytest.mark.parametrize("stage", ["none", 1, 3, "own"])
 def test_another_number_of_ranks_goes_on(trained, stage):
     """Sums come in another order, so the outcome is as close as it is between stages, not the same to the bit."""
     whole, name = f"calm-{stage}", f"reshared-{stage}"
-    calm = {**LONG, "model__hidden_dropout_prob": 0.0, "zero__stage": stage}
-    trained.train(whole, **calm)
+    way = {"deepspeed": OWN} if stage == "own" else {"zero__stage": stage}
+    calm = {**LONG, "model__hidden_dropout_prob": 0.0, **way}
+    known = trained.train(whole, **calm)
     job = trained.job(name, **calm)
     process = start(trained, job)
     wait_for(process, lambda: step_of(trained, name) >= 15)
@@ -139,6 +148,12 @@ def test_another_number_of_ranks_goes_on(trained, stage):
     assert "going on from" in done.stdout and ("universal checkpoint" in done.stdout) == (stage == 1)
     assert np.abs(np.array(trained.losses(name)) - np.array(trained.losses(whole))).max() < 2e-4
     assert not (trained.output(name) / "checkpoints" / checkpoint.RESHARDED).exists()
+    report = files.read_json(trained.output(name) / "report.json")
+    tokens = [made["tokens_per_second"] / made["samples_per_second"] for made in (report, known)]
+    assert tokens[0] == pytest.approx(tokens[1], rel=0.05), "tokens of a sample"
+    if stage == "own":
+        rates = [line["learning_rate"] for line in files.read_lines(trained.output(name) / "metrics.jsonl") if "learning_rate" in line]
+        assert len(rates) > 10 and set(rates) == {0.002}
 
 
 def test_a_job_that_fails_the_same_way_again_and_again_is_given_up(bench):
@@ -191,6 +206,33 @@ def test_the_newest_intact_checkpoint_is_used_and_damaged_ones_are_put_aside(alo
     assert checkpoint.newest(alone, FACTS, said.append) is None
 
 
+def test_what_cannot_be_read_is_damaged_and_a_copy_is_no_checkpoint(alone, monkeypatch):
+    for step in (1, 2):
+        save(alone, step)
+    shutil.copytree(alone / "step-2", alone / "step-2.bak")
+    shutil.copytree(alone / "step-1", alone / "step-0-copy")
+
+    def unreadable(path, alive):
+        if path.parent.name == "step-2":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return digest(path, alive)
+
+    digest, said = checkpoint._digest, []
+    monkeypatch.setattr(checkpoint, "_digest", unreadable)
+    assert checkpoint.newest(alone, FACTS, said.append).tag == "step-1"
+    assert "step-2 is damaged" in said[0] and "Input/output error" in said[0]
+    save(alone, 3, keep=1)
+    assert {path.name for path in alone.glob("step-*")} == {"step-3", "step-2.bak", "step-0-copy"}
+
+
+def test_reading_and_syncing_large_files_are_signs_of_life(alone, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK", 2**20)
+    calls = []
+    checkpoint.save(Engine("x" * 5 * 2**20), alone, 1, FACTS, {}, 1, lambda: calls.append(1))
+    assert len(calls) > 2 * (2 + 5)  # two files, each read in blocks and synced in chunks
+    assert checkpoint.newest(alone, FACTS, print).tag == "step-1"
+
+
 def test_a_checkpoint_of_another_run_is_not_used(alone):
     save(alone, 1)
     said = []
@@ -198,7 +240,8 @@ def test_a_checkpoint_of_another_run_is_not_used(alone):
     assert "not the same: data" in said[0]
 
 
-def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeypatch):
+@pytest.mark.parametrize("step", [3, 2])  # a new one, and once more after a resume that was stopped at once
+def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeypatch, step):
     """Power fails at the n-th call that changes the disk, for every n; what is renamed or written after it never happens."""
     class PowerCutError(BaseException):
         pass
@@ -220,21 +263,22 @@ def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeyp
         save(alone, 2, "old")
         calls["left"] = points
         with monkeypatch.context() as patch:
-            for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "write_text")):
+            for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "write_text"),
+                                 (files, "_exchange")):
                 patch.setattr(module, name, failing(getattr(module, name)))
             try:
-                save(alone, 3, "new")
+                save(alone, step, "new")
                 survived = True
             except PowerCutError:
                 survived = False
         found = checkpoint.newest(alone, FACTS, lambda _: None)
         assert found is not None and found.tag in ("step-2", "step-3"), points
         text = (alone / found.tag / "weights").read_text()
-        assert text == ("newweights" if found.tag == "step-3" else "oldweights")
+        assert text in (("newweights",) if found.tag == "step-3" else ("newweights", "oldweights") if step == 2 else ("oldweights",))
         if survived:
             break
         points += 1
-    assert points > 10 and found.tag == "step-3"
+    assert points > 10 and found.tag == f"step-{step}" and text == "newweights"
 
 
 def test_too_little_room_is_seen_before_anything_is_written(alone, monkeypatch):
@@ -246,6 +290,26 @@ def test_too_little_room_is_seen_before_anything_is_written(alone, monkeypatch):
         checkpoint.room(alone)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
     checkpoint.room(alone)
+
+
+def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
+    job = Job.model_validate({"model": {"type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 1}, "output": str(tmp_path),
+                              "data": {"dataset": "x.csv"}})
+    need = checks.bytes_needed(job)
+    assert need == 52 * (12 * 32**2 + 100 * 32)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000}))
+    assert [problem.key for problem in checks._output(job, "job.yml")] == ["output"]
+    (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-1" / "weights").write_bytes(b"x" * 1000)
+    assert checks._output(job, "job.yml") == []
+
+
+def test_a_late_checkpoint_is_asked_for_once():
+    """The ranks hear of it a step later, when it must not be late again."""
+    run = object.__new__(training.Run)
+    run.plan = SimpleNamespace(job=SimpleNamespace(checkpoint=Checkpoint(minutes=1)))
+    run.state, run.saved_at = training.State(step=7), time.monotonic() - 61
+    assert [run._checkpoint_due(), run._checkpoint_due()] == [True, False]
 
 
 def test_metrics_cut_short_by_a_crash_are_mended(tmp_path):

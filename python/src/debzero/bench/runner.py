@@ -22,7 +22,7 @@ from debzero.bench.configurations import Configuration, check, chosen, default_o
 from debzero.bench.predict import prediction, predictions
 from debzero.bench.run import MENDABLE, interruptible, measure
 from debzero.files import read_json, write_text
-from debzero.plan import Plan
+from debzero.plan import Plan, stamps
 from debzero.runstate import Output, now
 
 
@@ -138,7 +138,7 @@ def identity(plan: Plan, settings: dict[str, Any], host: dict[str, Any], version
     """The same for figures that belong together. Where they lie and which rows were asked for does not matter."""
     same = {"job": plan.job.model_dump(mode="json", exclude={"output": True, "zero": True}), "settings": settings, "versions": versions,
             "definitions": results.DEFINITIONS, "host": host["name"], "device": host["device"], "precision": plan.precision,
-            "micro_batch": plan.batch.micro, "nvme_path": plan.job.zero.nvme_path, "files": plan.files}
+            "micro_batch": plan.batch.micro, "nvme_path": plan.job.zero.nvme_path, "files": stamps(plan.job)}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
