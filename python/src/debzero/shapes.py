@@ -13,7 +13,7 @@ from debzero.errors import InputError, Problem
 from debzero.job import Job
 from debzero.memory import Model
 
-# Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), for hosts that the hub is out of reach of:
+# Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), so that the hub need not be asked:
 # what transformers' classes do not say themselves.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "bert-base-uncased": {"type": "bert"},
@@ -68,7 +68,7 @@ class Shapes:
                     "model", "give a folder with config.json, or that file as --config; no weights are needed")
                 raise InputError([Problem("the command line" if path else file, key, f"the configuration of {model} cannot be read: "
                                           f"{(str(error).splitlines() or [type(error).__name__])[0]}", fix)]) from None
-            self.notes.append(f"the hub's configuration of {model} is out of reach: the sizes are its paper's")
+            self.notes.append(f"the hub's configuration of {model} is not here: the sizes are its paper's")
             return self._ready(model, AutoConfig.for_model(known["type"], **labels, **{k: v for k, v in known.items() if k != "type"}))
 
     @staticmethod
@@ -83,7 +83,7 @@ class Shapes:
         try:
             return AutoConfig.from_pretrained(model, local_files_only=True, **labels)
         except OSError:
-            if os.environ.get("HF_HUB_OFFLINE"):
+            if os.environ.get("HF_HUB_OFFLINE") or Path(model).name in PUBLISHED:
                 raise
             return AutoConfig.from_pretrained(model, **labels)
 

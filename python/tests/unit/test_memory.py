@@ -1,6 +1,7 @@
 """The memory that `debzero plan` predicts: against torch's own saved tensors, against the papers, and through the command."""
 import json
 import resource
+import socket
 import subprocess
 import sys
 from dataclasses import asdict
@@ -205,8 +206,10 @@ def job(bench, name, **values):
 
 @pytest.fixture
 def planned(capsys, monkeypatch):
-    """Runs the command in this process, as importing torch takes most of its time; returns its JSON."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    """Runs the command in this process, as importing torch takes most of its time; returns its JSON. The hub could be asked, and is not:
+    that is refused here."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the hub is asked"))
 
     def run(*arguments):
         assert cli.main(["plan", *map(str, arguments), "--json"]) == 0
