@@ -205,8 +205,12 @@ def test_the_reasons_of_failures_are_told_apart(bench, tmp_path):
     assert runs._failure(1, output, "log")[0] == "failed"
     job = derive(checks.check(bench.job()), Configuration(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
     job["train"]["global_batch"] = 31
+    hold = f"import time; from debzero.runstate import Output; Output({job['output']!r}).lock(); print('held', flush=True); time.sleep(600)"
+    left = subprocess.Popen([sys.executable, "-c", hold], env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE)
+    assert left.stdout.readline() == b"held\n"
     found = runs.measure(job, bench.folder / "runs" / "x", 1, 60)
     assert found.kind == "refused" and "31 samples cannot be shared" in found.reason and "->" in found.reason
+    assert not psutil.pid_exists(left.pid), "what a killed bench has left does not run beside the next one"
     job["train"]["global_batch"] = 32
     assert runs.measure(job, bench.folder / "runs" / "x", 1, 1).kind == "time"
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(bench.folder) in " ".join(p.info["cmdline"] or [])]

@@ -95,6 +95,9 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     """Run `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, with ranks that may take `cap`
     bytes of their GPUs. Its job file, log and metrics stay in `folder`."""
     output = Path(job["output"])
+    if left := Output(job["output"]).holder():  # of a bench that was killed
+        with suppress(psutil.NoSuchProcess):
+            end(psutil.Process(left))
     shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True)
     (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
