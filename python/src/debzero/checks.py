@@ -12,6 +12,7 @@ from debzero import dslint, swap, tasks
 from debzero import job as jobs
 from debzero.data import FORMATS, local_files
 from debzero.errors import InputError, Problem, unsaid
+from debzero.files import nearest, unreadable
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
 
@@ -72,6 +73,8 @@ def _data(job: Job, file: str) -> list[Problem]:
     path = Path(data.dataset)
     if not path.is_absolute():
         return []  # the hub's: known when it is asked
+    if reason := unreadable(path):
+        return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
     if not path.exists():
         return [Problem(file, "data.dataset", f"{path} does not exist", "check the path; it is relative to the job file")]
     files = local_files(data.dataset)
@@ -101,8 +104,10 @@ def model(job: Job, file: str) -> list[Problem]:
     """What is wrong with the model, as far as is known without the hub."""
     if isinstance(job.model, str):
         folder = Path(job.model)
-        if folder.is_absolute() and not (folder / "config.json").is_file():
-            missing = "has no config.json" if folder.is_dir() else "does not exist"
+        reason = unreadable(folder / "config.json")
+        if folder.is_absolute() and (reason or not (folder / "config.json").is_file()):
+            missing = f"cannot be used: its config.json {reason}" if reason else (
+                "has no config.json" if folder.is_dir() else "does not exist")
             return [Problem(file, "model", f"the folder {folder} {missing}",
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
         return []
@@ -135,7 +140,8 @@ def bytes_needed(job: Job) -> Optional[int]:
     two are kept while a third is written, and the final weights take 4: 3 x 16 + 4 bytes a parameter at most.
     """
     if isinstance(job.model, str):
-        weights = sum(p.stat().st_size for p in Path(job.model).glob("*.safetensors")) if Path(job.model).is_absolute() else 0
+        there = Path(job.model).is_absolute() and os.path.isdir(job.model)
+        weights = sum(os.path.getsize(p) for p in Path(job.model).glob("*.safetensors") if os.path.isfile(p)) if there else 0
         parameters = weights // 4
     else:
         sizes = [job.model.get("hidden_size", 768), job.model.get("num_hidden_layers", 12)]
@@ -148,14 +154,16 @@ def bytes_needed(job: Job) -> Optional[int]:
 
 def _output(job: Job, file: str) -> list[Problem]:
     folder = Path(job.output)
-    nearest = next(p for p in [folder, *folder.parents] if p.exists())
-    if not nearest.is_dir():
-        return [Problem(file, "output", f"{nearest} is a file, so {folder} cannot be a folder", "choose another output folder")]
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    above = nearest(folder)
+    if not above.is_dir():
+        return [Problem(file, "output", f"{above} is a file, so {folder} cannot be a folder", "choose another output folder")]
+    if not os.access(above, os.W_OK | os.X_OK):
         user = os.environ.get("USER") or str(os.getuid())
-        return [Problem(file, "output", f"the user {user} may not write to {nearest}",
+        return [Problem(file, "output", f"the user {user} may not write to {above}",
                         f"choose another output, or as root: install -d -o {user} {folder}")]
-    need, free = bytes_needed(job), shutil.disk_usage(nearest).free
+    if reason := unreadable(folder):
+        return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
+    need, free = bytes_needed(job), shutil.disk_usage(above).free
     if need and free < need:
         return [Problem(file, "output", f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
                         f"and the weights, and its disk has {free / 2**20:.0f} MiB free", "make room, or choose a larger disk")]

@@ -62,6 +62,24 @@ def rewrite_text(path: Path, text: str) -> None:
     path.chmod(mode)
 
 
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest of its parents that this user can see."""
+    return next(found for found in [path, *path.parents] if os.path.exists(found))
+
+
+def unreadable(path: Path) -> str:
+    """Why this user can neither read `path` nor know that it is not there; empty where it can do either."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except PermissionError:
+        return "lies in a folder that this user may not enter"
+    except (OSError, ValueError) as error:
+        return f"cannot be looked at: {getattr(error, 'strerror', None) or error}"
+    return "" if os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)) else "may not be read by this user"
+
+
 def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 

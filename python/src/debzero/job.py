@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from debzero.errors import InputError, Problem
+from debzero.files import unreadable
 
 SECTIONS_DATASET = "debian-sections"
 
@@ -188,21 +190,22 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def _within(folder: Path, path: str) -> str:
-    return str((folder / Path(path).expanduser()).absolute())
+def within(folder: Path, path: str) -> str:
+    """A path as a job file in `folder` means it."""
+    return str((folder / os.path.expanduser(path)).absolute())
 
 
 def _locate(job: Job, folder: Path) -> Job:
     """Make the job's paths absolute; names that are neither path-like nor there are the hub's."""
-    update: dict[str, Any] = {"output": _within(folder, job.output)}
+    update: dict[str, Any] = {"output": within(folder, job.output)}
     if is_path(job.data.dataset, folder):
-        update["data"] = job.data.model_copy(update={"dataset": _within(folder, job.data.dataset)})
+        update["data"] = job.data.model_copy(update={"dataset": within(folder, job.data.dataset)})
     if isinstance(job.model, str) and is_path(job.model, folder):
-        update["model"] = _within(folder, job.model)
+        update["model"] = within(folder, job.model)
     if isinstance(job.deepspeed, str):
-        update["deepspeed"] = _within(folder, job.deepspeed)
+        update["deepspeed"] = within(folder, job.deepspeed)
     if job.zero.nvme_path is not None:
-        update["zero"] = job.zero.model_copy(update={"nvme_path": _within(folder, job.zero.nvme_path)})
+        update["zero"] = job.zero.model_copy(update={"nvme_path": within(folder, job.zero.nvme_path)})
     return job.model_copy(update=update)
 
 
@@ -211,7 +214,7 @@ def is_path(name: str, folder: Path) -> bool:
     if name == SECTIONS_DATASET:
         return False
     looks_so = name.startswith(("/", "./", "../", "~")) or Path(name).suffix in (".csv", ".json", ".jsonl", ".parquet")
-    return looks_so or (folder / name).exists()
+    return looks_so or os.path.exists(folder / name) or bool(unreadable(folder / name))
 
 
 def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any, Optional
 
 from debzero import progress, report
 from debzero.errors import InputError, Problem
-from debzero.files import read_json
-from debzero.job import read_mapping
+from debzero.files import read_json, unreadable
+from debzero.job import read_mapping, within
 from debzero.runstate import FINAL, Output
 from debzero.stack import jobs_folder
 
@@ -20,19 +21,26 @@ def _known() -> str:
 
 
 def find(name: str) -> Output:
-    """The output folder meant by a job's name, a job file or a folder."""
+    """The output folder meant by a job's name, a job file or a folder, where this user may look into it."""
     path = Path(name)
-    if path.is_dir():
-        return Output(str(path.absolute()))
+    output = Output(str(path.absolute() if os.path.isdir(path) else _named(path, name)))
+    for file in (output.lock_file, output.status_file):  # what cannot be seen must not pass for a run that is not there
+        if reason := unreadable(file):
+            raise InputError([Problem(name, "output", f"{file} {reason}", "run this as the user that trains there, or as root")])
+    return output
+
+
+def _named(path: Path, name: str) -> str:
+    """The output folder of a job file, or of a job of this host."""
     named = jobs_folder() / f"{name}.yml"
-    file = path if path.is_file() else named if named.is_file() else None
+    file = next((file for file in (path, named) if os.path.isfile(file)), None)
     if file is None:
-        raise InputError([Problem(name, "name", f"is no job in {jobs_folder()}, no job file and no output folder",
-                                  f"the jobs here are: {_known()}")])
+        reason = unreadable(path) or f"is no job in {jobs_folder()}, no job file and no output folder"
+        raise InputError([Problem(name, "name", reason, f"the jobs here are: {_known()}")])
     output = read_mapping(file).get("output")
     if not isinstance(output, str):
         raise InputError([Problem(str(file), "output", "is missing", "see `debzero check`")])
-    return Output(str((file.absolute().parent / output).absolute()))
+    return within(file.absolute().parent, output)
 
 
 def show(status: dict[str, Any]) -> str:
