@@ -15,6 +15,7 @@ from debzero.errors import InputError, Problem, unsaid
 from debzero.files import nearest, unreadable
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
+from debzero.runstate import KEPT
 
 
 def check(path: Path, ranks: Optional[int] = None) -> Plan:
@@ -56,12 +57,15 @@ def _columns(path: Path) -> list[str]:
         import pyarrow.parquet
 
         return list(pyarrow.parquet.read_schema(path).names)
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
             return next(csv.reader(file), [])
         start = file.read(1)
         file.seek(0)
-        first: Any = json.load(file)[0] if start == "[" else json.loads(file.readline())
+        # Of an array, `datasets` takes no byte order mark, and json does not either.
+        first: Any = json.loads(path.read_text(encoding="utf-8"))[0] if start == "[" else json.loads(file.readline())
+        if not isinstance(first, dict):
+            raise ValueError(f"its first row is no object with columns, but {str(first)[:40]}")
         return list(first)
 
 
@@ -89,7 +93,7 @@ def _data(job: Job, file: str) -> list[Problem]:
     for part in files.values():
         try:
             columns = _columns(part)
-        except (OSError, ValueError, KeyError, IndexError) as error:
+        except (OSError, ValueError, IndexError, RecursionError, csv.Error) as error:
             problems.append(Problem(file, "data.dataset", f"{part} cannot be read: {error}", "correct the file or its permissions"))
             continue
         for key, names in (("text", data.text), ("label", labels)):
@@ -152,6 +156,15 @@ def bytes_needed(job: Job) -> Optional[int]:
     return 52 * parameters or None
 
 
+def _moves(folder: str, path: str) -> bool:
+    """Whether `path`, or what it links to, would move to archive/ with a run in `folder`."""
+    for real in (os.path.abspath, os.path.realpath):
+        inside, whole = Path(real(path)), Path(real(folder))
+        if inside.is_relative_to(whole) and inside.relative_to(whole).parts[:1] not in {(name,) for name in KEPT}:
+            return True
+    return False
+
+
 def _output(job: Job, file: str) -> list[Problem]:
     folder = Path(job.output)
     above = nearest(folder)
@@ -163,6 +176,12 @@ def _output(job: Job, file: str) -> list[Problem]:
                         f"choose another output, or as root: install -d -o {user} {folder}")]
     if reason := unreadable(folder):
         return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
+    paths = {"the job file": file, "data.dataset": job.data.dataset, "model": job.model, "deepspeed": job.deepspeed}
+    held = [name for name, path in paths.items() if isinstance(path, str) and (name == "the job file" or os.path.isabs(path))
+            and _moves(job.output, path)]
+    if held:
+        return [Problem(file, "output", f"{folder} holds {' and '.join(held)}, and what is in an output folder moves to archive/ when "
+                        "another job is started there", "choose a folder of its own")]
     need, free = bytes_needed(job), shutil.disk_usage(above).free
     if need and free < need:
         return [Problem(file, "output", f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "

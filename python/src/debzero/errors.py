@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import shutil
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
@@ -49,7 +50,10 @@ def unsaid(found: list[Problem], said: list[Problem]) -> list[Problem]:
 
 
 class InputError(Exception):
-    """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help."""
+    """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help. `changes`: what was mended
+    all the same."""
+
+    changes: Sequence[str] = ()
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(f"{p.key}: {p.reason}" for p in problems))

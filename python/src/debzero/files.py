@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 
 def _sync(path: Path) -> None:
@@ -37,10 +37,15 @@ def replace_folder(temporary: Path, final: Path) -> None:
     replace(temporary, final)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
+    """`like`: whose owner, group and mode the file gets; another user's only where this one may give files away."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
+            if like:
+                with suppress(PermissionError):
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), like.st_mode & 0o7777)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -55,11 +60,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def rewrite_text(path: Path, text: str) -> None:
-    """write_text for a file that somebody else made: a link stays one, and its target keeps its mode."""
+    """write_text for a file that somebody else made: a link stays one, and its target keeps its owner, group and mode."""
     path = path.resolve()
-    mode = path.stat().st_mode & 0o7777
-    write_text(path, text)
-    path.chmod(mode)
+    write_bytes(path, text.encode(), path.stat())
 
 
 def nearest(path: Path) -> Path:

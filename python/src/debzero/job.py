@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 
@@ -17,6 +18,7 @@ from debzero.errors import InputError, Problem
 from debzero.files import unreadable
 
 SECTIONS_DATASET = "debian-sections"
+MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find
 
 
 def _number(value: Any) -> Any:
@@ -28,7 +30,7 @@ def _number(value: Any) -> Any:
 def _auto_or_count(value: Any) -> Union[int, str]:
     if value == "auto":
         return "auto"
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isdigit() or isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"must be auto or a whole number of at least 1, not {value!r}")
@@ -54,7 +56,7 @@ def _model(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, lt=MOST)]
 AutoCount = Annotated[Union[int, str], BeforeValidator(_auto_or_count)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
 AtLeastZero = Annotated[float, BeforeValidator(_number), Field(ge=0)]
@@ -62,7 +64,7 @@ Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Data(Section):
@@ -166,6 +168,11 @@ def _problem(file: str, error: Any) -> Problem:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The YAML mapping in `path`; whatever is wrong with the file itself is raised as an InputError."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """As read_mapping, with a problem for each key that is written again."""
     def wrong(key: str, reason: str, fix: str) -> InputError:
         return InputError([Problem(str(path), key, reason, fix)])
 
@@ -178,7 +185,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise wrong("file", f"cannot be read: {error}", "make it a text file that this user may read") from None
     try:
-        values = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        again = [Problem(str(path), ".".join(key), f"is written again on line {line}, and YAML takes the last without a word", "keep one")
+                 for key, line in _again(node, (), (), set())]
+        values = loader.construct_document(node) if node is not None else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, 5000 digits
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "file"
@@ -187,7 +198,25 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise wrong("file", f"must hold a mapping such as `model: ...`, not {type(values).__name__}",
                     "start from a job file in /etc/debzero/jobs")
-    return values
+    return values, again
+
+
+def _again(node: Any, path: tuple[str, ...], above: tuple[Any, ...], seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path and the line of each key that its mapping holds already; what an alias stands for has been `seen`."""
+    if node in above:
+        raise yaml.MarkedYAMLError(problem="what is there holds itself", problem_mark=node.start_mark)
+    if not isinstance(node, yaml.CollectionNode) or node in seen:
+        return
+    seen.add(node)
+    keys = set()
+    for number, item in enumerate(node.value):
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        here = (*path, key.value if isinstance(key, yaml.ScalarNode) else str(number))
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if (key.tag, key.value) in keys:
+                yield here, key.start_mark.line + 1
+            keys.add((key.tag, key.value))
+        yield from _again(value, here, (*above, node), seen)
 
 
 def within(folder: Path, path: str) -> str:
@@ -231,14 +260,13 @@ def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[s
 
 def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
     """The job in `path` and its problems. With problems the job holds defaults in their place, for further checks."""
-    values = read_mapping(path)
-    problems: list[Problem] = []
+    values, problems = _read(path)
     job = None
     try:
         job = Job.model_validate(values)
     except ValidationError as error:
         details = error.errors()
-        problems = list({p.key: p for p in (_problem(str(path), detail) for detail in details)}.values())
+        problems += {p.key: p for p in (_problem(str(path), detail) for detail in details)}.values()
         refused = [tuple(detail["loc"])[:2] for detail in details]
         try:
             job = Job.model_validate(_without(values, refused))

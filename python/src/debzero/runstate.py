@@ -100,13 +100,17 @@ class Output:
             return None
 
     def status(self) -> dict[str, Any]:
-        """status.json as it is now; a run whose process is gone has failed, whatever it last wrote."""
-        values = read_json(self.status_file)
+        """status.json as it is now, empty where no run wrote it; a run whose process is gone has failed, whatever it last wrote."""
+        values = self._written()
         if values and values["state"] not in FINAL and not self.held():
-            values = read_json(self.status_file)  # it may have ended between the two looks
-            if values["state"] not in FINAL:
+            values = self._written()  # it may have ended between the two looks
+            if values and values["state"] not in FINAL:
                 values.update(state="failed", error="the process ended without a word (killed, or the host went down)")
         return values
+
+    def _written(self) -> dict[str, Any]:
+        values = read_json(self.status_file)
+        return values if values.get("state") else {}
 
     def update(self, **values: Any) -> None:
         write_json(self.status_file, {**read_json(self.status_file), **values, "updated": now()})

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TextIO
 
 from debzero import progress, report
 from debzero.errors import InputError, Problem
@@ -65,7 +65,7 @@ def status(name: Optional[str], as_json: bool, watch: bool) -> int:
         return _overview(as_json)
     output = find(name)
     if watch:
-        _watch(output)
+        _watch(output, sys.stderr if as_json else sys.stdout)
     values = output.status()
     made = read_json(output.report_file) if values.get("state") == "finished" else {}
     if as_json:
@@ -114,17 +114,17 @@ def _row(path: Path) -> dict[str, Any]:
     return {"name": path.stem, **values, "words": words.split("\n")[0][:100], "output": str(output.folder)}
 
 
-def _watch(output: Output) -> None:
+def _watch(output: Output, to: TextIO) -> None:
     """Follow a run until it ends: one changing line on a terminal, a line for each change elsewhere."""
-    shown, live = "", sys.stdout.isatty()
+    shown, live = "", to.isatty()
     while True:
         values = output.status()
         if values.get("state") in FINAL:
             break
         text = show(values).split("\n")[0] if values else f"waiting for a run in {output.folder}"
         if text != shown:
-            print(f"\r\033[K{text}" if live else text, end="" if live else "\n", flush=True)
+            print(f"\r\033[K{text}" if live else text, end="" if live else "\n", file=to, flush=True)
             shown = text
         time.sleep(1)
     if live:
-        print("\r\033[K", end="")
+        print("\r\033[K", end="", file=to, flush=True)

@@ -76,3 +76,20 @@ def test_a_disk_that_is_full_before_the_start_may_have_room_at_the_next(bench):
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
     with pytest.raises(InputError, match="may write to"):
         Output(str(bench.folder / "rows.csv" / "out")).lock()
+
+
+def test_a_status_that_no_run_wrote_is_none(tmp_path, capsys):
+    for text in ('{"step": 3}', "[1]", '{"state": null}'):
+        (tmp_path / "status.json").write_text(text)
+        assert status.status(str(tmp_path), as_json=False, watch=False) == 1
+        assert "not started" in capsys.readouterr().out
+
+
+def test_what_is_watched_does_not_mix_with_the_json(tmp_path, monkeypatch, capsys):
+    out = Output(str(tmp_path))
+    out.lock()
+    out.begin("job.yml", "0", False)
+    monkeypatch.setattr(status.time, "sleep", lambda _: out.end("stopped"))
+    assert status.status(str(tmp_path), as_json=True, watch=True) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["state"] == "stopped" and "preparing" in told.err
