@@ -43,7 +43,8 @@ class Output:
         self._lock: Optional[int] = None
 
     def lock(self) -> None:
-        """Hold the folder until this process ends, or raise an InputError: it cannot be written, or somebody holds it."""
+        """Hold the folder until this process ends, or raise an InputError: it cannot be written, or somebody holds it.
+        A full disk is a UserError."""
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
