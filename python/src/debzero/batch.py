@@ -1,6 +1,7 @@
 """The batch arithmetic: global batch = micro-batch x accumulation steps x ranks, exactly."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -33,7 +34,8 @@ class Batch:
 
 def divisors(count: int) -> list[int]:
     """Those of `count`, ascending: the micro-batches that share its samples out exactly."""
-    return [size for size in range(1, count + 1) if count % size == 0]
+    small = [size for size in range(1, math.isqrt(count) + 1) if count % size == 0]
+    return small + [count // size for size in reversed(small) if size * size != count]
 
 
 def nearest(value: int, unit: int) -> str:

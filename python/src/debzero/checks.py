@@ -12,9 +12,10 @@ from debzero import checkpoint, dslint, swap, tasks
 from debzero import job as jobs
 from debzero.data import FORMATS, local_files
 from debzero.errors import InputError, Problem, unsaid
+from debzero.files import nearest, unreadable
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
-from debzero.runstate import Output
+from debzero.runstate import KEPT, Output
 
 
 def check(path: Path, ranks: Optional[int] = None) -> Plan:
@@ -56,12 +57,15 @@ def _columns(path: Path) -> list[str]:
         import pyarrow.parquet
 
         return list(pyarrow.parquet.read_schema(path).names)
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
             return next(csv.reader(file), [])
         start = file.read(1)
         file.seek(0)
-        first: Any = json.load(file)[0] if start == "[" else json.loads(file.readline())
+        # Of an array, `datasets` takes no byte order mark, and json does not either.
+        first: Any = json.loads(path.read_text(encoding="utf-8"))[0] if start == "[" else json.loads(file.readline())
+        if not isinstance(first, dict):
+            raise ValueError(f"its first row is no object with columns, but {str(first)[:40]}")
         return list(first)
 
 
@@ -73,6 +77,8 @@ def _data(job: Job, file: str) -> list[Problem]:
     path = Path(data.dataset)
     if not path.is_absolute():
         return []  # the hub's: known when it is asked
+    if reason := unreadable(path):
+        return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
     if not path.exists():
         return [Problem(file, "data.dataset", f"{path} does not exist", "check the path; it is relative to the job file")]
     files = local_files(data.dataset)
@@ -87,7 +93,7 @@ def _data(job: Job, file: str) -> list[Problem]:
     for part in files.values():
         try:
             columns = _columns(part)
-        except (OSError, ValueError, KeyError, IndexError) as error:
+        except (OSError, ValueError, IndexError, RecursionError, csv.Error) as error:
             problems.append(Problem(file, "data.dataset", f"{part} cannot be read: {error}", "correct the file or its permissions"))
             continue
         for key, names in (("text", data.text), ("label", labels)):
@@ -102,8 +108,10 @@ def model(job: Job, file: str) -> list[Problem]:
     """What is wrong with the model, as far as is known without the hub."""
     if isinstance(job.model, str):
         folder = Path(job.model)
-        if folder.is_absolute() and not (folder / "config.json").is_file():
-            missing = "has no config.json" if folder.is_dir() else "does not exist"
+        reason = unreadable(folder / "config.json")
+        if folder.is_absolute() and (reason or not (folder / "config.json").is_file()):
+            missing = f"cannot be used: its config.json {reason}" if reason else (
+                "has no config.json" if folder.is_dir() else "does not exist")
             return [Problem(file, "model", f"the folder {folder} {missing}",
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
         return []
@@ -136,7 +144,8 @@ def bytes_needed(job: Job) -> Optional[int]:
     two are kept while a third is written, and the final weights take 4: 3 x 16 + 4 bytes a parameter at most.
     """
     if isinstance(job.model, str):
-        weights = sum(p.stat().st_size for p in Path(job.model).glob("*.safetensors")) if Path(job.model).is_absolute() else 0
+        there = Path(job.model).is_absolute() and os.path.isdir(job.model)
+        weights = sum(os.path.getsize(p) for p in Path(job.model).glob("*.safetensors") if os.path.isfile(p)) if there else 0
         parameters = weights // 4
     else:
         from transformers import AutoConfig
@@ -150,16 +159,33 @@ def bytes_needed(job: Job) -> Optional[int]:
     return 52 * parameters or None
 
 
+def _moves(folder: str, path: str) -> bool:
+    """Whether `path`, or what it links to, would move to archive/ with a run in `folder`."""
+    for real in (os.path.abspath, os.path.realpath):
+        inside, whole = Path(real(path)), Path(real(folder))
+        if inside.is_relative_to(whole) and inside.relative_to(whole).parts[:1] not in {(name,) for name in KEPT}:
+            return True
+    return False
+
+
 def _output(job: Job, file: str) -> list[Problem]:
     folder = Path(job.output)
-    nearest = next(p for p in [folder, *folder.parents] if p.exists())
-    if not nearest.is_dir():
-        return [Problem(file, "output", f"{nearest} is a file, so {folder} cannot be a folder", "choose another output folder")]
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    above = nearest(folder)
+    if not above.is_dir():
+        return [Problem(file, "output", f"{above} is a file, so {folder} cannot be a folder", "choose another output folder")]
+    if not os.access(above, os.W_OK | os.X_OK):
         user = os.environ.get("USER") or str(os.getuid())
-        return [Problem(file, "output", f"the user {user} may not write to {nearest}",
+        return [Problem(file, "output", f"the user {user} may not write to {above}",
                         f"choose another output, or as root: install -d -o {user} {folder}")]
-    need, free, own = bytes_needed(job), shutil.disk_usage(nearest).free, Output(job.output)
+    if reason := unreadable(folder):
+        return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
+    paths = {"the job file": file, "data.dataset": job.data.dataset, "model": job.model, "deepspeed": job.deepspeed}
+    held = [name for name, path in paths.items() if isinstance(path, str) and (name == "the job file" or os.path.isabs(path))
+            and _moves(job.output, path)]
+    if held:
+        return [Problem(file, "output", f"{folder} holds {' and '.join(held)}, and what is in an output folder moves to archive/ when "
+                        "another job is started there", "choose a folder of its own")]
+    need, free, own = bytes_needed(job), shutil.disk_usage(above).free, Output(job.output)
     if need and free + checkpoint.size(own.checkpoints) + checkpoint.size(own.model) < need:  # what this run has saved has its room
         return [Problem(file, "output", f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
                         f"and the weights, and its disk has {free / 2**20:.0f} MiB free", "make room, or choose a larger disk")]

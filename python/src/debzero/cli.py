@@ -170,7 +170,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
         if getattr(options, "json", False):
             import json
 
-            print(json.dumps({"ok": False, "problems": [p.as_dict() for p in error.problems]}, indent=2))
+            changes = {"changes": error.changes} if error.changes else {}
+            print(json.dumps({"ok": False, "problems": [p.as_dict() for p in error.problems], **changes}, indent=2))
         else:
             print(error.text(), file=sys.stderr)
         return 2

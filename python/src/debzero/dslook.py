@@ -9,6 +9,7 @@ from debzero.job import Job
 Path = tuple[Any, ...]
 Edit = Callable[[dict[str, Any]], None]
 ZERO = "zero_optimization"
+BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 class Raw(NamedTuple):
@@ -29,11 +30,18 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
+def as_meant(config: dict[str, Any]) -> dict[str, Any]:
+    """What DeepSpeed also takes, in the form that it documents: `zero_optimization: true` is stage 1, and 2.0 samples are 2."""
+    whole = {key: int(config[key]) for key in BATCH if is_number(config.get(key)) and config[key] == int(config[key])}
+    bare = {ZERO: {"stage": int(config[ZERO])}} if isinstance(config.get(ZERO), bool) else {}
+    return {**config, **whole, **bare}
+
+
 class Look:
-    """The configuration as the rules see it."""
+    """The configuration as the rules see it; `given`: as it is written."""
 
     def __init__(self, config: dict[str, Any], ranks: Optional[int], gpus: Optional[int], job: Optional[Job]) -> None:
-        self.config, self.ranks, self.gpus, self.job = config, ranks, gpus, job
+        self.given, self.config, self.ranks, self.gpus, self.job = config, as_meant(config), ranks, gpus, job
 
     def get(self, *path: str) -> Any:
         """The value at `path`; None when it is absent, open or under something that is no mapping."""

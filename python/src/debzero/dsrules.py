@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from debzero import dskeys
-from debzero.dslook import ZERO, Look, Path, Raw, is_number, removal
+from debzero.dslook import BATCH, ZERO, Look, Path, Raw, is_number, removal
 from debzero.job import did_you_mean
-
-BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 def out_of_range(look: Look) -> Iterator[Raw]:

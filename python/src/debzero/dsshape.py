@@ -113,6 +113,9 @@ def idle_auto(look: Look) -> Iterator[Raw]:
 
 def renamed(look: Look) -> Iterator[Raw]:
     zero = look.section(ZERO)
+    if isinstance(look.given.get(ZERO), bool):
+        yield Raw("DZ104", (ZERO,), f"is the old form of stage {zero['stage']}", f"write {json.dumps(zero)}",
+                  replacement((ZERO,), ZERO, dict(zero)))
     pinned = zero.get("cpu_offload_use_pin_memory") is True
     olds = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param", "cpu_offload_params": "offload_param"}
     for old, part in olds.items():

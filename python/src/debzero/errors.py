@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import shutil
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
@@ -49,7 +50,10 @@ def unsaid(found: list[Problem], said: list[Problem]) -> list[Problem]:
 
 
 class InputError(Exception):
-    """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help."""
+    """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help. `changes`: what was mended
+    all the same."""
+
+    changes: Sequence[str] = ()
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(f"{p.key}: {p.reason}" for p in problems))
@@ -77,22 +81,29 @@ class OutOfMemory(UserError):  # noqa: N818 - as torch names it
     """A rank could not have the memory that it asked for."""
 
 
-def explain(error: BaseException, folder: str) -> Optional[UserError]:
-    """The sentence for errors that libraries raise in many shapes, or None for a defect (which keeps its traceback)."""
-    if isinstance(error, UserError):
-        return error
+def full(error: BaseException, folder: str) -> Optional[UserError]:
+    """The sentence for a full disk or quota, in whose words ever it is told."""
     text = f"{type(error).__name__}: {error}"
     codes = {getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)}
     # torch.save and safetensors report a full disk in their own words, and torch.save not even as an OSError.
-    if codes & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or "No space left" in text or "File too large" in text or (
-        "PytorchStreamWriter" in text or "inline_container" in text
-    ):
+    if codes & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or any(words in text for words in (
+            "No space left", "File too large", "PytorchStreamWriter", "inline_container")):
         free = shutil.disk_usage(folder).free / 2**20
         return UserError(
             f"the disk that holds {folder} is full ({free:.0f} MiB free); what was half-written has been removed",
             "make room there, or set `output:` to a folder on a larger disk, then start the job again: "
             "it goes on from its newest checkpoint",
         )
+    return None
+
+
+def explain(error: BaseException, folder: str) -> Optional[UserError]:
+    """The sentence for errors that libraries raise in many shapes, or None for a defect (which keeps its traceback)."""
+    if isinstance(error, UserError):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    if later := full(error, folder):
+        return later
     if isinstance(error, PermissionError):
         return UserError(f"no permission: {error}", "give the user that runs the job access, or change the path in the job")
     if isinstance(error, MemoryError) or any(words in text for words in (

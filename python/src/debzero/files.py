@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 CHUNK = 2**28  # bytes; what a slow disk takes in seconds
 RENAME_EXCHANGE = 2  # of renameat2(2)
@@ -64,10 +64,15 @@ def _exchange(one: Path, other: Path) -> None:
         os.replace(aside, one)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
+    """`like`: whose owner, group and mode the file gets; another user's only where this one may give files away."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
+            if like:
+                with suppress(PermissionError):
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), like.st_mode & 0o7777)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -82,11 +87,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def rewrite_text(path: Path, text: str) -> None:
-    """write_text for a file that somebody else made: a link stays one, and its target keeps its mode."""
+    """write_text for a file that somebody else made: a link stays one, and its target keeps its owner, group and mode."""
     path = path.resolve()
-    mode = path.stat().st_mode & 0o7777
-    write_text(path, text)
-    path.chmod(mode)
+    write_bytes(path, text.encode(), path.stat())
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest of its parents that this user can see."""
+    return next(found for found in [path, *path.parents] if os.path.exists(found))
+
+
+def unreadable(path: Path) -> str:
+    """Why this user can neither read `path` nor know that it is not there; empty where it can do either."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except PermissionError:
+        return "lies in a folder that this user may not enter"
+    except (OSError, ValueError) as error:
+        return f"cannot be looked at: {getattr(error, 'strerror', None) or error}"
+    return "" if os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)) else "may not be read by this user"
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from debzero.batch import divisors, split
 from debzero.errors import InputError
-from debzero.files import read_json
+from debzero.files import nearest, read_json
 from debzero.plan import Plan
 from debzero.runstate import MEASURED, Output
 
@@ -65,7 +65,7 @@ def predicted(plan: Plan, file: Path, hardware: Optional[Any] = None) -> Optiona
     job = plan.job.model_copy(update={"ranks": ranks})
     if hardware is None:
         disk = Path(zero.nvme_path) if zero.nvme_path else None
-        room = str(shutil.disk_usage(next(p for p in [disk, *disk.parents] if p.exists())).total) if disk else None
+        room = str(shutil.disk_usage(nearest(disk)).total) if disk else None
         hardware = planner.hardware(plan.host.gpus, {"nvme": room})[0]
     try:
         own = planner.Planner(job, plan.deepspeed, hardware, str(file), shapes.Shapes(job, str(file), None))

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 
@@ -13,8 +15,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from debzero.errors import InputError, Problem
+from debzero.files import unreadable
 
 SECTIONS_DATASET = "debian-sections"
+MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find
 
 
 def _number(value: Any) -> Any:
@@ -26,7 +30,7 @@ def _number(value: Any) -> Any:
 def _auto_or_count(value: Any) -> Union[int, str]:
     if value == "auto":
         return "auto"
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isdigit() or isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"must be auto or a whole number of at least 1, not {value!r}")
@@ -52,7 +56,7 @@ def _model(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, lt=MOST)]
 AutoCount = Annotated[Union[int, str], BeforeValidator(_auto_or_count)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
 AtLeastZero = Annotated[float, BeforeValidator(_number), Field(ge=0)]
@@ -60,7 +64,7 @@ Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Data(Section):
@@ -164,6 +168,11 @@ def _problem(file: str, error: Any) -> Problem:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The YAML mapping in `path`; whatever is wrong with the file itself is raised as an InputError."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """As read_mapping, with a problem for each key that is written again."""
     def wrong(key: str, reason: str, fix: str) -> InputError:
         return InputError([Problem(str(path), key, reason, fix)])
 
@@ -176,7 +185,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise wrong("file", f"cannot be read: {error}", "make it a text file that this user may read") from None
     try:
-        values = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        again = [Problem(str(path), ".".join(key), f"is written again on line {line}, and YAML takes the last without a word", "keep one")
+                 for key, line in _again(node, (), (), set())]
+        values = loader.construct_document(node) if node is not None else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, 5000 digits
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "file"
@@ -185,24 +198,43 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise wrong("file", f"must hold a mapping such as `model: ...`, not {type(values).__name__}",
                     "start from a job file in /etc/debzero/jobs")
-    return values
+    return values, again
 
 
-def _within(folder: Path, path: str) -> str:
-    return str((folder / Path(path).expanduser()).absolute())
+def _again(node: Any, path: tuple[str, ...], above: tuple[Any, ...], seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path and the line of each key that its mapping holds already; what an alias stands for has been `seen`."""
+    if node in above:
+        raise yaml.MarkedYAMLError(problem="what is there holds itself", problem_mark=node.start_mark)
+    if not isinstance(node, yaml.CollectionNode) or node in seen:
+        return
+    seen.add(node)
+    keys = set()
+    for number, item in enumerate(node.value):
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        here = (*path, key.value if isinstance(key, yaml.ScalarNode) else str(number))
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if (key.tag, key.value) in keys:
+                yield here, key.start_mark.line + 1
+            keys.add((key.tag, key.value))
+        yield from _again(value, here, (*above, node), seen)
+
+
+def within(folder: Path, path: str) -> str:
+    """A path as a job file in `folder` means it."""
+    return str((folder / os.path.expanduser(path)).absolute())
 
 
 def _locate(job: Job, folder: Path) -> Job:
     """Make the job's paths absolute; names that are neither path-like nor there are the hub's."""
-    update: dict[str, Any] = {"output": _within(folder, job.output)}
+    update: dict[str, Any] = {"output": within(folder, job.output)}
     if is_path(job.data.dataset, folder):
-        update["data"] = job.data.model_copy(update={"dataset": _within(folder, job.data.dataset)})
+        update["data"] = job.data.model_copy(update={"dataset": within(folder, job.data.dataset)})
     if isinstance(job.model, str) and is_path(job.model, folder):
-        update["model"] = _within(folder, job.model)
+        update["model"] = within(folder, job.model)
     if isinstance(job.deepspeed, str):
-        update["deepspeed"] = _within(folder, job.deepspeed)
+        update["deepspeed"] = within(folder, job.deepspeed)
     if job.zero.nvme_path is not None:
-        update["zero"] = job.zero.model_copy(update={"nvme_path": _within(folder, job.zero.nvme_path)})
+        update["zero"] = job.zero.model_copy(update={"nvme_path": within(folder, job.zero.nvme_path)})
     return job.model_copy(update=update)
 
 
@@ -211,7 +243,7 @@ def is_path(name: str, folder: Path) -> bool:
     if name == SECTIONS_DATASET:
         return False
     looks_so = name.startswith(("/", "./", "../", "~")) or Path(name).suffix in (".csv", ".json", ".jsonl", ".parquet")
-    return looks_so or (folder / name).exists()
+    return looks_so or os.path.exists(folder / name) or bool(unreadable(folder / name))
 
 
 def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:
@@ -228,14 +260,13 @@ def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[s
 
 def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
     """The job in `path` and its problems. With problems the job holds defaults in their place, for further checks."""
-    values = read_mapping(path)
-    problems: list[Problem] = []
+    values, problems = _read(path)
     job = None
     try:
         job = Job.model_validate(values)
     except ValidationError as error:
         details = error.errors()
-        problems = list({p.key: p for p in (_problem(str(path), detail) for detail in details)}.values())
+        problems += {p.key: p for p in (_problem(str(path), detail) for detail in details)}.values()
         refused = [tuple(detail["loc"])[:2] for detail in details]
         try:
             job = Job.model_validate(_without(values, refused))

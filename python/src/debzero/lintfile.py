@@ -15,18 +15,15 @@ from debzero.job import Job
 
 def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
     """The exit code, after printing what was found. Errors are raised as an InputError, with --strict warnings too."""
-    changes: list[str] = []
-    if _is_deepspeed(path):
-        if fix:
-            changes = _mend(path, None, as_json)
-        facts, warnings = _deepspeed(path, ranks)
-    else:
-        if fix:
-            changes = _mend_job(path, as_json)
-        made, warnings = checks.examine(path, ranks)
-        facts = checks.summary(made, path)
-    if strict and warnings:
-        raise InputError(warnings)
+    theirs = _is_deepspeed(path)
+    changes = (_mend(path, None, as_json) if theirs else _mend_job(path, as_json)) if fix else []
+    try:
+        facts, warnings = _deepspeed(path, ranks) if theirs else _job(path, ranks)
+        if strict and warnings:
+            raise InputError(warnings)
+    except InputError as error:
+        error.changes = changes
+        raise
     if as_json:
         print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts}, indent=2))
         return 0
@@ -50,22 +47,28 @@ def _is_deepspeed(path: Path) -> bool:
     return isinstance(values, dict) and not {"model", "data"} & set(values)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """DeepSpeed's configuration, and what is wrong with its text alone."""
     try:
         config, wrong = dslint.read(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([Problem(str(path), "file", f"cannot be read: {error}", "make it a text file that this user may read")]) from None
-    if config is None or wrong:
+    if config is None:
         raise InputError(wrong)
-    return config
+    return config, wrong
 
 
 def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
-    config = _read(path)
-    found = dslint.problems(config, str(path), ranks, None)
+    config, found = _read(path)
+    found += dslint.problems(config, str(path), ranks, None)
     if any(p.severity == "error" for p in found):
         raise InputError(found)
     return {"job": str(path), "kind": "DeepSpeed's configuration"}, found
+
+
+def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
+    made, warnings = checks.examine(path, ranks)
+    return checks.summary(made, path), warnings
 
 
 def _mend_job(path: Path, quiet: bool) -> list[str]:
@@ -83,8 +86,11 @@ def _mend_job(path: Path, quiet: bool) -> list[str]:
 def _mend(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
     """Write the mended configuration in the place of the old, with its keys in order and its indent; the changes made."""
     path = path.resolve()  # what is changed is named, not a link to it
+    config, wrong = _read(path)
+    if wrong:  # of a key that is written twice, either may be meant
+        return []
     text = path.read_text(encoding="utf-8")
-    config, changes = dslint.mend(_read(path), job)
+    config, changes = dslint.mend(config, job)
     if changes:
         try:
             rewrite_text(path, _like(text, config))

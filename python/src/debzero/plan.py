@@ -10,6 +10,7 @@ from typing import Any, Optional
 from debzero import dslint
 from debzero import job as jobs
 from debzero.batch import Batch, BatchError, split
+from debzero.dslook import as_meant
 from debzero.errors import InputError, Problem
 from debzero.job import Job
 
@@ -149,6 +150,7 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
     count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))
     accumulation, problems = None, []
     if config is not None:
+        config = as_meant(config)
         problems = [p for p in dslint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
     codes = {p.code for p in problems}
     if config is not None and not codes & {"DZ102", "DZ106"}:  # else there is nothing to take in yet

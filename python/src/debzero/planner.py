@@ -16,6 +16,7 @@ from debzero import batch as batches
 from debzero import checks, dsconfig, fit, tasks
 from debzero import job as jobs
 from debzero.activations import Curve
+from debzero.dslook import as_meant
 from debzero.errors import InputError, Problem, unsaid
 from debzero.job import Job
 from debzero.memory import CONTEXT, Memory, Model, Setting, predict
@@ -123,7 +124,7 @@ def _variant(job: Job, config: Optional[dict[str, Any]], choice: Choice) -> tupl
     update = {"stage": choice.stage or "none", "offload_optimizer": choice.optimizer, "offload_param": choice.param,
               "nvme_path": job.zero.nvme_path or "/"}
     if config is not None:
-        config = copy.deepcopy(config)
+        config = as_meant(copy.deepcopy(config))
         section = config.get("zero_optimization")
         for key in ("stage", "offload_optimizer", "offload_param"):
             if isinstance(section, dict):

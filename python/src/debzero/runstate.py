@@ -6,14 +6,15 @@ import json
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Optional
 
 from debzero import checkpoint
-from debzero.errors import InputError, Problem
-from debzero.files import read_json, write_json, write_text
+from debzero.errors import InputError, Problem, full
+from debzero.files import nearest, read_json, write_json, write_text
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
@@ -39,16 +40,15 @@ class Output:
         self.data = self.folder / "data"
         self.first_error = self.folder / ".error.json"
         self.failures_file = self.folder / ".failures.json"
+        self.lock_file = self.folder / ".lock"
         self._lock: Optional[int] = None
 
     def lock(self) -> None:
-        """Hold the folder until this process ends, or raise an InputError: it cannot be written, or somebody holds it."""
-        try:
+        """Hold the folder until this process ends, or raise an InputError: it cannot be written, or somebody holds it.
+        A full disk is a UserError."""
+        with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise InputError([Problem(str(self.folder), "output", f"no folder that this user may write to: {error.strerror}",
-                                      "choose another folder, or give this user the right to write there")]) from None
+            handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         for last in (False, False, False, True):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,15 +62,27 @@ class Output:
                         "wait for it (`debzero status " + str(self.folder) + " --watch`), stop it, or set another output"
                     )]) from None
                 time.sleep(0.2)  # `debzero status` may have been looking at the lock just now
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         self._lock = handle
+        with self._writable():
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Of what keeps this process from writing to the folder, only a full disk may be no more at the next start."""
+        try:
+            yield
+        except OSError as error:
+            if later := full(error, str(nearest(self.folder))):
+                raise later from None
+            raise InputError([Problem(str(self.folder), "output", f"no folder that this user may write to: {error.strerror or error}",
+                                      "choose another folder, or give this user the right to write there")]) from None
 
     def held(self) -> bool:
         """Whether a living process holds the lock. A process number alone would lie after a reboot."""
         try:
-            handle = os.open(self.folder / ".lock", os.O_RDONLY)
-        except FileNotFoundError:
+            handle = os.open(self.lock_file, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except PermissionError:
             return True
@@ -85,18 +97,22 @@ class Output:
     def holder(self) -> Optional[int]:
         """The process that trains into the folder now."""
         try:
-            return int((self.folder / ".lock").read_text()) if self.held() else None
+            return int(self.lock_file.read_text()) if self.held() else None
         except (OSError, ValueError):
             return None
 
     def status(self) -> dict[str, Any]:
-        """status.json as it is now; a run whose process is gone has failed, whatever it last wrote."""
-        values = read_json(self.status_file)
+        """status.json as it is now, empty where no run wrote it; a run whose process is gone has failed, whatever it last wrote."""
+        values = self._written()
         if values and values["state"] not in FINAL and not self.held():
-            values = read_json(self.status_file)  # it may have ended between the two looks
-            if values["state"] not in FINAL:
+            values = self._written()  # it may have ended between the two looks
+            if values and values["state"] not in FINAL:
                 values.update(state="failed", error="the process ended without a word (killed, or the host went down)")
         return values
+
+    def _written(self) -> dict[str, Any]:
+        values = read_json(self.status_file)
+        return values if values.get("state") else {}
 
     def update(self, **values: Any) -> None:
         write_json(self.status_file, {**read_json(self.status_file), **values, "updated": now()})
@@ -120,6 +136,10 @@ class Output:
 
         An unfinished run of the same job stays: its newest checkpoint is where the new one starts.
         """
+        with self._writable():
+            return self._begin(job, fingerprint, again)
+
+    def _begin(self, job: str, fingerprint: str, again: bool) -> Optional[Path]:
         before = read_json(self.status_file)
         archive = None
         if before and (again or before.get("fingerprint") != fingerprint):

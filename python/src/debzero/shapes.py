@@ -76,7 +76,7 @@ class Shapes:
         """From a file, a folder, the hub's cache or the hub, which is asked only when nothing else has it."""
         from transformers import AutoConfig
 
-        if Path(model).exists():
+        if os.path.exists(model):
             return AutoConfig.from_pretrained(model, local_files_only=True, **labels)
         if Path(model).is_absolute():
             raise OSError("there is no such file")

@@ -2,15 +2,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TextIO
 
 from debzero import progress, report
 from debzero.errors import InputError, Problem
-from debzero.files import read_json
-from debzero.job import read_mapping
+from debzero.files import read_json, unreadable
+from debzero.job import read_mapping, within
 from debzero.runstate import FINAL, Output
 from debzero.stack import jobs_folder
 
@@ -20,19 +21,26 @@ def _known() -> str:
 
 
 def find(name: str) -> Output:
-    """The output folder meant by a job's name, a job file or a folder."""
+    """The output folder meant by a job's name, a job file or a folder, where this user may look into it."""
     path = Path(name)
-    if path.is_dir():
-        return Output(str(path.absolute()))
+    output = Output(str(path.absolute() if os.path.isdir(path) else _named(path, name)))
+    for file in (output.lock_file, output.status_file):  # what cannot be seen must not pass for a run that is not there
+        if reason := unreadable(file):
+            raise InputError([Problem(name, "output", f"{file} {reason}", "run this as the user that trains there, or as root")])
+    return output
+
+
+def _named(path: Path, name: str) -> str:
+    """The output folder of a job file, or of a job of this host."""
     named = jobs_folder() / f"{name}.yml"
-    file = path if path.is_file() else named if named.is_file() else None
+    file = next((file for file in (path, named) if os.path.isfile(file)), None)
     if file is None:
-        raise InputError([Problem(name, "name", f"is no job in {jobs_folder()}, no job file and no output folder",
-                                  f"the jobs here are: {_known()}")])
+        reason = unreadable(path) or f"is no job in {jobs_folder()}, no job file and no output folder"
+        raise InputError([Problem(name, "name", reason, f"the jobs here are: {_known()}")])
     output = read_mapping(file).get("output")
     if not isinstance(output, str):
         raise InputError([Problem(str(file), "output", "is missing", "see `debzero check`")])
-    return Output(str((file.absolute().parent / output).absolute()))
+    return within(file.absolute().parent, output)
 
 
 def show(status: dict[str, Any]) -> str:
@@ -57,7 +65,7 @@ def status(name: Optional[str], as_json: bool, watch: bool) -> int:
         return _overview(as_json)
     output = find(name)
     if watch:
-        _watch(output)
+        _watch(output, sys.stderr if as_json else sys.stdout)
     values = output.status()
     made = read_json(output.report_file) if values.get("state") == "finished" else {}
     if as_json:
@@ -106,17 +114,17 @@ def _row(path: Path) -> dict[str, Any]:
     return {"name": path.stem, **values, "words": words.split("\n")[0][:100], "output": str(output.folder)}
 
 
-def _watch(output: Output) -> None:
+def _watch(output: Output, to: TextIO) -> None:
     """Follow a run until it ends: one changing line on a terminal, a line for each change elsewhere."""
-    shown, live = "", sys.stdout.isatty()
+    shown, live = "", to.isatty()
     while True:
         values = output.status()
         if values.get("state") in FINAL:
             break
         text = show(values).split("\n")[0] if values else f"waiting for a run in {output.folder}"
         if text != shown:
-            print(f"\r\033[K{text}" if live else text, end="" if live else "\n", flush=True)
+            print(f"\r\033[K{text}" if live else text, end="" if live else "\n", file=to, flush=True)
             shown = text
         time.sleep(1)
     if live:
-        print("\r\033[K", end="")
+        print("\r\033[K", end="", file=to, flush=True)

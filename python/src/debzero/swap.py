@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 import psutil
 
 from debzero.errors import Problem
-from debzero.files import read_json, write_json
+from debzero.files import read_json, unreadable, write_json
 
 OWN = "debzero-swap"
 MARK = ".debzero"  # in the folder: made by us
@@ -37,8 +37,9 @@ def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
     if missing:
         return problem(f"{missing} is a mount point in /etc/fstab with nothing mounted on it: the system's own disk would be filled",
                        f"mount {missing}")
-    if not path.is_dir():
-        return problem(f"{path} does not exist" if not path.exists() else f"{path} is no folder",
+    if not os.path.isdir(path):
+        reason = unreadable(path) or ("is no folder" if os.path.exists(path) else "does not exist")
+        return problem(f"{path} {reason}",
                        "create it on an NVMe disk, owned by the user that runs the job")
     if not os.access(path, os.W_OK | os.X_OK):
         return problem(f"the user {os.getuid()} may not write to {path}", "give it to the user that runs the job")
@@ -46,6 +47,8 @@ def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
     if kind in ("tmpfs", "ramfs", "overlay", "nfs", "nfs4"):
         return problem(f"{path} is on {kind}, where O_DIRECT fails or nothing is gained", "choose a folder on a local ext4 or xfs")
     own = folder(nvme_path, output)
+    if reason := unreadable(own):
+        return problem(f"{own} {reason}", "give it to the user that runs the job, or choose another output")
     if own.is_dir() and any(own.iterdir()) and not (own / MARK).is_file():
         return problem(f"{own} is not empty and was not made by debzero", "move its contents away: DeepSpeed would delete them")
     return []

@@ -18,6 +18,7 @@ from debzero import fit, torchlogs
 from debzero import job as jobs
 from debzero.control import SIGNALS, Stop, Stopping, block_signals
 from debzero.errors import InputError, OutOfMemory, UserError, explain
+from debzero.files import nearest
 from debzero.launch import open_output
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import CAP, Output
@@ -88,7 +89,7 @@ def _die_with_launcher() -> None:
 
 def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
     """Say why, once for all ranks, and end without waiting for anybody. `began`: to train, not only to get ready for it."""
-    known = explain(error, _plain_folder(output)) if not isinstance(error, InputError) else None
+    known = explain(error, str(nearest(output.folder))) if not isinstance(error, InputError) else None
     text = error.text() if isinstance(error, InputError) else str(known) if known else (
         f"{type(error).__name__}: {error}")
     code = 2 if isinstance(error, InputError) else 1
@@ -105,11 +106,6 @@ def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
         if not (memory and "DEBZERO_LAUNCHER" in os.environ):  # which may start the ranks again with a smaller micro-batch
             output.end("failed", text)
     os._exit(code)
-
-
-def _plain_folder(output: Output) -> str:
-    """The output folder, or its nearest parent that exists."""
-    return str(next(folder for folder in [output.folder, *output.folder.parents] if folder.exists()))
 
 
 def _device(host: Host, plan: Plan) -> Any:

@@ -16,6 +16,9 @@ hypothesis.settings.register_profile("correctness", deadline=None)  # not how fa
 hypothesis.settings.load_profile("correctness")
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
+# Root reads and writes anywhere by two capabilities: given up, modes count. (Another user might not reach this Python.)
+_ROOTS = "-dac_override,-dac_read_search"
+POWERLESS = ["setpriv", f"--bounding-set={_ROOTS}", f"--inh-caps={_ROOTS}"] if os.geteuid() == 0 else []
 WORDS = {"animal": ["cat", "dog", "horse", "mouse", "sheep"], "tool": ["hammer", "saw", "drill", "file", "wrench"]}
 JOB = {
     "model": {"type": "bert", "vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,

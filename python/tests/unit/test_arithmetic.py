@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from debzero import sections
-from debzero.batch import BatchError, split
+from debzero.batch import BatchError, divisors, split
 from debzero.engine import rate_at
 from debzero.sampler import EpochSampler, held_out_batches
 
@@ -24,6 +24,11 @@ def test_a_batch_holds_exactly_or_says_what_would(total, micro, ranks, accumulat
         assert batch.micro * batch.accumulation * batch.ranks == total
         assert micro in ("auto", batch.micro)
         assert accumulation in (None, batch.accumulation)
+
+
+@given(st.integers(1, 5000))
+def test_divisors_are_all_that_divide_in_order(count):
+    assert divisors(count) == [size for size in range(1, count + 1) if count % size == 0]
 
 
 def lengths_of(samples, seed=0):

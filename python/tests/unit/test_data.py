@@ -186,6 +186,28 @@ def test_rows_that_cannot_be_used_are_named(bench, content, changes, fix):
     assert not list((bench.folder / "cache").glob("tokenised-*")) or changes.get("task") == "text-to-text"
 
 
+@pytest.mark.parametrize(("name", "content", "reason"), [
+    ("rows.csv", "\ufefftext,label\na,x\nb,y\n", ""),
+    ("rows.jsonl", '\ufeff{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n', ""),
+    ("rows.json", '\ufeff[{"text": "a", "label": "x"}]', "BOM"), ("rows.json", "[1, 2]", "no object with columns"),
+    ("rows.json", '"text label"', "no object with columns"), ("rows.json", "[" * 100_000, "cannot be read"),
+    ("rows.csv", f"text,{'l' * 200_000}\n", "cannot be read")], ids=["csv", "jsonl", "json", "numbers", "words", "deep", "wide"])
+def test_check_sees_the_columns_that_the_training_will(bench, name, content, reason):
+    from debzero import checks
+    from debzero.errors import InputError
+
+    (bench.folder / name).write_text(content)
+    job = bench.job(data__dataset=name)
+    if reason:
+        with pytest.raises(InputError, match=reason) as found:
+            checks.check(job)
+        assert [p.key for p in found.value.problems] == ["data.dataset"]
+    else:
+        checks.check(job)
+        read = data._read_files(str(bench.folder / name), bench.folder / "cache")["train"]
+        assert read.column_names == ["text", "label"] and len(read) == 2
+
+
 def test_prefixes_and_columns_make_one_text(bench):
     lines = [json.dumps({"a": f"cat number {i}", "b": "saw", "label": i % 2}) for i in range(40)]
     (bench.folder / "rows.jsonl").write_text("\n".join(lines))

@@ -40,7 +40,7 @@ RULES = [
      zero(2, offload_optimizer={"device": "cpu", "pin_memory": True})),
     ("DZ101", {"entirely_new": 1}, "entirely_new", {"sparse_attention": {"entirely_new": 1}}),
     ("DZ102", {"fp16": {"enabled": "yes"}}, "fp16.enabled", {"fp16": {"enabled": False}}),
-    ("DZ102", {"zero_optimization": True}, "zero_optimization", {"zero_optimization": {}}),
+    ("DZ102", {"zero_optimization": 1}, "zero_optimization", {"zero_optimization": {}}),
     ("DZ102", zero(2, reduce_bucket_size="5e8"), "zero_optimization.reduce_bucket_size", zero(2, reduce_bucket_size=5e8)),
     ("DZ102", zero(2, offload_optimizer={"device": "disk"}), "zero_optimization.offload_optimizer.device", zero(2, offload_optimizer=CPU)),
     ("DZ102", {"train_batch_size": 1.5}, "train_batch_size", {"train_batch_size": 2.0}),
@@ -50,6 +50,8 @@ RULES = [
     ("DZ103", zero(2, overlap_comm="auto"), "zero_optimization.overlap_comm", zero(2, reduce_bucket_size="auto")),
     ("DZ103", {"fp16": {"enabled": True, "loss_scale_window": "auto"}}, "fp16.loss_scale_window", {"fp16": {"enabled": "auto"}}),
     ("DZ103", {"wall_clock_breakdown": "auto"}, "wall_clock_breakdown", {"pipeline": {"stages": "auto"}}),
+    ("DZ104", {"zero_optimization": True}, "zero_optimization", zero(1)),
+    ("DZ104", {"zero_optimization": False}, "zero_optimization", zero(0)),
     ("DZ104", zero(2, cpu_offload=True), "zero_optimization.cpu_offload", zero(2, offload_optimizer=CPU)),
     ("DZ104", zero(3, cpu_offload_params=True, stage3_gather_16bit_weights_on_model_save=True), "zero_optimization.cpu_offload_params",
      zero(3, offload_param=CPU, stage3_gather_16bit_weights_on_model_save=True)),
@@ -222,6 +224,45 @@ def test_fix_of_the_file_that_a_job_names_keeps_order_and_layout(bench, capsys):
     assert '[0.9, 0.95]' in path.read_text() and path.read_text().splitlines()[1].startswith('    "') and path.read_text()[-1] == "}"
 
 
+def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(bench):
+    """DeepSpeed's own "getting started" switches ZeRO on with true; other programs write 2.0 for 2."""
+    from debzero import checks, dsconfig
+
+    config = {"zero_optimization": True, "gradient_accumulation_steps": 2.0, "train_micro_batch_size_per_gpu": 4.0}
+    plan, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
+    assert [(p.code, p.key) for p in warnings] == [("DZ104", "deepspeed.zero_optimization")]
+    assert (plan.stage, plan.batch.total, plan.batch.micro, plan.batch.accumulation) == (1, 16, 4, 2)
+    made = dsconfig.generate(plan, 32, 10)
+    assert made["zero_optimization"]["stage"] == 1 and type(made["gradient_accumulation_steps"]) is int
+    assert dslint.mend(config)[0]["zero_optimization"] == {"stage": 1}
+
+
+def test_fix_keeps_the_owner_and_tells_scripts_what_it_changed(bench, capsys):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(json.dumps({**ARTICLE, "train_batchsize": 3}))
+    os.chown(path, 1234, 2345)
+    path.chmod(0o640)
+    assert main(["check", str(path), "--fix", "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["changes"]) == 1 and "DZ110" in told["changes"][0] and [p["code"] for p in told["problems"]] == ["DZ101"]
+    now = path.stat()
+    assert "offload_param" not in path.read_text() and (now.st_uid, now.st_gid, now.st_mode & 0o777) == (1234, 2345, 0o640)
+
+
+def test_a_key_written_twice_hides_nothing_else_and_is_not_chosen_from(bench, capsys):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    text = '{"steps_per_print": 5, "steps_per_print": 6, "zero_optimization": true, "train_batchsize": 3}'
+    path.write_text(text)
+    for options in ([], ["--fix"]):
+        assert main(["check", str(path), "--json", *options]) == 2
+        assert [p["code"] for p in json.loads(capsys.readouterr().out)["problems"]] == ["DZ105", "DZ101", "DZ104"]
+        assert path.read_text() == text
+
+
 def test_warnings_alone_pass_and_strict_refuses_them(bench, capsys):
     from debzero.cli import main
 
@@ -251,6 +292,10 @@ def test_no_json_text_makes_a_traceback(bench, capsys, text):
         assert "ds.json" in capsys.readouterr().err
     assert main(["check", str(bench.job(deepspeed="ds.json"))]) == 2
     assert path.read_text() == text
+    path.write_bytes(b"\xff\xfe{}")
+    for options in ([], ["--fix"]):
+        assert main(["check", str(path), *options]) == 2
+        assert "cannot be read" in capsys.readouterr().err
 
 
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(["auto", "cpu", "nvme"]))

@@ -30,6 +30,10 @@ MISTAKES = [
     ({"model": None}, "model", "add it"),
     ({"output": None}, "output", "add it"),
     ({"output": "rows.csv"}, "output", "another output"),
+    ({"output": "."}, "output", "a folder of its own"),
+    ({"train.learning_rate": float("inf")}, "train.learning_rate", "3e-5"),
+    ({"checkpoint.minutes": float("nan")}, "checkpoint.minutes", "10"),
+    ({"train.global_batch": 2**50}, "train.global_batch", "64"),
     ({"ranks": 0}, "ranks", "auto"),
     ({"deepspeed": "none.json"}, "deepspeed", "relative to the job file"),
     ({"deepspeed": {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}}, "deepspeed.train_batch_size", "set it to 32"),
@@ -70,7 +74,7 @@ def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):
     assert not bench.output().exists()
 
 
-@pytest.mark.parametrize("text", ["", "just words", "- a list", "a: [1,", "\tx: 1", "model: {a: b: c}", "\x00"])
+@pytest.mark.parametrize("text", ["", "just words", "- a list", "a: [1,", "\tx: 1", "model: {a: b: c}", "model: &a [{b: *a}]", "\x00"])
 def test_no_text_at_all_makes_a_traceback(bench, text):
     path = bench.folder / "broken.yml"
     path.write_text(text)
@@ -115,6 +119,53 @@ def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert "1 warning" in (said := capsys.readouterr().err) and "of_our_own" in said
+
+
+def test_a_key_that_is_written_again_is_refused_with_its_line(bench, capsys):
+    """YAML would train with the second `train:` alone."""
+    from debzero.cli import main
+
+    path = bench.job()
+    path.write_text(path.read_text() + "train: {epochs: 1, epochs: 2}\nranks: 1\n")
+    lines = path.read_text().splitlines()
+    assert main(["check", str(path), "--json"]) == 2
+    problems = {p["key"]: p["reason"] for p in json.loads(capsys.readouterr().out)["problems"]}
+    assert problems.keys() == {"train", "train.epochs", "ranks"}
+    assert all(f"again on line {len(lines) - (key != 'ranks')}," in reason for key, reason in problems.items()), problems
+
+
+def test_anchors_and_merged_mappings_write_nothing_again(bench):
+    from debzero import job
+
+    path = bench.folder / "job.yml"
+    path.write_text("""
+base: &base {epochs: 1, seed: 3}
+more: &more {warmup: 0.5}
+train: {<<: *base, <<: *more, epochs: 2}
+""")
+    assert job.read_mapping(path)["train"] == {"epochs": 2, "seed": 3, "warmup": 0.5}
+    assert not any("again" in problem.reason for problem in job.parse(path)[1])
+
+
+@pytest.mark.parametrize(("data", "moves"), [
+    ("out-job/rows.csv", True), ("out-job/data/rows.csv", False), ("out-job/../rows.csv", False), ("link.csv", True)])
+def test_an_output_that_holds_what_the_job_reads_is_refused(bench, capsys, data, moves):
+    """It would move to archive/ with the results before."""
+    from debzero.cli import main
+
+    (bench.output() / "data").mkdir(parents=True)
+    for folder in (bench.output(), bench.output() / "data"):
+        (folder / "rows.csv").write_text((bench.folder / "rows.csv").read_text())
+    (bench.folder / "link.csv").symlink_to(bench.output() / "rows.csv")
+    assert main(["check", str(bench.job(data__dataset=data))]) == (2 if moves else 0)
+    assert ("holds data.dataset, and" in " ".join(capsys.readouterr().err.split())) is moves
+
+
+def test_a_batch_of_any_size_is_shared_out_at_once(bench):
+    from debzero import checks
+
+    batch = checks.check(bench.job(train__global_batch=10**10, train__micro_batch="auto")).batch
+    assert (batch.micro, batch.accumulation) == (32, 10**10 // 64)
 
 
 def test_packaged_jobs_are_good():

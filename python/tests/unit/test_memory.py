@@ -265,6 +265,13 @@ def test_every_row_of_a_bench_and_the_jobs_own_choice_are_planned(bench, planned
     assert found["hardware"]["nvme"] == 0 and {"NVMe"} == {lack for row in found["choices"] for lack in row["lacks"]}
 
 
+def test_zero_that_is_merely_switched_on_is_planned_at_each_stage(bench, planned):
+    path = job(bench, "plan", model="bert-large-uncased", deepspeed={"zero_optimization": True})
+    found = planned(path, "--gpus", 2, "--gpu-memory", "40G")
+    memory = {row["stage"]: row["peak_bytes"] for row in found["choices"] if row["offload_optimizer"] == "none"}
+    assert memory[1] >= memory[2] > memory[3]
+
+
 @pytest.mark.parametrize(("model", "key"), [
     ({"type": "nonsense", "vocab_size": 100}, "model.type"),
     ({"type": "bert", "vocab_size": 100, "hidden_size": "abc"}, "model.hidden_size"),

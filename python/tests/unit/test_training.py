@@ -7,7 +7,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import SOURCE, rows
+from conftest import POWERLESS, SOURCE, rows
 
 from debzero import dsconfig, launch, torchlogs
 
@@ -210,9 +210,7 @@ def test_a_hub_that_cannot_be_reached_is_named(bench):
 def test_an_output_that_may_not_be_written_is_named(bench):
     closed = bench.folder / "closed"
     closed.mkdir(mode=0o555)
-    # Root writes anywhere by one capability: given up, the folder's mode counts. (Another user might not reach this Python.)
-    powerless = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
-    done = bench.run("check", bench.job(output=str(closed / "out")), through=powerless)
+    done = bench.run("check", bench.job(output=str(closed / "out")), through=POWERLESS)
     assert done.returncode == 2
     assert "may not write" in done.stderr and "install -d" in done.stderr
 

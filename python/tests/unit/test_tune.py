@@ -117,7 +117,7 @@ def test_what_has_run_counts_when_another_size_fails():
 
 def test_a_job_file_that_cannot_be_written_is_refused_before_the_first_trial(bench, capsys):
     path = bench.job()
-    path.write_text(path.read_text() + "ranks: 2\n")  # twice: one parser takes the last, the other none
+    path.write_text(path.read_text() + "checkpoint: {<<: {keep: 1}, <<: {steps: 5}}\n")  # one parser takes both, the other none
     assert main(["tune", str(path)]) == 2
     assert "cannot be written again" in capsys.readouterr().err
 
