@@ -68,7 +68,8 @@ def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, 
     own = resolved(output.folder, total=256)
     assert own.batch.micro == 32
     assert fit.predicted(own, output.folder / "job.yml", LARGE) == 128
-    enough = planner.Planner(own.job, None, LARGE, "job.yml", planner.Shapes(own.job, "job.yml", None)).row(planner.Choice(0))
+    fixed = fit.with_micro(own, own.batch.micro).job
+    enough = planner.Planner(fixed, None, LARGE, "job.yml", planner.Shapes(fixed, "job.yml", None)).row(planner.Choice(0))
     room = enough.memory.device - enough.memory.parts["activations"] // 2
     small = planner.Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
     assert fit.predicted(own, output.folder / "job.yml", small) < own.batch.micro
