@@ -5,6 +5,7 @@ every file still has the size and SHA-256 that its debzero.json lists; else the 
 """
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
@@ -20,6 +21,7 @@ from debzero.files import Alive, read_json, replace_folder, sync_tree, write_jso
 
 FACTS = "debzero.json"
 RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start
+DAMAGES = (errno.EIO, errno.EUCLEAN)  # a bad block, a broken file system
 ROOM = 1.1  # a new checkpoint is about as large as the last one
 
 
@@ -113,7 +115,9 @@ def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Opt
         try:
             files = _files(root / tag)
             damaged = sorted(name for name, known in found.get("files", {}).items() if files.get(name) != known)
-        except OSError as error:  # a bad block
+        except OSError as error:
+            if error.errno not in DAMAGES:
+                raise
             damaged = [f"{error.filename or tag}: {error.strerror}"]
         if not found or damaged:
             reason = f"is damaged ({', '.join(damaged[:3]) or FACTS})"

@@ -12,7 +12,7 @@ from debzero import checkpoint, dslint, swap, tasks
 from debzero import job as jobs
 from debzero.data import FORMATS, local_files
 from debzero.errors import InputError, Problem, unsaid
-from debzero.files import nearest, unreadable
+from debzero.files import nearest, read_json, unreadable
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import KEPT, Output
@@ -23,8 +23,8 @@ def check(path: Path, ranks: Optional[int] = None) -> Plan:
     return examine(path, ranks)[0]
 
 
-def examine(path: Path, ranks: Optional[int] = None) -> tuple[Plan, list[Problem]]:
-    """As check, with the warnings."""
+def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tuple[Plan, list[Problem]]:
+    """As check, with the warnings. `again`: for a run that starts from the beginning, whatever there is."""
     job, problems = jobs.parse(path)
     warnings: list[Problem] = []
     plan = None
@@ -39,8 +39,8 @@ def examine(path: Path, ranks: Optional[int] = None) -> tuple[Plan, list[Problem
             problems += unsaid(error.problems, said)
         if config is not None:
             warnings = [p for p in dslint.problems(config, file, None, None, job) if p.severity == "warning"]
-        problems += unsaid([*_data(job, file), *tasks.problems(job, file), *model(job, file), *_output(job, file),
-                            *_swap(plan.job if plan else job, file)], said)
+        problems += unsaid([*_data(job, file), *tasks.problems(job, file), *model(job, file), *_swap(plan.job if plan else job, file),
+                            *_output(job, file, plan.fingerprint if plan and not again else None)], said)
     if problems or plan is None:
         raise InputError(problems + warnings)
     return plan, warnings
@@ -108,9 +108,9 @@ def model(job: Job, file: str) -> list[Problem]:
     """What is wrong with the model, as far as is known without the hub."""
     if isinstance(job.model, str):
         folder = Path(job.model)
-        reason = unreadable(folder / "config.json")
+        reason = unreadable(folder) or unreadable(folder / "config.json")
         if folder.is_absolute() and (reason or not (folder / "config.json").is_file()):
-            missing = f"cannot be used: its config.json {reason}" if reason else (
+            missing = f"cannot be used: it, or its config.json, {reason}" if reason else (
                 "has no config.json" if folder.is_dir() else "does not exist")
             return [Problem(file, "model", f"the folder {folder} {missing}",
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
@@ -130,11 +130,23 @@ def model(job: Job, file: str) -> list[Problem]:
         if type(usual) is int and usual > 0 and (type(value) is not int or not 0 <= value < 2**31):
             problems.append(Problem(file, f"model.{key}", f"must be a number such as {usual}, not {str(value)[:40]!r}",
                                     "write a whole number, or remove it for the default"))
+    if not problems:
+        try:
+            settings = _settings(job.model)
+        except Exception as error:  # each kind of model judges its settings in its own way
+            problems.append(Problem(file, "model", f"transformers cannot make it: {type(error).__name__}: {error}",
+                                    "correct the setting, or remove it for the default"))
     longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
     if isinstance(longest, int) and job.data.max_length > longest:
         problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
                                 f"{longest} positions", f"use at most {longest}, or a larger model.max_position_embeddings"))
     return problems
+
+
+def _settings(model: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(model["type"], **{key: value for key, value in model.items() if key != "type"})
 
 
 def bytes_needed(job: Job) -> Optional[int]:
@@ -148,27 +160,26 @@ def bytes_needed(job: Job) -> Optional[int]:
         weights = sum(os.path.getsize(p) for p in Path(job.model).glob("*.safetensors") if os.path.isfile(p)) if there else 0
         parameters = weights // 4
     else:
-        from transformers import AutoConfig
-
         try:
-            settings = AutoConfig.for_model(job.model["type"], **{key: value for key, value in job.model.items() if key != "type"})
+            settings = _settings(job.model)
             hidden, layers = settings.hidden_size, settings.num_hidden_layers
             parameters = 12 * layers * hidden**2 + int(settings.vocab_size) * hidden
-        except (ValueError, TypeError, AttributeError):  # model() says so, or the kind has no such sizes
+        except Exception:  # model() says so, or the kind has no such sizes
             return None
     return 52 * parameters or None
 
 
 def _moves(folder: str, path: str) -> bool:
     """Whether `path`, or what it links to, would move to archive/ with a run in `folder`."""
-    for real in (os.path.abspath, os.path.realpath):
+    for real in (os.path.abspath, os.path.realpath) if not unreadable(Path(path)) else ():
         inside, whole = Path(real(path)), Path(real(folder))
         if inside.is_relative_to(whole) and inside.relative_to(whole).parts[:1] not in {(name,) for name in KEPT}:
             return True
     return False
 
 
-def _output(job: Job, file: str) -> list[Problem]:
+def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
+    """`own`: the fingerprint of a run whose checkpoints would be gone on from."""
     folder = Path(job.output)
     above = nearest(folder)
     if not above.is_dir():
@@ -185,8 +196,10 @@ def _output(job: Job, file: str) -> list[Problem]:
     if held:
         return [Problem(file, "output", f"{folder} holds {' and '.join(held)}, and what is in an output folder moves to archive/ when "
                         "another job is started there", "choose a folder of its own")]
-    need, free, own = bytes_needed(job), shutil.disk_usage(above).free, Output(job.output)
-    if need and free + checkpoint.size(own.checkpoints) + checkpoint.size(own.model) < need:  # what this run has saved has its room
+    need, free, there = bytes_needed(job), shutil.disk_usage(above).free, Output(job.output)
+    goes_on = own is not None and read_json(there.status_file).get("fingerprint") == own
+    saved = checkpoint.size(there.checkpoints) + checkpoint.size(there.model) if goes_on else 0
+    if need and free + saved < need:
         return [Problem(file, "output", f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
                         f"and the weights, and its disk has {free / 2**20:.0f} MiB free", "make room, or choose a larger disk")]
     return []

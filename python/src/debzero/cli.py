@@ -192,7 +192,7 @@ def _train(options: argparse.Namespace) -> int:
     from debzero import checks, launch
     from debzero.errors import as_text
 
-    plan, warnings = checks.examine(options.job, options.ranks)
+    plan, warnings = checks.examine(options.job, options.ranks, options.again)
     if warnings:
         print(as_text(warnings), file=sys.stderr, flush=True)
     return launch.train(plan, options.job.absolute(), options.again)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import mmap
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 CHUNK = 2**28  # bytes; what a slow disk takes in seconds
+LIBC = ctypes.CDLL(None)
+SYNC_AND_WAIT = 7  # sync_file_range(2): write what is to be written, and wait for it
 RENAME_EXCHANGE = 2  # of renameat2(2)
 AT_FDCWD = -100
 
@@ -29,10 +30,10 @@ def _sync(path: Path) -> None:
 def sync_tree(folder: Path, alive: Alive = lambda: None) -> None:
     """Everything in `folder` is on the disk when this returns. `alive` is called every now and then."""
     for path in [*folder.rglob("*"), folder]:
-        if path.is_file() and path.stat().st_size > CHUNK:
-            with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
-                for start in range(0, len(content), CHUNK):
-                    content.flush(start, min(CHUNK, len(content) - start))
+        if path.is_file():
+            with open(path, "rb") as file:  # without a sign of life, fsync would write all of it
+                for start in range(0, os.fstat(file.fileno()).st_size - CHUNK, CHUNK):
+                    LIBC.sync_file_range(file.fileno(), ctypes.c_int64(start), ctypes.c_int64(CHUNK), SYNC_AND_WAIT)
                     alive()
         _sync(path)
         alive()
@@ -45,7 +46,8 @@ def replace(temporary: Path, final: Path) -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Rename, durably. A folder already at `final` goes away after that: at no moment is neither there."""
+    """Rename, durably. A folder already at `final` goes away after that: at no moment is neither there, but where the
+    file system cannot exchange names."""
     if not final.is_dir():
         replace(temporary, final)
         return
@@ -55,8 +57,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):  # NFS, for one, cannot
+    if LIBC.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):  # NFS, for one, cannot
         aside = other.with_name(f".{other.name}.aside")
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(other, aside)
@@ -65,13 +66,14 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
-    """`like`: whose owner, group and mode the file gets; another user's only where this one may give files away."""
+    """`like`: whose owner, group and mode the file gets, as far as this user may give files away."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             if like:
-                with suppress(PermissionError):
-                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
+                    with suppress(OSError):
+                        os.fchown(file.fileno(), user, group)
                 os.fchmod(file.fileno(), like.st_mode & 0o7777)
             file.write(content)
             file.flush()

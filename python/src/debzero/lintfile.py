@@ -73,8 +73,8 @@ def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem
 
 def _mend_job(path: Path, quiet: bool) -> list[str]:
     """Mend the JSON that a job names. Lines within the job itself are left to its owner: YAML would lose its comments."""
-    job, _ = jobs.parse(path)
-    if job is None or job.deepspeed is None:
+    job, wrong = jobs.parse(path)
+    if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
         return []
     if isinstance(job.deepspeed, str):
         return _mend(Path(job.deepspeed), job, quiet) if plan.read_deepspeed(job, str(path))[0] is not None else []

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -67,7 +68,8 @@ class Plan:
 
 def files_of(path: str) -> list[Path]:
     """The files of a local data set or model, which is a file or a folder."""
-    return sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+    listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # checks.py says so where it may not be
+    return sorted(Path(path).iterdir()) if listed else [Path(path)]
 
 
 def stamps(job: Job) -> list[tuple[str, int, int]]:
@@ -75,7 +77,7 @@ def stamps(job: Job) -> list[tuple[str, int, int]]:
     nanoseconds."""
     found = [file for path in (job.data.dataset, job.model) if isinstance(path, str) and Path(path).is_absolute()
              for file in files_of(path)]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file()]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if os.path.isfile(file)]
 
 
 def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:

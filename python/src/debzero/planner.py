@@ -286,7 +286,7 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
     yield (f"{planner.shapes.name}: {planner.model.total / 1e6:.1f} M parameters, {first.precision}, sequences of "
            f"{first.job.data.max_length} tokens" + (", gradient checkpointing" if train.gradient_checkpointing else ""))
     yield (f"  global batch {first.batch.total} on {first.batch.ranks} rank{'s' if first.batch.ranks > 1 else ''}, each way with the "
-           "largest micro-batch that fits" if train.micro_batch == "auto" else f"  {first.batch}")
+           "largest micro-batch that fits" if train.micro_batch == "auto" and not fit.is_fixed(planner.plan(None)) else f"  {first.batch}")
     yield (f"  on {there.gpus} GPU{'s' if there.gpus > 1 else ''} of {_gib(there.gpu_memory)} GiB, {_gib(there.ram)} GiB RAM, "
            f"{_gib(there.nvme)} GiB NVMe")
     yield f"  ({there.words})"

@@ -148,7 +148,7 @@ class Output:
             for path in sorted(self.folder.iterdir()):
                 if path.name not in KEPT:
                     shutil.move(str(path), str(archive / path.name))
-        for leftover in [*self.folder.glob(".*.new"), *self.checkpoints.glob(".*")]:
+        for leftover in [*self.folder.glob(".*.new"), *self.folder.glob(".*.aside"), *self.checkpoints.glob(".*")]:
             shutil.rmtree(leftover, ignore_errors=True)
         self.first_error.unlink(missing_ok=True)
         learned = {} if archive else {key: before[key] for key in ("micro_batch",) if key in before}

@@ -83,7 +83,7 @@ class Shapes:
         try:
             return AutoConfig.from_pretrained(model, local_files_only=True, **labels)
         except OSError:
-            if os.environ.get("HF_HUB_OFFLINE") or Path(model).name in PUBLISHED:
+            if os.environ.get("HF_HUB_OFFLINE") or model in PUBLISHED:
                 raise
             return AutoConfig.from_pretrained(model, **labels)
 

@@ -19,7 +19,7 @@ from debzero import checks, fit
 from debzero.batch import divisors
 from debzero.bench import results
 from debzero.bench.configurations import Configuration, derive
-from debzero.bench.run import MENDABLE, interruptible, measure
+from debzero.bench.run import MENDABLE, end_leftovers, interruptible, measure
 from debzero.bench.runner import host_facts, identity, installed
 from debzero.errors import InputError, Problem
 from debzero.files import read_json, rewrite_text, write_json
@@ -149,6 +149,7 @@ def tune(options: argparse.Namespace) -> int:
     folder = Path(plan.job.output + "-tune").absolute()
     Output(str(folder)).lock()
     interruptible()
+    end_leftovers(folder)
     return Tuning(options, plan, folder).run()
 
 

@@ -11,16 +11,27 @@ from debzero.runstate import Output
 
 
 @pytest.mark.parametrize("changes", [
-    {"data__dataset": "closed/rows.csv"}, {"data__dataset": "unlisted"}, {"model": "./closed/model"}, {"output": "closed/out"},
+    {"data__dataset": "closed/rows.csv"}, {"data__dataset": "unlisted"}, {"model": "./closed/model"}, {"model": "./unlisted"},
+    {"output": "closed/out"},
     {"zero__stage": 3, "zero__offload_optimizer": "nvme", "zero__nvme_path": "closed/nvme"}], ids=str)
 def test_what_this_user_may_not_look_into_is_named(bench, changes):
     for name, mode in (("closed", 0o000), ("unlisted", 0o300)):
         (bench.folder / name).mkdir()
         (bench.folder / name / "train.csv").write_text("text,label\n")
+        (bench.folder / name / "config.json").write_text("{}")
         (bench.folder / name).chmod(mode)
     done = bench.run("check", bench.job(**changes), through=POWERLESS)
     assert done.returncode == 2 and "1 problem" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert "may not" in done.stderr and list(changes)[-1].replace("__", ".") in done.stderr
+
+
+@pytest.mark.parametrize("key", ["model", "data.dataset"])
+def test_a_name_that_no_file_can_have_is_no_traceback(bench, key):
+    path = bench.job()
+    path.write_text(json.dumps(changed(JOB, {key: "/a\0b"})))
+    with pytest.raises(InputError) as found:
+        checks.check(path)
+    assert [p.key for p in found.value.problems] == [key]
 
 
 @pytest.mark.parametrize("key", ["output", "model", "data.dataset", "deepspeed", "zero.nvme_path"])

@@ -13,7 +13,7 @@ import yaml
 from bench_results import GB, failed, run, sample
 from conftest import SOURCE
 
-from debzero import checks
+from debzero import checks, tune
 from debzero.bench import page, results, runner
 from debzero.bench import run as runs
 from debzero.bench.configurations import Configuration, chosen, derive, problems
@@ -205,12 +205,8 @@ def test_the_reasons_of_failures_are_told_apart(bench, tmp_path):
     assert runs._failure(1, output, "log")[0] == "failed"
     job = derive(checks.check(bench.job()), Configuration(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
     job["train"]["global_batch"] = 31
-    hold = f"import time; from debzero.runstate import Output; Output({job['output']!r}).lock(); print('held', flush=True); time.sleep(600)"
-    left = subprocess.Popen([sys.executable, "-c", hold], env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE)
-    assert left.stdout.readline() == b"held\n"
     found = runs.measure(job, bench.folder / "runs" / "x", 1, 60)
     assert found.kind == "refused" and "31 samples cannot be shared" in found.reason and "->" in found.reason
-    assert not psutil.pid_exists(left.pid), "what a killed bench has left does not run beside the next one"
     job["train"]["global_batch"] = 32
     assert runs.measure(job, bench.folder / "runs" / "x", 1, 1).kind == "time"
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(bench.folder) in " ".join(p.info["cmdline"] or [])]
@@ -245,6 +241,24 @@ def _session(process):
         return os.getsid(process.pid) if process.status() != psutil.STATUS_ZOMBIE else None
     except (ProcessLookupError, psutil.NoSuchProcess):
         return None
+
+
+@pytest.mark.parametrize("command", ["bench", "tune"])
+def test_what_a_killed_one_has_left_does_not_run_beside_the_next(bench, monkeypatch, command):
+    job = bench.job()
+    output = bench.folder / f"out-job-{command}" / "runs" / "another" / "out"
+    hold = f"import time; from debzero.runstate import Output; Output({str(output)!r}).lock(); print('held', flush=True); time.sleep(600)"
+    left = subprocess.Popen([sys.executable, "-c", hold], env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE)
+    assert left.stdout.readline() == b"held\n"
+
+    def measure(*_):
+        assert not psutil.pid_exists(left.pid)
+        return runs.Run(**run(8, 100))
+
+    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(tune, "measure", measure)
+    assert main([command, str(job)]) == 0
+    assert not psutil.pid_exists(left.pid)
 
 
 @pytest.mark.parametrize("ignored", [False, True])

@@ -134,6 +134,17 @@ def test_a_key_that_is_written_again_is_refused_with_its_line(bench, capsys):
     assert all(f"again on line {len(lines) - (key != 'ranks')}," in reason for key, reason in problems.items()), problems
 
 
+def test_fix_leaves_a_file_alone_that_a_job_may_not_mean(bench):
+    from debzero.cli import main
+
+    for name in ("a", "b"):
+        (bench.folder / f"{name}.json").write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}))
+    path = bench.job()
+    path.write_text(path.read_text() + "deepspeed: a.json\ndeepspeed: b.json\n")
+    assert main(["check", str(path), "--fix"]) == 2
+    assert all("offload_param" in (bench.folder / f"{name}.json").read_text() for name in ("a", "b"))
+
+
 def test_anchors_and_merged_mappings_write_nothing_again(bench):
     from debzero import job
 

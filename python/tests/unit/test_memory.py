@@ -234,6 +234,19 @@ def test_plan_knows_the_published_models_without_the_hub(bench, planned, model, 
     assert rows[3, "nvme", "nvme"]["nvme_bytes"] > rows[3, "nvme", "cpu"]["nvme_bytes"] > 0
 
 
+def test_a_namesake_of_a_published_model_is_asked_of_the_hub(bench, monkeypatch):
+    asked = []
+
+    def nowhere(name, **how):
+        asked.append((name, how))
+        raise OSError("it is not there")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", nowhere)
+    assert cli.main(["plan", str(job(bench, "plan", model="somebody/gpt2"))]) == 0
+    assert [how.get("local_files_only", False) for _, how in asked] == [True, False]
+
+
 def test_less_memory_asks_for_more_sharding_and_smaller_micro_batches(bench, planned):
     path, order = job(bench, "plan", model="bert-large-uncased"), [str(choice) for choice in planner.CHOICES]
     places, micros = [], []

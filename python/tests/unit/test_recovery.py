@@ -214,11 +214,14 @@ def test_what_cannot_be_read_is_damaged_and_a_copy_is_no_checkpoint(alone, monke
 
     def unreadable(path, alive):
         if path.parent.name == "step-2":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return digest(path, alive)
 
-    digest, said = checkpoint._digest, []
+    digest, said, number = checkpoint._digest, [], errno.EACCES
     monkeypatch.setattr(checkpoint, "_digest", unreadable)
+    with pytest.raises(PermissionError):  # somebody can mend that
+        checkpoint.newest(alone, FACTS, said.append)
+    number = errno.EIO
     assert checkpoint.newest(alone, FACTS, said.append).tag == "step-1"
     assert "step-2 is damaged" in said[0] and "Input/output error" in said[0]
     save(alone, 3, keep=1)
@@ -298,10 +301,12 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
     need = checks.bytes_needed(job)
     assert need == 52 * (12 * 32**2 + 100 * 32)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000}))
-    assert [problem.key for problem in checks._output(job, "job.yml")] == ["output"]
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-1" / "weights").write_bytes(b"x" * 1000)
-    assert checks._output(job, "job.yml") == []
+    files.write_json(tmp_path / "status.json", {"fingerprint": "this"})
+    assert checks._output(job, "job.yml", "this") == []
+    for another in ("that", None):  # the run before moves to archive/, where it takes as much
+        assert [problem.key for problem in checks._output(job, "job.yml", another)] == ["output"]
 
 
 def test_a_late_checkpoint_is_asked_for_once():

@@ -95,9 +95,6 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     """Run `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, with ranks that may take `cap`
     bytes of their GPUs. Its job file, log and metrics stay in `folder`."""
     output = Path(job["output"])
-    if left := Output(job["output"]).holder():  # of a bench that was killed
-        with suppress(psutil.NoSuchProcess):
-            end(psutil.Process(left))
     shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True)
     (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
@@ -165,6 +162,17 @@ def end(process: Any) -> None:
         with suppress(psutil.NoSuchProcess):
             member.kill()
     psutil.wait_procs(family, timeout=30)
+
+
+def end_leftovers(folder: Path) -> None:
+    """End the runs below `folder` that a killed bench or tune could not end."""
+    for output in folder.glob("runs/*/out"):
+        if left := Output(str(output)).holder():
+            with suppress(psutil.Error):
+                process = psutil.Process(left)
+                began = process.create_time()
+                end(process)
+                unlock(began)
 
 
 def unlock(since: float) -> None:

@@ -20,7 +20,7 @@ from debzero import __version__, checks, report
 from debzero.bench import page, results
 from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
 from debzero.bench.predict import prediction, predictions
-from debzero.bench.run import MENDABLE, interruptible, measure
+from debzero.bench.run import MENDABLE, end_leftovers, interruptible, measure
 from debzero.files import read_json, write_text
 from debzero.plan import Plan, stamps
 from debzero.runstate import Output, now
@@ -35,6 +35,7 @@ def start(options: argparse.Namespace) -> int:
     folder = (options.output or Path(plan.job.output + "-bench")).absolute()
     Output(str(folder)).lock()
     interruptible()
+    end_leftovers(folder)
     return Bench(options, plan, folder, found).run()
 
 
