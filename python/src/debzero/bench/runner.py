@@ -55,13 +55,13 @@ class Bench:
         kept = {row["name"]: row for row in before.get("configurations", [])}
         names = [configuration.name for configuration in found]
         for name in set(names) & set(kept):
-            kept[name]["runs"] = [run for run in kept[name]["runs"] if not self._again(run)]
+            kept[name]["runs"] = [run for run in kept[name]["runs"] if not self._to_repeat(run)]
         commands = dict.fromkeys([*before.get("command", "").splitlines(), self.facts["command"]])
         rows = [{**kept.pop(c.name, {"runs": [], "summary": None, "predicted": None}), **c.as_dict()} for c in found]
         self.results = {**self.facts, "command": "\n".join(commands),
                         "configurations": rows + [row for name, row in kept.items() if name not in names]}
 
-    def _again(self, run: dict[str, Any]) -> bool:
+    def _to_repeat(self, run: dict[str, Any]) -> bool:
         """Whether a run of an earlier start is to be made again: its cause may have been mended, or it has more time now."""
         return run["kind"] in MENDABLE or (run["kind"] == "time" and run["wall_seconds"] < self.options.limit * 60)
 
