@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-fused lock docs clean
+.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs clean
 
 # Without bytecode on the disk, each start of a training compiles its libraries anew: most of the time that a start takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -53,6 +53,9 @@ bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings r
 
 bench-oom: ## On a GPU: a job whose memory shrinks while it trains
 	$(or $(PYTHON),python3) python/bench/oom.py
+
+bench-published: ## On a GPU: what docs/benchmarks holds of `debzero bench` and `debzero tune`, anew
+	$(or $(PYTHON),python3) python/bench/published.py
 
 bench-fused: ## On a GPU: DeepSpeed's fused transformer layer beside BERT's own
 	$(or $(PYTHON),python3) python/bench/fused.py

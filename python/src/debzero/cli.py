@@ -9,6 +9,7 @@ from typing import Any, Callable, Optional
 from debzero import __version__
 
 JOB_HELP = "the job file (YAML)"
+NAME_HELP = "what to call this host in the results (default: its host name)"
 WARMUP_HELP = "steps before them that do not count; what is compiled and recorded on a GPU takes the first two (default: 10)"
 
 
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--warmup", type=_count, default=10, metavar="N", help=WARMUP_HELP)
     tune.add_argument("--limit", type=_count, default=10, metavar="MINUTES", help="after which a trial is given up (default: 10)")
     tune.add_argument("--exhaustive", action="store_true", help="then try all that is left as well: how good the search is")
+    tune.add_argument("--name", metavar="HOST", help=NAME_HELP)
     tune.add_argument("--dry-run", action="store_true", help="only say what would be written")
     tune.add_argument("--json", action="store_true", help="print JSON")
 
@@ -125,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--limit", type=_count, default=30, metavar="MINUTES", help="after which a run is given up (default: 30)")
     bench.add_argument("-o", "--output", type=Path, metavar="PATH", help="the folder for the results (default: the job's output with "
                        "-bench behind it); with --compare, the page")
+    bench.add_argument("--name", metavar="HOST", help=NAME_HELP)
     bench.add_argument("--again", action="store_true", help="measure everything anew; earlier results move to archive/")
     bench.add_argument("--json", action="store_true", help="print results.json")
     bench.add_argument("--render", type=Path, metavar="FOLDER", help="only make the tables and the page anew from FOLDER/results.json")

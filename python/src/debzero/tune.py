@@ -20,7 +20,7 @@ from debzero.batch import divisors
 from debzero.bench import results
 from debzero.bench.configurations import Configuration, derive
 from debzero.bench.run import MENDABLE, end_leftovers, interruptible, measure
-from debzero.bench.runner import host_facts, identity, installed
+from debzero.bench.runner import command_line, host_facts, identity, installed
 from debzero.errors import InputError, Problem
 from debzero.files import read_json, rewrite_text, write_json
 from debzero.plan import Plan
@@ -162,9 +162,11 @@ class Tuning:
         self.sweep = sum(len(way.sizes) for way in self.ways)
         self.trials: list[dict[str, Any]] = []
         settings = {"ranks": plan.batch.ranks, **{key: getattr(options, key) for key in ("steps", "warmup", "limit")}}
+        host, versions = host_facts(plan, options.name), installed()
         self.made: dict[str, Any] = {
-            "ok": False, "complete": False, "identity": identity(plan, settings, host_facts(plan), installed()), "job": str(options.job),
-            "sweep": self.sweep, "trials": self.trials, "chosen": None, "written": False}
+            "ok": False, "complete": False, "identity": identity(plan, settings, host, versions), "command": command_line(),
+            "job": str(options.job), "settings": settings, "host": host, "versions": versions, "sweep": self.sweep, "trials": self.trials,
+            "chosen": None, "written": False}
         before = read_json(folder / "tune.json")
         goes_on = before.get("identity") == self.made["identity"] and not before["complete"]
         self.seen = {(trial["way"], trial["micro_batch"]): trial for trial in (before["trials"] if goes_on else ())

@@ -88,6 +88,18 @@ def test_a_program_that_fails_is_a_row_with_its_reason(tmp_path, capsys):
     assert gpu.memory_table(rows).splitlines()[2].split() == ["plain", "1.00", "1.00"]
 
 
+@pytest.mark.timeout(1500)
+def test_the_published_measurements_can_be_rehearsed(tmp_path):
+    done = subprocess.run([sys.executable, BENCH / "published.py", "--tiny", "--results", tmp_path, "--only", "bert-large-1", "tune"],
+                          text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads((tmp_path / "bert-large-1.json").read_text())["configurations"]
+    assert row["name"] == "baseline" and row["summary"]["samples_per_second"]["median"] > 0
+    assert "bert-large" in (tmp_path / "bert-large-1.html").read_text()
+    tuned = json.loads((tmp_path / "tune.json").read_text())
+    assert tuned["search"]["share_of_best"] > 0 and tuned["host"]["name"] == "gpu" and tuned["versions"]["deepspeed"]
+
+
 def finish(program, folder, *arguments):
     done = subprocess.run([sys.executable, BENCH / f"{program}.py", "--tiny", "--folder", folder, *arguments], text=True,
                           capture_output=True)

@@ -22,7 +22,7 @@ from debzero.cli import main, parser
 from debzero.runstate import Output
 
 OPTIONS = {"job": None, "ranks": None, "share_gpu": False, "steps": 4, "warmup": 2, "repeats": 3, "limit": 5, "again": False, "json": False,
-           "cap": None}
+           "cap": None, "name": None}
 
 
 def test_the_configurations_are_those_that_deepspeed_has():
@@ -151,6 +151,16 @@ def test_all_commands_that_made_the_figures_are_shown(planned, bench, monkeypatc
     made = results.load(bench.folder / "results")
     assert made["command"] == "debzero bench job.yml --stages none\ndebzero bench job.yml --stages 2"
     assert "`debzero bench job.yml --stages none` and `debzero bench job.yml --stages 2`" in results.as_markdown(made)
+
+
+def test_results_name_the_host_and_the_job_as_they_are_to_be_known(planned, bench):
+    start, answers, _ = planned
+    answers += [run(8, 100)]
+    start(repeats=1, stages=["none"], name="gpu1").run()
+    text = (bench.folder / "results" / "results.json").read_text()
+    made = json.loads(text)
+    assert made["host"]["name"] == "gpu1" and str(bench.folder) not in text
+    assert (made["job"]["data"]["dataset"], made["job"]["output"]) == ("./rows.csv", "./out-job")
 
 
 def test_more_time_is_another_chance(planned):

@@ -22,6 +22,7 @@ from debzero.bench.configurations import Configuration, check, chosen, default_o
 from debzero.bench.predict import prediction, predictions
 from debzero.bench.run import MENDABLE, end_leftovers, interruptible, measure
 from debzero.files import read_json, write_text
+from debzero.job import Job
 from debzero.plan import Plan, stamps
 from debzero.runstate import Output, now
 
@@ -121,18 +122,26 @@ class Bench:
 def facts(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """All of results.json that is known before the first run."""
     model = plan.job.model if isinstance(plan.job.model, str) else f"{plan.job.model['type']} from scratch"
-    job = plan.job.model_dump(mode="json")
     settings = {"ranks": plan.batch.ranks, "share_gpu": plan.shares_gpus, "steps": options.steps, "warmup": options.warmup,
                 "cap_gib": options.cap}
-    host, versions = host_facts(plan), installed()
+    host, versions = host_facts(plan, options.name), installed()
     return {
         "format": results.FORMAT, "identity": identity(plan, settings, host, versions),
-        "made": now(), "command": "debzero " + shlex.join(sys.argv[1:]), "job_file": options.job.name, "job": job,
+        "made": now(), "command": command_line(), "job_file": options.job.name, "job": _as_written(plan.job, options.job),
         "model": Path(model).name if model.startswith("/") else model, "precision": plan.precision,
         "batch": {**asdict(plan.batch), "text": str(plan.batch)}, "settings": settings, "speed_comparable": not plan.shares_gpus,
         "left_out": "The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision were taken, the rest "
                     "was left out." if plan.deepspeed else None,
         "host": host, "versions": versions, "definitions": results.DEFINITIONS, "article": results.ARTICLE}
+
+
+def _as_written(job: Job, file: Path) -> dict[str, Any]:
+    """The job with every key; its paths are relative to the job file where they can be, so that it is the same job elsewhere."""
+    values, folder = job.model_dump(mode="json"), str(file.absolute().parent)
+    for section, key in ((values, "model"), (values["data"], "dataset"), (values, "output")):
+        if isinstance(section[key], str) and section[key].startswith(folder + os.sep):
+            section[key] = "./" + os.path.relpath(section[key], folder)
+    return values
 
 
 def identity(plan: Plan, settings: dict[str, Any], host: dict[str, Any], versions: dict[str, str]) -> str:
@@ -143,13 +152,17 @@ def identity(plan: Plan, settings: dict[str, Any], host: dict[str, Any], version
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def host_facts(plan: Plan) -> dict[str, Any]:
-    """The hardware and the system."""
+def command_line() -> str:
+    return "debzero " + shlex.join(sys.argv[1:])
+
+
+def host_facts(plan: Plan, name: Optional[str]) -> dict[str, Any]:
+    """The hardware and the system. `name`: what to call it instead of its host name."""
     import torch
 
     device = torch.device("cuda", 0) if plan.host.gpus else torch.device("cpu")
     return {
-        "name": platform.node(), "device": report.device_name(device), "gpus": plan.host.gpus,
+        "name": name or platform.node(), "device": report.device_name(device), "gpus": plan.host.gpus,
         "gpu_memory_bytes": int(torch.cuda.get_device_properties(0).total_memory) if plan.host.gpus else None,
         "cuda": torch.version.cuda if plan.host.gpus else None, "driver": _driver(), "processor": report.device_name(torch.device("cpu")),
         "cores": len(os.sched_getaffinity(0)), "memory_bytes": psutil.virtual_memory().total, "system": _os_release(),
