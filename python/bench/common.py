@@ -26,12 +26,18 @@ class Failed(SystemExit):
     """A benchmark's part ended badly: the end of what it said, and exit code 1."""
 
 
+def variables_of(python: str, **environment: str) -> dict[str, str]:
+    """The environment of this checkout's programs with the interpreter `python`."""
+    variables = {**os.environ, **OFFLINE, **environment}
+    variables["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])  # its ninja, for DeepSpeed
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), variables.get("PYTHONPATH")]))
+    return variables
+
+
 def run(command: Sequence[object], log: Path, timeout: float, **environment: str) -> dict[str, float]:
     """Run a command to its end, with its output in `log`; the seconds that it took, and those of all its processes' CPU time."""
     words = [str(word) for word in command]
-    variables = {**os.environ, **OFFLINE, **environment}
-    variables["PATH"] = os.pathsep.join([str(Path(words[0]).parent), os.environ["PATH"]])  # its ninja, for DeepSpeed
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), variables.get("PYTHONPATH")]))
+    variables = variables_of(words[0], **environment)
     started, cpu = time.perf_counter(), _cpu_seconds()
     with open(log, "w", encoding="utf-8") as file:
         try:

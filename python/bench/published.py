@@ -85,9 +85,8 @@ def measure(part: str, jobs: Path, options: argparse.Namespace) -> bool:
         left = (kept if options.tiny else WORK) / part
         asked = [*asked, "--output", os.path.relpath(left)]
     print(f"== {part}: debzero {command} {' '.join(asked)}", flush=True)
-    environment = {**os.environ, **common.OFFLINE, "PYTHONPATH": os.pathsep.join(
-        filter(None, [str(common.SOURCE), os.environ.get("PYTHONPATH")]))}
-    code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *asked], env=environment).returncode
+    code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *asked],
+                          env=common.variables_of(options.python)).returncode
     for name in LEFT[command]:
         if (left / name).is_file():
             shutil.copy(left / name, kept / f"{part}{Path(name).suffix}")

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import checkpoint, dslint, swap, tasks
+from debzero import checkpoint, dslint, models, swap, tasks
 from debzero import job as jobs
 from debzero.data import FORMATS, local_files
 from debzero.errors import InputError, Problem, unsaid
@@ -132,7 +132,7 @@ def model(job: Job, file: str) -> list[Problem]:
                                     "write a whole number, or remove it for the default"))
     if not problems:
         try:
-            settings = _settings(job.model)
+            settings = models.from_scratch(job.model)
         except Exception as error:  # each kind of model judges its settings in its own way
             problems.append(Problem(file, "model", f"transformers cannot make it: {type(error).__name__}: {error}",
                                     "correct the setting, or remove it for the default"))
@@ -141,12 +141,6 @@ def model(job: Job, file: str) -> list[Problem]:
         problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
                                 f"{longest} positions", f"use at most {longest}, or a larger model.max_position_embeddings"))
     return problems
-
-
-def _settings(model: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(model["type"], **{key: value for key, value in model.items() if key != "type"})
 
 
 def bytes_needed(job: Job) -> Optional[int]:
@@ -161,7 +155,7 @@ def bytes_needed(job: Job) -> Optional[int]:
         parameters = weights // 4
     else:
         try:
-            settings = _settings(job.model)
+            settings = models.from_scratch(job.model)
             hidden, layers = settings.hidden_size, settings.num_hidden_layers
             parameters = 12 * layers * hidden**2 + int(settings.vocab_size) * hidden
         except Exception:  # model() says so, or the kind has no such sizes

@@ -69,7 +69,7 @@ def predicted(plan: Plan, file: Path, hardware: Optional[Any] = None) -> Optiona
         hardware = planner.hardware(plan.host.gpus, {"nvme": room})[0]
     try:
         own = planner.Planner(job, plan.deepspeed, hardware, str(file), shapes.Shapes(job, str(file), None))
-        return own.row(planner.Choice(plan.stage, zero.offload_optimizer, zero.offload_param)).largest_micro
+        return own.row(planner.choice_of(plan)).largest_micro
     except InputError:  # told by whoever needs it: the hub is out of reach, say
         return None
     except Exception as error:  # a model of an unknown kind is no reason not to train it

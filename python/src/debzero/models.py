@@ -68,6 +68,13 @@ def check_length(model: Model, tokens: Any, max_length: int) -> None:
                             f"set data.max_length: {longest} or less")
 
 
+def from_scratch(model: dict[str, Any]) -> Any:
+    """The configuration of a job's `model:` that is no name: its type, and settings of that."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(model["type"], **{key: value for key, value in model.items() if key != "type"})
+
+
 def config(model: Model, labels: list[str], tokens: Any) -> Any:
     """The model's configuration, with the real class names in it."""
     from transformers import AutoConfig
@@ -76,9 +83,8 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
     if isinstance(model, str):
         made = AutoConfig.from_pretrained(model, **names)
     else:
-        rest = {key: value for key, value in model.items() if key not in ("type", "vocab_size")}
-        made = AutoConfig.for_model(model["type"], vocab_size=len(tokens), bos_token_id=tokens.bos_token_id,
-                                    eos_token_id=tokens.eos_token_id, **names, **rest)
+        made = from_scratch({**model, "vocab_size": len(tokens), "bos_token_id": tokens.bos_token_id,
+                             "eos_token_id": tokens.eos_token_id, **names})
         if made.is_encoder_decoder and getattr(made, "decoder_start_token_id", None) is None:
             made.decoder_start_token_id = tokens.pad_token_id  # T5's own choice
     if len(tokens) > getattr(made, "vocab_size", len(tokens)):

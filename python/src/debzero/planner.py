@@ -41,6 +41,11 @@ class Choice(NamedTuple):
         return ", ".join(["plain DDP" if not self.stage else f"ZeRO-{self.stage}", *moved])
 
 
+def choice_of(plan: Plan) -> Choice:
+    """The job's own."""
+    return Choice(plan.stage, plan.job.zero.offload_optimizer, plan.job.zero.offload_param)
+
+
 CHOICES = [Choice(0), Choice(1), Choice(2), Choice(3), Choice(1, "cpu"), Choice(2, "cpu"), Choice(3, "cpu"), Choice(3, "cpu", "cpu"),
            Choice(3, "nvme", "cpu"), Choice(3, "nvme", "nvme")]
 
@@ -186,8 +191,7 @@ class Planner:
 
     def choices(self) -> list[Choice]:
         """CHOICES, and the job's own where it is none of them."""
-        zero = self.plan(None).job.zero
-        own = Choice(0 if zero.stage == "none" else int(zero.stage), zero.offload_optimizer, zero.offload_param)
+        own = choice_of(self.plan(None))
         return CHOICES + [own] * (own not in CHOICES)
 
     def row(self, choice: Choice) -> Row:

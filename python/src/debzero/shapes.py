@@ -50,15 +50,13 @@ class Shapes:
                 "sequence_length": self.job.data.max_length, "attention": self._attention}
 
     def _config(self, file: str, path: Optional[Path]) -> tuple[str, Any]:
-        from transformers import AutoConfig
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         model: Any = self.job.model if path is None else str(path)
         labels = {"num_labels": 1 if self.job.task == "regression" else CLASSES}
         if isinstance(model, dict):
-            made = AutoConfig.for_model(model["type"], **labels, **{key: value for key, value in model.items() if key != "type"})
-            return self._ready(f"{model['type']} from scratch", made)
+            return self._ready(f"{model['type']} from scratch", models.from_scratch({**model, **labels}))
         try:
             return self._ready(model, self._read(model, labels))
         except Exception as error:  # whatever a file that is no configuration makes of transformers
@@ -69,7 +67,7 @@ class Shapes:
                 raise InputError([Problem("the command line" if path else file, key, f"the configuration of {model} cannot be read: "
                                           f"{(str(error).splitlines() or [type(error).__name__])[0]}", fix)]) from None
             self.notes.append(f"the hub's configuration of {model} is not here: the sizes are its paper's")
-            return self._ready(model, AutoConfig.for_model(known["type"], **labels, **{k: v for k, v in known.items() if k != "type"}))
+            return self._ready(model, models.from_scratch({**known, **labels}))
 
     @staticmethod
     def _read(model: str, labels: dict[str, int]) -> Any:

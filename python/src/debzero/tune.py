@@ -19,13 +19,13 @@ from debzero import checks, fit
 from debzero.batch import divisors
 from debzero.bench import results
 from debzero.bench.configurations import Configuration, derive
-from debzero.bench.run import MENDABLE, end_leftovers, interruptible, measure
+from debzero.bench.run import MENDABLE, claim, measure
 from debzero.bench.runner import command_line, host_facts, identity, installed
 from debzero.errors import InputError, Problem
 from debzero.files import read_json, rewrite_text, write_json
 from debzero.plan import Plan
-from debzero.planner import CHOICES, Choice
-from debzero.runstate import Output, now
+from debzero.planner import CHOICES, Choice, choice_of
+from debzero.runstate import now
 
 BETTER = 1.02  # times the samples/s: less is noise
 SHARE = 3      # at most one in so many of a sweep's trials
@@ -110,7 +110,7 @@ def allowed(ways: list[Way]) -> int:
 def ways(plan: Plan, file: Path, dimensions: list[str]) -> list[Way]:
     """What is to be tried: the job's own way and, along the `dimensions`, others. Ways that cannot fit are left out where GPUs tell."""
     zero, sizes = plan.job.zero, tuple(divisors(plan.batch.total // plan.batch.ranks))
-    own = Choice(plan.stage, zero.offload_optimizer, zero.offload_param)
+    own = choice_of(plan)
     choices = [c for c in CHOICES if (c.stage == own.stage or "stage" in dimensions)
                and ((c.optimizer, c.param) == (own.optimizer, own.param) or "offload" in dimensions)
                and ("nvme" not in (c.optimizer, c.param) or zero.nvme_path)]
@@ -147,9 +147,7 @@ def tune(options: argparse.Namespace) -> int:
     if not options.dry_run:
         _check_writable(options.job)
     folder = Path(plan.job.output + "-tune").absolute()
-    Output(str(folder)).lock()
-    interruptible()
-    end_leftovers(folder)
+    claim(folder)
     return Tuning(options, plan, folder).run()
 
 

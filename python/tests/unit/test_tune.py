@@ -15,6 +15,7 @@ from debzero.bench.run import Run
 from debzero.cli import main
 from debzero.plan import Host
 from debzero.planner import Choice
+from debzero.runstate import Output
 from debzero.tune import Way, climb, rewritten, search
 
 SIZES = tuple(divisors(64))
@@ -223,7 +224,7 @@ def trials(monkeypatch):
 
     monkeypatch.setattr(tune, "measure", measure)
     # This process makes all starts, and would stand in its own way.
-    monkeypatch.setattr(tune.Output, "lock", lambda self: self.folder.mkdir(exist_ok=True))
+    monkeypatch.setattr(Output, "lock", lambda self: self.folder.mkdir(exist_ok=True))
     return answers, asked
 
 

@@ -1,7 +1,6 @@
 """The page of one bench: a single HTML file (well-formed XML, too) that asks nothing of the network and runs no script."""
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.results import HEADINGS, as_csv, as_markdown, cells, notes, of_baseline, rate, reason, size
-from debzero.files import write_text
+from debzero.files import write_json, write_text
 
 NAME = "results.html"
 FILES = ("results.json", "results.csv", "results.md", NAME)
@@ -32,7 +31,8 @@ def render(made: dict[str, Any]) -> str:
 
 def write(made: dict[str, Any], folder: Path) -> None:
     """The results in all their forms; results.json is the one that the others are made from."""
-    for name, text in zip(FILES, (json.dumps(made, indent=2, ensure_ascii=False) + "\n", as_csv(made), as_markdown(made), render(made))):
+    write_json(folder / FILES[0], made)
+    for name, text in zip(FILES[1:], (as_csv(made), as_markdown(made), render(made))):
         write_text(folder / name, text)
 
 

@@ -80,6 +80,13 @@ def _nvml_handles() -> list[Any]:
         return []
 
 
+def claim(folder: Path) -> None:
+    """Hold the folder of a bench or a search, whose runs end with this command, and have none beside them."""
+    Output(str(folder)).lock()
+    interruptible()
+    end_leftovers(folder)
+
+
 def interruptible() -> None:
     """Let SIGTERM and a terminal's hang-up end this command as Ctrl-C does: together with the run that it has started."""
     for number in (signal.SIGTERM, signal.SIGHUP):

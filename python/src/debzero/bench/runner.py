@@ -20,11 +20,11 @@ from debzero import __version__, checks, report
 from debzero.bench import page, results
 from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
 from debzero.bench.predict import prediction, predictions
-from debzero.bench.run import MENDABLE, end_leftovers, interruptible, measure
+from debzero.bench.run import MENDABLE, claim, measure
 from debzero.files import read_json, write_text
 from debzero.job import Job
 from debzero.plan import Plan, stamps
-from debzero.runstate import Output, now
+from debzero.runstate import now
 
 
 def start(options: argparse.Namespace) -> int:
@@ -34,9 +34,7 @@ def start(options: argparse.Namespace) -> int:
     found = chosen(options.stages, offloads)
     check(plan, str(options.job), offloads, found, options.share_gpu)
     folder = (options.output or Path(plan.job.output + "-bench")).absolute()
-    Output(str(folder)).lock()
-    interruptible()
-    end_leftovers(folder)
+    claim(folder)
     return Bench(options, plan, folder, found).run()
 
 
