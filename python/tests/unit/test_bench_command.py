@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -298,6 +299,31 @@ def test_a_folder_that_cannot_be_is_bad_input(bench, capsys):
     for folder in (bench.folder / "rows.csv", "/proc/bench"):
         assert main(["bench", str(bench.job()), "-o", str(folder)]) == 2
         assert "no folder that this user may write to" in capsys.readouterr().err
+
+
+def test_an_interruption_while_a_run_starts_ends_that_run(bench, monkeypatch):
+    started = []
+
+    class Popen(psutil.Popen):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            started.append(psutil.Process(self.pid))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(psutil, "Popen", Popen)
+    job = derive(checks.check(bench.job()), Configuration(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
+    runs.interruptible()
+    try:
+        with pytest.raises(SystemExit):
+            runs.measure(job, bench.folder / "runs" / "x", 1, 60)
+        assert not started[0].is_running()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                runs.end(process)
 
 
 @pytest.mark.timeout(1500)

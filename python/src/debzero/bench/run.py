@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Callable, NoReturn, Optional
 
 import psutil
 import yaml
@@ -98,6 +99,23 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+def _deferred() -> Callable[[], None]:
+    """Let interruptions wait until what is returned is called: one that comes while a process starts would find nothing to end."""
+    if threading.current_thread() is not threading.main_thread():  # whom no signal interrupts
+        return lambda: None
+    asked: list[int] = []
+    handlers = {number: signal.signal(number, lambda sent, frame: asked.append(sent))
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def resume() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for sent in asked:
+            signal.raise_signal(sent)
+
+    return resume
+
+
 def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> Run:
     """Run `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, with ranks that may take `cap`
     bytes of their GPUs. Its job file, log and metrics stay in `folder`."""
@@ -110,21 +128,25 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     environment = {**os.environ, MEASURED: "1", **({CAP: str(cap)} if cap else {}),
                    "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
     watch, started, began = Watch(), time.monotonic(), time.time()
-    with open(log, "w", encoding="utf-8") as words:
-        process = psutil.Popen(
-            [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment)
+    process: Any = None
     code: Optional[int] = None
     interrupted = True
+    resume = _deferred()
     try:
+        with open(log, "w", encoding="utf-8") as words:
+            process = psutil.Popen(
+                [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
+                start_new_session=True, env=environment)
+        resume()
         while code is None and time.monotonic() - started < limit:
             with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
                 code = process.wait(LOOK)
             watch.look()
         interrupted = False
     finally:
-        if code is None:
+        if process is None:
+            resume()
+        elif code is None:
             end(process)
             unlock(began)
         if interrupted:
