@@ -10,7 +10,8 @@ backward, four ways in one run:
     compiled  the same, by torch.compile (torch 2.4)
     fused     DeepSpeed's kernels
 
-Needs a GPU and the CUDA compiler. Exit code 1: it is not equal.
+Needs a GPU and the CUDA compiler. Exit code 1: it is not equal. Where it ends in a segmentation fault as its first layer is made, the
+process has a second C++ runtime: start it with the system's libstdc++.so.6 in LD_PRELOAD.
 """
 from __future__ import annotations
 

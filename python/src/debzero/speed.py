@@ -1,6 +1,7 @@
 """What the installed torch offers beyond eager execution: compiled layers, and whole optimizer steps as CUDA graphs.
 
-Both need no setting and are left out where they do not apply: on the processor, and with the releases before torch 2.4.
+Both need no setting and are left out where they do not apply: on the processor, and with the releases before torch 2.4. DeepSpeed's
+fused transformer layer is no third: docs/benchmarks tells what it was found to be (`make bench-fused`).
 """
 from __future__ import annotations
 

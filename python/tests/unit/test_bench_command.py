@@ -285,7 +285,7 @@ def test_pages_go_where_nothing_is_lost(bench, capsys):
     made = [bench.folder / name for name in ("a", "b")]
     for folder in made:
         folder.mkdir()
-        page.write(sample(folder.name), folder)
+        page.write(sample(folder.name), folder / page.FILES[0])
     compare = ["bench", "--compare", *map(str, made), "-o"]
     assert main([*compare, str(made[0])]) == 0
     assert {path.name for path in made[0].iterdir()} == {*page.FILES, "comparison.html"}
@@ -293,6 +293,16 @@ def test_pages_go_where_nothing_is_lost(bench, capsys):
     assert "cannot be written" in capsys.readouterr().err
     (made[1] / page.NAME).unlink()
     assert main(["bench", "--render", str(made[1] / "results.json")]) == 0 and (made[1] / page.NAME).is_file()
+    (made[1] / "results.json").rename(made[0] / "other.json")
+    before = (made[0] / page.NAME).read_text()
+    assert main(["bench", "--render", str(made[0] / "other.json")]) == 0
+    assert (made[0] / "other.html").is_file() and (made[0] / page.NAME).read_text() == before, "it took another bench's page"
+
+
+@pytest.mark.parametrize("name", ["article-2", "article-2-gpus", "article-4", "bert-large-1"])
+def test_the_published_pages_are_those_of_the_published_json(name):
+    file = SOURCE.parents[1] / "docs" / "benchmarks" / f"{name}.json"
+    assert file.with_suffix(".html").read_text() == page.render(results.load(file)), f"make it anew: debzero bench --render {file}"
 
 
 def test_a_folder_that_cannot_be_is_bad_input(bench, capsys):

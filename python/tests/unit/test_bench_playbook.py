@@ -27,7 +27,7 @@ sys.path[:0] = {sources!r}
 from bench_results import sample
 from debzero.bench import page
 folder.mkdir()
-page.write(sample(folder.name), folder)
+page.write(sample(folder.name), folder / page.FILES[0])
 sys.exit(folder.name == "small")
 """
 # In systemctl's place: says once that a bench runs.

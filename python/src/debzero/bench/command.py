@@ -16,9 +16,9 @@ def bench(options: argparse.Namespace) -> int:
         return compare(options.compare, options.output)
     if options.render:
         made = results.load(options.render)
-        folder = options.render if options.render.is_dir() else options.render.parent
-        page.write(made, folder)
-        print(f"written: {folder / page.NAME}")
+        file = options.render / page.FILES[0] if options.render.is_dir() else options.render
+        page.write(made, file)
+        print(f"written: {file.with_suffix('.html')}")
         return 0
     if options.job is None:
         raise InputError([Problem("debzero bench", "JOB.yml", "is missing",

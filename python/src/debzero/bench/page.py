@@ -29,11 +29,11 @@ def render(made: dict[str, Any]) -> str:
     return shell(f"{made['model']}: debzero bench", "".join(body))
 
 
-def write(made: dict[str, Any], folder: Path) -> None:
-    """The results in all their forms; results.json is the one that the others are made from."""
-    write_json(folder / FILES[0], made)
+def write(made: dict[str, Any], file: Path) -> None:
+    """The results in all their forms: `file` is the JSON that the others, beside it, are made from."""
+    write_json(file, made)
     for name, text in zip(FILES[1:], (as_csv(made), as_markdown(made), render(made))):
-        write_text(folder / name, text)
+        write_text(file.with_suffix(Path(name).suffix), text)
 
 
 def shell(title: str, body: str) -> str:

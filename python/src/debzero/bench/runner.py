@@ -102,7 +102,7 @@ class Bench:
 
     def _write(self) -> None:
         self.results["made"] = now()
-        page.write(self.results, self.folder)
+        page.write(self.results, self.folder / page.FILES[0])
 
     def _archive(self) -> Path:
         archive = self.folder / "archive" / now().replace(":", "")
