@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--name", metavar="HOST", help=NAME_HELP)
     bench.add_argument("--again", action="store_true", help="measure everything anew; earlier results move to archive/")
     bench.add_argument("--json", action="store_true", help="print results.json")
-    bench.add_argument("--render", type=Path, metavar="FOLDER", help="only make the tables and the page anew, from FOLDER/results.json or from a JSON file")
+    bench.add_argument("--render", type=Path, metavar="FILE", help="only make the tables and the page of results anew (a folder or JSON)")
     bench.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help="only make one page of several results.json")
 
     for argument in (name, running):
