@@ -51,6 +51,7 @@ class PlainEngine:
     def __init__(self, model: Any, plan: Plan, device: Any, task: Any) -> None:
         train = plan.job.train
         self.device, self.task, self.clip = device, task, train.gradient_clipping
+        self.updating = False  # or the weights and the optimizer may be of two steps
         self.half = HALF.get(plan.precision)
         self.model = model.to(device)
         # Tensors, so that a recorded step reads what the host has written since.
@@ -86,6 +87,7 @@ class PlainEngine:
         return (losses * weights).sum()
 
     def _update(self) -> None:
+        self.updating = True
         if self.clip and self.fused and not self.scaler.is_enabled():
             # Clipping without a pass of its own over the gradients: the fused optimizer divides them by this as it reads them.
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -111,7 +113,9 @@ class PlainEngine:
         return rate
 
     def step(self, micros: Sequence[Micro], rate: float) -> Any:
-        """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole)."""
+        """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole). Where it fails with
+        `updating` False, the step has changed nothing."""
+        self.updating = False
         self.model.train()
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], torch.Tensor):
@@ -164,7 +168,7 @@ class ZeroEngine:
     def __init__(self, model: Any, plan: Plan, device: Any, task: Any, config: dict[str, Any]) -> None:
         import deepspeed
 
-        self.device, self.task = device, task
+        self.device, self.task, self.updating = device, task, False
         self.stage3 = config["zero_optimization"]["stage"] == 3
         if not self.stage3 and plan.job.train.compile == "auto" and speed.can_compile(device):
             speed.compile_layers(model)  # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
@@ -184,15 +188,17 @@ class ZeroEngine:
 
     def step(self, micros: Sequence[Micro], rate: float) -> Any:
         """As PlainEngine.step."""
+        self.updating = False
         self.engine.train()
         if self.own_schedule is None:
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = rate
         total = torch.zeros((), device=self.device)
-        for micro in micros:
+        for number, micro in enumerate(micros, 1):
             losses = self.task.losses(self.engine, to_device(micro.batch, self.device))
             loss = (losses * micro.weights.to(self.device)).sum()
             self.engine.backward(loss)  # divides by the accumulation steps
+            self.updating = number == len(micros)
             self.engine.step()
             total += loss.detach() / len(micros)
         return total

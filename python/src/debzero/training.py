@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from debzero import card, checkpoint, data, dsconfig, flops, models, plots, report, speed, stream, swap, zero3
 from debzero.control import Control, Stop, Stopping
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
-from debzero.errors import UserError
+from debzero.errors import OutOfMemory, UserError, explain
 from debzero.evaluate import evaluate
 from debzero.files import new_folder
 from debzero.plan import Plan
@@ -92,7 +93,7 @@ class Run:
         self.config = models.config(plan.job.model, self.data.labels, self.data.tokenizer)
         self.engine = self._engine(found)
         self.metric = self.task.main if self.settings.metric == "auto" else self.settings.metric
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.state.step
         progress.resume(self.state.step)
         self.control = Control(stop, self.ranks)
         words = 0 if self.data.train.targets is None else self.data.train.targets.shape[1]
@@ -180,7 +181,7 @@ class Run:
             # Dropout's numbers depend on the step alone, so a run that went on from a checkpoint equals one that never stopped.
             torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, state.step, self.rank]).generate_state(1)[0]))
             rate = self.engine.rate_of(rate_at(state.step, self.steps, self.settings.learning_rate, self.settings.warmup))
-            self.loss_sum += self.engine.step(batch.micros, rate)
+            self.loss_sum += self._step(batch.micros, rate)
             state.step, state.since = state.step + 1, state.since + 1
             due = self._evaluation_due()
             turn = self.control.turn(save=self.rank == 0 and self._checkpoint_due())
@@ -199,6 +200,23 @@ class Run:
             self._evaluate_if_due()
             self.progress.alive()
             started = time.perf_counter() if reduced or turn.save else now
+
+    def _step(self, micros: Any, rate: float) -> Any:
+        """One optimizer step. A rank that is alone and runs out of memory in it leaves a checkpoint of the step before, from which the
+        job goes on; where there are more, the others wait for it in a collective, and it goes on from the newest."""
+        try:
+            return self.engine.step(micros, rate)
+        except Exception as error:
+            if isinstance(explain(error, str(self.output.folder)), OutOfMemory) and self.ranks == 1 and not (
+                    self.engine.updating or self.measured or self.state.step == self.saved_step):
+                traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                try:
+                    self._save_if_possible()
+                except Exception as second:
+                    self.progress.warn(f"no checkpoint of step {self.state.step}: {type(second).__name__}: {second}")
+            raise
 
     def _count(self, batch: stream.Step, seconds: float) -> None:
         state = self.state
@@ -306,7 +324,7 @@ class Run:
         with self._patience(self.output.checkpoints):
             checkpoint.save(self.engine, self.output.checkpoints, self.state.step, self.facts, asdict(self.state),
                             self.plan.job.checkpoint.keep, self.progress.alive)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.state.step
 
     @contextmanager
     def _patience(self, folder: Path) -> Iterator[None]:

@@ -151,19 +151,23 @@ def test_a_rank_in_a_step_that_cannot_end_does_not_wait_for_it(bench):
     assert done.returncode == 1, done.stderr
 
 
-def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(bench):
+@pytest.mark.parametrize(("ranks", "stage"), [(2, 2), (1, "none"), (1, 3)])
+def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(bench, ranks, stage):
     """While it trains, a rank's limit is lowered to little more than it holds between steps: a tensor of 32 MiB finds no room."""
-    path = bench.job(zero__stage=2, train__micro_batch=16, train__epochs=3, checkpoint={"steps": 5}, data__max_length=512,
-                     data__padding="max_length")
+    path = bench.job(ranks=ranks, zero__stage=stage, train__micro_batch=16, train__epochs=3, checkpoint={"minutes": 1000},
+                     data__max_length=512, data__padding="max_length")
     process = start(bench, path)
     wait_for(process, lambda: step_of(bench, "job") >= 15)
-    rank = psutil.Process(ranks_of(process)[1].pid)
+    rank = psutil.Process(ranks_of(process)[-1].pid)
     limit = min(rank.memory_info().data for _ in range(100) if not time.sleep(0.01)) + 40 * 2**20
     rank.rlimit(resource.RLIMIT_DATA, (limit, limit))
     said = end(process)
     assert process.returncode == 0, said
-    assert "out of memory with a micro-batch of 16: going on with global batch 32 = micro-batch 8 x 2 accumulation steps x 2 ranks" in said
+    assert "out of memory with a micro-batch of 16: going on with global batch 32 = micro-batch 8 x " in said
     assert "going on from the checkpoint step-" in said
+    trained = [int(line.split()[1].partition("/")[0]) for line in said.splitlines() if line.startswith("step ") and "epoch" in line]
+    assert set(trained) == set(range(1, 40))
+    assert len(trained) == 39 or ranks > 1, "a rank that is alone saves what it has before it gives up"
     report = json.loads((bench.output() / "report.json").read_text())
     assert report["micro_batch"] == 8 and report["global_batch"] == 32 and report["steps"] == 39
     lines = [json.loads(line) for line in (bench.output() / "metrics.jsonl").read_text().splitlines()]
