@@ -54,7 +54,7 @@ bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings r
 bench-oom: ## On a GPU: a job whose memory shrinks while it trains
 	$(or $(PYTHON),python3) python/bench/oom.py
 
-bench-published: ## On a GPU: what docs/benchmarks holds of `debzero bench` and `debzero tune`, anew
+bench-published: ## On a GPU: what one GPU can measure of docs/benchmarks with `debzero bench` and `debzero tune`
 	$(or $(PYTHON),python3) python/bench/published.py
 
 bench-fused: ## On a GPU: DeepSpeed's fused transformer layer beside BERT's own

@@ -9,8 +9,8 @@ Run it on a GPU host, with the Python that has debzero's libraries:
     python python/bench/memory.py --results memory.json --show                          # the table
 
 The models have the published sizes and random weights, the texts are random words, so nothing is downloaded. Two ranks share a GPU
-where there is one: a rank's peak in the allocator does not depend on who else uses the device, so cells also run side by side as far
-as the device's memory reaches. Exit code 1: the prediction is not as good as is asked of it.
+where there is one: but for the bucket of overlapped communication, a rank's peak in the allocator does not depend on who else uses the
+device, so cells also run side by side as far as the device's memory reaches. Exit code 1: the prediction is not as good as is asked of it.
 """
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""`make bench-published`: what `debzero bench` and `debzero tune` measure for docs/benchmarks, anew, on a GPU host.
+"""`make bench-published`: what `debzero bench` and `debzero tune` measure for docs/benchmarks, anew, on a host with one GPU.
 
 Each part leaves its raw JSON there, and a bench its page too. Interrupted, the next start goes on: a bench with the rows that it has not
 measured, a search with its trials.
 
-    python3 python/bench/published.py                            # all parts, half an hour
+    python3 python/bench/published.py                            # all that one GPU can measure
     python3 python/bench/published.py --only article-2 tune      # these
 """
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,13 +88,16 @@ def measure(part: str, jobs: Path, options: argparse.Namespace) -> bool:
         left = (kept if options.tiny else WORK) / part
         asked = [*asked, "--output", os.path.relpath(left)]
     print(f"== {part}: debzero {command} {' '.join(asked)}", flush=True)
-    try:
-        code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *asked],
-                              env=common.variables_of(options.python)).returncode
-    finally:  # also what an interrupted part has by now
-        for name in LEFT[command]:
-            if (left / name).is_file():
-                shutil.copy(left / name, kept / f"{part}{Path(name).suffix}")
+    # Ctrl-C reaches the command, too. It ends its run, which takes longer than Python lets a child live that it was waiting for.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *asked],
+                          env=common.variables_of(options.python)).returncode
+    signal.signal(signal.SIGINT, before)
+    for name in LEFT[command]:
+        if (left / name).is_file():
+            shutil.copy(left / name, kept / f"{part}{Path(name).suffix}")
+    if code == 128 + signal.SIGINT:
+        raise SystemExit(code)
     return code == 0
 
 

@@ -30,7 +30,7 @@ STEPS = 1000  # the schedule's, which takes no memory
 
 
 class Choice(NamedTuple):
-    """One way to train; CHOICES has the fastest first: each next one talks more to the other ranks, the host or the disk."""
+    """One way to train; in CHOICES each next one talks more to the other ranks, the host or the disk."""
 
     stage: int
     optimizer: str = "none"
@@ -222,12 +222,12 @@ class Planner:
 
 
 def recommend(rows: list[Row]) -> tuple[Optional[Row], str]:
-    """The fastest choice that fits, and why it is that one."""
+    """The choice that fits with the least communication, and why it is that one."""
     fitting = [row for row in rows if not row.lacks]
     if fitting:
         first, earlier = fitting[0], rows[:rows.index(fitting[0])]
         why = "it fits, and nothing has to be sharded or offloaded" if not earlier else (
-            f"the fastest that fits: {earlier[-1].choice} lacks {' and '.join(earlier[-1].lacks)}")
+            f"it talks the least of those that fit: {earlier[-1].choice} lacks {' and '.join(earlier[-1].lacks)}")
         return first, why
     smaller = [row for row in rows if row.largest_micro]
     if smaller:
@@ -307,7 +307,7 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
                f"{row.host / 2**30:>6.0f}{row.nvme / 2**30:>6.0f}{row.largest_micro:>6}")
     yield ""
     yield "x: does not fit. micro: the largest micro-batch that fits. The peak is the allocator's; the device"
-    yield f"holds {_gib(rows[0].memory.device - rows[0].memory.peak)} GiB more for {rows[0].choice} (CUDA context, NCCL, reserved blocks)."
+    yield f"needs {_gib(rows[0].memory.device - rows[0].memory.peak)} GiB more for {rows[0].choice} (CUDA context, NCCL, fragments)."
     yield ""
     yield f"Recommended: {best.choice}, {why}" if best else f"Nothing fits: {why}"
     if best:

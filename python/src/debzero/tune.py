@@ -1,6 +1,6 @@
 """`debzero tune`: the settings with the highest samples/s that fit, found by a few short trials and written into the job file.
 
-The global batch stays exactly what it is. A sweep over all settings would find the same, in several times the trials: `debzero plan`
+The global batch stays exactly what it is. It is to find what a sweep over all settings would, in a third of the trials: `debzero plan`
 tells where to begin (the largest micro-batch that fits), speed hardly ever has more than one hill along the micro-batch, and a setting
 that loses with its best-looking micro-batch is not tried with others.
 """

@@ -18,7 +18,7 @@ def bench(options: argparse.Namespace) -> int:
         made = results.load(options.render)
         file = options.render / page.FILES[0] if options.render.is_dir() else options.render
         page.write(made, file)
-        print(f"written: {file.with_suffix('.html')}")
+        print(f"written: {file.with_suffix('.html')}, and .csv and .md beside it")
         return 0
     if options.job is None:
         raise InputError([Problem("debzero bench", "JOB.yml", "is missing",

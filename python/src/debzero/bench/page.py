@@ -45,7 +45,7 @@ def shell(title: str, body: str) -> str:
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'"/>'
             f"<title>{escape(title)}</title><style>\n{style}</style></head>\n"
             f'<body>{charts.PATTERNS}<main class="page">{body}'
-            "<footer>Made by debzero bench. The same figures, run by run, are in results.json.</footer></main></body></html>\n")
+            "<footer>Made by debzero bench, from JSON that holds the same figures run by run.</footer></main></body></html>\n")
 
 
 def _measured(made: dict[str, Any]) -> list[dict[str, Any]]:

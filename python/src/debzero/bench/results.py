@@ -165,8 +165,8 @@ def notes(results: dict[str, Any]) -> list[str]:
     if results["settings"]["cap_gib"]:
         found.append(f"Each rank could take {results['settings']['cap_gib']} GiB of its GPU and no more, as if it were that small.")
     if batch["ranks"] == 1:
-        found.append("With one rank there is nobody to share with: ZeRO's stages cannot save memory here, they only show their cost. "
-                     "Offload does save.")
+        found.append("With one rank there is nobody to share with: ZeRO's stages can save next to nothing here, they show their "
+                     "cost. Offload does save.")
     if not results["host"]["gpus"]:
         found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the processor's.")
     if results.get("left_out"):
