@@ -2,11 +2,15 @@
 import argparse
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -98,6 +102,20 @@ def test_the_published_measurements_can_be_rehearsed(tmp_path):
     assert "bert-large" in (tmp_path / "bert-large-1.html").read_text()
     tuned = json.loads((tmp_path / "tune.json").read_text())
     assert tuned["search"]["share_of_best"] > 0 and tuned["host"]["name"] == "gpu" and tuned["versions"]["deepspeed"]
+
+
+def test_an_interruption_leaves_no_training_behind(tmp_path):
+    process = psutil.Popen([sys.executable, BENCH / "published.py", "--tiny", "--results", tmp_path, "--only", "bert-large-1", "tune"],
+                           text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    until = time.monotonic() + 300
+    while not list(tmp_path.glob("bert-large-1/runs/*/out/status.json")):  # its run writes it
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    started = process.children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "Traceback" not in said and "== tune" not in said, said
+    assert len(started) >= 2 and not psutil.wait_procs(started, timeout=10)[1], "the bench and its run"
 
 
 def finish(program, folder, *arguments):
