@@ -275,7 +275,7 @@ def test_what_a_killed_one_has_left_does_not_run_beside_the_next(bench, monkeypa
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_hang_up_ends_the_command_unless_nohup_says_otherwise(ignored):
     program = ("import os, signal; from debzero.bench.run import interruptible\n"
-               f"{'signal.signal(signal.SIGHUP, signal.SIG_IGN)' if ignored else ''}\n"
+               f"signal.signal(signal.SIGHUP, signal.SIG_{'IGN' if ignored else 'DFL'})\n"
                "interruptible(); os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGTERM)")
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(SOURCE)})
     assert done.returncode == 128 + (signal.SIGTERM if ignored else signal.SIGHUP)
