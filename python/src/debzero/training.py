@@ -207,8 +207,8 @@ class Run:
         try:
             return self.engine.step(micros, rate)
         except Exception as error:
-            if isinstance(explain(error, str(self.output.folder)), OutOfMemory) and self.ranks == 1 and not (
-                    self.engine.updating or self.measured or self.state.step == self.saved_step):
+            unsaved = self.state.step != self.saved_step and not (self.engine.updating or self.measured)
+            if self.ranks == 1 and unsaved and isinstance(explain(error, str(self.output.folder)), OutOfMemory):
                 traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()

@@ -163,7 +163,8 @@ def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(benc
     rank.rlimit(resource.RLIMIT_DATA, (limit, limit))
     said = end(process)
     assert process.returncode == 0, said
-    assert "out of memory with a micro-batch of 16: going on with global batch 32 = micro-batch 8 x " in said
+    assert ("out of memory with a micro-batch of 16: going on with global batch 32 = micro-batch 8 x "
+            f"{4 // ranks} accumulation steps x {'1 rank' if ranks == 1 else '2 ranks'}") in said
     assert "going on from the checkpoint step-" in said
     trained = [int(line.split()[1].partition("/")[0]) for line in said.splitlines() if line.startswith("step ") and "epoch" in line]
     assert set(trained) == set(range(1, 40))

@@ -15,9 +15,8 @@ def bench(options: argparse.Namespace) -> int:
     if options.compare:
         return compare(options.compare, options.output)
     if options.render:
-        made = results.load(options.render)
-        file = options.render / page.FILES[0] if options.render.is_dir() else options.render
-        page.write(made, file)
+        file = results.file_of(options.render)
+        page.write(results.load(file), file)
         print(f"written: {file.with_suffix('.html')}, and .csv and .md beside it")
         return 0
     if options.job is None:

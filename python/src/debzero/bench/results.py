@@ -38,9 +38,14 @@ ARTICLE = {
 }
 
 
+def file_of(path: Path) -> Path:
+    """The JSON that a file, or a bench's output folder, stands for."""
+    return path / "results.json" if path.is_dir() else path
+
+
 def load(path: Path) -> dict[str, Any]:
     """The results in a file, or in a bench's output folder."""
-    file = path / "results.json" if path.is_dir() else path
+    file = file_of(path)
     results = read_json(file)
     if results.get("format") != FORMAT:
         raise InputError([Problem(str(file), "file", "does not exist" if not file.is_file() else "is no results.json of this version",
