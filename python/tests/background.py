@@ -22,7 +22,7 @@ LOGS = ROOT / ".cache" / "logs"
 # What the jobs need of the image, the key and the caches is made first, then the longest scenario starts.
 IMAGE = "image"
 COMMANDS = {
-    IMAGE: ["ansible-playbook", "-i", "inventory/demo", "molecule/shared/create.yml", "molecule/shared/destroy.yml"],
+    IMAGE: ["ansible-playbook", "-i", "inventory/demo", *(f"molecule/shared/{play}.yml" for play in ("destroy", "create", "destroy"))],
     "deb": ["make", "deb"],
     **{name: ["molecule", "-c", "molecule/base.yml", "test", "-s", name] for name in (
         "site", "deepspeed_wheel", "nvidia_driver", "self", "cuda", "trainer", "preflight", "debzero_deb", "torch_venv", "base")},
