@@ -2,7 +2,7 @@
 
 
 def test_the_oldest_supported_ansible_did_it(host):
-    version = host.check_output("/root/debzero/.cache/controller/bin/ansible --version | head -1")
+    version = host.check_output("/usr/local/src/debzero/.cache/controller/bin/ansible --version | head -1")
     assert "core 2.15." in version
 
 
