@@ -1,7 +1,7 @@
 """Build a signed apt repository of tiny packages, as one that cannot be reached from here would look.
 
-The only argument is JSON; repository.yml says what it holds. Keys are made once and kept in the folder's keys/, what is
-served lies in www/ and is made anew each time.
+The only argument is JSON; repository.yml says what it holds. Keys are created once and kept in the folder's keys/, what is
+served is in www/ and is built again each time.
 """
 
 import json
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 # Creation and end of the expired key, and a day between them on which it signs.
-EXPIRED = {"made": "20200101T000000", "signs": "20200601T000000", "lives": "1y"}
+EXPIRED = {"created": "20200101T000000", "signs": "20200601T000000", "validity": "1y"}
 
 
 def run(*command, **options):
@@ -29,7 +29,7 @@ def make_keys(keys):
     keys.mkdir(mode=0o700)
     for name in ("right", "other"):
         gpg(keys, "--quick-gen-key", name, "rsa2048", "sign", "never")
-    gpg(keys, "--faked-system-time", EXPIRED["made"], "--quick-gen-key", "expired", "rsa2048", "sign", EXPIRED["lives"])
+    gpg(keys, "--faked-system-time", EXPIRED["created"], "--quick-gen-key", "expired", "rsa2048", "sign", EXPIRED["validity"])
     gpg(keys, "--output", keys.parent / "key.gpg", "--export", "right", "expired")
 
 

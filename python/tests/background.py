@@ -22,10 +22,12 @@ LOGS = ROOT / ".cache" / "logs"
 # What the jobs need of the image, the key and the caches is made first, then the longest scenario starts.
 IMAGE = "image"
 COMMANDS = {
-    IMAGE: ["ansible-playbook", "-i", "inventory/demo", *(f"molecule/shared/{play}.yml" for play in ("destroy", "create", "destroy"))],
+    IMAGE: ["ansible-playbook", "-i", "inventory/demo",
+            *(f"molecule/shared/{play}.yml" for play in ("destroy", "create", "destroy"))],
     "deb": ["make", "deb"],
     **{name: ["molecule", "-c", "molecule/base.yml", "test", "-s", name] for name in (
-        "site", "deepspeed_wheel", "nvidia_driver", "self", "cuda", "trainer", "preflight", "debzero_deb", "torch_venv", "base")},
+        "site", "deepspeed_wheel", "nvidia_driver", "local_connection", "cuda", "trainer", "preflight", "debzero_deb",
+        "torch_venv", "base")},
 }
 # A package or a wheel must not be made twice at once: these wait for the jobs that make them. Those stand before them in COMMANDS.
 AFTER = {"site": ["deb"], "trainer": ["deb", "deepspeed_wheel"]}

@@ -21,8 +21,8 @@ def test_a_login_shell_finds_the_compiler(host):
 def test_the_service_reads_the_same_settings(host):
     settings = host.file(f"{STACK['config']}/host.env").content_string.splitlines()
     assert {f"CUDA_HOME={STACK['cuda_home']}", "DEBZERO_GPUS=0"} <= set(settings)
-    shown = host.check_output(f"systemd-run --quiet --pipe --wait -p EnvironmentFile={STACK['config']}/host.env env")
-    assert f"CUDA_HOME={STACK['cuda_home']}" in shown.splitlines()
+    environment = host.check_output(f"systemd-run --quiet --pipe --wait -p EnvironmentFile={STACK['config']}/host.env env")
+    assert f"CUDA_HOME={STACK['cuda_home']}" in environment.splitlines()
 
 
 def test_a_login_shell_has_the_system_s_gcc_first(host):

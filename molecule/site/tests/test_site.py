@@ -1,4 +1,4 @@
-"""After site.yml on a bare host: the job is done, its model is real, and it answers what its report says."""
+"""After site.yml on a bare host: the job is done, its model loads without debzero and has the accuracy of its report."""
 
 import json
 import os

@@ -8,8 +8,8 @@ def test_the_unit_trains_to_the_end(host):
     assert watched.rc == 0, watched.stdout + host.check_output("journalctl --unit debzero@tiny --no-pager | tail -50")
     # The report is there a moment before the last process is gone.
     host.run("timeout 60 sh -c 'until systemctl show debzero@tiny --property SubState | grep -q exited; do sleep 1; done'")
-    shown = host.check_output("systemctl show debzero@tiny --property ActiveState,SubState,Result,User,StatusText")
-    assert {"ActiveState=active", "SubState=exited", "Result=success", "User=debzero"} <= set(shown.splitlines())
+    unit = host.check_output("systemctl show debzero@tiny --property ActiveState,SubState,Result,User,StatusText")
+    assert {"ActiveState=active", "SubState=exited", "Result=success", "User=debzero"} <= set(unit.splitlines())
 
 
 def test_the_model_learned_with_its_optimizer_offloaded(host):

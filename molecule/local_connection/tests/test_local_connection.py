@@ -1,4 +1,4 @@
-"""The host provisioned itself with the Ansible of its own Python."""
+"""The host provisioned itself over a local connection, with the Ansible of its own Python."""
 
 
 def test_the_oldest_supported_ansible_did_it(host):
