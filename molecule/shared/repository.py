@@ -4,6 +4,7 @@ The only argument is JSON; repository.yml says what it holds. Keys are created o
 served is in www/ and is built again each time.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -47,8 +48,20 @@ def write(path, entry):
     path.chmod(int(entry.get("mode", "0644"), 8))
 
 
-def build(package, www):
-    """One .deb: what is no field of debian/control is files and maintainer scripts."""
+def add(package, folder):
+    """Put the package's .deb into www/. It is built once and kept in built/, unless it copies what may have changed."""
+    built = folder / "built" / hashlib.sha256(json.dumps(package, sort_keys=True).encode()).hexdigest()
+    copies = any("copy" in entry for entry in package.get("files", {}).values() if isinstance(entry, dict))
+    if copies or not built.exists():
+        shutil.rmtree(built, ignore_errors=True)
+        built.mkdir(parents=True)
+        build(package, built)
+    for deb in built.iterdir():
+        os.link(deb, folder / "www" / deb.name)
+
+
+def build(package, target):
+    """One .deb in the folder `target`: what is no field of debian/control is files and maintainer scripts."""
     architecture = package.get("architecture", "amd64")
     fields = {"Package": package["name"], "Version": package["version"], "Architecture": architecture,
               "Maintainer": "Stand-in <root@localhost>", "Description": "stand-in"}
@@ -64,7 +77,7 @@ def build(package, www):
         root.chmod(0o755)
         # Without dates the same input makes the same file, with the same checksum.
         run("dpkg-deb", "--root-owner-group", "-Zgzip", "--build", root,
-            www / f"{package['name']}_{package['version'].replace(':', '%3a')}_{architecture}.deb",
+            target / f"{package['name']}_{package['version'].replace(':', '%3a')}_{architecture}.deb",
             env={**os.environ, "SOURCE_DATE_EPOCH": "1660000000"})
 
 
@@ -89,7 +102,7 @@ def main():
     shutil.rmtree(www, ignore_errors=True)
     www.mkdir()
     for package in wanted["packages"]:
-        build(package, www)
+        add(package, folder)
     (www / "Packages").write_text(run("apt-ftparchive", "packages", ".", cwd=www))
     sign(folder, www, wanted)
     for name in wanted["missing"]:
