@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs clean
+.PHONY: help demo demo-clean controller deb test test-quick test-long lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs clean
 
 # Without bytecode on the disk, each start of a training compiles its libraries anew: most of the time that a start takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,11 +27,15 @@ deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 
 test: ## Run every test: lint, policies, units, the .deb, all roles in containers
 	@ansible/bootstrap tests
-	$(PYTEST) -m "not prebuilt"
+	$(PYTEST) -m "not prebuilt and not long"
 
 test-quick: ## Run the tests that need no container
 	@ansible/bootstrap tests
-	$(PYTEST) -m "not container and not prebuilt"
+	$(PYTEST) -m "not container and not prebuilt and not long"
+
+test-long: ## Run what takes too long for each change: kills at many moments
+	@ansible/bootstrap tests
+	$(PYTEST) -m "long and not prebuilt"
 
 lint: ## Run the linters alone
 	@ansible/bootstrap tests

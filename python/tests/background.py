@@ -1,7 +1,8 @@
 """Containers take most of the time that the tests take, and much of it they wait: their jobs run in the background, side by side.
 
-A job is a command that tests name with the mark `job`: a Molecule scenario, or `make deb`. The jobs of the selected tests start as
-soon as it is known which these are; the tests without one run meanwhile, and the others then ask the fixture `jobs` for the result.
+A job is a command that tests name with the mark `job`, mostly a Molecule scenario. The jobs of the selected tests start
+as soon as it is known which these are; the tests without one run meanwhile, and the others then ask the fixture `jobs`
+for the result.
 """
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import Future
+from itertools import takewhile
 from pathlib import Path
 from typing import Optional
 
@@ -19,31 +21,52 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / ".cache" / "logs"
 
-# What the jobs need of the image, the key and the caches is made first, then the longest scenario starts.
-IMAGE = "image"
+DESTROY = ["ansible-playbook", "-i", "inventory/demo", "molecule/shared/destroy.yml"]
+IMAGE = "image"  # what all others need is built first: the image, the key and the folders of the caches
+
+
+def scenario(name: str) -> list[str]:
+    return ["molecule", "-c", "molecule/base.yml", "test", "-s", name]
+
+
+# They start in this order, as far as they need not wait for each other.
 COMMANDS = {
-    IMAGE: ["ansible-playbook", "-i", "inventory/demo",
-            *(f"molecule/shared/{play}.yml" for play in ("destroy", "create", "destroy"))],
-    "deb": ["make", "deb"],
-    **{name: ["molecule", "-c", "molecule/base.yml", "test", "-s", name] for name in (
-        "site", "deepspeed_wheel", "nvidia_driver", "local_connection", "cuda", "trainer", "preflight", "debzero_deb",
-        "torch_venv", "base")},
+    IMAGE: [*DESTROY, "molecule/shared/create.yml", "molecule/shared/destroy.yml"],
+    **{name: scenario(name) for name in (
+        "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
+        "cuda", "preflight")},
+    "trainer_long": ["env", "DEBZERO_LONG=1", *scenario("trainer")],
 }
-# A package or a wheel must not be made twice at once: these wait for the jobs that make them. Those stand before them in COMMANDS.
-AFTER = {"site": ["deb"], "trainer": ["deb", "deepspeed_wheel"]}
+# Scenarios that continue where the one before ended: each finds the roles installed that it needs, in one container.
+CHAIN = ("base", "torch_venv", "deepspeed_wheel", "trainer")
+HOSTS = dict.fromkeys(CHAIN, "roles")
+# A package or a wheel must not be built twice at once: these wait for the jobs that build them. And what torch_venv
+# downloads and unpacks, local_connection finds in the cache (site is busy with CUDA's packages meanwhile).
+AFTER = {
+    "site": ["debzero_deb"],
+    "local_connection": ["torch_venv"],
+    "trainer": ["debzero_deb"],
+    "trainer_long": ["debzero_deb", "deepspeed_wheel"],
+}
 
 
 class Jobs:
     """The commands of these names, started in the order of `commands`, and what became of them."""
 
     def __init__(self, names: set[str], commands: dict[str, list[str]] = COMMANDS, after: dict[str, list[str]] = AFTER,
-                 at_once: int = 3, limit: float = 4800) -> None:
-        """`limit`: seconds for each job."""
-        self.commands, self.limit = commands, limit
-        self.environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}  # as it is now: tests change theirs while jobs start
+                 hosts: dict[str, str] = HOSTS, destroy: list[str] = DESTROY, at_once: int = 3,
+                 limit: float = 4800) -> None:
+        """`hosts`: the container of a job where it shares one. `destroy`: removes a container. `limit`: seconds a job."""
+        self.commands, self.destroy, self.limit = commands, destroy, limit
+        # As it is now: tests change theirs while jobs start.
+        self.environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
         self.waiting = [name for name in commands if name in names or names and name == IMAGE]
-        self.needs = {name: [before for before in [IMAGE, *after.get(name, [])] if before in self.waiting and before != name]
-                      for name in self.waiting}
+        # Jobs that share a container, in their order. What is alone has one of its own.
+        self.sharing = {name: [other for other in self.waiting if hosts.get(other, other) == hosts.get(name, name)]
+                        for name in self.waiting}
+        self.containers = {name: f"debzero-{hosts.get(name, name)}" for name in self.waiting}
+        self.needs = {name: {IMAGE, *after.get(name, []), *takewhile(name.__ne__, self.sharing[name])}
+                      & {*self.waiting} - {name} for name in self.waiting}
         self.results: dict[str, Future[str]] = {name: Future() for name in self.waiting}
         self.seconds: dict[str, float] = {}
         self.running: set[subprocess.Popen] = set()
@@ -76,10 +99,16 @@ class Jobs:
         """Run the job to its end: why it failed and what it said last; empty where it succeeded."""
         log = LOGS / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**self.environment, "DEBZERO_CONTAINER": f"debzero-{name}"}
+        environment = {**self.environment, "DEBZERO_CONTAINER": self.containers[name]}
+        shared = self.sharing[name] if len(self.sharing[name]) > 1 else []
+        if shared[:1] == [name]:
+            self.remove(self.containers[name])
+        if shared:
+            environment["DEBZERO_KEEP"] = "1"
         started = time.monotonic()
-        with log.open("w") as stream, subprocess.Popen(self.commands[name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream,
-                                                       stderr=subprocess.STDOUT, env=environment, start_new_session=True) as process:
+        with log.open("w") as stream, subprocess.Popen(
+                self.commands[name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+                env=environment, start_new_session=True) as process:
             self.running.add(process)
             try:
                 code, end = process.wait(self.limit), "failed"
@@ -89,9 +118,15 @@ class Jobs:
             finally:
                 self.running.discard(process)
                 self.seconds[name] = time.monotonic() - started
-        if code < 0 or end != "failed":  # nobody was left to remove it, and what runs in it would go on
-            subprocess.run(["podman", "rm", "--force", "--volumes", environment["DEBZERO_CONTAINER"]], capture_output=True, env=environment)
-        return "" if code == 0 else f"{name} {end}; {log} ends with\n" + "".join(log.read_text().splitlines(keepends=True)[-150:])
+        # One that was killed could not remove its container, in which its programs still run.
+        if shared[-1:] == [name] or code < 0 or end != "failed":
+            self.remove(self.containers[name])
+        lines = log.read_text().splitlines(keepends=True)
+        return "" if code == 0 else f"{name} {end}; {log} ends with\n" + "".join(lines[-150:])
+
+    def remove(self, container: str) -> None:
+        subprocess.run(self.destroy, cwd=ROOT, capture_output=True,
+                       env={**self.environment, "DEBZERO_CONTAINER": container})
 
     def succeed(self, name: str) -> None:
         """Wait for the job's end, and fail with the end of its log where it failed."""

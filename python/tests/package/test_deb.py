@@ -1,6 +1,7 @@
 """The built .deb: what is in it, what is not, and what it says about itself.
 
-The package is $DEBZERO_DEB, or what `make deb` builds in a clean Bullseye container, where lintian judges it too.
+The package is $DEBZERO_DEB, or what the scenario debzero_deb builds in a clean Bullseye container, where lintian judges
+it too.
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from debian.deb822 import Deb822, PkgRelation
 from debian.debfile import DebFile
 
 GIVEN = os.environ.get("DEBZERO_DEB")
-pytestmark = [pytest.mark.container, pytest.mark.timeout(1800), *([] if GIVEN else [pytest.mark.job("deb")])]
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1800), *([] if GIVEN else [pytest.mark.job("debzero_deb")])]
 
 ROOT = Path(__file__).resolve().parents[3]
 STACK = yaml.safe_load((ROOT / "stack.yml").read_text())["stack"]
@@ -53,7 +54,7 @@ def deb_file(request: pytest.FixtureRequest) -> Path:
     """The package under test."""
     if GIVEN:
         return Path(GIVEN)
-    request.getfixturevalue("jobs").succeed("deb")
+    request.getfixturevalue("jobs").succeed("debzero_deb")
     return max((ROOT / "dist").glob("debzero_*_all.deb"), key=lambda path: path.stat().st_mtime)
 
 

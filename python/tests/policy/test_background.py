@@ -1,8 +1,8 @@
 """The jobs beside the tests: one that fails must fail its test and show why, none may start before what it needs or outlive the tests."""
 from __future__ import annotations
 
-import os
 import time
+from contextlib import nullcontext
 
 import background
 import pytest
@@ -43,15 +43,31 @@ def test_a_failure_shows_the_end_of_the_log_and_does_not_spread():
     jobs.succeed("good")
 
 
-def test_a_job_that_hangs_is_stopped_and_its_container_removed(monkeypatch, tmp_path):
-    podman = tmp_path / "podman"
-    podman.write_text(f"#!/bin/sh\necho $* >{tmp_path}/removed\n")
-    podman.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    jobs = Jobs({"slow"}, shell(slow="echo hanging; sleep 60"), {}, limit=1)
+def test_a_job_that_hangs_is_stopped_and_its_container_removed(tmp_path):
+    destroy = ["sh", "-c", f"echo $DEBZERO_CONTAINER >{tmp_path}/removed"]
+    jobs = Jobs({"slow"}, shell(slow="echo hanging; sleep 60"), {}, {}, destroy, limit=1)
     with pytest.raises(pytest.fail.Exception, match=r"slow was stopped after 1 s; .*\nhanging\n"):
         jobs.succeed("slow")
-    assert (tmp_path / "removed").read_text() == "rm --force --volumes debzero-slow\n"
+    assert (tmp_path / "removed").read_text() == "debzero-slow\n"
+
+
+def test_jobs_that_share_a_container_run_one_after_the_other_and_remove_it_once(tmp_path):
+    story = tmp_path / "story"
+    note = f"$DEBZERO_CONTAINER keep=$DEBZERO_KEEP >>{story}"
+    commands = shell(one=f"sleep 0.3; echo one {note}; exit 1", two=f"echo two {note}", three=f"echo three {note}")
+    hosts = {"one": "both", "two": "both"}
+    jobs = Jobs({"one", "two"}, commands, {}, hosts, ["sh", "-c", f"echo destroy {note}"])
+    for name, ends in (("one", pytest.raises(pytest.fail.Exception, match="one failed")), ("two", nullcontext())):
+        with ends:
+            jobs.succeed(name)
+    assert story.read_text().splitlines() == [
+        "destroy debzero-both keep=", "one debzero-both keep=1", "two debzero-both keep=1", "destroy debzero-both keep="]
+
+    story.unlink()
+    jobs = Jobs({"two", "three"}, commands, {}, hosts, ["sh", "-c", f"echo destroy {note}"], at_once=1)
+    for name in ("two", "three"):
+        jobs.succeed(name)
+    assert story.read_text().splitlines() == ["two debzero-both keep=", "three debzero-three keep="]
 
 
 def test_what_a_test_does_to_its_environment_does_not_reach_a_job(monkeypatch, tmp_path):

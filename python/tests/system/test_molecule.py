@@ -1,12 +1,27 @@
 """Every Molecule scenario, one test each; the log of a failed one is shown from its end."""
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
+import yaml
 from background import COMMANDS, IMAGE, ROOT
 
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
 def test_every_scenario_is_a_job():
-    assert sorted([*SCENARIOS, IMAGE, "deb"]) == sorted(COMMANDS)
+    assert sorted([*SCENARIOS, IMAGE, "trainer_long"]) == sorted(COMMANDS)
+
+
+def test_make_deb_builds_and_judges_as_the_scenario_does():
+    printed = subprocess.run(["make", "--dry-run", "deb"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    scenario = yaml.safe_load((ROOT / "molecule/debzero_deb/molecule.yml").read_text())
+    playbook = Path("molecule/debzero_deb", scenario["ansible"]["playbooks"]["side_effect"])
+    plays = [word for word in printed.split() if word.endswith(".yml")]
+    assert plays == [*(f"molecule/shared/{name}.yml" for name in ("destroy", "create")), os.path.normpath(playbook),
+                     "molecule/shared/destroy.yml"]
+    assert [name for name in plays if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.container
@@ -14,3 +29,11 @@ def test_every_scenario_is_a_job():
 @pytest.mark.parametrize("scenario", [pytest.param(name, marks=pytest.mark.job(name)) for name in SCENARIOS])
 def test_scenario(scenario, jobs):
     jobs.succeed(scenario)
+
+
+@pytest.mark.container
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.job("trainer_long")
+def test_a_disturbed_job_survives_every_kill(jobs):
+    jobs.succeed("trainer_long")
