@@ -19,7 +19,7 @@ from debzero.activations import Curve
 
 MASTER, MOMENTS, FLOAT = 4, 8, 4  # bytes a parameter: the fp32 copy; Adam's two; one fp32 number
 
-# What no source tells and the device must: compare `python/bench/memory.py`, then set these, and nothing else.
+# What no source tells and the device must: compare `python/benchmarks/memory.py`, then set these, and nothing else.
 WORKSPACES = 2 * 32 * 2**20   # cuBLAS: one for each of the two threads that run forward and backward (32 MiB on Hopper, else 8)
 SLACK = 0.01                  # of the activations: blocks that are larger than what was asked for, as they are not split below 1 MiB
 COMPILED_SLACK = 0.03         # more of them in compiled layers, whose partitioner keeps a little more than it must

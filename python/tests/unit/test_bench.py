@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
+BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCH))
 
 import common  # noqa: E402

@@ -19,7 +19,7 @@ from debzero.bench.predict import prediction
 from debzero.job import Job
 from debzero.memory import Model, Setting, predict
 
-PROGRAM = Path(__file__).resolve().parents[2] / "bench" / "memory.py"
+PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "memory.py"
 PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
 TINY = {
     "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench-oom`: a job on a GPU whose memory shrinks while it trains, and what it comes to.
 
-    python3 python/bench/oom.py [--ranks 2] [--stage 2]
+    python3 python/benchmarks/oom.py [--ranks 2] [--stage 2]
 
 When the job has done some steps, one rank's share of the GPU is lowered (torch.cuda.set_per_process_memory_fraction) to less than
 its micro-batch takes. The job is to end by itself, with half the micro-batch, the same global batch and every step exactly once in

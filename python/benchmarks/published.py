@@ -4,8 +4,8 @@
 Each part leaves its raw JSON there, and a bench its page too. Interrupted, the next start goes on: a bench with the rows that it has not
 measured, a search with its trials.
 
-    python3 python/bench/published.py                            # all that one GPU can measure
-    python3 python/bench/published.py --only article-2 tune      # these
+    python3 python/benchmarks/published.py                            # all that one GPU can measure
+    python3 python/benchmarks/published.py --only article-2 tune      # these
 """
 from __future__ import annotations
 

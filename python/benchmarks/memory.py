@@ -3,10 +3,10 @@
 
 Run it on a GPU host, with the Python that has debzero's libraries:
 
-    python python/bench/memory.py --results memory.json                                 # all 24 cells; interrupted, it goes on
-    python python/bench/memory.py --results memory.json --cells bert-large-uncased/2    # only these, again
-    python python/bench/memory.py --results memory.json --predict                       # other constants, the same measurements
-    python python/bench/memory.py --results memory.json --show                          # the table
+    python python/benchmarks/memory.py --results memory.json                                 # all 24 cells; interrupted, it goes on
+    python python/benchmarks/memory.py --results memory.json --cells bert-large-uncased/2    # only these, again
+    python python/benchmarks/memory.py --results memory.json --predict                       # other constants, the same measurements
+    python python/benchmarks/memory.py --results memory.json --show                          # the table
 
 The models have the published sizes and random weights, the texts are random words, so nothing is downloaded. Two ranks share a GPU
 where there is one: but for the bucket of overlapped communication, a rank's peak in the allocator does not depend on who else uses the

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Sentence pairs shaped like GLUE's MRPC, and a small BERT with their vocabulary: made on the spot, the same each time.
 
-    python3 python/bench/pairs.py data FOLDER [--rows 3668 --held-out 408 --vocabulary 1200 --seed 0]
-    python3 python/bench/pairs.py model FOLDER --shape '{"vocab_size": 1200, "hidden_size": 128}' [--seed 0]
+    python3 python/benchmarks/pairs.py data FOLDER [--rows 3668 --held-out 408 --vocabulary 1200 --seed 0]
+    python3 python/benchmarks/pairs.py model FOLDER --shape '{"vocab_size": 1200, "hidden_size": 128}' [--seed 0]
 
 MRPC has 3668 training and 408 validation pairs, 68 % of them paraphrases, and a pair takes 53 word pieces on average and 103 at
 most. So do these. The words are made of syllables, each one word piece. The second sentence is an edited copy of the first: words

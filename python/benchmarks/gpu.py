@@ -12,7 +12,7 @@ BERT-Large's shape with random weights, pairs of MRPC's lengths (pairs.py), glob
 Each runs in its own process. Speed is samples/s after the untimed steps, in which everything is compiled; TFLOP/s count what the
 padded batches take, and the share is that of the device's dense peak. A program that fails is a row with its reason.
 
-    python3 python/bench/gpu.py --ranks 2       peak memory per rank of stage none, 1, 2 and 3 instead; ranks may share a GPU
+    python3 python/benchmarks/gpu.py --ranks 2       peak memory per rank of stage none, 1, 2 and 3 instead; ranks may share a GPU
 """
 from __future__ import annotations
 
