@@ -28,10 +28,9 @@ from typing import Any, Callable
 import common
 import torch
 import transformers
-from transformers.models.bert.modeling_bert import BertLayer
-
 from debzero import torchlogs
-from debzero.files import write_json
+from debzero.base.files import write_json
+from transformers.models.bert.modeling_bert import BertLayer
 
 HIDDEN, HEADS, INNER, LENGTH, ROWS, LAYERS = 1024, 16, 4096, 128, 32, 24
 # Of the norm: how much worse than BERT's own code (against fp64) the fused layer may be and still be called equal.

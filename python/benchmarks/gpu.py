@@ -28,9 +28,8 @@ from typing import Any, Callable
 
 import common
 import pairs
-
 from debzero import flops
-from debzero.files import write_json
+from debzero.base.files import write_json
 
 BATCH, MAX_LENGTH, LOG_EVERY = 64, 128, 10
 ACCUMULATION = 4  # the tutorial's, for the stages' memory: what stage 2 shards beyond stage 1 is what accumulates

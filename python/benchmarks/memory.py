@@ -29,12 +29,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SOURCE = Path(__file__).resolve().parents[1] / "src"
-sys.path.insert(0, str(SOURCE))
-
+from debzero.base.files import read_json, write_json  # noqa: E402
 from debzero.bench.run import measure  # noqa: E402
 from debzero.bench.runner import installed  # noqa: E402
-from debzero.files import read_json, write_json  # noqa: E402
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+sys.path.insert(0, str(SOURCE))
 
 STAGES = ("none", 1, 2, 3)
 RANKS, STEPS = 2, 4
@@ -74,9 +74,8 @@ def cells(tiny: bool) -> list[Cell]:
 def make_model(name: str, folder: Path, tiny: bool) -> None:
     """A folder like the hub's, with random weights and a tokenizer of as many words as the model knows."""
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
     from debzero.shapes import PUBLISHED
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     made, part = folder / name, folder / f"{name}.part"
     if (made / "config.json").is_file():

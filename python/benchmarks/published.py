@@ -21,7 +21,6 @@ from pathlib import Path
 import common
 import pairs
 import yaml
-
 from debzero.shapes import PUBLISHED
 
 BENCHMARKS = common.ROOT / "docs" / "benchmarks"

@@ -22,8 +22,7 @@ from typing import Any
 
 import common
 import pairs
-
-from debzero.files import write_json
+from debzero.base.files import write_json
 from debzero.progress import EVALUATION
 
 RANKS, GLOBAL_BATCH, MAX_LENGTH = 2, 64, 128

@@ -4,8 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero.base.files import write_text
 from debzero.batch import Batch
-from debzero.files import write_text
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.progress import computing, duration, gibibytes
 

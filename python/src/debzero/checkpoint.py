@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
-from debzero.errors import UserError
-from debzero.files import Alive, read_json, replace_folder, sync_tree, write_json, write_text
+from debzero.base.errors import UserError
+from debzero.base.files import Alive, read_json, replace_folder, sync_tree, write_json, write_text
 
 FACTS = "debzero.json"
 RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start

@@ -10,9 +10,9 @@ from typing import Any, Optional
 
 from debzero import checkpoint, dslint, models, swap, tasks
 from debzero import job as jobs
+from debzero.base.errors import InputError, Problem, unsaid
+from debzero.base.files import nearest, read_json, unreadable
 from debzero.data import FORMATS, local_files
-from debzero.errors import InputError, Problem, unsaid
-from debzero.files import nearest, read_json, unreadable
 from debzero.job import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import KEPT, Output

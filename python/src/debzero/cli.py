@@ -15,7 +15,7 @@ WARMUP_HELP = "steps before them that do not count; what is compiled and recorde
 
 def _job_names(prefix: str, **_: Any) -> list[str]:
     """Completion: the names of the host's jobs."""
-    from debzero.stack import jobs_folder
+    from debzero.base.stack import jobs_folder
 
     return [p.stem for p in jobs_folder().glob(f"{prefix}*.yml")]
 
@@ -164,7 +164,7 @@ def _some_of(*choices: Any) -> Callable[[str], list[Any]]:
 def main(arguments: Optional[list[str]] = None) -> int:
     """Run one subcommand; the return value is the exit code."""
     options = parser().parse_args(arguments)
-    from debzero.errors import InputError, UserError
+    from debzero.base.errors import InputError, UserError
 
     try:
         return {"train": _train, "check": _check, "plan": _plan, "status": _status, "stop": _stop,
@@ -193,7 +193,7 @@ def _train(options: argparse.Namespace) -> int:
 
     block_signals()
     from debzero import checks, launch
-    from debzero.errors import as_text
+    from debzero.base.errors import as_text
 
     plan, warnings = checks.examine(options.job, options.ranks, options.again)
     if warnings:

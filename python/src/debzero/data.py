@@ -15,8 +15,8 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from debzero import models, sections, tasks, tokens
-from debzero.errors import UserError
-from debzero.files import new_folder, write_json
+from debzero.base.errors import UserError
+from debzero.base.files import new_folder, write_json
 from debzero.job import SECTIONS_DATASET, Data, Job
 from debzero.plan import Plan, files_of, stamps
 from debzero.tokens import Piece, Tokens

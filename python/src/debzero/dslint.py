@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Optional
 
 from debzero import dsrules, dsshape
+from debzero.base.errors import Problem
 from debzero.dslook import Edit, Look, dotted
-from debzero.errors import Problem
 from debzero.job import Job
 
 CODES = {

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero.base.errors import InputError
+from debzero.base.files import nearest, read_json
 from debzero.batch import divisors, split
-from debzero.errors import InputError
-from debzero.files import nearest, read_json
 from debzero.plan import Plan
 from debzero.runstate import MEASURED, Output
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from debzero.errors import InputError, Problem
-from debzero.files import unreadable
+from debzero.base.errors import InputError, Problem
+from debzero.base.files import unreadable
 
 SECTIONS_DATASET = "debian-sections"
 MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find

@@ -13,9 +13,10 @@ from typing import NoReturn
 
 import psutil
 
-from debzero import fit, report, systemd, torchlogs
+from debzero import fit, report, torchlogs
+from debzero.base import systemd
+from debzero.base.files import read_json
 from debzero.control import SIGNALS
-from debzero.files import read_json
 from debzero.plan import Plan
 from debzero.runstate import SAME_FAILURES, Output
 

@@ -8,8 +8,8 @@ from typing import Any, Optional
 
 from debzero import checks, dslint, plan
 from debzero import job as jobs
-from debzero.errors import InputError, Problem, as_text
-from debzero.files import rewrite_text
+from debzero.base.errors import InputError, Problem, as_text
+from debzero.base.files import rewrite_text
 from debzero.job import Job
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, Union
 
 from debzero import tasks
-from debzero.errors import UserError
+from debzero.base.errors import UserError
 from debzero.plan import Plan
 
 Model = Union[str, "dict[str, Any]"]

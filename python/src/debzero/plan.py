@@ -10,9 +10,9 @@ from typing import Any, Optional
 
 from debzero import dslint
 from debzero import job as jobs
+from debzero.base.errors import InputError, Problem
 from debzero.batch import Batch, BatchError, split
 from debzero.dslook import as_meant
-from debzero.errors import InputError, Problem
 from debzero.job import Job
 
 

@@ -16,8 +16,8 @@ from debzero import batch as batches
 from debzero import checks, dsconfig, fit, tasks
 from debzero import job as jobs
 from debzero.activations import Curve
+from debzero.base.errors import InputError, Problem, unsaid
 from debzero.dslook import as_meant
-from debzero.errors import InputError, Problem, unsaid
 from debzero.job import Job
 from debzero.memory import CONTEXT, Memory, Model, Setting, predict
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
@@ -154,7 +154,7 @@ def _deepspeed() -> tuple[int, int]:
     try:
         version = importlib.metadata.version("deepspeed")
     except importlib.metadata.PackageNotFoundError:
-        from debzero.stack import stack
+        from debzero.base.stack import stack
 
         version = str(stack()["deepspeed"])
     major, minor = version.split(".")[:2]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.files import read_lines, write_bytes
+from debzero.base.files import read_lines, write_bytes
 from debzero.watch import EVALUATION
 
 INK, FAINT, GRID = "#22303c", "#75828e", "#e6eaee"

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from debzero import systemd
-from debzero.files import read_json
+from debzero.base import systemd
+from debzero.base.files import read_json
 from debzero.runstate import Output, now
 from debzero.watch import EVALUATION, Watchers
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import __version__, flops
-from debzero.files import read_json, read_lines, write_json
+from debzero.base.files import read_json, read_lines, write_json
 from debzero.progress import computing
 from debzero.runstate import Output
 

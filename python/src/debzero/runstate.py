@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import checkpoint
-from debzero.errors import InputError, Problem, full
-from debzero.files import nearest, read_json, write_json, write_text
+from debzero.base.errors import InputError, Problem, full
+from debzero.base.files import nearest, read_json, write_json, write_text
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3

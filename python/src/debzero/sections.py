@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from debzero.errors import UserError
+from debzero.base.errors import UserError
 
 SECTIONS = 12       # the largest; each has at least a thousand packages
 PER_SECTION = 1000  # keeps the classes balanced and the demo inside its minutes

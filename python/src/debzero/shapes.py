@@ -9,7 +9,7 @@ import torch
 
 from debzero import models, oncuda, tasks
 from debzero.activations import PRIME, Curve, shorten, stacks, trace
-from debzero.errors import InputError, Problem
+from debzero.base.errors import InputError, Problem
 from debzero.job import Job
 from debzero.memory import Model
 

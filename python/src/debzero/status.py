@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Optional, TextIO
 
 from debzero import progress, report
-from debzero.errors import InputError, Problem
-from debzero.files import read_json, unreadable
+from debzero.base.errors import InputError, Problem
+from debzero.base.files import read_json, unreadable
+from debzero.base.stack import jobs_folder
 from debzero.job import read_mapping, within
 from debzero.runstate import FINAL, Output
-from debzero.stack import jobs_folder
 
 
 def _known() -> str:

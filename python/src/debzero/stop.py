@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from debzero.errors import UserError
+from debzero.base.errors import UserError
 from debzero.status import find, show
 
 

@@ -13,8 +13,8 @@ from typing import Any, Callable, Optional
 
 import psutil
 
-from debzero.errors import Problem
-from debzero.files import read_json, unreadable, write_json
+from debzero.base.errors import Problem
+from debzero.base.files import read_json, unreadable, write_json
 
 OWN = "debzero-swap"
 MARK = ".debzero"  # in the folder: made by us

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from debzero.errors import Problem, UserError
+from debzero.base.errors import Problem, UserError
 from debzero.job import SECTIONS_DATASET, Job
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 
 from debzero import card, checkpoint, data, dsconfig, flops, models, plots, report, speed, stream, swap, zero3
+from debzero.base.errors import OutOfMemory, UserError, explain
+from debzero.base.files import new_folder
 from debzero.control import Control, Stop, Stopping
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
-from debzero.errors import OutOfMemory, UserError, explain
 from debzero.evaluate import evaluate
-from debzero.files import new_folder
 from debzero.plan import Plan
 from debzero.progress import Progress
 from debzero.runstate import MEASURED, Output

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
-from debzero.files import read_lines, write_text
+from debzero.base.files import read_lines, write_text
 
 EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers are beside it
 

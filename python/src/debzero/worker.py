@@ -16,13 +16,13 @@ import psutil
 
 from debzero import fit, torchlogs
 from debzero import job as jobs
+from debzero.base.errors import InputError, OutOfMemory, UserError, explain
+from debzero.base.files import nearest
+from debzero.base.stack import jobs_folder
 from debzero.control import SIGNALS, Stop, Stopping, block_signals
-from debzero.errors import InputError, OutOfMemory, UserError, explain
-from debzero.files import nearest
 from debzero.launch import open_output
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import CAP, Output
-from debzero.stack import jobs_folder
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 

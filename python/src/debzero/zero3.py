@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from debzero.errors import UserError
+from debzero.base.errors import UserError
 
 STATE = "optimizer_state_dict"  # DeepSpeed's name for its own state, and within it for the optimizer's
 

@@ -4,9 +4,8 @@ import subprocess
 
 import pytest
 from conftest import JOB, POWERLESS, changed
-
 from debzero import checks, status
-from debzero.errors import InputError, UserError
+from debzero.base.errors import InputError, UserError
 from debzero.runstate import Output
 
 

@@ -3,13 +3,12 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from debzero import sections
 from debzero.batch import BatchError, divisors, split
 from debzero.engine import rate_at
 from debzero.sampler import EpochSampler, held_out_batches
+from hypothesis import given
+from hypothesis import strategies as st
 
 small = st.integers(1, 64)
 
@@ -139,7 +138,7 @@ def test_debian_sections_never_show_a_held_out_text_in_training():
 
 
 def test_without_package_lists_the_fix_is_named():
-    from debzero.errors import UserError
+    from debzero.base.errors import UserError
 
     with pytest.raises(UserError, match="apt-get update"):
         sections.samples(io.BytesIO(_dump(50).encode()))

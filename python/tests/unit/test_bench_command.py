@@ -13,7 +13,6 @@ import pytest
 import yaml
 from bench_results import GB, failed, run, sample
 from conftest import SOURCE
-
 from debzero import checks, tune
 from debzero.bench import page, results, runner
 from debzero.bench import run as runs

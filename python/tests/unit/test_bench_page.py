@@ -7,7 +7,6 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from bench_results import failed, sample
 from browser import look
-
 from debzero.bench import comparison, page, results
 
 

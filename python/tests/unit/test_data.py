@@ -8,13 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import JOB, SOURCE, changed
-from hypothesis import given
-from hypothesis import strategies as st
-
 from debzero import data, tokens
-from debzero.errors import UserError
+from debzero.base.errors import UserError
 from debzero.job import Job
 from debzero.plan import Host, resolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 PAD = SimpleNamespace(pad_token_id=9)
 
@@ -194,7 +193,7 @@ def test_rows_that_cannot_be_used_are_named(bench, content, changes, fix):
     ("rows.csv", f"text,{'l' * 200_000}\n", "cannot be read")], ids=["csv", "jsonl", "json", "numbers", "words", "deep", "wide"])
 def test_check_sees_the_columns_that_the_training_will(bench, name, content, reason):
     from debzero import checks
-    from debzero.errors import InputError
+    from debzero.base.errors import InputError
 
     (bench.folder / name).write_text(content)
     job = bench.job(data__dataset=name)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SOURCE
-
+from debzero.base.stack import stack
 from debzero.doctor import command, software, trials
 from debzero.doctor.chain import Check, Context, fail, follow, ok, skip, warn
 from debzero.doctor.host import Asked, Host
-from debzero.stack import stack
 
 PINNED = f"{stack()['torch']}+cu{stack()['cuda'].replace('.', '')}"
 TORCH = """

@@ -6,10 +6,9 @@ import os
 
 import pytest
 from conftest import JOB
+from debzero import dskeys, dslint
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-from debzero import dskeys, dslint
 
 ARTICLE = {"train_batch_size": 64, "gradient_accumulation_steps": 4, "fp16": {"enabled": True}, "zero_optimization": {
     "stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "offload_param": {"device": "cpu"}}}
@@ -324,7 +323,7 @@ PATHS = [*JOB, *(f"data.{key}" for key in JOB["data"]), *(f"train.{key}" for key
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_job_holds_only_input_errors_are_raised(bench, changes, config):
     from debzero import checks
-    from debzero.errors import InputError
+    from debzero.base.errors import InputError
 
     values = copy.deepcopy({**JOB, **({"deepspeed": config} if config else {})})
     for path, value in changes.items():

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import JOB
+from debzero import fit, job, launch, plan, planner
+from debzero.base import files
+from debzero.runstate import MEASURED, Output
 from test_recovery import end, ranks_of, start, step_of, wait_for
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
-
-from debzero import files, fit, job, launch, plan, planner
-from debzero.runstate import MEASURED, Output
 
 GPUS = plan.Host(gpus=2, bf16=True)
 LARGE = planner.Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, words="")

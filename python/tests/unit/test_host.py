@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from debzero.doctor import host as module
 from debzero.doctor.host import Asked, Host, examine
 

@@ -52,7 +52,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("change", "key", "fix"), MISTAKES, ids=[f"{k}-{i}" for i, (_, k, _) in enumerate(MISTAKES)])
 def test_each_mistake_names_its_key_and_its_fix(bench, monkeypatch, change, key, fix):
     from debzero import checks
-    from debzero.errors import InputError
+    from debzero.base.errors import InputError
 
     path = bench.job()
     path.write_text(json.dumps(changed(JOB, change)))  # JSON is YAML

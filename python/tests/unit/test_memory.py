@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from debzero import cli, memory, models, oncuda, planner, tasks
 from debzero.activations import Curve, shorten, stacks, trace
 from debzero.bench.configurations import chosen

@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 import pytest
 from conftest import SOURCE
-
-from debzero import checkpoint, checks, files, training
+from debzero import checkpoint, checks, training
+from debzero.base import files
 from debzero.job import Checkpoint, Job
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
@@ -285,7 +285,7 @@ def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeyp
 
 
 def test_too_little_room_is_seen_before_anything_is_written(alone, monkeypatch):
-    from debzero.errors import UserError
+    from debzero.base.errors import UserError
 
     save(alone, 1, "x" * 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1500}))

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS
-from test_data import plan_of, prepared
-
 from debzero import data, models, tasks
-from debzero.errors import UserError
+from debzero.base.errors import UserError
 from debzero.evaluate import evaluate
+from test_data import plan_of, prepared
 
 SMALL = {
     "bert": {"type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

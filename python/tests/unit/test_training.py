@@ -8,7 +8,6 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import POWERLESS, SOURCE, rows
-
 from debzero import dsconfig, launch, torchlogs
 
 # Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
@@ -63,9 +62,8 @@ def test_offloading_keeps_the_loss_curve(trained, runs, name):
 @pytest.mark.parametrize("name", list(STAGES))
 def test_plain_transformers_gives_the_reported_accuracy(trained, runs, name):
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     from debzero import tokens
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     report = runs(name)
     folder = trained.output(name) / "model"
@@ -244,7 +242,6 @@ def test_a_gather_that_returns_is_done(bench):
 def test_a_step_that_cannot_be_recorded_leaves_no_gradients_behind(monkeypatch):
     """What a recording made was never computed: the next step would add to it."""
     import torch
-
     from debzero.speed import StepGraphs
 
     weight = torch.nn.Parameter(torch.ones(1))

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SOURCE
-
+from debzero.base.stack import stack
 from debzero.doctor import process, trials
 from debzero.doctor.chain import Context, ok
 from debzero.doctor.host import Asked, Host
-from debzero.stack import stack
 
 
 def test_a_program_that_hangs_is_ended_with_all_it_started(tmp_path):

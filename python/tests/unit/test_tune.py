@@ -6,9 +6,6 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-
 from debzero import checks, tune
 from debzero.batch import divisors
 from debzero.bench.run import Run
@@ -17,6 +14,8 @@ from debzero.plan import Host
 from debzero.planner import Choice
 from debzero.runstate import Output
 from debzero.tune import Way, climb, rewritten, search
+from hypothesis import given
+from hypothesis import strategies as st
 
 SIZES = tuple(divisors(64))
 MEASURED = Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])

@@ -11,9 +11,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import yaml
-
-from debzero import card, plots, progress, report, status, systemd
-from debzero.files import read_json, read_lines, write_json
+from debzero import card, plots, progress, report, status
+from debzero.base import systemd
+from debzero.base.files import read_json, read_lines, write_json
 from debzero.job import Job
 from debzero.progress import Progress
 from debzero.runstate import Output
@@ -346,7 +346,7 @@ def test_status_says_that_a_run_is_given_up(jobs, capsys):
 
 
 def test_to_watch_needs_a_name(jobs):
-    from debzero.errors import InputError
+    from debzero.base.errors import InputError
 
     with pytest.raises(InputError, match="follows one run") as caught:
         status.status(None, as_json=False, watch=True)

@@ -5,9 +5,9 @@ import argparse
 from pathlib import Path
 from typing import Optional
 
+from debzero.base.errors import InputError, Problem
+from debzero.base.files import write_text
 from debzero.bench import page, results
-from debzero.errors import InputError, Problem
-from debzero.files import write_text
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Union
 
-from debzero.errors import InputError, Problem
+from debzero.base.errors import InputError, Problem
 from debzero.plan import Plan
 
 STAGES: tuple[Union[str, int], ...] = ("none", 1, 2, 3)

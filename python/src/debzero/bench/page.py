@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 import yaml
 
+from debzero.base.files import write_json, write_text
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.results import HEADINGS, as_csv, as_markdown, cells, notes, of_baseline, rate, reason, size
-from debzero.files import write_json, write_text
 
 NAME = "results.html"
 FILES = ("results.json", "results.csv", "results.md", NAME)

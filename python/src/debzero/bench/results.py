@@ -7,8 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.errors import InputError, Problem
-from debzero.files import read_json
+from debzero.base.errors import InputError, Problem
+from debzero.base.files import read_json
 
 FORMAT = 1
 

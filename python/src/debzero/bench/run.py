@@ -17,7 +17,7 @@ import psutil
 import yaml
 
 from debzero import swap
-from debzero.files import read_lines, write_text
+from debzero.base.files import read_lines, write_text
 from debzero.runstate import CAP, MEASURED, Output
 
 SOURCE = Path(__file__).resolve().parents[2]

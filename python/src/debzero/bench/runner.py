@@ -17,11 +17,11 @@ import psutil
 import yaml
 
 from debzero import __version__, checks, report
+from debzero.base.files import read_json, write_text
 from debzero.bench import page, results
 from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
 from debzero.bench.predict import prediction, predictions
 from debzero.bench.run import MENDABLE, claim, measure
-from debzero.files import read_json, write_text
 from debzero.job import Job
 from debzero.plan import Plan, stamps
 from debzero.runstate import now

@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import __version__, systemd
+from debzero import __version__
+from debzero.base import systemd
+from debzero.base.errors import InputError, Problem
+from debzero.base.stack import stack
 from debzero.doctor import software, trials
 from debzero.doctor.chain import Check, Context, below, follow
 from debzero.doctor.host import Asked, Finding, Host
-from debzero.errors import InputError, Problem
-from debzero.stack import stack
 
 FREE_MB = 1024  # in the state and the cache folder; what a job needs is for `debzero check` to say
 WIDEST = 140

@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Callable
 
+from debzero.base.files import read_json
 from debzero.doctor.chain import Check, Context, fail, ok, skip, warn
 from debzero.doctor.host import Finding
 from debzero.doctor.process import environment, python, run, together
-from debzero.files import read_json
 
 CAP_IPC_LOCK = 14  # the bit of capabilities(7)
 LOCKED_MB = 1024   # less than this stops offloading even of small models
