@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.files import write_text
-from debzero.batch import Batch
-from debzero.job import SECTIONS_DATASET, Job
+from debzero.job.batch import Batch
+from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.progress import computing, duration, gibibytes
 
 # What model hubs call the tasks, and the metrics that are not called there as here.
@@ -39,7 +39,7 @@ def _metadata(report: dict[str, Any], job: Job, name: str) -> str:
     """What hubs read. Without a licence: it depends on the base model and the data, and is their owner's to choose."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    from debzero.data import hub_name
+    from debzero.job.local_files import hub_name
 
     dataset, part = hub_name(job.data.dataset) if _on_hub(job.data.dataset) else (Path(job.data.dataset).name, None)
     results = [EvalResult(task_type=PIPELINES[job.task], dataset_type=dataset, dataset_name=Path(job.data.dataset).name,

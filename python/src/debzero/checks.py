@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import checkpoint, dslint, models, swap, tasks
-from debzero import job as jobs
 from debzero.base.errors import InputError, Problem, unsaid
 from debzero.base.files import nearest, read_json, unreadable
-from debzero.data import FORMATS, local_files
-from debzero.job import SECTIONS_DATASET, Job
+from debzero.base.text import did_you_mean
+from debzero.job.local_files import FORMATS, local_files
+from debzero.job.reader import parse
+from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.plan import Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import KEPT, Output
 
@@ -25,7 +26,7 @@ def check(path: Path, ranks: Optional[int] = None) -> Plan:
 
 def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tuple[Plan, list[Problem]]:
     """As check, with the warnings. `again`: for a run that starts from the beginning, whatever there is."""
-    job, problems = jobs.parse(path)
+    job, problems = parse(path)
     warnings: list[Problem] = []
     plan = None
     if job is not None:
@@ -100,7 +101,7 @@ def _data(job: Job, file: str) -> list[Problem]:
             for name in names:
                 if name not in columns:
                     problems.append(Problem(file, f"data.{key}", f"{part.name} has no column {name!r}",
-                                            jobs.did_you_mean(name, columns)))
+                                            did_you_mean(name, columns)))
     return problems
 
 
@@ -120,10 +121,10 @@ def model(job: Job, file: str) -> list[Problem]:
     kind = job.model["type"]
     if kind not in CONFIG_MAPPING:
         return [Problem(file, "model.type", f"{kind!r} is not known to transformers",
-                        jobs.did_you_mean(kind, ["bert", "roberta", "distilbert", "electra", "gpt2", "t5"]))]
+                        did_you_mean(kind, ["bert", "roberta", "distilbert", "electra", "gpt2", "t5"]))]
     settings = CONFIG_MAPPING[kind]()
     known = sorted({*settings.to_dict(), *settings.attribute_map})
-    problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", jobs.did_you_mean(key, known))
+    problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", did_you_mean(key, known))
                 for key in job.model if key != "type" and key not in known]
     for key, value in job.model.items():
         usual = getattr(settings, key, None) if isinstance(key, str) and key != "vocab_size" and not key.endswith("_id") else None

@@ -17,16 +17,14 @@ import numpy as np
 from debzero import models, sections, tasks, tokens
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
-from debzero.job import SECTIONS_DATASET, Data, Job
-from debzero.plan import Plan, files_of, stamps
+from debzero.job.local_files import FORMATS, hub_name, local_files, stamps
+from debzero.job.schema import SECTIONS_DATASET, Data, Job
+from debzero.plan import Plan
 from debzero.tokens import Piece, Tokens
 
-FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 HELD_OUT = 0.1  # of debian-sections, when the job does not say
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
 LAYOUT = 1      # of the tokenised folders; another number makes them anew
-# The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
-OWNERLESS = ("glue", "super_glue", "wikitext")
 
 Place = Callable[[int], str]  # where a row of the chunk at hand lies in its file, in words
 
@@ -41,23 +39,6 @@ class Prepared:
     digest: str
     tokenizer: Any
     task: tasks.Task
-
-
-def local_files(dataset: str) -> dict[str, Path]:
-    """Split name -> file of a local data set: a file is all training, a folder holds train.*, validation.*, test.*."""
-    path = Path(dataset)
-    if not path.is_dir():
-        return {"train": path}
-    named = {p.stem: p for p in files_of(dataset) if p.suffix in FORMATS}
-    return {split: named[split] for split in ("train", "validation", "test") if split in named}
-
-
-def hub_name(dataset: str) -> tuple[str, Optional[str]]:
-    """Name and configuration of a hub's data set, written name, name/configuration or owner/name/configuration."""
-    parts = dataset.split("/")
-    if len(parts) == 3 or (len(parts) == 2 and parts[0] in OWNERLESS):
-        return "/".join(parts[:-1]), parts[-1]
-    return dataset, None
 
 
 def _raw(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:

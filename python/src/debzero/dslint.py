@@ -12,7 +12,7 @@ from typing import Any, Literal, Optional
 from debzero import dsrules, dsshape
 from debzero.base.errors import Problem
 from debzero.dslook import Edit, Look, dotted
-from debzero.job import Job
+from debzero.job.schema import Job
 
 CODES = {
     "DZ101": "a key that DeepSpeed does not know",

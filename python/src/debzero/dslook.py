@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Literal, NamedTuple, Optional
 
-from debzero.job import Job
+from debzero.job.schema import Job
 
 Path = tuple[Any, ...]
 Edit = Callable[[dict[str, Any]], None]

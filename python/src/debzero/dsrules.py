@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from debzero import dskeys
+from debzero.base.text import did_you_mean
 from debzero.dslook import BATCH, ZERO, Look, Path, Raw, is_number, removal
-from debzero.job import did_you_mean
 
 
 def out_of_range(look: Look) -> Iterator[Raw]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from debzero import dskeys
+from debzero.base.text import did_you_mean
 from debzero.dslook import ZERO, Look, Path, Raw, dotted, is_number, removal, replacement
-from debzero.job import did_you_mean
 
 
 def _fits(value: Any, kind: Any) -> bool:

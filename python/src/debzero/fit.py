@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from debzero.base.errors import InputError
 from debzero.base.files import nearest, read_json
-from debzero.batch import divisors, split
+from debzero.job.batch import divisors, split
 from debzero.plan import Plan
 from debzero.runstate import MEASURED, Output
 

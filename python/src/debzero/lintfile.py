@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import checks, dslint, plan
-from debzero import job as jobs
 from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import rewrite_text
-from debzero.job import Job
+from debzero.job.reader import parse
+from debzero.job.schema import Job
 
 
 def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
@@ -73,7 +73,7 @@ def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem
 
 def _mend_job(path: Path, quiet: bool) -> list[str]:
     """Mend the JSON that a job names. Lines within the job itself are left to its owner: YAML would lose its comments."""
-    job, wrong = jobs.parse(path)
+    job, wrong = parse(path)
     if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
         return []
     if isinstance(job.deepspeed, str):

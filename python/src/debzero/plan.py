@@ -3,17 +3,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 from debzero import dslint
-from debzero import job as jobs
 from debzero.base.errors import InputError, Problem
-from debzero.batch import Batch, BatchError, split
 from debzero.dslook import as_meant
-from debzero.job import Job
+from debzero.job.batch import Batch, BatchError, split
+from debzero.job.local_files import stamps
+from debzero.job.reader import ValidationError
+from debzero.job.schema import Job
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,6 @@ class Plan:
         if files := stamps(self.job):
             facts["files"] = files
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def files_of(path: str) -> list[Path]:
-    """The files of a local data set or model, which is a file or a folder."""
-    listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # checks.py says so where it may not be
-    return sorted(Path(path).iterdir()) if listed else [Path(path)]
-
-
-def stamps(job: Job) -> list[tuple[str, int, int]]:
-    """What tells a local data set and a local model from what lay there before: each file's path, size and time of the last change in
-    nanoseconds."""
-    found = [file for path in (job.data.dataset, job.model) if isinstance(path, str) and Path(path).is_absolute()
-             for file in files_of(path)]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if os.path.isfile(file)]
 
 
 def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
@@ -159,7 +145,7 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
         try:
             job, accumulation = absorb(job, config, count)
         except (ValueError, TypeError) as error:
-            first = error.errors()[0] if isinstance(error, jobs.ValidationError) else None
+            first = error.errors()[0] if isinstance(error, ValidationError) else None
             key = ".".join(map(str, first["loc"])) if first else "deepspeed"
             raise InputError([*problems, Problem(file, "deepspeed", f"the DeepSpeed JSON overrules {key} with something debzero "
                                       f"cannot use: {first['msg'] if first else error}",

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from debzero import batch as batches
 from debzero import checks, dsconfig, fit, tasks
-from debzero import job as jobs
 from debzero.activations import Curve
 from debzero.base.errors import InputError, Problem, unsaid
 from debzero.dslook import as_meant
-from debzero.job import Job
+from debzero.job import batch as batches
+from debzero.job.reader import parse
+from debzero.job.schema import Job
 from debzero.memory import CONTEXT, Memory, Model, Setting, predict
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.shapes import Shapes
@@ -238,7 +238,7 @@ def recommend(rows: list[Row]) -> tuple[Optional[Row], str]:
 def plan(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], config: Optional[Path], as_json: bool) -> int:
     """The command. `sizes`: the texts of --gpu-memory, --ram and --nvme."""
     there, problems = hardware(gpus, sizes)
-    job, wrong = jobs.parse(path)
+    job, wrong = parse(path)
     problems += wrong
     shapes = None
     if job is not None:

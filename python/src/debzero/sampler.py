@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from debzero.batch import Batch
+from debzero.job.batch import Batch
 
 # Global batches that are sorted by length together. More would pad less (at 32, four tokens in a hundred are still due to the
 # spread within a batch) but leave less to chance which samples meet in a step.

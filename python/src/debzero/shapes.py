@@ -10,7 +10,7 @@ import torch
 from debzero import models, oncuda, tasks
 from debzero.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.base.errors import InputError, Problem
-from debzero.job import Job
+from debzero.job.schema import Job
 from debzero.memory import Model
 
 # Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), so that the hub need not be asked:

@@ -12,7 +12,8 @@ from debzero import progress, report
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import read_json, unreadable
 from debzero.base.stack import jobs_folder
-from debzero.job import read_mapping, within
+from debzero.job.local_files import within
+from debzero.job.reader import read_mapping
 from debzero.runstate import FINAL, Output
 
 

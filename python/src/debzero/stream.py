@@ -8,8 +8,8 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from debzero.batch import Batch
 from debzero.engine import Micro
+from debzero.job.batch import Batch
 
 AHEAD = 4  # optimizer steps
 

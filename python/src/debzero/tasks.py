@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from debzero.base.errors import Problem, UserError
-from debzero.job import SECTIONS_DATASET, Job
+from debzero.job.schema import SECTIONS_DATASET, Job
 
 if TYPE_CHECKING:
     from debzero.data import Prepared

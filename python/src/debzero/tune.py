@@ -18,11 +18,11 @@ from typing import Any, Callable, Optional
 from debzero import checks, fit
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import read_json, rewrite_text, write_json
-from debzero.batch import divisors
 from debzero.bench import results
 from debzero.bench.configurations import Configuration, derive
 from debzero.bench.run import MENDABLE, claim, measure
 from debzero.bench.runner import command_line, host_facts, identity, installed
+from debzero.job.batch import divisors
 from debzero.plan import Plan
 from debzero.planner import CHOICES, Choice, choice_of
 from debzero.runstate import now

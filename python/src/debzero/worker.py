@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 import psutil
 
 from debzero import fit, torchlogs
-from debzero import job as jobs
 from debzero.base.errors import InputError, OutOfMemory, UserError, explain
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
 from debzero.control import SIGNALS, Stop, Stopping, block_signals
+from debzero.job.reader import parse
 from debzero.launch import open_output
 from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
 from debzero.runstate import CAP, Output
@@ -67,7 +67,7 @@ def main() -> int:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     file = arguments.job or jobs_folder() / "mrpc.yml"
-    job, problems = jobs.parse(file)
+    job, problems = parse(file)
     if problems or job is None:
         raise InputError(problems)
     if arguments.deepspeed:

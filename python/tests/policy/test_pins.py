@@ -15,7 +15,7 @@ SHOWN = ("stack.yml", "*.md", "debian/*.README.Debian", "debian/changelog", "deb
 TYPED = {
     "debian/debzero.postrm": "runs when the package and its stack.yml are gone",
     "python/src/debzero/cli.py": "examples in --help",
-    "python/src/debzero/job.py": "examples in messages",
+    "python/src/debzero/job/schema.py": "examples in messages",
 }
 SOURCE = r"://.*|--(?:extra-)?index-url.*|--find-links.*"
 PIN_WITHOUT_HASH = r"^\w.*==.*$(?!\n    --hash=sha256:)"

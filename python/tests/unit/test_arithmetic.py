@@ -4,8 +4,8 @@ import io
 import numpy as np
 import pytest
 from debzero import sections
-from debzero.batch import BatchError, divisors, split
 from debzero.engine import rate_at
+from debzero.job.batch import BatchError, divisors, split
 from debzero.sampler import EpochSampler, held_out_batches
 from hypothesis import given
 from hypothesis import strategies as st

@@ -10,7 +10,8 @@ import pytest
 from conftest import JOB, SOURCE, changed
 from debzero import data, tokens
 from debzero.base.errors import UserError
-from debzero.job import Job
+from debzero.job.local_files import hub_name
+from debzero.job.schema import Job
 from debzero.plan import Host, resolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,7 +162,7 @@ def test_blocks_are_the_texts_one_after_the_other(texts, size):
     ("glue/mrpc", ("glue", "mrpc")), ("wikitext/wikitext-2-raw-v1", ("wikitext", "wikitext-2-raw-v1")), ("imdb", ("imdb", None)),
     ("someone/something", ("someone/something", None)), ("someone/something/part", ("someone/something", "part"))])
 def test_a_hub_data_set_has_a_name_and_perhaps_a_configuration(name, expected):
-    assert data.hub_name(name) == expected
+    assert hub_name(name) == expected
 
 
 MISTAKES = [

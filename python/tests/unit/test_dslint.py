@@ -135,7 +135,7 @@ def test_the_batch_is_explained_with_its_numbers():
 
 
 def test_a_jobs_own_zero_section_counts():
-    from debzero.job import Job
+    from debzero.job.schema import Job
 
     config = {"zero_optimization": {"offload_param": {"device": "nvme"}}}
     job = Job.model_validate({**JOB, "deepspeed": config, "zero": {"stage": 3, "nvme_path": "/nvme"}})
@@ -172,7 +172,7 @@ def test_the_tables_are_what_the_installed_deepspeed_reads():
 
 def test_auto_means_something_exactly_where_debzero_fills_it_in():
     from debzero import dsconfig
-    from debzero.job import Job
+    from debzero.job.schema import Job
     from debzero.plan import Host, resolve
 
     plan = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)

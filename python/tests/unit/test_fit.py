@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import JOB
-from debzero import fit, job, launch, plan, planner
+from debzero import fit, launch, plan, planner
 from debzero.base import files
+from debzero.job import schema
 from debzero.runstate import MEASURED, Output
 from test_recovery import end, ranks_of, start, step_of, wait_for
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -25,7 +26,7 @@ LARGE = planner.Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0,
 
 def resolved(path, total=64, micro="auto", config=None, **train):
     values = {**JOB, "train": {**JOB["train"], "global_batch": total, "micro_batch": micro, **train}, "output": str(path)}
-    return plan.resolve(job.Job.model_validate(values), GPUS, None, "job.yml", config)
+    return plan.resolve(schema.Job.model_validate(values), GPUS, None, "job.yml", config)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 from conftest import JOB, changed
+from debzero.job.reader import parse, read_mapping
 
 # The change to a good job, the key that must be named, and words of the fix.
 MISTAKES = [
@@ -146,7 +147,6 @@ def test_fix_leaves_a_file_alone_that_a_job_may_not_mean(bench):
 
 
 def test_anchors_and_merged_mappings_write_nothing_again(bench):
-    from debzero import job
 
     path = bench.folder / "job.yml"
     path.write_text("""
@@ -154,8 +154,8 @@ base: &base {epochs: 1, seed: 3}
 more: &more {warmup: 0.5}
 train: {<<: *base, <<: *more, epochs: 2}
 """)
-    assert job.read_mapping(path)["train"] == {"epochs": 2, "seed": 3, "warmup": 0.5}
-    assert not any("again" in problem.reason for problem in job.parse(path)[1])
+    assert read_mapping(path)["train"] == {"epochs": 2, "seed": 3, "warmup": 0.5}
+    assert not any("again" in problem.reason for problem in parse(path)[1])
 
 
 @pytest.mark.parametrize(("data", "moves"), [
@@ -183,13 +183,13 @@ def test_packaged_jobs_are_good():
     """Read without problems, right for their task, and with the batch of two GPUs in a comment as it is computed."""
     from pathlib import Path
 
-    from debzero import job, plan, tasks
+    from debzero import plan, tasks
 
     folder = Path(__file__).resolve().parents[3] / "debian" / "jobs"
     found = sorted(folder.glob("*.yml"))
     assert {path.stem for path in found} >= {"demo", "mrpc", "gpt2-medium", "t5-base"}
     for path in found:
-        parsed, problems = job.parse(path)
+        parsed, problems = parse(path)
         assert parsed is not None and not problems
         assert not tasks.problems(parsed, str(path))
         batch = plan.resolve(parsed, plan.Host(2, True), None, str(path), None).batch

@@ -15,7 +15,7 @@ from debzero import cli, memory, models, oncuda, planner, tasks
 from debzero.activations import Curve, shorten, stacks, trace
 from debzero.bench.configurations import chosen
 from debzero.bench.predict import prediction
-from debzero.job import Job
+from debzero.job.schema import Job
 from debzero.memory import Model, Setting, predict
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "memory.py"

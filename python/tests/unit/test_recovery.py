@@ -18,7 +18,7 @@ import pytest
 from conftest import SOURCE
 from debzero import checkpoint, checks, training
 from debzero.base import files
-from debzero.job import Checkpoint, Job
+from debzero.job.schema import Checkpoint, Job
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
 KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "5"))

@@ -57,7 +57,7 @@ def test_a_mount_point_without_its_disk_is_refused(tmp_path):
 
 def test_deepspeed_is_given_the_runs_own_folder_whatever_the_json_says(bench):
     import yaml
-    from debzero.job import Job
+    from debzero.job.schema import Job
     from debzero.plan import Host, resolve
 
     values = yaml.safe_load(bench.job(zero={"stage": 3, "offload_optimizer": "nvme", "nvme_path": "/nvme"}).read_text())

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import yaml
 from debzero import checks, tune
-from debzero.batch import divisors
 from debzero.bench.run import Run
 from debzero.cli import main
+from debzero.job.batch import divisors
 from debzero.plan import Host
 from debzero.planner import Choice
 from debzero.runstate import Output

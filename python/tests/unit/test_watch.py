@@ -14,7 +14,7 @@ import yaml
 from debzero import card, plots, progress, report, status
 from debzero.base import systemd
 from debzero.base.files import read_json, read_lines, write_json
-from debzero.job import Job
+from debzero.job.schema import Job
 from debzero.progress import Progress
 from debzero.runstate import Output
 

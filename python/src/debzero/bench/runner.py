@@ -22,8 +22,9 @@ from debzero.bench import page, results
 from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
 from debzero.bench.predict import prediction, predictions
 from debzero.bench.run import MENDABLE, claim, measure
-from debzero.job import Job
-from debzero.plan import Plan, stamps
+from debzero.job.local_files import stamps
+from debzero.job.schema import Job
+from debzero.plan import Plan
 from debzero.runstate import now
 
 
