@@ -8,14 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import checkpoint, dslint, models, swap, tasks
+from debzero import checkpoint, models, swap, tasks
 from debzero.base.errors import InputError, Problem, unsaid
 from debzero.base.files import nearest, read_json, unreadable
 from debzero.base.text import did_you_mean
+from debzero.deepspeed_json import lint
+from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.local_files import FORMATS, local_files
 from debzero.job.reader import parse
 from debzero.job.schema import SECTIONS_DATASET, Job
-from debzero.plan import Plan, read_deepspeed, resolve, this_host
+from debzero.plan import Plan, resolve, this_host
 from debzero.runstate import KEPT, Output
 
 
@@ -39,7 +41,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tup
         except InputError as error:
             problems += unsaid(error.problems, said)
         if config is not None:
-            warnings = [p for p in dslint.problems(config, file, None, None, job) if p.severity == "warning"]
+            warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         problems += unsaid([*_data(job, file), *tasks.problems(job, file), *model(job, file), *_swap(plan.job if plan else job, file),
                             *_output(job, file, plan.fingerprint if plan and not again else None)], said)
     if problems or plan is None:

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import checks, dslint, plan
+from debzero import checks
 from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import rewrite_text
+from debzero.deepspeed_json import lint
+from debzero.deepspeed_json.reader import parse_config, read_deepspeed
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 
@@ -50,7 +52,7 @@ def _is_deepspeed(path: Path) -> bool:
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     """DeepSpeed's configuration, and what is wrong with its text alone."""
     try:
-        config, wrong = dslint.read(path.read_text(encoding="utf-8"), str(path))
+        config, wrong = parse_config(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError([Problem(str(path), "file", f"cannot be read: {error}", "make it a text file that this user may read")]) from None
     if config is None:
@@ -60,7 +62,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
 
 def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
     config, found = _read(path)
-    found += dslint.problems(config, str(path), ranks, None)
+    found += lint.problems(config, str(path), ranks, None)
     if any(p.severity == "error" for p in found):
         raise InputError(found)
     return {"job": str(path), "kind": "DeepSpeed's configuration"}, found
@@ -77,8 +79,8 @@ def _mend_job(path: Path, quiet: bool) -> list[str]:
     if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
         return []
     if isinstance(job.deepspeed, str):
-        return _mend(Path(job.deepspeed), job, quiet) if plan.read_deepspeed(job, str(path))[0] is not None else []
-    for change in dslint.mend(job.deepspeed, job)[1] if not quiet else []:
+        return _mend(Path(job.deepspeed), job, quiet) if read_deepspeed(job, str(path))[0] is not None else []
+    for change in lint.mend(job.deepspeed, job)[1] if not quiet else []:
         print(f"{path}: change by hand: deepspeed.{change}")
     return []
 
@@ -90,7 +92,7 @@ def _mend(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
     if wrong:  # of a key that is written twice, either may be meant
         return []
     text = path.read_text(encoding="utf-8")
-    config, changes = dslint.mend(config, job)
+    config, changes = lint.mend(config, job)
     if changes:
         try:
             rewrite_text(path, _like(text, config))

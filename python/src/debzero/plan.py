@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import dslint
 from debzero.base.errors import InputError, Problem
-from debzero.dslook import as_meant
+from debzero.deepspeed_json import lint
+from debzero.deepspeed_json.view import as_meant
 from debzero.job.batch import Batch, BatchError, split
 from debzero.job.local_files import stamps
 from debzero.job.reader import ValidationError
@@ -64,17 +64,6 @@ class Plan:
         if files := stamps(self.job):
             facts["files"] = files
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
-    """The user's own DeepSpeed JSON, inline or from its file."""
-    if job.deepspeed is None or isinstance(job.deepspeed, dict):
-        return job.deepspeed, []
-    try:
-        return dslint.read(Path(job.deepspeed).read_text(encoding="utf-8"), job.deepspeed)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"{job.deepspeed} cannot be read: {getattr(error, 'strerror', None) or error}"
-    return None, [Problem(file, "deepspeed", reason, "the path is relative to the job file")]
 
 
 def _given(values: Any, *path: str) -> Any:
@@ -139,7 +128,7 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
     accumulation, problems = None, []
     if config is not None:
         config = as_meant(config)
-        problems = [p for p in dslint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
+        problems = [p for p in lint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
     codes = {p.code for p in problems}
     if config is not None and not codes & {"DZ102", "DZ106"}:  # else there is nothing to take in yet
         try:

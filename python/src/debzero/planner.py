@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, Optional
 from debzero import checks, dsconfig, fit, tasks
 from debzero.activations import Curve
 from debzero.base.errors import InputError, Problem, unsaid
-from debzero.dslook import as_meant
+from debzero.deepspeed_json.reader import read_deepspeed
+from debzero.deepspeed_json.view import as_meant
 from debzero.job import batch as batches
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 from debzero.memory import CONTEXT, Memory, Model, Setting, predict
-from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
+from debzero.plan import Host, Plan, resolve, this_host
 from debzero.shapes import Shapes
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

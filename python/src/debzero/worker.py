@@ -19,9 +19,10 @@ from debzero.base.errors import InputError, OutOfMemory, UserError, explain
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
 from debzero.control import SIGNALS, Stop, Stopping, block_signals
+from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.launch import open_output
-from debzero.plan import Host, Plan, read_deepspeed, resolve, this_host
+from debzero.plan import Host, Plan, resolve, this_host
 from debzero.runstate import CAP, Output
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)

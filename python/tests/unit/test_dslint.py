@@ -6,7 +6,8 @@ import os
 
 import pytest
 from conftest import JOB
-from debzero import dskeys, dslint
+from debzero.deepspeed_json import keys, lint
+from debzero.deepspeed_json.reader import parse_config
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -109,28 +110,28 @@ RULES = [
 
 @pytest.mark.parametrize(("code", "bad", "key", "good"), RULES, ids=[f"{rule[0]}-{i}" for i, rule in enumerate(RULES)])
 def test_each_rule_finds_its_case_and_passes_its_near_miss(code, bad, key, good):
-    found = {(p.code, p.key): p for p in dslint.problems(bad, "ds.json", 2, 1)}
+    found = {(p.code, p.key): p for p in lint.problems(bad, "ds.json", 2, 1)}
     assert (code, key) in found, found
     assert found[code, key].fix and found[code, key].file == "ds.json"
-    assert not dslint.problems(good, "ds.json", 2, 1)
+    assert not lint.problems(good, "ds.json", 2, 1)
 
 
 def test_every_code_has_a_case_and_a_meaning():
     tried = {rule[0] for rule in RULES}
     tried.add("DZ105")  # which needs text, below
-    assert tried == set(dslint.CODES)
-    config, wrong = dslint.read('{"fp16": {"enabled": true, "enabled": false}}', "ds.json")
+    assert tried == set(lint.CODES)
+    config, wrong = parse_config('{"fp16": {"enabled": true, "enabled": false}}', "ds.json")
     assert config and [(p.code, p.key) for p in wrong] == [("DZ105", "enabled")]
-    assert set(dslint.CODES) > dslint.WARNINGS
+    assert set(lint.CODES) > lint.WARNINGS
 
 
 def test_the_batch_is_explained_with_its_numbers():
     config = {"train_batch_size": 64, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
-    assert not dslint.problems(config, "", 2, None) and not dslint.problems(config, "", None, None)
-    (problem,) = dslint.problems(config, "", 4, None)
+    assert not lint.problems(config, "", 2, None) and not lint.problems(config, "", None, None)
+    (problem,) = lint.problems(config, "", 4, None)
     assert "64 is not 8 samples a micro-batch x 4 accumulation steps x 4 ranks = 128" in problem.reason
     assert problem.fix == "set it to 128, or remove gradient_accumulation_steps"
-    (problem,) = dslint.problems({**config, "train_batch_size": 65}, "", None, None)
+    (problem,) = lint.problems({**config, "train_batch_size": 65}, "", None, None)
     assert "whatever the number of ranks" in problem.reason and "set it to 64" in problem.fix
 
 
@@ -139,8 +140,8 @@ def test_a_jobs_own_zero_section_counts():
 
     config = {"zero_optimization": {"offload_param": {"device": "nvme"}}}
     job = Job.model_validate({**JOB, "deepspeed": config, "zero": {"stage": 3, "nvme_path": "/nvme"}})
-    assert not dslint.problems(config, "job.yml", 2, 1, job)
-    (problem,) = dslint.problems(config, "job.yml", 2, 1, job.model_copy(update={"zero": job.zero.model_copy(update={"stage": 2})}))
+    assert not lint.problems(config, "job.yml", 2, 1, job)
+    (problem,) = lint.problems(config, "job.yml", 2, 1, job.model_copy(update={"zero": job.zero.model_copy(update={"stage": 2})}))
     assert (problem.code, problem.key, problem.file) == ("DZ110", "deepspeed.zero_optimization.offload_param", "job.yml")
 
 
@@ -158,13 +159,13 @@ def test_the_tables_are_what_the_installed_deepspeed_reads():
     def fields(model: type) -> set:
         return {field.alias or name for name, field in model.model_fields.items()}
 
-    for table, read in ((dskeys.ZERO, fields(DeepSpeedZeroConfig)), (dskeys.OFFLOAD_PARAM, fields(DeepSpeedZeroOffloadParamConfig)),
-                        (dskeys.OFFLOAD_OPTIMIZER, fields(DeepSpeedZeroOffloadOptimizerConfig)), (dskeys.FP16, named(constants, "FP16_")),
-                        (dskeys.BF16, named(constants, "BFLOAT16_")), (dskeys.AIO, named(aio, "AIO_"))):
-        assert set(table) - dskeys.NEWER - dskeys.OLDER <= read <= set(table)
-    assert {name.lower() for name in dskeys.OPTIMIZERS} >= set(settings_of.DEEPSPEED_OPTIMIZERS)
-    assert set(dskeys.SCHEDULERS) == set(lr_schedules.VALID_LR_SCHEDULES)
-    for name, (params, needed) in dskeys.SCHEDULERS.items():
+    for table, read in ((keys.ZERO, fields(DeepSpeedZeroConfig)), (keys.OFFLOAD_PARAM, fields(DeepSpeedZeroOffloadParamConfig)),
+                        (keys.OFFLOAD_OPTIMIZER, fields(DeepSpeedZeroOffloadOptimizerConfig)), (keys.FP16, named(constants, "FP16_")),
+                        (keys.BF16, named(constants, "BFLOAT16_")), (keys.AIO, named(aio, "AIO_"))):
+        assert set(table) - keys.NEWER - keys.OLDER <= read <= set(table)
+    assert {name.lower() for name in keys.OPTIMIZERS} >= set(settings_of.DEEPSPEED_OPTIMIZERS)
+    assert set(keys.SCHEDULERS) == set(lr_schedules.VALID_LR_SCHEDULES)
+    for name, (params, needed) in keys.SCHEDULERS.items():
         signature = dict(list(inspect.signature(getattr(lr_schedules, name).__init__).parameters.items())[2:])
         assert set(params) == set(signature)
         assert set(needed) == {key for key, value in signature.items() if value.default is value.empty}
@@ -176,7 +177,7 @@ def test_auto_means_something_exactly_where_debzero_fills_it_in():
     from debzero.plan import Host, resolve
 
     plan = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)
-    assert set(dsconfig._autos(plan, 32, 10)) == dskeys.AUTO
+    assert set(dsconfig._autos(plan, 32, 10)) == keys.AUTO
 
 
 OLD = """{
@@ -233,7 +234,7 @@ def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(benc
     assert (plan.stage, plan.batch.total, plan.batch.micro, plan.batch.accumulation) == (1, 16, 4, 2)
     made = dsconfig.generate(plan, 32, 10)
     assert made["zero_optimization"]["stage"] == 1 and type(made["gradient_accumulation_steps"]) is int
-    assert dslint.mend(config)[0]["zero_optimization"] == {"stage": 1}
+    assert lint.mend(config)[0]["zero_optimization"] == {"stage": 1}
 
 
 def test_fix_keeps_the_owner_and_tells_scripts_what_it_changed(bench, capsys):
@@ -298,7 +299,7 @@ def test_no_json_text_makes_a_traceback(bench, capsys, text):
 
 
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(["auto", "cpu", "nvme"]))
-WORDS = st.sampled_from(sorted({*dskeys.CONFIG, *dskeys.ZERO, *dskeys.OFFLOAD_PARAM, *dskeys.FP16, "cpu_offload_params", "type", "params",
+WORDS = st.sampled_from(sorted({*keys.CONFIG, *keys.ZERO, *keys.OFFLOAD_PARAM, *keys.FP16, "cpu_offload_params", "type", "params",
                                 "max_grad_norm", "load_universal", "warmup_num_steps", "total_num_steps", "bfloat16"}))
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS | st.text(max_size=4), inner, max_size=4))
 CONFIGS = st.dictionaries(WORDS | st.text(max_size=6), VALUES, max_size=6)
@@ -309,10 +310,10 @@ CONFIGS = st.dictionaries(WORDS | st.text(max_size=6), VALUES, max_size=6)
 @example({"train_batch_size": 10**400, "gradient_clipping": float("nan"), "fp16": {"enabled": True, "initial_scale_power": 10**400}}, 2, 1)
 @example({"train_batch_size": 10**300, "train_micro_batch_size_per_gpu": 1e300, "scheduler": {"params": {"warmup_num_steps": 1e308}}}, 2, 1)
 def test_whatever_a_config_holds_it_is_judged_and_mended(config, ranks, gpus):
-    for finding in dslint.lint(config, "ds.json", ranks, gpus):
-        assert finding.problem.code in dslint.CODES and finding.problem.reason and finding.problem.fix
-    mended, changes = dslint.mend(config)
-    assert not any(finding.edit for finding in dslint.lint(mended, "")) or not changes
+    for finding in lint.lint(config, "ds.json", ranks, gpus):
+        assert finding.problem.code in lint.CODES and finding.problem.reason and finding.problem.fix
+    mended, changes = lint.mend(config)
+    assert not any(finding.edit for finding in lint.lint(mended, "")) or not changes
 
 
 PATHS = [*JOB, *(f"data.{key}" for key in JOB["data"]), *(f"train.{key}" for key in JOB["train"]), "model.vocab_size", "model.hidden_size",

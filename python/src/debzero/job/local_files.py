@@ -45,7 +45,7 @@ def hub_name(dataset: str) -> tuple[str, Optional[str]]:
 
 def files_of(path: str) -> list[Path]:
     """The files of a local data set or model, which is a file or a folder."""
-    listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # checks.py says so where it may not be
+    listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # debzero.check says so where it may not be
     return sorted(Path(path).iterdir()) if listed else [Path(path)]
 
 

@@ -1,6 +1,6 @@
 """The job file: what it may hold, read and checked with all problems at once.
 
-Only the shape is judged here; whether the files, the disk and the GPUs are there is checks.py's part.
+Only the shape is judged here; whether the files, the disk and the GPUs are there is for debzero.check.
 """
 from __future__ import annotations
 

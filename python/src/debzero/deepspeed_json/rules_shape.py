@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from debzero import dskeys
 from debzero.base.text import did_you_mean
-from debzero.dslook import ZERO, Look, Path, Raw, dotted, is_number, removal, replacement
+from debzero.deepspeed_json import keys
+from debzero.deepspeed_json.view import ZERO, Look, Path, Raw, dotted, is_number, removal, replacement
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -61,24 +61,24 @@ def _walk(values: dict[Any, Any], known: dict[str, Any], path: Path = ()) -> Ite
     for key, value in values.items():
         here = (*path, key)
         kind = known.get(key) if isinstance(key, str) else None
-        if kind is None and path == (ZERO,) and key in dskeys.UNPREFIXED:
-            kind = dskeys.ZERO[f"stage3_{key}"]
+        if kind is None and path == (ZERO,) and key in keys.UNPREFIXED:
+            kind = keys.ZERO[f"stage3_{key}"]
         yield here, value, kind
         if isinstance(kind, dict) and isinstance(value, dict):
             yield from _walk(value, kind, here)
 
 
 def unknown_key(look: Look) -> Iterator[Raw]:
-    for path, _, kind in _walk(look.config, dskeys.CONFIG):
+    for path, _, kind in _walk(look.config, keys.CONFIG):
         if kind is not None or path == (ZERO, "cpu_offload_params"):
             continue
-        known: Any = dskeys.CONFIG
+        known: Any = keys.CONFIG
         for part in path[:-1]:
             known = known[part]
         section, hint = dotted(path[:-1]), did_you_mean(path[-1], sorted(known))
         near = hint.startswith("did you mean")
         fix = hint if near else "remove it, or check its spelling and its section against DeepSpeed's reference"
-        if section in dskeys.STRICT:
+        if section in keys.STRICT:
             yield Raw("DZ101", path, f"is not a known key, and DeepSpeed refuses it in {section}", fix)
         else:
             yield Raw("DZ101", path, "is not a known key: DeepSpeed would ignore it without a word", fix,
@@ -86,12 +86,12 @@ def unknown_key(look: Look) -> Iterator[Raw]:
 
 
 def wrong_type(look: Look) -> Iterator[Raw]:
-    every = [*_walk(look.config, dskeys.CONFIG),
-             *_walk(look.section("optimizer", "params"), dskeys.OPTIMIZER_PARAMS, ("optimizer", "params")),
-             *_walk(look.section("scheduler", "params"), dskeys.SCHEDULERS.get(look.text("scheduler", "type"), ({},))[0],
+    every = [*_walk(look.config, keys.CONFIG),
+             *_walk(look.section("optimizer", "params"), keys.OPTIMIZER_PARAMS, ("optimizer", "params")),
+             *_walk(look.section("scheduler", "params"), keys.SCHEDULERS.get(look.text("scheduler", "type"), ({},))[0],
                     ("scheduler", "params"))]
     for path, value, kind in every:
-        if kind is None or value == "auto" or (value is None and dotted(path) in dskeys.NULLABLE) or _fits(value, kind):
+        if kind is None or value == "auto" or (value is None and dotted(path) in keys.NULLABLE) or _fits(value, kind):
             continue
         yield _misfit(path, value, kind)
 
@@ -106,7 +106,7 @@ def idle_auto(look: Look) -> Iterator[Raw]:
 
     for path in every(look.config, ()):
         opened = path[0] in ("elasticity", "autotuning", "pipeline", "nebula")
-        if not opened and path[-1] not in dskeys.AUTO and dotted(path[-2:]) not in dskeys.AUTO:
+        if not opened and path[-1] not in keys.AUTO and dotted(path[-2:]) not in keys.AUTO:
             yield Raw("DZ103", path, '"auto" has no meaning here; debzero leaves the key out, and DeepSpeed alone would refuse it',
                       "remove it: DeepSpeed's default holds", removal(*path))
 

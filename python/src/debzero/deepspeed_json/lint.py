@@ -1,6 +1,6 @@
 """`debzero check` for DeepSpeed's own JSON: much of what is wrong in one DeepSpeed ignores, or asserts without saying where.
 
-Each finding has a code of CODES, and an `edit` where only one change can be meant. The rules are in dsshape.py and dsrules.py.
+Each finding has a code of CODES, and an `edit` where only one change can be meant. The rules are in rules_shape.py and rules_meaning.py.
 """
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, Optional
 
-from debzero import dsrules, dsshape
 from debzero.base.errors import Problem
-from debzero.dslook import Edit, Look, dotted
+from debzero.deepspeed_json import rules_meaning, rules_shape
+from debzero.deepspeed_json.view import Edit, Look, dotted
 from debzero.job.schema import Job
 
 CODES = {
@@ -44,7 +44,7 @@ CODES = {
     "DZ150": "load_universal set by hand",
 }
 WARNINGS = {"DZ103", "DZ104", "DZ115", "DZ116", "DZ131", "DZ132", "DZ143", "DZ146", "DZ150"}
-RULES = (*dsshape.RULES, *dsrules.RULES)
+RULES = (*rules_shape.RULES, *rules_meaning.RULES)
 
 
 @dataclass(frozen=True)
@@ -54,30 +54,6 @@ class Finding:
     problem: Problem
     edit: Optional[Edit] = None
     change: str = ""
-
-
-def read(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
-    """The configuration in `text`. DeepSpeed refuses a key that is written twice, so this does too."""
-    twice: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in made:
-                twice.append(key)
-            made[key] = value
-        return made
-
-    try:
-        values = json.loads(text, object_pairs_hook=unique)
-    except RecursionError:
-        return None, [Problem(file, "file", "is nested too deeply", "see DeepSpeed's configuration reference")]
-    except ValueError as error:
-        return None, [Problem(file, "file", f"is not JSON: {error}", "check the commas and quotes there; it takes no comments")]
-    if not isinstance(values, dict):
-        return None, [Problem(file, "file", f"must hold a JSON object, not {type(values).__name__}",
-                              "see DeepSpeed's configuration reference")]
-    return values, [Problem(file, key, "is written twice, and DeepSpeed refuses that", "keep one", "DZ105") for key in twice]
 
 
 def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: Optional[int] = None, job: Optional[Job] = None,

@@ -1,15 +1,15 @@
 """Lint rules about what a DeepSpeed configuration means: stages, offload, batch, precision, optimizer and schedule.
 
-A rule is a generator of what it finds, and passes by what is no number or mapping: that is dsshape's part."""
+A rule is a generator of what it finds, and passes by what is no number or mapping: that is rules_shape's part."""
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from typing import Any
 
-from debzero import dskeys
 from debzero.base.text import did_you_mean
-from debzero.dslook import BATCH, ZERO, Look, Path, Raw, is_number, removal
+from debzero.deepspeed_json import keys
+from debzero.deepspeed_json.view import BATCH, ZERO, Look, Path, Raw, is_number, removal
 
 
 def out_of_range(look: Look) -> Iterator[Raw]:
@@ -68,7 +68,7 @@ def stage_3(look: Look) -> Iterator[Raw]:
     zero, gather = look.section(ZERO), "stage3_gather_16bit_weights_on_model_save"
     if look.below(3):
         for key in zero:
-            if isinstance(key, str) and key.startswith("stage3_") and key in dskeys.ZERO:
+            if isinstance(key, str) and key.startswith("stage3_") and key in keys.ZERO:
                 yield Raw("DZ115", (ZERO, key), f"has no effect at stage {look.stage}", "remove it, or set stage: 3", removal(ZERO, key))
     names = (gather, gather[len("stage3_"):], "stage3_gather_fp16_weights_on_model_save")
     asked = any(zero.get(key) is True for key in names)
@@ -132,13 +132,13 @@ def optimizer(look: Look) -> Iterator[Raw]:
                 config.setdefault("gradient_clipping", value)
         yield Raw("DZ140", ("optimizer", "params", "max_grad_norm"), "DeepSpeed refuses it there",
                   "use gradient_clipping at the top level", move)
-    known = look.optimizer in {name.lower() for name in dskeys.OPTIMIZERS} or kind in dskeys.TORCH_OPTIMIZERS
+    known = look.optimizer in {name.lower() for name in keys.OPTIMIZERS} or kind in keys.TORCH_OPTIMIZERS
     if kind and not known:
         yield Raw("DZ141", path, f"{kind!r} is no optimizer of DeepSpeed or torch",
-                  did_you_mean(kind, [*dskeys.OPTIMIZERS, *dskeys.TORCH_OPTIMIZERS]))
-    elif kind and not look.below(1) and look.optimizer in dskeys.ONE_BIT:
+                  did_you_mean(kind, [*keys.OPTIMIZERS, *keys.TORCH_OPTIMIZERS]))
+    elif kind and not look.below(1) and look.optimizer in keys.ONE_BIT:
         yield Raw("DZ142", path, f"{kind} does not go with ZeRO, whatever its stage", "use AdamW, or stage 0")
-    elif kind and not look.below(1) and look.optimizer not in dskeys.TESTED and look.get("zero_allow_untested_optimizer") is not True:
+    elif kind and not look.below(1) and look.optimizer not in keys.TESTED and look.get("zero_allow_untested_optimizer") is not True:
         yield Raw("DZ142", path, f"ZeRO was not tried with {kind}, and DeepSpeed refuses it",
                   "use AdamW, or set zero_allow_untested_optimizer: true")
     if look.device("offload_optimizer"):
@@ -152,10 +152,10 @@ def optimizer(look: Look) -> Iterator[Raw]:
 
 def scheduler(look: Look) -> Iterator[Raw]:
     kind, params, path = look.text("scheduler", "type"), look.section("scheduler", "params"), ("scheduler", "params")
-    if kind and kind not in dskeys.SCHEDULERS:
-        yield Raw("DZ144", ("scheduler", "type"), f"{kind!r} is no schedule of DeepSpeed", did_you_mean(kind, list(dskeys.SCHEDULERS)))
+    if kind and kind not in keys.SCHEDULERS:
+        yield Raw("DZ144", ("scheduler", "type"), f"{kind!r} is no schedule of DeepSpeed", did_you_mean(kind, list(keys.SCHEDULERS)))
         return
-    known, needed = dskeys.SCHEDULERS.get(kind, ({}, ()))
+    known, needed = keys.SCHEDULERS.get(kind, ({}, ()))
     for key in needed:
         if key not in params:
             yield Raw("DZ145", (*path, key), f"is missing, and {kind} needs it", 'add it (with debzero, "auto" fits where it is known)')
