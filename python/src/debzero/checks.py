@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import checkpoint, models, swap, tasks
+from debzero import checkpoint, models, tasks
 from debzero.base.errors import InputError, Problem, unsaid
 from debzero.base.files import nearest, read_json, unreadable
 from debzero.base.text import did_you_mean
@@ -17,7 +17,9 @@ from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.local_files import FORMATS, local_files
 from debzero.job.reader import parse
 from debzero.job.schema import SECTIONS_DATASET, Job
-from debzero.plan import Plan, resolve, this_host
+from debzero.resolve import nvme_swap
+from debzero.resolve.host import this_host
+from debzero.resolve.resolve import Plan, resolve
 from debzero.runstate import KEPT, Output
 
 
@@ -51,7 +53,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tup
 
 def _swap(job: Job, file: str) -> list[Problem]:
     used = job.zero.nvme_path and "nvme" in (job.zero.offload_optimizer, job.zero.offload_param)
-    return swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
+    return nvme_swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
 
 
 def _columns(path: Path) -> list[str]:

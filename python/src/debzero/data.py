@@ -19,7 +19,7 @@ from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
 from debzero.job.local_files import FORMATS, hub_name, local_files, stamps
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
-from debzero.plan import Plan
+from debzero.resolve.resolve import Plan
 from debzero.tokens import Piece, Tokens
 
 HELD_OUT = 0.1  # of debian-sections, when the job does not say

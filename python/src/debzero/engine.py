@@ -10,8 +10,9 @@ from typing import Any, ContextManager, NamedTuple
 import torch
 import torch.distributed as dist
 
-from debzero import dsconfig, speed
-from debzero.plan import Plan
+from debzero import speed
+from debzero.resolve import deepspeed_config
+from debzero.resolve.resolve import Plan
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 STATE = "state.pt"
@@ -64,9 +65,9 @@ class PlainEngine:
         elif cuda:
             best = {"foreach": True}
         self.optimizer = torch.optim.AdamW(_groups(self.model, train.weight_decay), **{
-            "lr": train.learning_rate, "betas": tuple(dsconfig.BETAS), "eps": dsconfig.EPS, **best})
+            "lr": train.learning_rate, "betas": tuple(deepspeed_config.BETAS), "eps": deepspeed_config.EPS, **best})
         scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
-        self.scaler = scaler(init_scale=2.0**dsconfig.LOSS_SCALE_POWER, enabled=plan.precision == "fp16")
+        self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=plan.precision == "fp16")
         compiled = train.compile == "auto" and speed.can_compile(device) and speed.compile_layers(self.model)
         self.ddp = torch.nn.parallel.DistributedDataParallel(
             self.model, device_ids=[device.index] if cuda else None) if plan.batch.ranks > 1 else self.model

@@ -5,40 +5,23 @@ and a run goes on from its checkpoint with another micro-batch as if nothing had
 """
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero.base.environment import environment
 from debzero.base.errors import InputError
 from debzero.base.files import nearest, read_json
-from debzero.job.batch import divisors, split
-from debzero.plan import Plan
-from debzero.runstate import MEASURED, Output
-
-MICRO = "DEBZERO_MICRO_BATCH"  # in the ranks' environment: what the launcher has decided
-JSON_KEYS = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-
-
-def with_micro(plan: Plan, most: int) -> Plan:
-    """The plan with the largest micro-batch of at most `most` that keeps the global batch."""
-    batch = plan.batch
-    micro = max(size for size in divisors(batch.total // batch.ranks) if size <= most)
-    train = plan.job.train.model_copy(update={"micro_batch": micro})
-    return replace(plan, job=plan.job.model_copy(update={"train": train}), batch=split(batch.total, micro, batch.ranks))
-
-
-def is_fixed(plan: Plan) -> bool:
-    """Whether the micro-batch is not debzero's to choose: the user's own DeepSpeed JSON says it, or a measured run is about it."""
-    return MEASURED in os.environ or any((plan.deepspeed or {}).get(key, "auto") != "auto" for key in JSON_KEYS)
+from debzero.resolve.micro_batch import is_fixed, with_micro
+from debzero.resolve.resolve import Plan
+from debzero.runstate import Output
 
 
 def as_told(plan: Plan) -> Plan:
     """A rank's plan, with the micro-batch that its launcher has decided."""
-    told = os.environ.get(MICRO)
-    return plan if told is None or is_fixed(plan) else with_micro(plan, int(told))
+    decided = environment().micro_batch
+    return plan if decided is None or is_fixed(plan) else with_micro(plan, decided)
 
 
 def at_start(plan: Plan, file: Path, output: Output) -> Plan:

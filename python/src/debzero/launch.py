@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,9 +16,10 @@ import psutil
 
 from debzero import fit, report, torchlogs
 from debzero.base import systemd
+from debzero.base.environment import environment
 from debzero.base.files import read_json
 from debzero.control import SIGNALS
-from debzero.plan import Plan
+from debzero.resolve.resolve import Plan
 from debzero.runstate import SAME_FAILURES, Output
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
@@ -45,8 +47,7 @@ def _free_port() -> int:
 
 def _environment(plan: Plan) -> None:
     """What the ranks inherit."""
-    os.environ["DEBZERO_LAUNCHER"] = str(os.getpid())  # who also holds the output folder
-    os.environ[fit.MICRO] = str(plan.batch.micro)
+    os.environ.update(replace(environment(), launcher_pid=os.getpid(), micro_batch=plan.batch.micro).variables())
     os.environ["LOCAL_SIZE"] = str(plan.batch.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", "4" if plan.host.gpus else str(max(1, cores // plan.batch.ranks)))

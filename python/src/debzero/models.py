@@ -7,7 +7,7 @@ from typing import Any, Callable, Union
 
 from debzero import tasks
 from debzero.base.errors import UserError
-from debzero.plan import Plan
+from debzero.resolve.resolve import Plan
 
 Model = Union[str, "dict[str, Any]"]
 ALPHABET = 1000  # characters a tokenizer from scratch knows

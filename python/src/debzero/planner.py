@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from debzero import checks, dsconfig, fit, tasks
+from debzero import checks, tasks
 from debzero.activations import Curve
 from debzero.base.errors import InputError, Problem, unsaid
 from debzero.deepspeed_json.reader import read_deepspeed
@@ -21,7 +21,10 @@ from debzero.job import batch as batches
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 from debzero.memory import CONTEXT, Memory, Model, Setting, predict
-from debzero.plan import Host, Plan, resolve, this_host
+from debzero.resolve import deepspeed_config
+from debzero.resolve.host import Host, this_host
+from debzero.resolve.micro_batch import is_fixed, with_micro
+from debzero.resolve.resolve import Plan, resolve
 from debzero.shapes import Shapes
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -145,7 +148,7 @@ def _setting(plan: Plan, hidden: int) -> Setting:
 
     zero: dict[str, Any] = {}
     if plan.uses_deepspeed:
-        zero = dsconfig.generate(plan, hidden, STEPS, plan.job.zero.nvme_path or "/")["zero_optimization"]
+        zero = deepspeed_config.generate(plan, hidden, STEPS, plan.job.zero.nvme_path or "/")["zero_optimization"]
     return Setting(plan.stage, plan.batch.ranks, plan.batch.micro, plan.batch.accumulation, plan.precision, zero,
                    fused="fused" in inspect.signature(torch.optim.AdamW).parameters, release=_deepspeed())
 
@@ -199,7 +202,7 @@ class Planner:
         plan = self.plan(choice)
         largest = self._largest(plan)
         if largest and plan.job.train.micro_batch == "auto":  # as fit.at_start does
-            plan = fit.with_micro(plan, largest)
+            plan = with_micro(plan, largest)
         memory = self.memory(plan)
         return Row(choice, plan.batch.micro, plan.batch.accumulation, memory, memory.host * plan.batch.ranks,
                    memory.nvme * plan.batch.ranks, self._lacks(memory, plan.batch), largest)
@@ -214,9 +217,9 @@ class Planner:
     def _largest(self, own: Plan) -> int:
         """The largest micro-batch that fits and keeps the global batch: a divisor of a rank's share of it."""
         batch = own.batch
-        sizes = [batch.micro] if fit.is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
+        sizes = [batch.micro] if is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
         for micro in sizes:
-            plan = fit.with_micro(own, micro)
+            plan = with_micro(own, micro)
             if not self._lacks(self.memory(plan), plan.batch):
                 return micro
         return 0
@@ -291,7 +294,7 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
     yield (f"{planner.shapes.name}: {planner.model.total / 1e6:.1f} M parameters, {first.precision}, sequences of "
            f"{first.job.data.max_length} tokens" + (", gradient checkpointing" if train.gradient_checkpointing else ""))
     yield (f"  global batch {first.batch.total} on {first.batch.ranks} rank{'s' if first.batch.ranks > 1 else ''}, each way with the "
-           "largest micro-batch that fits" if train.micro_batch == "auto" and not fit.is_fixed(planner.plan(None)) else f"  {first.batch}")
+           "largest micro-batch that fits" if train.micro_batch == "auto" and not is_fixed(planner.plan(None)) else f"  {first.batch}")
     yield (f"  on {there.gpus} GPU{'s' if there.gpus > 1 else ''} of {_gib(there.gpu_memory)} GiB, {_gib(there.ram)} GiB RAM, "
            f"{_gib(there.nvme)} GiB NVMe")
     yield f"  ({there.words})"

@@ -18,8 +18,6 @@ from debzero.base.files import nearest, read_json, write_json, write_text
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
-CAP = "DEBZERO_MEMORY_CAP"  # in a run's environment: bytes of its GPU (without one: beside its code) that each rank may take
-MEASURED = "DEBZERO_MEASURED"  # in a run's environment: its steps are measured, so it neither evaluates nor saves
 KEPT = ("data", "archive", ".lock")  # neither results nor state of one run
 
 

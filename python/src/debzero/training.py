@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import traceback
@@ -17,15 +16,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero import card, checkpoint, data, dsconfig, flops, models, plots, report, speed, stream, swap, zero3
+from debzero import card, checkpoint, data, flops, models, plots, report, speed, stream, zero3
+from debzero.base.environment import environment
 from debzero.base.errors import OutOfMemory, UserError, explain
 from debzero.base.files import new_folder
 from debzero.control import Control, Stop, Stopping
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
 from debzero.evaluate import evaluate
-from debzero.plan import Plan
 from debzero.progress import Progress
-from debzero.runstate import MEASURED, Output
+from debzero.resolve import deepspeed_config, nvme_swap
+from debzero.resolve.resolve import Plan
+from debzero.runstate import Output
 from debzero.sampler import EpochSampler, steps_per_epoch
 
 Agree = Callable[[Callable[[], Any]], Any]
@@ -70,7 +71,7 @@ class Run:
         self.settings, self.batch = plan.job.train, plan.batch
         self.rank, self.ranks = dist.get_rank(), plan.batch.ranks
         self.state = State()
-        self.measured = bool(os.environ.get(MEASURED))
+        self.measured = environment().measured
 
         progress.state("preparing", "preparing the data", world_size=self.ranks, zero_stage=plan.stage if plan.stage else "none")
         self.data = data.load(agree(lambda: data.prepare(plan, output.data)), plan.job)
@@ -118,7 +119,7 @@ class Run:
     def _engine(self, found: Optional[checkpoint.Found]) -> Any:
         hidden: int = getattr(self.config, "hidden_size", None) or getattr(self.config, "d_model", None) or 768
         nvme, aio = self.agree(self._swap)
-        config = dsconfig.generate(self.plan, hidden, self.steps, nvme, aio) if self.plan.uses_deepspeed else {}
+        config = deepspeed_config.generate(self.plan, hidden, self.steps, nvme, aio) if self.plan.uses_deepspeed else {}
         resharded = found is not None and found.tag == checkpoint.RESHARDED
         if resharded and self.plan.stage != 3:
             config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
@@ -146,8 +147,8 @@ class Run:
         zero = self.plan.job.zero
         if "nvme" not in (zero.offload_optimizer, zero.offload_param) or zero.nvme_path is None:
             return "", None
-        own = swap.prepare(zero.nvme_path, str(self.output.folder))
-        return str(own), swap.aio_settings(own, self.output.folder / "aio.json", self.progress.say)
+        own = nvme_swap.prepare(zero.nvme_path, str(self.output.folder))
+        return str(own), nvme_swap.aio_settings(own, self.output.folder / "aio.json", self.progress.say)
 
     def run(self) -> None:
         self.progress.ready()

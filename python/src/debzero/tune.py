@@ -23,8 +23,9 @@ from debzero.bench.configurations import Configuration, derive
 from debzero.bench.run import MENDABLE, claim, measure
 from debzero.bench.runner import command_line, host_facts, identity, installed
 from debzero.job.batch import divisors
-from debzero.plan import Plan
 from debzero.planner import CHOICES, Choice, choice_of
+from debzero.resolve.micro_batch import with_micro
+from debzero.resolve.resolve import Plan
 from debzero.runstate import now
 
 BETTER = 1.02  # times the samples/s: less is noise
@@ -127,7 +128,7 @@ def ways(plan: Plan, file: Path, dimensions: list[str]) -> list[Way]:
 
 def _as(plan: Plan, choice: Choice, checkpointing: bool, micro: int) -> Plan:
     """The plan with these settings."""
-    made = fit.with_micro(plan, micro)
+    made = with_micro(plan, micro)
     job = made.job.model_copy(update={
         "train": made.job.train.model_copy(update={"gradient_checkpointing": checkpointing}),
         "zero": made.job.zero.model_copy(update={"stage": choice.stage or "none", "offload_optimizer": choice.optimizer,
@@ -195,7 +196,7 @@ class Tuning:
         if not found:
             self._say("nothing runs: see the reasons above")
             return 1
-        batch = fit.with_micro(self.plan, micro).batch
+        batch = with_micro(self.plan, micro).batch
         self._say(f"\n{way}, {batch}: {results.rate(speed)} samples/s",
                   *(f"  {key}: {value}" for key, value in lines.items()),
                   f"{'not written (--dry-run)' if self.options.dry_run else f'written into {self.options.job}'}; "

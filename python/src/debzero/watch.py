@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
+from debzero.base.environment import environment
 from debzero.base.files import read_lines, write_text
 
 EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers are beside it
@@ -137,9 +138,9 @@ class Watchers:
         makers: dict[str, Callable[[], Watcher]] = {
             "TensorBoard": lambda: TensorBoard(folder, step), "metrics.csv": lambda: Table(folder),
             "Prometheus": lambda: Prometheus(folder, job)}
-        shared = os.environ.get("DEBZERO_TEXTFILE_DIR")
-        if shared:
-            makers[f"Prometheus in {shared}"] = lambda: Prometheus(Path(shared), job)
+        shared = environment().textfile_folder
+        if shared is not None:
+            makers[f"Prometheus in {shared}"] = lambda: Prometheus(shared, job)
         for name, make in makers.items():
             made = self._try(name, make)
             if made is not None:

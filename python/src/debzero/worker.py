@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import psutil
 
 from debzero import fit, torchlogs
+from debzero.base.environment import environment
 from debzero.base.errors import InputError, OutOfMemory, UserError, explain
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
@@ -22,8 +23,9 @@ from debzero.control import SIGNALS, Stop, Stopping, block_signals
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.launch import open_output
-from debzero.plan import Host, Plan, resolve, this_host
-from debzero.runstate import CAP, Output
+from debzero.resolve.host import Host, this_host
+from debzero.resolve.resolve import Plan, resolve
+from debzero.runstate import Output
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -81,10 +83,10 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 def _die_with_launcher() -> None:
     """A rank whose launcher is killed without a chance to end its ranks must not go on without anybody watching."""
-    launcher = os.environ.get("DEBZERO_LAUNCHER")
-    if launcher:
+    launcher = environment().launcher_pid
+    if launcher is not None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(launcher):  # it died before that
+        if os.getppid() != launcher:  # it died before that
             os._exit(1)
 
 
@@ -104,7 +106,7 @@ def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
         if known is None:
             traceback.print_exc()
         print(f"debzero: rank {rank} failed: {text}", file=sys.stderr, flush=True)
-        if not (memory and "DEBZERO_LAUNCHER" in os.environ):  # which may start the ranks again with a smaller micro-batch
+        if not (memory and environment().launcher_pid):  # which may start the ranks again with a smaller micro-batch
             output.end("failed", text)
     os._exit(code)
 
@@ -114,12 +116,12 @@ def _device(host: Host, plan: Plan) -> Any:
     import torch
 
     rank, ranks, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    cap = os.environ.get(CAP)
+    cap = environment().memory_cap_bytes
     if not host.gpus:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("LOCAL_SIZE", str(ranks))  # else DeepSpeed asks numactl
         if cap:
-            most = psutil.Process().memory_info().data + int(cap)
+            most = psutil.Process().memory_info().data + cap
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
@@ -133,7 +135,7 @@ def _device(host: Host, plan: Plan) -> Any:
     # What DeepSpeed compiles here is for this GPU; it cannot read every list that others write into the variable.
     os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
     if cap:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, int(cap) / torch.cuda.get_device_properties(device).total_memory), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / torch.cuda.get_device_properties(device).total_memory), device)
     return device
 
 
@@ -181,7 +183,7 @@ def _run(plan: Plan, output: Output, name: object, again: bool, stop: Stop) -> N
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if plan.uses_deepspeed:
         _join_deepspeed(device)
-    if "DEBZERO_LAUNCHER" not in os.environ and not _agree(lambda: open_output(plan, output, str(name), again)):
+    if environment().launcher_pid is None and not _agree(lambda: open_output(plan, output, str(name), again)):
         return
 
     from debzero import training

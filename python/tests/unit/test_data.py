@@ -12,7 +12,8 @@ from debzero import data, tokens
 from debzero.base.errors import UserError
 from debzero.job.local_files import hub_name
 from debzero.job.schema import Job
-from debzero.plan import Host, resolve
+from debzero.resolve.host import Host
+from debzero.resolve.resolve import resolve
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 
+import debzero.resolve.deepspeed_config
 import pytest
 from conftest import JOB
 from debzero.deepspeed_json import keys, lint
@@ -172,12 +173,12 @@ def test_the_tables_are_what_the_installed_deepspeed_reads():
 
 
 def test_auto_means_something_exactly_where_debzero_fills_it_in():
-    from debzero import dsconfig
     from debzero.job.schema import Job
-    from debzero.plan import Host, resolve
+    from debzero.resolve.host import Host
+    from debzero.resolve.resolve import resolve
 
     plan = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)
-    assert set(dsconfig._autos(plan, 32, 10)) == keys.AUTO
+    assert set(debzero.resolve.deepspeed_config._autos(plan, 32, 10)) == keys.AUTO
 
 
 OLD = """{
@@ -226,13 +227,13 @@ def test_fix_of_the_file_that_a_job_names_keeps_order_and_layout(bench, capsys):
 
 def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(bench):
     """DeepSpeed's own "getting started" switches ZeRO on with true; other programs write 2.0 for 2."""
-    from debzero import checks, dsconfig
+    from debzero import checks
 
     config = {"zero_optimization": True, "gradient_accumulation_steps": 2.0, "train_micro_batch_size_per_gpu": 4.0}
     plan, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
     assert [(p.code, p.key) for p in warnings] == [("DZ104", "deepspeed.zero_optimization")]
     assert (plan.stage, plan.batch.total, plan.batch.micro, plan.batch.accumulation) == (1, 16, 4, 2)
-    made = dsconfig.generate(plan, 32, 10)
+    made = debzero.resolve.deepspeed_config.generate(plan, 32, 10)
     assert made["zero_optimization"]["stage"] == 1 and type(made["gradient_accumulation_steps"]) is int
     assert lint.mend(config)[0]["zero_optimization"] == {"stage": 1}
 

@@ -12,21 +12,24 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import JOB
-from debzero import fit, launch, plan, planner
+from debzero import fit, launch, planner
 from debzero.base import files
 from debzero.job import schema
-from debzero.runstate import MEASURED, Output
+from debzero.resolve.host import Host
+from debzero.resolve.micro_batch import with_micro
+from debzero.resolve.resolve import resolve
+from debzero.runstate import Output
 from test_recovery import end, ranks_of, start, step_of, wait_for
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
-GPUS = plan.Host(gpus=2, bf16=True)
+GPUS = Host(gpus=2, bf16=True)
 LARGE = planner.Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, words="")
 
 
 def resolved(path, total=64, micro="auto", config=None, **train):
     values = {**JOB, "train": {**JOB["train"], "global_batch": total, "micro_batch": micro, **train}, "output": str(path)}
-    return plan.resolve(schema.Job.model_validate(values), GPUS, None, "job.yml", config)
+    return resolve.resolve(schema.Job.model_validate(values), GPUS, None, "job.yml", config)
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_half_of_an_odd_micro_batch_still_divides_the_share(output):
 def test_what_is_not_halved(output, monkeypatch, case):
     failed(output, memory=case != "another failure")
     if case == "a measured run":
-        monkeypatch.setenv(MEASURED, "1")
+        monkeypatch.setenv("DEBZERO_MEASURED", "1")
     config = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2}} if case == "the JSON decides" else None
     assert fit.after_failure(resolved(output.folder, config=config), output) is None
 
@@ -69,7 +72,7 @@ def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, 
     own = resolved(output.folder, total=256)
     assert own.batch.micro == 32
     assert fit.predicted(own, output.folder / "job.yml", LARGE) == 128
-    fixed = fit.with_micro(own, own.batch.micro).job
+    fixed = with_micro(own, own.batch.micro).job
     enough = planner.Planner(fixed, None, LARGE, "job.yml", planner.Shapes(fixed, "job.yml", None)).row(planner.Choice(0))
     room = enough.memory.device - enough.memory.parts["activations"] // 2
     small = planner.Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
@@ -107,9 +110,9 @@ def test_the_largest_micro_batch_is_one_that_the_json_allows(output, config):
 
 
 def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
-    monkeypatch.setenv(fit.MICRO, "4")
+    monkeypatch.setenv("DEBZERO_MICRO_BATCH", "4")
     assert fit.as_told(resolved(output.folder, micro=32)).batch.micro == 4
-    monkeypatch.delenv(fit.MICRO)
+    monkeypatch.delenv("DEBZERO_MICRO_BATCH")
     assert fit.as_told(resolved(output.folder, micro=32)).batch.micro == 32
 
 

@@ -8,7 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import POWERLESS, SOURCE, rows
-from debzero import dsconfig, launch, torchlogs
+from debzero import launch, torchlogs
+from debzero.resolve import deepspeed_config
 
 # Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
 TOLERANCE = 2e-4
@@ -117,7 +118,7 @@ def test_stage_3_never_holds_much_more_than_two_layers(bench):
     assert len(counts) == 6
     hidden, embeddings = 32, (200 + 16) * 32
     for most, whole in counts[2:]:  # the first step shows DeepSpeed the order, which prefetching follows
-        assert 0 < most <= dsconfig.LIVE * hidden**2 + embeddings < whole / 2
+        assert 0 < most <= deepspeed_config.LIVE * hidden**2 + embeddings < whole / 2
 
 
 def test_torchs_loggers_keep_their_names():

@@ -10,8 +10,8 @@ from debzero import checks, tune
 from debzero.bench.run import Run
 from debzero.cli import main
 from debzero.job.batch import divisors
-from debzero.plan import Host
 from debzero.planner import Choice
+from debzero.resolve.host import Host
 from debzero.runstate import Output
 from debzero.tune import Way, climb, rewritten, search
 from hypothesis import given

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Union
 
 from debzero.base.errors import InputError, Problem
-from debzero.plan import Plan
+from debzero.resolve.resolve import Plan
 
 STAGES: tuple[Union[str, int], ...] = ("none", 1, 2, 3)
 OFFLOADS = ("none", "cpu", "nvme")

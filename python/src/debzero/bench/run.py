@@ -16,9 +16,10 @@ from typing import Any, Callable, NoReturn, Optional
 import psutil
 import yaml
 
-from debzero import swap
+from debzero.base.environment import Environment, environment
 from debzero.base.files import read_lines, write_text
-from debzero.runstate import CAP, MEASURED, Output
+from debzero.resolve import nvme_swap
+from debzero.runstate import Output
 
 SOURCE = Path(__file__).resolve().parents[2]
 LOOK = 0.2  # seconds between two looks at the memory
@@ -125,8 +126,9 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
     file, log = folder / "job.yml", folder / "train.log"
     write_text(file, yaml.safe_dump(job, sort_keys=False))
-    environment = {**os.environ, MEASURED: "1", **({CAP: str(cap)} if cap else {}),
-                   "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
+    ours = Environment(measured=True, memory_cap_bytes=cap, textfile_folder=environment().textfile_folder)
+    variables = {**os.environ, **ours.variables(),
+                 "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
     watch, started, began = Watch(), time.monotonic(), time.time()
     process: Any = None
     code: Optional[int] = None
@@ -136,7 +138,7 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
         with open(log, "w", encoding="utf-8") as words:
             process = psutil.Popen(
                 [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
-                start_new_session=True, env=environment)
+                start_new_session=True, env=variables)
         resume()
         while code is None and time.monotonic() - started < limit:
             with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
@@ -164,7 +166,7 @@ def clear(job: dict[str, Any], output: Path) -> None:
     """Leave nothing of a run but its log and figures; what is swapped to a disk is large."""
     shutil.rmtree(output, ignore_errors=True)
     if job["zero"].get("nvme_path"):
-        shutil.rmtree(swap.folder(job["zero"]["nvme_path"], str(output)), ignore_errors=True)
+        shutil.rmtree(nvme_swap.folder(job["zero"]["nvme_path"], str(output)), ignore_errors=True)
 
 
 def _shared_data(folder: Path) -> Path:

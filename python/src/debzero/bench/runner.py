@@ -24,7 +24,7 @@ from debzero.bench.predict import prediction, predictions
 from debzero.bench.run import MENDABLE, claim, measure
 from debzero.job.local_files import stamps
 from debzero.job.schema import Job
-from debzero.plan import Plan
+from debzero.resolve.resolve import Plan
 from debzero.runstate import now
 
 

@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 from debzero import __version__
 from debzero.base import systemd
-from debzero.base.errors import InputError, Problem
+from debzero.base.environment import environment
 from debzero.base.stack import stack
 from debzero.doctor import software, trials
 from debzero.doctor.chain import Check, Context, below, follow
@@ -83,11 +83,7 @@ def _settings(file: Path) -> int:
     """Take over host.env where nobody set its variables: systemd and login shells do, sudo and Ansible do not. The GPUs it asks for."""
     for name, value in re.findall(r"^(\w+)=(.*)$", file.read_text() if file.is_file() else "", re.MULTILINE):
         os.environ.setdefault(name, value.strip("\"' "))
-    gpus = os.environ.get("DEBZERO_GPUS") or "0"
-    if not gpus.isdigit():
-        reason = f"must be a whole number, not {gpus!r}"
-        raise InputError([Problem(str(file), "DEBZERO_GPUS", reason, "correct it there, or in the environment")])
-    return int(gpus)
+    return environment(source=str(file)).gpus or 0
 
 
 def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: bool) -> int:

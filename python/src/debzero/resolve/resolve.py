@@ -14,22 +14,7 @@ from debzero.job.batch import Batch, BatchError, split
 from debzero.job.local_files import stamps
 from debzero.job.reader import ValidationError
 from debzero.job.schema import Job
-
-
-@dataclass(frozen=True)
-class Host:
-    """What the arithmetic needs to know of this host's GPUs."""
-
-    gpus: int
-    bf16: bool
-
-
-def this_host() -> Host:
-    import torch
-
-    gpus = torch.cuda.device_count()
-    # torch's own question counts GPUs that merely emulate it.
-    return Host(gpus, bool(gpus) and all(torch.cuda.get_device_capability(number) >= (8, 0) for number in range(gpus)))
+from debzero.resolve.host import Host
 
 
 @dataclass(frozen=True)

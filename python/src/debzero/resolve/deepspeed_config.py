@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from debzero.plan import Plan
+from debzero.resolve.resolve import Plan
 
 BETAS, EPS = [0.9, 0.999], 1e-8
 # A first loss scale of 2^16, DeepSpeed's and torch's default, wastes the first steps of a short fine-tuning on overflows.
