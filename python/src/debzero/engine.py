@@ -5,24 +5,18 @@ import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ContextManager, NamedTuple
+from typing import Any, ContextManager
 
 import torch
 import torch.distributed as dist
 
 from debzero import speed
+from debzero.data.stream import Micro
 from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import Plan
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 STATE = "state.pt"
-
-
-class Micro(NamedTuple):
-    """One micro-batch on the host. `weights` (float32[n]) make its samples' losses its part of the global batch's mean."""
-
-    batch: dict[str, Any]
-    weights: Any
 
 
 def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:

@@ -7,16 +7,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero.data import Collator, Prepared
-from debzero.sampler import held_out_batches
+from debzero.data.collator import Collator
+from debzero.data.sampler import held_out_batches
+from debzero.data.tokens import Prepared
+from debzero.tasks import Task
 
 
 @torch.no_grad()
-def evaluate(forward: Callable[..., Any], prepared: Prepared, collate: Collator, device: torch.device, micro: int,
+def evaluate(forward: Callable[..., Any], task: Task, prepared: Prepared, collate: Collator, device: torch.device, micro: int,
              between: Callable[[], None]) -> dict[str, float]:
     """The task's scores, the same on every rank. The model is in evaluation mode already; `between` runs after each batch."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    held_out, task = prepared.held_out, prepared.task
+    held_out = prepared.held_out
     seen: list[np.ndarray] = []
     answers: list[np.ndarray] = []
     # Without gradients to keep, twice the samples fit.

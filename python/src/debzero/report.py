@@ -80,16 +80,16 @@ def highest(output: Output, peaks: list[int]) -> list[int]:
     return [int(max(own)) for own in zip(peaks, *seen)]
 
 
-def make(plan: Any, output: Output, data: Any, outcome: Outcome, device: Any) -> dict[str, Any]:
+def make(plan: Any, output: Output, task: Any, data: Any, outcome: Outcome, device: Any) -> dict[str, Any]:
     """Gather the facts and write report.json."""
     job = str(read_json(output.status_file).get("job", ""))
     under_systemd = "INVOCATION_ID" in os.environ and "JOURNAL_STREAM" in os.environ
-    baseline = data.task.baseline(data)
+    baseline = task.baseline(data)
     seconds = outcome.seconds or None
     peak = flops.peak(device_name(device), plan.precision)
     rate = outcome.flops / plan.batch.ranks / seconds if seconds else None  # of one rank
     report = {
-        "job": job, "task": plan.job.task, "auto": data.task.auto,
+        "job": job, "task": plan.job.task, "auto": task.auto,
         "metric": outcome.metric, "evaluation": outcome.result, "baseline": baseline,
         **{name: value for name, value in outcome.result.items() if name != "loss"},
         **({"majority_accuracy": baseline["accuracy"]} if "accuracy" in baseline else {}),

@@ -14,7 +14,7 @@ from debzero.base.errors import Problem, UserError
 from debzero.job.schema import SECTIONS_DATASET, Job
 
 if TYPE_CHECKING:
-    from debzero.data import Prepared
+    from debzero.data.tokens import Prepared
 
 Forward = Callable[..., Any]
 IGNORED = -100  # a place where no token is asked for

@@ -16,18 +16,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero import card, checkpoint, data, flops, models, plots, report, speed, stream, zero3
+from debzero import card, checkpoint, flops, models, plots, report, speed, tasks, zero3
 from debzero.base.environment import environment
 from debzero.base.errors import OutOfMemory, UserError, explain
 from debzero.base.files import new_folder
 from debzero.control import Control, Stop, Stopping
+from debzero.data import stream
+from debzero.data.collator import Collator
+from debzero.data.sampler import EpochSampler, steps_per_epoch
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
 from debzero.evaluate import evaluate
 from debzero.progress import Progress
 from debzero.resolve import deepspeed_config, nvme_swap
 from debzero.resolve.resolve import Plan
 from debzero.runstate import Output
-from debzero.sampler import EpochSampler, steps_per_epoch
+from debzero.train import prepare
 
 Agree = Callable[[Callable[[], Any]], Any]
 
@@ -74,11 +77,11 @@ class Run:
         self.measured = environment().measured
 
         progress.state("preparing", "preparing the data", world_size=self.ranks, zero_stage=plan.stage if plan.stage else "none")
-        self.data = data.load(agree(lambda: data.prepare(plan, output.data)), plan.job)
-        self.task = self.data.task
+        self.task = tasks.of(plan.job)
+        self.data = prepare.load(agree(lambda: prepare.prepare(plan, output.data)), self.task)
         cuda = device.type == "cuda"
         width = plan.job.data.max_length if plan.job.data.padding == "max_length" else None
-        self.collate = data.Collator(self.data.tokenizer, 8 if cuda else 1, width, pin=cuda)
+        self.collate = Collator(self.data.tokenizer, 8 if cuda else 1, width, pin=cuda)
         samples = len(self.data.train)
         self.per_epoch = steps_per_epoch(samples, self.batch.total)
         self.steps = min(self.settings.epochs * self.per_epoch, self.settings.max_steps or self.settings.epochs * self.per_epoch)
@@ -277,7 +280,7 @@ class Run:
         self.progress.state("evaluating", f"step {state.step}/{self.steps}, evaluating")
         self.engine.model.eval()
         with speed.eager():
-            result = evaluate(self.engine.forward, self.data, self.collate, self.device, self.batch.micro, self._between)
+            result = evaluate(self.engine.forward, self.task, self.data, self.collate, self.device, self.batch.micro, self._between)
         state.evaluated, state.result = state.step, result
         value = result[self.metric]
         better = state.best is None or (value > state.best if self.task.higher_is_better(self.metric) else value < state.best)
@@ -380,7 +383,7 @@ class Run:
         peaks: list[Any] = [None] * self.ranks
         dist.all_gather_object(peaks, report.peak_memory(self.device))
         if self.rank == 0:
-            made = report.make(self.plan, self.output, self.data, report.Outcome(
+            made = report.make(self.plan, self.output, self.task, self.data, report.Outcome(
                 result=state.best_result if best else state.result, metric=self.metric,
                 best_step=state.best_step, steps=state.step, total_steps=self.steps, samples=state.samples, seconds=state.seconds,
                 padded_tokens=tokens[0].item(), real_tokens=tokens[1].item(), flops=tokens[2].item(),

@@ -3,10 +3,10 @@ import io
 
 import numpy as np
 import pytest
-from debzero import sections
+from debzero.data import debian_sections
+from debzero.data.sampler import EpochSampler, held_out_batches
 from debzero.engine import rate_at
 from debzero.job.batch import BatchError, divisors, split
-from debzero.sampler import EpochSampler, held_out_batches
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,14 +125,14 @@ def _dump(count=3000):
 def test_debian_sections_are_the_same_from_the_same_packages_in_any_order():
     paragraphs = _dump().strip().split("\n\n")
     mixed = "\n\n".join(paragraphs[::-1]) + "\n"
-    first = sections.samples(io.BytesIO(_dump().encode()))
-    assert first == sections.samples(io.BytesIO(mixed.encode()))
+    first = debian_sections.samples(io.BytesIO(_dump().encode()))
+    assert first == debian_sections.samples(io.BytesIO(mixed.encode()))
     assert {s.label for s in first} == {"net", "sound"}
     assert 0.05 < np.mean([s.held_out for s in first]) < 0.2
 
 
 def test_debian_sections_never_show_a_held_out_text_in_training():
-    found = sections.samples(io.BytesIO(_dump().encode()))
+    found = debian_sections.samples(io.BytesIO(_dump().encode()))
     texts = [s.text.lower() for s in found]
     assert len(texts) == len(set(texts))
 
@@ -141,4 +141,4 @@ def test_without_package_lists_the_fix_is_named():
     from debzero.base.errors import UserError
 
     with pytest.raises(UserError, match="apt-get update"):
-        sections.samples(io.BytesIO(_dump(50).encode()))
+        debian_sections.samples(io.BytesIO(_dump(50).encode()))

@@ -8,12 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import JOB, SOURCE, changed
-from debzero import data, tokens
+from debzero import tasks
 from debzero.base.errors import UserError
+from debzero.data import tokens
+from debzero.data.collator import Collator
+from debzero.data.sources import _read_files
 from debzero.job.local_files import hub_name
 from debzero.job.schema import Job
 from debzero.resolve.host import Host
 from debzero.resolve.resolve import resolve
+from debzero.train import prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +33,7 @@ def plan_of(bench, **changes):
 
 def prepared(bench, **changes):
     plan = plan_of(bench, **changes)
-    return data.load(data.prepare(plan, bench.folder / "cache"), plan.job)
+    return prepare.load(prepare.prepare(plan, bench.folder / "cache"), tasks.of(plan.job))
 
 
 def rows_of(samples):
@@ -58,7 +62,7 @@ samples_and_picks = st.lists(st.lists(st.integers(0, 999), min_size=1, max_size=
 def test_a_batch_holds_its_samples_padded_on_the_right(tmp_path_factory, drawn, pad_to, width):
     samples, picks = drawn
     stored = written(tmp_path_factory.mktemp("t") / "s", samples, list(range(len(samples))))
-    batch = data.Collator(PAD, pad_to, width, False)(stored, np.array(picks, np.int64))
+    batch = Collator(PAD, pad_to, width, False)(stored, np.array(picks, np.int64))
     picks = picks or [0]
     longest = max(len(samples[i]) for i in picks)
     wide = width or min(-(-longest // pad_to) * pad_to, 30)
@@ -75,7 +79,7 @@ def test_a_batch_holds_its_samples_padded_on_the_right(tmp_path_factory, drawn, 
 def test_a_batch_is_made_well_under_a_millisecond(tmp_path):
     dice = np.random.default_rng(0)
     stored = written(tmp_path / "s", [dice.integers(0, 999, n).tolist() for n in dice.integers(20, 31, 4000)], [0] * 4000)
-    collate, order = data.Collator(PAD, 8, 128, False), dice.permutation(4000)[:64]
+    collate, order = Collator(PAD, 8, 128, False), dice.permutation(4000)[:64]
     assert min(timeit.repeat(lambda: collate(stored, order), number=10, repeat=20)) / 10 < 1e-3
 
 
@@ -106,11 +110,11 @@ def test_the_digest_and_the_tokens_do_not_depend_on_the_process(bench):
 
 def test_prepared_data_is_reused_until_something_it_depends_on_changes(bench):
     cache = bench.folder / "cache"
-    folder = data.prepare(plan_of(bench), cache)
+    folder = prepare.prepare(plan_of(bench), cache)
     before = folder.stat().st_ino
     for same in ({"train__learning_rate": 1e-4}, {"data__batching": "shuffled"}, {"data__padding": "max_length"}, {"train__metric": "f1"}):
-        assert data.prepare(plan_of(bench, **same), cache).stat().st_ino == before
-    other = data.prepare(plan_of(bench, data__max_length=8), cache)
+        assert prepare.prepare(plan_of(bench, **same), cache).stat().st_ino == before
+    other = prepare.prepare(plan_of(bench, data__max_length=8), cache)
     assert other != folder and not folder.exists()
 
 
@@ -121,7 +125,7 @@ def test_a_local_model_that_changes_is_another(bench):
 
     def facts():
         plan = plan_of(bench, model=str(folder))
-        return plan.fingerprint, data._facts(plan.job, bench.folder)
+        return plan.fingerprint, prepare._facts(plan.job, bench.folder)
 
     before = facts()
     assert facts() == before
@@ -148,8 +152,8 @@ def test_blocks_are_the_texts_one_after_the_other(texts, size):
 
     whole = [i for text in texts if text for i in [*map(ord, text), 0]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "CHUNK", 3)
-        pieces = list(data._blocks(Rows(texts), Job.model_validate(JOB).data.model_copy(update={"max_length": size}), Tokenizer()))
+        patch.setattr(prepare, "CHUNK", 3)
+        pieces = list(prepare._blocks(Rows(texts), Job.model_validate(JOB).data.model_copy(update={"max_length": size}), Tokenizer()))
     flat = [i for piece in pieces for i in piece["ids"].tolist()]
     lengths = [n for piece in pieces for n in piece["lengths"].tolist()]
     assert [o for piece in pieces for o in piece["offsets"].tolist()] == np.cumsum([0, *lengths])[:-1].tolist()
@@ -205,7 +209,7 @@ def test_check_sees_the_columns_that_the_training_will(bench, name, content, rea
         assert [p.key for p in found.value.problems] == ["data.dataset"]
     else:
         checks.check(job)
-        read = data._read_files(str(bench.folder / name), bench.folder / "cache")["train"]
+        read = _read_files(str(bench.folder / name), bench.folder / "cache")["train"]
         assert read.column_names == ["text", "label"] and len(read) == 2
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS
-from debzero import data, models, tasks
+from debzero import models, tasks
 from debzero.base.errors import UserError
+from debzero.data.collator import Collator
 from debzero.evaluate import evaluate
-from test_data import plan_of, prepared
+from debzero.train import prepare
+from test_data import plan_of
 
 SMALL = {
     "bert": {"type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -21,17 +23,19 @@ PAIRS = [("bert", "classification"), ("gpt2", "classification"), ("t5", "classif
 
 @pytest.fixture
 def make(bench):
-    """Data and model of a job for a task."""
+    """The task of a job, its data and its model."""
     texts = [line.rpartition(",")[0] for line in (bench.folder / "rows.csv").read_text().splitlines()[1:]]
     (bench.folder / "scores.csv").write_text("\n".join(["text,label", *(f"{text},{len(text) / 10}" for text in texts)]))
 
     def made(kind, task, **changes):
         dataset = str(bench.folder / ("scores.csv" if task == "regression" else "rows.csv"))
         changes = {"model": SMALL[kind], "task": task, "data__dataset": dataset, "data__max_length": 24, **changes}
-        loaded, plan = prepared(bench, **changes), plan_of(bench, **changes)
+        plan = plan_of(bench, **changes)
+        own = tasks.of(plan.job)
+        loaded = prepare.load(prepare.prepare(plan, bench.folder / "cache"), own)
         torch.manual_seed(0)
         settings = models.config(plan.job.model, loaded.labels, loaded.tokenizer)
-        return loaded, models.build(plan, settings, {}).eval()
+        return own, loaded, models.build(plan, settings, {}).eval()
 
     return made
 
@@ -47,21 +51,21 @@ def own_loss(model, loaded, batch, row):
 @pytest.mark.parametrize(("kind", "task"), PAIRS)
 @torch.no_grad()
 def test_a_samples_loss_is_transformers_own(make, kind, task):
-    loaded, model = make(kind, task)
+    own, loaded, model = make(kind, task)
     assert model.dtype == torch.float32 and type(model).__name__.startswith({"bert": "Bert", "gpt2": "GPT2", "t5": "T5"}[kind])
-    batch = data.Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(9))
-    losses = loaded.task.losses(model, batch)
+    batch = Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(9))
+    losses = own.losses(model, batch)
     assert losses.shape == (9,) and losses.dtype == torch.float32
     assert losses.tolist() == pytest.approx([own_loss(model, loaded, batch, row) for row in range(9)], rel=1e-4)
-    answers = loaded.task.answers(model, batch)
+    answers = own.answers(model, batch)
     assert answers[:, 0] == pytest.approx(losses.numpy(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "task"), [("bert", "causal-lm"), ("gpt2", "causal-lm")])
 @torch.no_grad()
 def test_no_language_model_sees_what_it_is_asked_for(make, kind, task):
-    loaded, model = make(kind, task)
-    batch = data.Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(1))
+    own, loaded, model = make(kind, task)
+    batch = Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(1))
     before = model(batch["input_ids"]).logits
     batch["input_ids"][0, 10:] = 7
     assert torch.allclose(model(batch["input_ids"]).logits[0, :10], before[0, :10], atol=1e-6)
@@ -69,41 +73,41 @@ def test_no_language_model_sees_what_it_is_asked_for(make, kind, task):
 
 @torch.no_grad()
 def test_text_to_text_answers_the_likeliest_name(make):
-    loaded, model = make("t5", "text-to-text")
-    batch = data.Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(16))
+    own, loaded, model = make("t5", "text-to-text")
+    batch = Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(16))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     unlikely = []
     for label in loaded.labels:
         words = torch.tensor([loaded.tokenizer(label)["input_ids"]] * 16)
         likelihood = torch.log_softmax(model(**inputs, labels=words).logits, -1).gather(-1, words[..., None])
         unlikely.append(-likelihood.sum((1, 2)))
-    assert loaded.task.answers(model, batch)[:, 1].tolist() == torch.stack(unlikely, 1).argmin(1).tolist()
+    assert own.answers(model, batch)[:, 1].tolist() == torch.stack(unlikely, 1).argmin(1).tolist()
     assert len(unlikely) == len(WORDS)
 
 
 def test_text_to_text_learns(make):
     """The words are the classes' own, so a few dozen steps tell them apart."""
-    loaded, model = make("t5", "text-to-text", model={**SMALL["t5"], "d_model": 64, "num_layers": 1, "dropout_rate": 0.0})
+    own, loaded, model = make("t5", "text-to-text", model={**SMALL["t5"], "d_model": 64, "num_layers": 1, "dropout_rate": 0.0})
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    collate = data.Collator(loaded.tokenizer, 1, None, False)
+    collate = Collator(loaded.tokenizer, 1, None, False)
     for step in range(40):
         picks = np.random.default_rng(step).permutation(len(loaded.train))[:64]
-        loaded.task.losses(model, collate(loaded.train, picks)).mean().backward()
+        own.losses(model, collate(loaded.train, picks)).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
     with torch.no_grad():
-        scores = loaded.task.metrics(loaded.task.answers(model, collate(loaded.held_out, np.arange(len(loaded.held_out)))), loaded)
-    assert scores["accuracy"] > loaded.task.baseline(loaded)["accuracy"] + 0.1
+        scores = own.metrics(own.answers(model, collate(loaded.held_out, np.arange(len(loaded.held_out)))), loaded)
+    assert scores["accuracy"] > own.baseline(loaded)["accuracy"] + 0.1
 
 
 def test_gradient_checkpointing_changes_no_gradient(make):
     def gradients(on):
-        loaded, model = make("bert", "classification", train__gradient_checkpointing=on)
+        own, loaded, model = make("bert", "classification", train__gradient_checkpointing=on)
         assert model.is_gradient_checkpointing == on
         model.train()
         model.apply(lambda module: setattr(module, "p", 0.0) if isinstance(module, torch.nn.Dropout) else None)
-        loaded.task.losses(model, data.Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(8))).mean().backward()
+        own.losses(model, Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(8))).mean().backward()
         return [p.grad for p in model.parameters() if p.grad is not None]
 
     pairs = list(zip(gradients(True), gradients(False)))
@@ -112,11 +116,11 @@ def test_gradient_checkpointing_changes_no_gradient(make):
 
 @pytest.mark.parametrize(("kind", "task"), PAIRS[:3] + PAIRS[5:])
 def test_a_saved_model_is_loaded_in_fp32_and_trained_on(make, bench, kind, task):
-    loaded, model = make(kind, task)
+    own, loaded, model = make(kind, task)
     folder = bench.folder / "saved"
     model.half().save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
-    again, second = make(kind, task, model=str(folder))
+    own_again, again, second = make(kind, task, model=str(folder))
     assert second.dtype == torch.float32 and again.digest == loaded.digest
     assert second.config.vocab_size == len(again.tokenizer)
     if again.labels:
@@ -133,23 +137,23 @@ def test_gpt2s_own_tokenizer_pads_with_its_end_and_no_empty_text_is_lost(make, b
                                show_progress=False)
     own = PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>",
                                   model_input_names=["input_ids", "attention_mask"])
-    _, model = make("gpt2", "causal-lm")
+    _, _, model = make("gpt2", "causal-lm")
     model.resize_token_embeddings(len(own))
     model.save_pretrained(folder)
     own.save_pretrained(folder)
     (bench.folder / "rows.csv").write_text("text,label\n" + "cat,animal\n,tool\nsaw,tool\n" * 20)
-    loaded, model = make("gpt2", "classification", model=str(folder))
+    own, loaded, model = make("gpt2", "classification", model=str(folder))
     assert model.config.pad_token_id == loaded.tokenizer.eos_token_id and len(loaded.tokenizer) == model.config.vocab_size
     assert loaded.train.lengths.min() >= 1
-    batch = data.Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(12))
+    batch = Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(12))
     with torch.no_grad():
-        assert loaded.task.losses(model, batch).tolist() == pytest.approx([own_loss(model, loaded, batch, i) for i in range(12)], rel=1e-4)
+        assert own.losses(model, batch).tolist() == pytest.approx([own_loss(model, loaded, batch, i) for i in range(12)], rel=1e-4)
 
 
 def test_what_a_model_cannot_do_is_named(make, bench):
     with pytest.raises(UserError, match="bert models cannot do the task text-to-text"):
         make("bert", "text-to-text")
-    loaded, model = make("bert", "classification", model={**SMALL["bert"], "max_position_embeddings": 32})
+    own, loaded, model = make("bert", "classification", model={**SMALL["bert"], "max_position_embeddings": 32})
     model.save_pretrained(bench.folder / "short")
     loaded.tokenizer.save_pretrained(bench.folder / "short")
     with pytest.raises(UserError, match="set data.max_length: 24"):
@@ -196,24 +200,24 @@ def test_scores_of_values():
 
 
 def test_a_language_model_is_measured_against_counting(make):
-    loaded, model = make("gpt2", "causal-lm")
+    own, loaded, model = make("gpt2", "causal-lm")
     assert len(loaded.labels) == len(loaded.train.labels) == 0 and set(loaded.train.lengths) == {24}
     size, ids = len(loaded.tokenizer), loaded.train.ids.tolist()
     chance = np.array([(ids.count(i) + 1) / (len(ids) + size) for i in range(size)])
-    guess = loaded.task.baseline(loaded)
+    guess = own.baseline(loaded)
     assert guess["loss"] == pytest.approx(-np.log(chance[loaded.held_out.ids]).mean())
     with torch.no_grad():
-        batch = data.Collator(loaded.tokenizer, 8, None, False)(loaded.held_out, np.arange(len(loaded.held_out)))
-        scores = loaded.task.metrics(loaded.task.answers(model, batch), loaded)
+        batch = Collator(loaded.tokenizer, 8, None, False)(loaded.held_out, np.arange(len(loaded.held_out)))
+        scores = own.metrics(own.answers(model, batch), loaded)
     assert scores["perplexity"] == pytest.approx(np.exp(scores["loss"])) and scores["perplexity"] > guess["perplexity"]
-    assert set(scores) == {"loss", "perplexity"} and loaded.task.main == "loss"
+    assert set(scores) == {"loss", "perplexity"} and own.main == "loss"
 
 
 @pytest.mark.parametrize(("kind", "task"), [("bert", "classification"), ("t5", "text-to-text"), ("bert", "regression")])
 def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
     """Each rank in turn in this process, rank 0 last: its answers are kept until that one gathers and counts them all."""
-    loaded, model = make(kind, task)
-    collate = data.Collator(loaded.tokenizer, 8, None, False)
+    own, loaded, model = make(kind, task)
+    collate = Collator(loaded.tokenizer, 8, None, False)
 
     class NotTheLastError(Exception):
         pass
@@ -236,8 +240,8 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda told, source: None)
         for _ in range(ranks - 1):
             with pytest.raises(NotTheLastError):
-                evaluate(model, loaded, collate, torch.device("cpu"), 4, beat)
-        return evaluate(model, loaded, collate, torch.device("cpu"), 4, beat), beats
+                evaluate(model, own, loaded, collate, torch.device("cpu"), 4, beat)
+        return evaluate(model, own, loaded, collate, torch.device("cpu"), 4, beat), beats
 
     (alone, _), (together, beats) = scored(1), scored(3)
     assert alone == pytest.approx(together, rel=1e-5) and "loss" in alone

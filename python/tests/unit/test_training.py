@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import debzero.data.tokens
 import numpy as np
 import pytest
 from conftest import POWERLESS, SOURCE, rows
@@ -63,7 +64,6 @@ def test_offloading_keeps_the_loss_curve(trained, runs, name):
 @pytest.mark.parametrize("name", list(STAGES))
 def test_plain_transformers_gives_the_reported_accuracy(trained, runs, name):
     import torch
-    from debzero import tokens
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     report = runs(name)
@@ -71,7 +71,7 @@ def test_plain_transformers_gives_the_reported_accuracy(trained, runs, name):
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.id2label == {0: "animal", 1: "tool"}
-    held_out = tokens.read(next((trained.output(name) / "data").glob("tokenised-*")) / "held_out", limit=16)
+    held_out = debzero.data.tokens.read(next((trained.output(name) / "data").glob("tokenised-*")) / "held_out", limit=16)
     right = 0
     for start, length, label in zip(held_out.offsets, held_out.lengths, held_out.labels):
         text = tokenizer.decode(held_out.ids[start : start + length].tolist(), skip_special_tokens=True)

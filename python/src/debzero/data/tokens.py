@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Optional
+from typing import IO, Any, Optional
 
 import numpy as np
 
@@ -43,6 +43,18 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job's tokenised samples. `labels`: the classes' names; for regression the column's; for causal-lm none. `digest` is the same for
+    the same samples."""
+
+    train: Tokens
+    held_out: Tokens
+    labels: list[str]
+    digest: str
+    tokenizer: Any
 
 
 def write(folder: Path, pieces: Iterable[Piece]) -> str:

@@ -6,89 +6,27 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
 
-from debzero import models, sections, tasks, tokens
+from debzero import models, tasks
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
-from debzero.job.local_files import FORMATS, hub_name, local_files, stamps
+from debzero.data import debian_sections, tokens
+from debzero.data.sources import HELD_OUT, raw_rows
+from debzero.data.tokens import Piece, Prepared
+from debzero.job.local_files import stamps
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.resolve.resolve import Plan
-from debzero.tokens import Piece, Tokens
 
-HELD_OUT = 0.1  # of debian-sections, when the job does not say
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
 LAYOUT = 1      # of the tokenised folders; another number makes them anew
 
 Place = Callable[[int], str]  # where a row of the chunk at hand lies in its file, in words
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Tokenised samples. `labels`: the classes' names; for regression the column's; for causal-lm none."""
-
-    train: Tokens
-    held_out: Tokens
-    labels: list[str]
-    digest: str
-    tokenizer: Any
-    task: tasks.Task
-
-
-def _raw(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
-    """The training and held-out rows as `datasets` tables, which lie on the disk."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    if data.dataset == SECTIONS_DATASET:
-        path = sections.build(cache, data.held_out or HELD_OUT)
-        rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(cache / "arrow"))
-        side = np.asarray(rows["held_out"])
-        return rows.select(np.flatnonzero(~side)), rows.select(np.flatnonzero(side))
-    splits = _read_files(data.dataset, cache) if Path(data.dataset).is_absolute() else _read_hub(data.dataset)
-    if "validation" in splits:
-        return splits["train"], splits["validation"]
-    if data.held_out:
-        cut = splits["train"].train_test_split(test_size=data.held_out, seed=seed)
-        return cut["train"], cut["test"]
-    if "test" in splits:
-        return splits["train"], splits["test"]
-    raise UserError(f"{data.dataset} has no validation split", "set `data.held_out: 0.1` to keep a share of the training rows")
-
-
-def _read_files(dataset: str, cache: Path) -> Any:
-    import datasets
-
-    files = local_files(dataset)
-    missing = [str(f) for f in files.values() if not f.is_file()] or ([] if files else [dataset])
-    if missing:
-        raise UserError(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
-    kind = FORMATS[next(iter(files.values())).suffix]
-    names = {split: str(file) for split, file in files.items()}
-    try:
-        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"))
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, OSError):  # a full disk has its own sentence
-            raise
-        raise UserError(f"{dataset} cannot be read as {kind}: {error.__cause__ or error}",
-                        "correct the file; every row needs the same columns") from error
-
-
-def _read_hub(dataset: str) -> Any:
-    import datasets
-
-    name, config = hub_name(dataset)
-    try:
-        return datasets.load_dataset(name, config)
-    except ValueError as error:  # a configuration that is missing or not there, and what there is
-        raise UserError(f"the hub's data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}",
-                        f"write its configuration behind the name, for example `data.dataset: {name}/...`") from error
 
 
 def _check_columns(data: Data, columns: list[str], task: tasks.Task) -> None:
@@ -191,7 +129,7 @@ def _facts(job: Job, cache: Path) -> list[Any]:
     data = job.data
     facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed, data.model_dump(exclude={"batching", "padding"})]
     if data.dataset == SECTIONS_DATASET:
-        facts.append(sections.build(cache, data.held_out or HELD_OUT).name)
+        facts.append(debian_sections.build(cache, data.held_out or HELD_OUT).name)
     return facts + stamps(job)
 
 
@@ -205,7 +143,7 @@ def prepare(plan: Plan, cache: Path) -> Path:
     for stale in cache.glob("*tokenised-*"):
         shutil.rmtree(stale)
     task = tasks.of(job)
-    train, held_out = _raw(job.data, cache, job.train.seed)
+    train, held_out = raw_rows(job.data, cache, job.train.seed)
     _check_columns(job.data, train.column_names, task)
     labels: list[str] = []
     if task.label != "nothing":
@@ -247,46 +185,14 @@ def _corpus(rows: Any, data: Data, labels: list[str]) -> Iterator[str]:
     yield from labels * 2
 
 
-def load(folder: Path, job: Job) -> Prepared:
-    """What `prepare` made, opened; nothing is read yet."""
+def load(folder: Path, task: tasks.Task) -> Prepared:
+    """What `prepare` made, opened and bound to the job's `task`; nothing is read yet."""
     from transformers import AutoTokenizer
 
-    facts, task = json.loads((folder / "data.json").read_text()), tasks.of(job)
+    facts = json.loads((folder / "data.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     targets = task.bind(tokenizer, facts["labels"])
     train, held_out = (tokens.read(folder / side, facts["max_length"], targets) for side in ("train", "held_out"))
-    return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer, task)
+    return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer)
 
 
-class Collator:
-    """Samples -> one micro-batch of tensors in host memory, padded on the right.
-
-    Padded to the batch's own longest sample, rounded up to a multiple of `pad_to` (GPUs multiply matrices in eights) but
-    never beyond what a sample may have; or to `width`. `pin`: in page-locked memory, from which copies to a GPU overlap.
-    """
-
-    def __init__(self, tokenizer: Any, pad_to: int, width: Optional[int], pin: bool) -> None:
-        self.pad, self.pad_to, self.width, self.pin = tokenizer.pad_token_id, pad_to, width, pin
-
-    def __call__(self, samples: Tokens, indices: np.ndarray) -> dict[str, Any]:
-        """The model's inputs (int64[rows, width]) and `labels`; for no indices row 0 stands in (its result is discarded)."""
-        import torch
-
-        rows = np.asarray(indices) if len(indices) else np.zeros(1, np.int64)
-        lengths = samples.lengths[rows, None]
-        longest = int(lengths.max())
-        width = self.width or max(longest, min(-(-longest // self.pad_to) * self.pad_to, samples.limit))
-        columns = np.arange(width)
-        real = columns < lengths
-        places = (samples.offsets[rows, None] + columns)[real]
-        batch = {"input_ids": np.full(real.shape, self.pad, np.int64), "attention_mask": real.astype(np.int64)}
-        batch["input_ids"][real] = samples.ids[places]
-        if samples.types is not None:
-            batch["token_type_ids"] = np.zeros(real.shape, np.int64)
-            batch["token_type_ids"][real] = samples.types[places]
-        if len(samples.labels):
-            labels = samples.labels[rows]
-            batch["labels"] = samples.targets[labels] if samples.targets is not None else (
-                labels.astype(np.int64) if labels.dtype.kind == "i" else labels)
-        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        return {name: tensor.pin_memory() for name, tensor in tensors.items()} if self.pin else tensors

@@ -8,10 +8,16 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from debzero.engine import Micro
 from debzero.job.batch import Batch
 
 AHEAD = 4  # optimizer steps
+
+
+class Micro(NamedTuple):
+    """One micro-batch on the host. `weights` (float32[n]) make its samples' losses its part of the global batch's mean."""
+
+    batch: dict[str, Any]
+    weights: Any
 
 
 class Step(NamedTuple):
