@@ -28,8 +28,8 @@ from typing import Any, Callable
 
 import common
 import pairs
-from debzero import flops
 from debzero.base.files import write_json
+from debzero.model import flops
 
 BATCH, MAX_LENGTH, LOG_EVERY = 64, 128, 10
 ACCUMULATION = 4  # the tutorial's, for the stages' memory: what stage 2 shards beyond stage 1 is what accumulates

@@ -10,8 +10,8 @@ from typing import Any, ContextManager
 import torch
 import torch.distributed as dist
 
-from debzero import speed
 from debzero.data.stream import Micro
+from debzero.model import compiled
 from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import Plan
 
@@ -62,11 +62,13 @@ class PlainEngine:
             "lr": train.learning_rate, "betas": tuple(deepspeed_config.BETAS), "eps": deepspeed_config.EPS, **best})
         scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
         self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=plan.precision == "fp16")
-        compiled = train.compile == "auto" and speed.can_compile(device) and speed.compile_layers(self.model)
+        layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
         self.ddp = torch.nn.parallel.DistributedDataParallel(
             self.model, device_ids=[device.index] if cuda else None) if plan.batch.ranks > 1 else self.model
-        graphs = compiled and plan.batch.ranks == plan.batch.accumulation == 1 and plan.precision != "fp16"
-        self.graphs = speed.StepGraphs(self._whole_step, self.optimizer.zero_grad) if graphs and not train.gradient_checkpointing else None
+        graphs = layers and plan.batch.ranks == plan.batch.accumulation == 1 and plan.precision != "fp16"
+        self.graphs = None
+        if graphs and not train.gradient_checkpointing:
+            self.graphs = compiled.StepGraphs(self._whole_step, self.optimizer.zero_grad)
 
     def _autocast(self) -> ContextManager[Any]:
         return torch.autocast(self.device.type, self.half) if self.half else nullcontext()
@@ -165,8 +167,8 @@ class ZeroEngine:
 
         self.device, self.task, self.updating = device, task, False
         self.stage3 = config["zero_optimization"]["stage"] == 3
-        if not self.stage3 and plan.job.train.compile == "auto" and speed.can_compile(device):
-            speed.compile_layers(model)  # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
+        if not self.stage3 and plan.job.train.compile == "auto" and compiled.can_compile(device):
+            compiled.compile_layers(model)  # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
         self.engine, _, _, self.own_schedule = deepspeed.initialize(
             model=model, model_parameters=_groups(model, plan.job.train.weight_decay), config=config)
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from debzero.data.collator import Collator
 from debzero.data.sampler import held_out_batches
 from debzero.data.tokens import Prepared
-from debzero.tasks import Task
+from debzero.model.tasks import Task
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from debzero import checks, tasks
 from debzero.activations import Curve
 from debzero.base.errors import InputError, Problem, unsaid
 from debzero.deepspeed_json.reader import read_deepspeed
@@ -21,6 +20,8 @@ from debzero.job import batch as batches
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 from debzero.memory import CONTEXT, Memory, Model, Setting, predict
+from debzero.model import tasks
+from debzero.model.checks import model_problems
 from debzero.resolve import deepspeed_config
 from debzero.resolve.host import Host, this_host
 from debzero.resolve.micro_batch import is_fixed, with_micro
@@ -254,7 +255,7 @@ def plan(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], confi
             found += error.problems
         # A folder or a hub's model is Shapes' to judge, which wants less of it than a training does.
         if config is None and isinstance(job.model, dict):
-            found += checks.model(job, str(path))
+            found += model_problems(job, str(path))
         if not any(p.key.startswith("model") for p in found):
             try:
                 shapes = Shapes(job, str(path), config)

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import __version__, flops
+from debzero import __version__
 from debzero.base.files import read_json, read_lines, write_json
+from debzero.model import flops
 from debzero.progress import computing
 from debzero.runstate import Output
 

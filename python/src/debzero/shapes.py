@@ -7,11 +7,12 @@ from typing import Any, Optional
 
 import torch
 
-from debzero import models, oncuda, tasks
+from debzero import oncuda
 from debzero.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
 from debzero.memory import Model
+from debzero.model import build, tasks
 
 # Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), so that the hub need not be asked:
 # what transformers' classes do not say themselves.
@@ -56,7 +57,7 @@ class Shapes:
         model: Any = self.job.model if path is None else str(path)
         labels = {"num_labels": 1 if self.job.task == "regression" else CLASSES}
         if isinstance(model, dict):
-            return self._ready(f"{model['type']} from scratch", models.from_scratch({**model, **labels}))
+            return self._ready(f"{model['type']} from scratch", build.from_scratch({**model, **labels}))
         try:
             return self._ready(model, self._read(model, labels))
         except Exception as error:  # whatever a file that is no configuration makes of transformers
@@ -67,7 +68,7 @@ class Shapes:
                 raise InputError([Problem("the command line" if path else file, key, f"the configuration of {model} cannot be read: "
                                           f"{(str(error).splitlines() or [type(error).__name__])[0]}", fix)]) from None
             self.notes.append(f"the hub's configuration of {model} is not here: the sizes are its paper's")
-            return self._ready(model, models.from_scratch({**known, **labels}))
+            return self._ready(model, build.from_scratch({**known, **labels}))
 
     @staticmethod
     def _read(model: str, labels: dict[str, int]) -> Any:
@@ -101,7 +102,7 @@ class Shapes:
 
         with oncuda.OnMeta():
             model = getattr(transformers, self.task.auto).from_config(self.config)
-        models.straighten(model)
+        build.use_contiguous_bias(model)
         model.float()  # transformers 5 takes the type that the weights were saved in, which models.py does not
         if self.job.train.gradient_checkpointing:
             model.gradient_checkpointing_enable()

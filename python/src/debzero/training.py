@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero import card, checkpoint, flops, models, plots, report, speed, tasks, zero3
+from debzero import card, checkpoint, plots, report, zero3
 from debzero.base.environment import environment
 from debzero.base.errors import OutOfMemory, UserError, explain
 from debzero.base.files import new_folder
@@ -26,6 +26,7 @@ from debzero.data.collator import Collator
 from debzero.data.sampler import EpochSampler, steps_per_epoch
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
 from debzero.evaluate import evaluate
+from debzero.model import build, compiled, flops, tasks
 from debzero.progress import Progress
 from debzero.resolve import deepspeed_config, nvme_swap
 from debzero.resolve.resolve import Plan
@@ -94,7 +95,7 @@ class Run:
         found, words = agree(self._look)
         for line in words:
             progress.say(line)
-        self.config = models.config(plan.job.model, self.data.labels, self.data.tokenizer)
+        self.config = build.config(plan.job.model, self.data.labels, self.data.tokenizer)
         self.engine = self._engine(found)
         self.metric = self.task.main if self.settings.metric == "auto" else self.settings.metric
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
@@ -127,7 +128,7 @@ class Run:
         if resharded and self.plan.stage != 3:
             config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
         torch.manual_seed(self.settings.seed)  # the same first weights on every rank
-        model = models.build(self.plan, self.config, config)
+        model = build.build(self.plan, self.config, config)
         engine: Any = (ZeroEngine(model, self.plan, self.device, self.task, config) if self.plan.uses_deepspeed
                        else PlainEngine(model, self.plan, self.device, self.task))
         if found:
@@ -279,7 +280,7 @@ class Run:
             return
         self.progress.state("evaluating", f"step {state.step}/{self.steps}, evaluating")
         self.engine.model.eval()
-        with speed.eager():
+        with compiled.eager():
             result = evaluate(self.engine.forward, self.task, self.data, self.collate, self.device, self.batch.micro, self._between)
         state.evaluated, state.result = state.step, result
         value = result[self.metric]

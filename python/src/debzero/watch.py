@@ -22,7 +22,7 @@ EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers 
 
 def columns() -> list[str]:
     """Of metrics.csv: the same ones in every run."""
-    from debzero.tasks import TASKS
+    from debzero.model.tasks import TASKS
 
     scores = dict.fromkeys(score for task in TASKS.values() for score in task.scores)
     return ["time", "step", "total_steps", "epoch", "loss", "learning_rate", "samples_per_second", "tokens_per_second", "padding_share",

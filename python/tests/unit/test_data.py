@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import JOB, SOURCE, changed
-from debzero import tasks
 from debzero.base.errors import UserError
 from debzero.data import tokens
 from debzero.data.collator import Collator
 from debzero.data.sources import _read_files
 from debzero.job.local_files import hub_name
 from debzero.job.schema import Job
+from debzero.model import tasks
 from debzero.resolve.host import Host
 from debzero.resolve.resolve import resolve
 from debzero.train import prepare

@@ -4,11 +4,11 @@ import inspect
 import json
 import os
 
-import debzero.resolve.deepspeed_config
 import pytest
 from conftest import JOB
 from debzero.deepspeed_json import keys, lint
 from debzero.deepspeed_json.reader import parse_config
+from debzero.resolve import deepspeed_config
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -178,7 +178,7 @@ def test_auto_means_something_exactly_where_debzero_fills_it_in():
     from debzero.resolve.resolve import resolve
 
     plan = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)
-    assert set(debzero.resolve.deepspeed_config._autos(plan, 32, 10)) == keys.AUTO
+    assert set(deepspeed_config._autos(plan, 32, 10)) == keys.AUTO
 
 
 OLD = """{
@@ -233,7 +233,7 @@ def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(benc
     plan, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
     assert [(p.code, p.key) for p in warnings] == [("DZ104", "deepspeed.zero_optimization")]
     assert (plan.stage, plan.batch.total, plan.batch.micro, plan.batch.accumulation) == (1, 16, 4, 2)
-    made = debzero.resolve.deepspeed_config.generate(plan, 32, 10)
+    made = deepspeed_config.generate(plan, 32, 10)
     assert made["zero_optimization"]["stage"] == 1 and type(made["gradient_accumulation_steps"]) is int
     assert lint.mend(config)[0]["zero_optimization"] == {"stage": 1}
 

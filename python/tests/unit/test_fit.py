@@ -29,7 +29,7 @@ LARGE = planner.Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0,
 
 def resolved(path, total=64, micro="auto", config=None, **train):
     values = {**JOB, "train": {**JOB["train"], "global_batch": total, "micro_batch": micro, **train}, "output": str(path)}
-    return resolve.resolve(schema.Job.model_validate(values), GPUS, None, "job.yml", config)
+    return resolve(schema.Job.model_validate(values), GPUS, None, "job.yml", config)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from debzero import flops
+from debzero.model import flops
 
 
 def test_flops_of_bert_large():

@@ -5,6 +5,7 @@ import signal
 import pytest
 from conftest import JOB, changed
 from debzero.job.reader import parse, read_mapping
+from debzero.model import tasks
 from debzero.resolve.host import Host
 from debzero.resolve.resolve import resolve
 
@@ -185,7 +186,6 @@ def test_packaged_jobs_are_good():
     """Read without problems, right for their task, and with the batch of two GPUs in a comment as it is computed."""
     from pathlib import Path
 
-    from debzero import tasks
 
     folder = Path(__file__).resolve().parents[3] / "debian" / "jobs"
     found = sorted(folder.glob("*.yml"))
@@ -194,6 +194,6 @@ def test_packaged_jobs_are_good():
         parsed, problems = parse(path)
         assert parsed is not None and not problems
         assert not tasks.problems(parsed, str(path))
-        batch = resolve.resolve(parsed, Host(2, True), None, str(path), None).batch
+        batch = resolve(parsed, Host(2, True), None, str(path), None).batch
         assert f"{batch.total} samples a step = {str(batch).partition('= ')[2]}" in path.read_text()
         assert Path(parsed.output).name == path.stem

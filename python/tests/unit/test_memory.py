@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from debzero import cli, memory, models, oncuda, planner, tasks
+from debzero import cli, memory, oncuda, planner
 from debzero.activations import Curve, shorten, stacks, trace
 from debzero.bench.configurations import chosen
 from debzero.bench.predict import prediction
 from debzero.job.schema import Job
 from debzero.memory import Model, Setting, predict
+from debzero.model import build, tasks
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "memory.py"
 PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
@@ -129,7 +130,7 @@ def test_t5s_bias_becomes_straight_and_stays_the_same():
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**{k: v for k, v in TINY["text-to-text"].items() if k != "type"}))
     attention = model.encoder.block[0].layer[0].SelfAttention
     before = attention.compute_bias(8, 8)
-    models.straighten(model)
+    build.use_contiguous_bias(model)
     after = attention.compute_bias(8, 8)
     assert not before.is_contiguous() and after.is_contiguous() and torch.equal(before, after)
     assert not any("compute_bias" in name for name in model.state_dict())

@@ -19,6 +19,7 @@ from conftest import SOURCE
 from debzero import checkpoint, checks, training
 from debzero.base import files
 from debzero.job.schema import Checkpoint, Job
+from debzero.model.checks import bytes_needed
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
 KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "5"))
@@ -298,7 +299,7 @@ def test_too_little_room_is_seen_before_anything_is_written(alone, monkeypatch):
 def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
     job = Job.model_validate({"model": {"type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 1}, "output": str(tmp_path),
                               "data": {"dataset": "x.csv"}})
-    need = checks.bytes_needed(job)
+    need = bytes_needed(job)
     assert need == 52 * (12 * 32**2 + 100 * 32)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000}))
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS
-from debzero import models, tasks
 from debzero.base.errors import UserError
 from debzero.data.collator import Collator
 from debzero.evaluate import evaluate
+from debzero.model import build, tasks
 from debzero.train import prepare
 from test_data import plan_of
 
@@ -34,8 +34,8 @@ def make(bench):
         own = tasks.of(plan.job)
         loaded = prepare.load(prepare.prepare(plan, bench.folder / "cache"), own)
         torch.manual_seed(0)
-        settings = models.config(plan.job.model, loaded.labels, loaded.tokenizer)
-        return own, loaded, models.build(plan, settings, {}).eval()
+        settings = build.config(plan.job.model, loaded.labels, loaded.tokenizer)
+        return own, loaded, build.build(plan, settings, {}).eval()
 
     return made
 

@@ -5,11 +5,11 @@ import subprocess
 import sys
 import textwrap
 
-import debzero.data.tokens
 import numpy as np
 import pytest
 from conftest import POWERLESS, SOURCE, rows
 from debzero import launch, torchlogs
+from debzero.data import tokens
 from debzero.resolve import deepspeed_config
 
 # Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
@@ -71,7 +71,7 @@ def test_plain_transformers_gives_the_reported_accuracy(trained, runs, name):
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.id2label == {0: "animal", 1: "tool"}
-    held_out = debzero.data.tokens.read(next((trained.output(name) / "data").glob("tokenised-*")) / "held_out", limit=16)
+    held_out = tokens.read(next((trained.output(name) / "data").glob("tokenised-*")) / "held_out", limit=16)
     right = 0
     for start, length, label in zip(held_out.offsets, held_out.lengths, held_out.labels):
         text = tokenizer.decode(held_out.ids[start : start + length].tolist(), skip_special_tokens=True)
@@ -243,7 +243,7 @@ def test_a_gather_that_returns_is_done(bench):
 def test_a_step_that_cannot_be_recorded_leaves_no_gradients_behind(monkeypatch):
     """What a recording made was never computed: the next step would add to it."""
     import torch
-    from debzero.speed import StepGraphs
+    from debzero.model.compiled import StepGraphs
 
     weight = torch.nn.Parameter(torch.ones(1))
     steps = []

@@ -13,7 +13,6 @@ from typing import Any, Callable
 
 import numpy as np
 
-from debzero import models, tasks
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
 from debzero.data import debian_sections, tokens
@@ -21,6 +20,8 @@ from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
 from debzero.job.local_files import stamps
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
+from debzero.model import tasks
+from debzero.model.tokenizer import check_length, load_tokenizer
 from debzero.resolve.resolve import Plan
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
@@ -152,8 +153,8 @@ def prepare(plan: Plan, cache: Path) -> Path:
         classes = f"{len(labels)} classes, " if task.label == "class" else ""
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
                         "at least one row of each kind is needed, and two classes where there are any")
-    tokenizer = models.tokenizer(job.model, lambda: _corpus(train, job.data, labels), job.data.max_length)
-    models.check_length(job.model, tokenizer, job.data.max_length)
+    tokenizer = load_tokenizer(job.model, lambda: _corpus(train, job.data, labels), job.data.max_length)
+    check_length(job.model, tokenizer, job.data.max_length)
 
     def pieces(rows: Any, side: str) -> Iterator[Piece]:
         if task.label == "nothing":
