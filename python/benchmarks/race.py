@@ -23,7 +23,7 @@ from typing import Any
 import common
 import pairs
 from debzero.base.files import write_json
-from debzero.progress import EVALUATION
+from debzero.run.progress import EVALUATION
 
 RANKS, GLOBAL_BATCH, MAX_LENGTH = 2, 64, 128
 SHAPE = {"vocab_size": 1200, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,

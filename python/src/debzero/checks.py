@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import checkpoint
 from debzero.base.errors import InputError, Problem, unsaid
 from debzero.base.files import nearest, read_json, unreadable
 from debzero.base.text import did_you_mean
@@ -22,7 +21,8 @@ from debzero.model.checks import bytes_needed, model_problems
 from debzero.resolve import nvme_swap
 from debzero.resolve.host import this_host
 from debzero.resolve.resolve import Plan, resolve
-from debzero.runstate import KEPT, Output
+from debzero.run import checkpoint
+from debzero.run.folder import KEPT, Output
 
 
 def check(path: Path, ranks: Optional[int] = None) -> Plan:

@@ -215,13 +215,13 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from debzero.status import status
+    from debzero.run.status import status
 
     return status(options.name, options.json, options.watch)
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from debzero.stop import stop
+    from debzero.run.stop import stop
 
     return stop(options.name)
 

@@ -15,7 +15,7 @@ from debzero.base.errors import InputError
 from debzero.base.files import nearest, read_json
 from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import Plan
-from debzero.runstate import Output
+from debzero.run.folder import Output
 
 
 def as_told(plan: Plan) -> Plan:

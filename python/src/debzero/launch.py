@@ -14,29 +14,17 @@ from typing import NoReturn
 
 import psutil
 
-from debzero import fit, report, torchlogs
+from debzero import fit, torchlogs
 from debzero.base import systemd
 from debzero.base.environment import environment
 from debzero.base.files import read_json
 from debzero.control import SIGNALS
 from debzero.resolve.resolve import Plan
-from debzero.runstate import SAME_FAILURES, Output
+from debzero.run import report
+from debzero.run.folder import SAME_FAILURES, Output
+from debzero.run.open import open_output
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
-
-
-def open_output(plan: Plan, output: Output, job: str, again: bool) -> bool:
-    """Hold the output folder and make room; False when this very job has finished there already, after showing its report."""
-    output.lock()
-    done = None if again else output.finished(plan.fingerprint)
-    if done is not None:
-        print(report.text(done), "  train it again  debzero train --again ...", sep="\n", flush=True)
-        systemd.notify("READY=1", f"STATUS=finished before, {report.headline(done)}")
-        return False
-    archive = output.begin(job, plan.fingerprint, again)
-    if archive:
-        print(f"the earlier run in {output.folder} was another one: moved to {archive}", flush=True)
-    return True
 
 
 def _free_port() -> int:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from debzero import card, checkpoint, plots, report, zero3
 from debzero.base.environment import environment
 from debzero.base.errors import OutOfMemory, UserError, explain
 from debzero.base.files import new_folder
@@ -27,10 +26,11 @@ from debzero.data.sampler import EpochSampler, steps_per_epoch
 from debzero.engine import PlainEngine, ZeroEngine, rate_at
 from debzero.evaluate import evaluate
 from debzero.model import build, compiled, flops, tasks
-from debzero.progress import Progress
 from debzero.resolve import deepspeed_config, nvme_swap
 from debzero.resolve.resolve import Plan
-from debzero.runstate import Output
+from debzero.run import card, checkpoint, plots, report, reshard_zero3
+from debzero.run.folder import Output
+from debzero.run.progress import Progress
 from debzero.train import prepare
 
 Agree = Callable[[Callable[[], Any]], Any]
@@ -112,7 +112,8 @@ class Run:
             if self.plan.stage == 3:
                 words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: dealing it out anew to {self.ranks}")
                 checkpoint.drop_resharded(self.output.checkpoints)
-                zero3.reshard(self.output.checkpoints / found.tag, self.output.checkpoints / checkpoint.RESHARDED, found.ranks, self.ranks)
+                root = self.output.checkpoints
+                reshard_zero3.reshard(root / found.tag, root / checkpoint.RESHARDED, found.ranks, self.ranks)
             else:
                 words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: converting it to a universal checkpoint "
                              f"for {self.ranks}")

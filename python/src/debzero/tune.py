@@ -26,7 +26,7 @@ from debzero.job.batch import divisors
 from debzero.planner import CHOICES, Choice, choice_of
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import Plan
-from debzero.runstate import now
+from debzero.run.folder import now
 
 BETTER = 1.02  # times the samples/s: less is noise
 SHARE = 3      # at most one in so many of a sweep's trials

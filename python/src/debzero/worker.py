@@ -22,10 +22,10 @@ from debzero.base.stack import jobs_folder
 from debzero.control import SIGNALS, Stop, Stopping, block_signals
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
-from debzero.launch import open_output
 from debzero.resolve.host import Host, this_host
 from debzero.resolve.resolve import Plan, resolve
-from debzero.runstate import Output
+from debzero.run.folder import Output
+from debzero.run.open import open_output
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 

@@ -4,9 +4,10 @@ import subprocess
 
 import pytest
 from conftest import JOB, POWERLESS, changed
-from debzero import checks, status
+from debzero import checks
 from debzero.base.errors import InputError, UserError
-from debzero.runstate import Output
+from debzero.run import status
+from debzero.run.folder import Output
 
 
 @pytest.mark.parametrize("changes", [

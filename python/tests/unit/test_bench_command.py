@@ -19,7 +19,7 @@ from debzero.bench import run as runs
 from debzero.bench.configurations import Configuration, chosen, derive, problems
 from debzero.bench.predict import prediction
 from debzero.cli import main, parser
-from debzero.runstate import Output
+from debzero.run.folder import Output
 
 OPTIONS = {"job": None, "ranks": None, "share_gpu": False, "steps": 4, "warmup": 2, "repeats": 3, "limit": 5, "again": False, "json": False,
            "cap": None, "name": None}

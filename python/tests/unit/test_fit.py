@@ -18,7 +18,7 @@ from debzero.job import schema
 from debzero.resolve.host import Host
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import resolve
-from debzero.runstate import Output
+from debzero.run.folder import Output
 from test_recovery import end, ranks_of, start, step_of, wait_for
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api

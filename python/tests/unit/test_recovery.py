@@ -16,10 +16,11 @@ import numpy as np
 import psutil
 import pytest
 from conftest import SOURCE
-from debzero import checkpoint, checks, training
+from debzero import checks, training
 from debzero.base import files
 from debzero.job.schema import Checkpoint, Job
 from debzero.model.checks import bytes_needed
+from debzero.run import checkpoint
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
 KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "5"))
@@ -319,7 +320,7 @@ def test_a_late_checkpoint_is_asked_for_once():
 
 
 def test_metrics_cut_short_by_a_crash_are_mended(tmp_path):
-    from debzero.runstate import Output
+    from debzero.run.folder import Output
 
     output = Output(str(tmp_path))
     output.metrics_file.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo')

@@ -171,7 +171,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_fix(bench):
 
 
 def test_two_runs_cannot_share_a_folder(bench):
-    from debzero.runstate import Output
+    from debzero.run.folder import Output
 
     job = bench.job()
     Output(str(bench.output())).lock()

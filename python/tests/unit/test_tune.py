@@ -12,7 +12,7 @@ from debzero.cli import main
 from debzero.job.batch import divisors
 from debzero.planner import Choice
 from debzero.resolve.host import Host
-from debzero.runstate import Output
+from debzero.run.folder import Output
 from debzero.tune import Way, climb, rewritten, search
 from hypothesis import given
 from hypothesis import strategies as st

@@ -11,12 +11,12 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import yaml
-from debzero import card, plots, progress, report, status
 from debzero.base import systemd
 from debzero.base.files import read_json, read_lines, write_json
 from debzero.job.schema import Job
-from debzero.progress import Progress
-from debzero.runstate import Output
+from debzero.run import card, plots, progress, report, status
+from debzero.run.folder import Output
+from debzero.run.progress import Progress
 
 STEP = {"total_steps": 6, "learning_rate": 1e-3, "samples_per_second": 64.0, "tokens_per_second": 640.0, "padding_share": 0.1,
         "tflops": 1.5, "peak_share": 0.4, "memory_bytes": [2**30, 2**31], "skipped_steps": 1, "loss_scale": 4096.0}

@@ -19,7 +19,7 @@ import yaml
 from debzero.base.environment import Environment, environment
 from debzero.base.files import read_lines, write_text
 from debzero.resolve import nvme_swap
-from debzero.runstate import Output
+from debzero.run.folder import Output
 
 SOURCE = Path(__file__).resolve().parents[2]
 LOOK = 0.2  # seconds between two looks at the memory

@@ -16,7 +16,7 @@ from typing import Any, Optional
 import psutil
 import yaml
 
-from debzero import __version__, checks, report
+from debzero import __version__, checks
 from debzero.base.files import read_json, write_text
 from debzero.bench import page, results
 from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
@@ -25,7 +25,8 @@ from debzero.bench.run import MENDABLE, claim, measure
 from debzero.job.local_files import stamps
 from debzero.job.schema import Job
 from debzero.resolve.resolve import Plan
-from debzero.runstate import now
+from debzero.run import report
+from debzero.run.folder import now
 
 
 def start(options: argparse.Namespace) -> int:

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any, Optional, TextIO
 
-from debzero import progress, report
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import read_json, unreadable
 from debzero.base.stack import jobs_folder
 from debzero.job.local_files import within
 from debzero.job.reader import read_mapping
-from debzero.runstate import FINAL, Output
+from debzero.run import progress, report
+from debzero.run.folder import FINAL, Output
 
 
 def _known() -> str:

@@ -12,8 +12,8 @@ from typing import Any, Optional
 from debzero import __version__
 from debzero.base.files import read_json, read_lines, write_json
 from debzero.model import flops
-from debzero.progress import computing
-from debzero.runstate import Output
+from debzero.run.folder import Output
+from debzero.run.progress import computing
 
 
 def peak_memory(device: Any) -> int:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from debzero.base.errors import UserError
-from debzero.status import find, show
+from debzero.run.status import find, show
 
 
 def stop(name: str) -> int:

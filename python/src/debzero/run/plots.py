@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.files import read_lines, write_bytes
-from debzero.watch import EVALUATION
+from debzero.run.exporters import EVALUATION
 
 INK, FAINT, GRID = "#22303c", "#75828e", "#e6eaee"
 TRAINING, HELD_OUT, SPEED = "#1f6f8b", "#c8553d", "#5a7d3a"

@@ -11,8 +11,8 @@ from typing import Any, Callable, Optional
 
 from debzero.base import systemd
 from debzero.base.files import read_json
-from debzero.runstate import Output, now
-from debzero.watch import EVALUATION, Watchers
+from debzero.run.exporters import EVALUATION, Watchers
+from debzero.run.folder import Output, now
 
 STOP_PATIENCE = 600_000_000  # microseconds, where the unit has no watchdog
 PAUSE = 1.0  # seconds between two status.json, each of which waits for the disk

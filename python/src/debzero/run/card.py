@@ -7,7 +7,7 @@ from typing import Any, Optional
 from debzero.base.files import write_text
 from debzero.job.batch import Batch
 from debzero.job.schema import SECTIONS_DATASET, Job
-from debzero.progress import computing, duration, gibibytes
+from debzero.run.progress import computing, duration, gibibytes
 
 # What model hubs call the tasks, and the metrics that are not called there as here.
 PIPELINES = {"classification": "text-classification", "regression": "text-classification", "causal-lm": "text-generation",

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import checkpoint
 from debzero.base.errors import InputError, Problem, full
 from debzero.base.files import nearest, read_json, write_json, write_text
+from debzero.run import checkpoint
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
