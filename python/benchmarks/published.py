@@ -21,7 +21,7 @@ from pathlib import Path
 import common
 import pairs
 import yaml
-from debzero.shapes import PUBLISHED
+from debzero.plan.model_shapes import PUBLISHED
 
 BENCHMARKS = common.ROOT / "docs" / "benchmarks"
 WORK = common.ROOT / ".cache" / "bench"

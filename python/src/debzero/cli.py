@@ -58,17 +58,17 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--strict", action="store_true", help="take warnings for errors")
     check.add_argument("--json", action="store_true", help="print JSON")
 
-    plan = _command(commands, "plan", "Predict a job's memory per rank for every ZeRO stage and offload, and recommend one.\n"
+    plan_job = _command(commands, "plan", "Predict a job's memory per rank for every ZeRO stage and offload, and recommend one.\n"
                     "Needs no GPU and no weights.",
                     "debzero plan mrpc.yml\ndebzero plan mrpc.yml --gpus 2 --gpu-memory 40G --ram 256G --nvme 2T\n"
                     "debzero plan mrpc.yml --config llama/config.json --json")
-    plan.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
-    plan.add_argument("--gpus", type=_count, metavar="N", help="GPUs (default: this host's, or 2)")
-    plan.add_argument("--gpu-memory", metavar="SIZE", help="of each GPU, such as 40G (default: this host's, or 40G)")
-    plan.add_argument("--ram", metavar="SIZE", help="the host's memory (default: this host's, or 256G)")
-    plan.add_argument("--nvme", metavar="SIZE", help="room for offloading to NVMe (default: none, or 2T without a GPU here)")
-    plan.add_argument("--config", type=Path, metavar="FILE", help="a model's config.json in place of the job's model")
-    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan_job.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
+    plan_job.add_argument("--gpus", type=_count, metavar="N", help="GPUs (default: this host's, or 2)")
+    plan_job.add_argument("--gpu-memory", metavar="SIZE", help="of each GPU, such as 40G (default: this host's, or 40G)")
+    plan_job.add_argument("--ram", metavar="SIZE", help="the host's memory (default: this host's, or 256G)")
+    plan_job.add_argument("--nvme", metavar="SIZE", help="room for offloading to NVMe (default: none, or 2T without a GPU here)")
+    plan_job.add_argument("--config", type=Path, metavar="FILE", help="a model's config.json in place of the job's model")
+    plan_job.add_argument("--json", action="store_true", help="print JSON")
 
     status = _command(commands, "status", "Show how far a run is, or its report. Without a name: all jobs of this host.",
                       "debzero status\ndebzero status demo\ndebzero status demo --watch\ndebzero status /var/lib/debzero/demo --json")
@@ -195,10 +195,10 @@ def _train(options: argparse.Namespace) -> int:
     from debzero import checks, launch
     from debzero.base.errors import as_text
 
-    plan, warnings = checks.examine(options.job, options.ranks, options.again)
+    plan_job, warnings = checks.examine(options.job, options.ranks, options.again)
     if warnings:
         print(as_text(warnings), file=sys.stderr, flush=True)
-    return launch.train(plan, options.job.absolute(), options.again)
+    return launch.train(plan_job, options.job.absolute(), options.again)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -208,10 +208,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from debzero.planner import plan
+    from debzero.plan.command import plan_job
 
     sizes = {"gpu_memory": options.gpu_memory, "ram": options.ram, "nvme": options.nvme}
-    return plan(options.job, options.gpus, sizes, options.config, options.json)
+    return plan_job(options.job, options.gpus, sizes, options.config, options.json)
 
 
 def _status(options: argparse.Namespace) -> int:

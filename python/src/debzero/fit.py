@@ -5,14 +5,12 @@ and a run goes on from its checkpoint with another micro-batch as if nothing had
 """
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from debzero.base.environment import environment
-from debzero.base.errors import InputError
-from debzero.base.files import nearest, read_json
+from debzero.base.files import read_json
+from debzero.plan.largest_micro import predicted
 from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import Plan
 from debzero.run.folder import Output
@@ -37,27 +35,6 @@ def at_start(plan: Plan, file: Path, output: Output) -> Plan:
         return with_micro(plan, before if automatic else min(before, plan.batch.micro))
     found = predicted(plan, file) if automatic and plan.host.gpus else None
     return with_micro(plan, found) if found else plan
-
-
-def predicted(plan: Plan, file: Path, hardware: Optional[Any] = None) -> Optional[int]:
-    """The largest micro-batch that `debzero plan` expects to fit on this host (or `hardware`), 0 where none does; None where it cannot
-    tell."""
-    from debzero import planner, shapes
-
-    zero, ranks = plan.job.zero, plan.batch.ranks
-    job = plan.job.model_copy(update={"ranks": ranks})
-    if hardware is None:
-        disk = Path(zero.nvme_path) if zero.nvme_path else None
-        room = str(shutil.disk_usage(nearest(disk)).total) if disk else None
-        hardware = planner.hardware(plan.host.gpus, {"nvme": room})[0]
-    try:
-        own = planner.Planner(job, plan.deepspeed, hardware, str(file), shapes.Shapes(job, str(file), None))
-        return own.row(planner.choice_of(plan)).largest_micro
-    except InputError:  # told by whoever needs it: the hub is out of reach, say
-        return None
-    except Exception as error:  # a model of an unknown kind is no reason not to train it
-        print(f"the micro-batch is not predicted: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return None
 
 
 def after_failure(plan: Plan, output: Output) -> Optional[Plan]:

@@ -15,17 +15,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from debzero import checks, fit
+from debzero import checks
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import read_json, rewrite_text, write_json
 from debzero.bench import results
-from debzero.bench.configurations import Configuration, derive
+from debzero.bench.configurations import derive
 from debzero.bench.run import MENDABLE, claim, measure
 from debzero.bench.runner import command_line, host_facts, identity, installed
 from debzero.job.batch import divisors
-from debzero.planner import CHOICES, Choice, choice_of
+from debzero.plan.largest_micro import predicted
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import Plan
+from debzero.resolve.sharding import SHARDINGS, Sharding
 from debzero.run.folder import now
 
 BETTER = 1.02  # times the samples/s: less is noise
@@ -37,13 +38,13 @@ FEWEST = 2     # trials: one setting has to be compared with something
 class Way:
     """A way to train, and the micro-batches that it could have: those of `sizes` (ascending), beginning with `first`."""
 
-    choice: Choice
+    sharding: Sharding
     checkpointing: bool
     sizes: tuple[int, ...]
     first: int
 
     def __str__(self) -> str:
-        return str(self.choice) + (", gradient checkpointing" if self.checkpointing else "")
+        return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "")
 
 
 # samples/s of a way with a micro-batch; None where memory does not reach, or time. Raises Unfit where no micro-batch would run.
@@ -111,29 +112,28 @@ def allowed(ways: list[Way]) -> int:
 def ways(plan: Plan, file: Path, dimensions: list[str]) -> list[Way]:
     """What is to be tried: the job's own way and, along the `dimensions`, others. Ways that cannot fit are left out where GPUs tell."""
     zero, sizes = plan.job.zero, tuple(divisors(plan.batch.total // plan.batch.ranks))
-    own = choice_of(plan)
-    choices = [c for c in CHOICES if (c.stage == own.stage or "stage" in dimensions)
-               and ((c.optimizer, c.param) == (own.optimizer, own.param) or "offload" in dimensions)
-               and ("nvme" not in (c.optimizer, c.param) or zero.nvme_path)]
+    own = plan.sharding
+    choices = [c for c in SHARDINGS if (c.stage == own.stage or "stage" in dimensions)
+               and ((c.offload_optimizer, c.offload_param) == (own.offload_optimizer, own.offload_param) or "offload" in dimensions)
+               and ("nvme" not in (c.offload_optimizer, c.offload_param) or zero.nvme_path)]
     made = []
-    for choice in choices if own in choices else [own, *choices]:
+    for sharding in choices if own in choices else [own, *choices]:
         for checkpointing in (False, True) if "checkpointing" in dimensions else (plan.job.train.gradient_checkpointing,):
-            first = fit.predicted(_as(plan, choice, checkpointing, plan.batch.micro), file) if plan.host.gpus else None
+            first = predicted(_as(plan, sharding, checkpointing, plan.batch.micro), file) if plan.host.gpus else None
             if first is None:
                 first = max(size for size in sizes if size <= plan.batch.micro)
-            if first or choice == own:
-                made.append(Way(choice, checkpointing, sizes, first or 1))
+            if first or sharding == own:
+                made.append(Way(sharding, checkpointing, sizes, first or 1))
     return made
 
 
-def _as(plan: Plan, choice: Choice, checkpointing: bool, micro: int) -> Plan:
+def _as(plan: Plan, sharding: Sharding, checkpointing: bool, micro: int) -> Plan:
     """The plan with these settings."""
     made = with_micro(plan, micro)
     job = made.job.model_copy(update={
         "train": made.job.train.model_copy(update={"gradient_checkpointing": checkpointing}),
-        "zero": made.job.zero.model_copy(update={"stage": choice.stage or "none", "offload_optimizer": choice.optimizer,
-                                                 "offload_param": choice.param})})
-    return Plan(job, made.batch, made.precision, made.why, choice.stage, None, made.host)
+        "zero": sharding.in_section(made.job.zero)})
+    return Plan(job, made.batch, made.precision, made.why, sharding.stage, None, made.host)
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -209,9 +209,9 @@ class Tuning:
         if self.options.ranks:
             lines["ranks"] = self.options.ranks
         if "stage" in self.options.search:
-            lines["zero.stage"] = way.choice.stage or "none"
+            lines["zero.stage"] = way.sharding.stage_word
         if "offload" in self.options.search:
-            lines.update({"zero.offload_optimizer": way.choice.optimizer, "zero.offload_param": way.choice.param})
+            lines.update({"zero.offload_optimizer": way.sharding.offload_optimizer, "zero.offload_param": way.sharding.offload_param})
         if "checkpointing" in self.options.search:
             lines["train.gradient_checkpointing"] = way.checkpointing
         return lines
@@ -245,11 +245,10 @@ class Tuning:
 
     def _measured(self, way: Way, micro: int) -> dict[str, Any]:
         folder = self.folder / "runs" / f"{len(self.trials) + 1}"
-        plan = _as(self.plan, way.choice, way.checkpointing, micro)
-        configuration = Configuration(way.choice.stage or "none", way.choice.optimizer, way.choice.param)
-        job = derive(plan, configuration, str(folder / "out"), self.options.warmup, self.options.steps)
+        plan = _as(self.plan, way.sharding, way.checkpointing, micro)
+        job = derive(plan, way.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         run = asdict(measure(job, folder, self.options.warmup, self.options.limit * 60))
-        return {"way": str(way), **asdict(configuration), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
+        return {"way": str(way), **way.sharding.as_dict(), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
                 "samples_per_second": results.per_second(run, "samples") if run["segments"] else None, **run}
 
     def _write(self) -> None:

@@ -38,7 +38,7 @@ def sample(host: str = "gpu1", faster: float = 1.0, **changes: Any) -> dict[str,
         summary = results.summarize(runs)
         total = int(MEMORY.get(name, 2) * GB * 1.04)
         predicted = {"total_bytes": total, "parts": {part: int(share * total) for part, share in PARTS.items()}}
-        rows.append({**configuration.as_dict(), "runs": runs, "summary": summary, "predicted": predicted})
+        rows.append({**configuration.described(), "runs": runs, "summary": summary, "predicted": predicted})
     return {
         "format": results.FORMAT, "identity": "0123456789abcdef", "made": "2030-01-02T03:04:05+00:00",
         "command": "debzero bench bert-large.yml --ranks 2 --steps 20", "job_file": "bert-large.yml",

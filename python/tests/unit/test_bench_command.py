@@ -16,9 +16,10 @@ from conftest import SOURCE
 from debzero import checks, tune
 from debzero.bench import page, results, runner
 from debzero.bench import run as runs
-from debzero.bench.configurations import Configuration, chosen, derive, problems
+from debzero.bench.configurations import chosen, derive, problems
 from debzero.bench.predict import prediction
 from debzero.cli import main, parser
+from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
 
 OPTIONS = {"job": None, "ranks": None, "share_gpu": False, "steps": 4, "warmup": 2, "repeats": 3, "limit": 5, "again": False, "json": False,
@@ -29,13 +30,13 @@ def test_the_configurations_are_those_that_deepspeed_has():
     names = [configuration.name for configuration in chosen(["none", 1, 2, 3], ["none", "cpu", "nvme"])]
     assert names == ["baseline", "zero1", "zero2", "zero3", "zero1-cpu", "zero2-cpu", "zero3-cpu", "zero3-nvme"]
     assert [c.name for c in chosen(["none", 3], ["cpu"])] == ["zero3-cpu"]
-    assert Configuration(3, "cpu", "cpu").about == ("shards optimizer states, gradients and parameters; "
+    assert Sharding(3, "cpu", "cpu").about == ("shards optimizer states, gradients and parameters; "
                                                     "optimizer states and parameters on the host")
 
 
 def test_a_derived_job_differs_in_what_is_compared_alone(bench):
     plan = checks.check(bench.job(zero__stage=2, train__evaluate_every=1, train__select="best", deepspeed={"gradient_clipping": 0.5}))
-    made = derive(plan, Configuration(3, "cpu", "cpu"), str(bench.folder / "out"), 10, 20)
+    made = derive(plan, Sharding(3, "cpu", "cpu"), str(bench.folder / "out"), 10, 20)
     path = bench.folder / "derived.yml"
     path.write_text(yaml.safe_dump(made))
     derived = checks.check(path)
@@ -46,7 +47,7 @@ def test_a_derived_job_differs_in_what_is_compared_alone(bench):
     assert (derived.job.train.max_steps, derived.job.train.log_every, derived.job.train.select) == (30, 10, "last")
     assert derived.job.train.evaluate_every is None
     baseline = bench.folder / "baseline.yml"
-    baseline.write_text(yaml.safe_dump(derive(plan, Configuration("none"), str(bench.folder / "out"), 10, 20)))
+    baseline.write_text(yaml.safe_dump(derive(plan, Sharding(0), str(bench.folder / "out"), 10, 20)))
     assert not checks.check(baseline).uses_deepspeed
 
 
@@ -104,8 +105,8 @@ def test_repeats_take_turns_and_a_failing_row_is_not_the_end(planned, bench):
 def test_the_prediction_of_a_row_is_the_choice_with_its_stage_and_offload():
     choices = [{"stage": stage, "offload_optimizer": moved, "offload_param": "none", "peak_bytes": number, "parts": {"parameters": number}}
                for number, (stage, moved) in enumerate([("none", "none"), (2, "none"), (2, "cpu")])]
-    assert prediction(choices, Configuration(2, "cpu").as_dict()) == {"total_bytes": 2, "parts": {"parameters": 2}}
-    assert prediction(choices, Configuration(1).as_dict()) is None
+    assert prediction(choices, Sharding(2, "cpu").as_dict()) == {"total_bytes": 2, "parts": {"parameters": 2}}
+    assert prediction(choices, Sharding(1).as_dict()) is None
 
 
 def test_nothing_measured_is_a_failure(planned):
@@ -213,7 +214,7 @@ def test_the_reasons_of_failures_are_told_apart(bench, tmp_path):
     assert runs._failure(1, output, "log") == ("memory", "rank 1 failed: CUDA out of memory. Tried to -> set a smaller")
     output.update(error="rank 0 was killed by SIGSEGV")
     assert runs._failure(1, output, "log")[0] == "failed"
-    job = derive(checks.check(bench.job()), Configuration(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
+    job = derive(checks.check(bench.job()), Sharding(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
     job["train"]["global_batch"] = 31
     found = runs.measure(job, bench.folder / "runs" / "x", 1, 60)
     assert found.kind == "refused" and "31 samples cannot be shared" in found.reason and "->" in found.reason
@@ -257,7 +258,7 @@ def _session(process):
 def test_what_a_killed_one_has_left_does_not_run_beside_the_next(bench, monkeypatch, command):
     job = bench.job()
     output = bench.folder / f"out-job-{command}" / "runs" / "another" / "out"
-    hold = f"import time; from debzero.runstate import Output; Output({str(output)!r}).lock(); print('held', flush=True); time.sleep(600)"
+    hold = f"import time; from debzero.run.folder import Output; Output({str(output)!r}).lock(); print('held', flush=True); time.sleep(600)"
     left = subprocess.Popen([sys.executable, "-c", hold], env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE)
     assert left.stdout.readline() == b"held\n"
 
@@ -321,7 +322,7 @@ def test_an_interruption_while_a_run_starts_ends_that_run(bench, monkeypatch):
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(psutil, "Popen", Popen)
-    job = derive(checks.check(bench.job()), Configuration(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
+    job = derive(checks.check(bench.job()), Sharding(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
     runs.interruptible()
     try:
         with pytest.raises(SystemExit):

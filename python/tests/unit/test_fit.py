@@ -12,19 +12,24 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import JOB
-from debzero import fit, launch, planner
+from debzero import fit, launch
 from debzero.base import files
 from debzero.job import schema
+from debzero.plan import planner
+from debzero.plan.hardware import Hardware
+from debzero.plan.largest_micro import predicted
+from debzero.plan.model_shapes import Shapes
 from debzero.resolve.host import Host
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import resolve
+from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
 from test_recovery import end, ranks_of, start, step_of, wait_for
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
 GPUS = Host(gpus=2, bf16=True)
-LARGE = planner.Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, words="")
+LARGE = Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, words="")
 
 
 def resolved(path, total=64, micro="auto", config=None, **train):
@@ -71,12 +76,12 @@ def test_what_is_not_halved(output, monkeypatch, case):
 def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, monkeypatch):
     own = resolved(output.folder, total=256)
     assert own.batch.micro == 32
-    assert fit.predicted(own, output.folder / "job.yml", LARGE) == 128
+    assert predicted(own, output.folder / "job.yml", LARGE) == 128
     fixed = with_micro(own, own.batch.micro).job
-    enough = planner.Planner(fixed, None, LARGE, "job.yml", planner.Shapes(fixed, "job.yml", None)).row(planner.Choice(0))
+    enough = planner.Planner(fixed, None, LARGE, "job.yml", Shapes(fixed, "job.yml", None)).row(Sharding(0))
     room = enough.memory.device - enough.memory.parts["activations"] // 2
-    small = planner.Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
-    assert fit.predicted(own, output.folder / "job.yml", small) < own.batch.micro
+    small = Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
+    assert predicted(own, output.folder / "job.yml", small) < own.batch.micro
     monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (LARGE, []))
     assert fit.at_start(own, output.folder / "job.yml", output).batch.micro == 128
     assert not files.read_json(output.status_file), "only what memory taught is remembered"
@@ -96,7 +101,7 @@ def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
     for path, lacks in ((output.folder / "not" / "yet" / "there", False), (None, True)):
         zero = own.job.zero.model_copy(update={"stage": 3, "offload_optimizer": "nvme", "nvme_path": path and str(path)})
         asked = replace(own, stage=3, job=own.job.model_copy(update={"zero": zero}))
-        found = fit.predicted(asked, output.folder / "job.yml")
+        found = predicted(asked, output.folder / "job.yml")
         assert found == (0 if lacks else 128)
 
 
@@ -104,8 +109,8 @@ def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
 def test_the_largest_micro_batch_is_one_that_the_json_allows(output, config):
     given = {**config, "zero_optimization": {"stage": 2}}
     own = resolved(output.folder, total=64, config=given)
-    room = planner.Planner(own.job, given, LARGE, "job.yml", planner.Shapes(own.job, "job.yml", None))
-    largest = room.row(planner.Choice(2)).largest_micro
+    room = planner.Planner(own.job, given, LARGE, "job.yml", Shapes(own.job, "job.yml", None))
+    largest = room.row(Sharding(2)).largest_micro
     assert largest == (own.batch.micro if "gradient_accumulation_steps" in config else 32)
 
 
@@ -118,7 +123,7 @@ def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
 
 def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, capsys):
     monkeypatch.setattr(planner, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
-    assert fit.predicted(resolved(output.folder), output.folder / "job.yml", LARGE) is None
+    assert predicted(resolved(output.folder), output.folder / "job.yml", LARGE) is None
     assert "not predicted: ZeroDivisionError" in capsys.readouterr().err
 
 

@@ -4,20 +4,22 @@ import resource
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from debzero import cli, memory, oncuda, planner
-from debzero.activations import Curve, shorten, stacks, trace
+from debzero import cli
 from debzero.bench.configurations import chosen
 from debzero.bench.predict import prediction
 from debzero.job.schema import Job
-from debzero.memory import Model, Setting, predict
 from debzero.model import build, tasks
+from debzero.plan import memory, meta_device
+from debzero.plan.activations import Curve, shorten, stacks, trace
+from debzero.plan.hardware import parse_size
+from debzero.plan.memory import Model, Setting, predict
+from debzero.resolve.sharding import SHARDINGS, Sharding
 
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "memory.py"
 PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
@@ -32,7 +34,7 @@ LLAMA_7B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 110
 
 
 def shapes(task, length=16, **changes):
-    from debzero.shapes import Shapes
+    from debzero.plan.model_shapes import Shapes
 
     model = {**TINY[task], **changes}
     job = Job.model_validate({"model": model, "task": task, "data": {"dataset": "x.csv", "max_length": length}, "output": "out"})
@@ -98,7 +100,7 @@ def test_the_forward_pass_keeps_what_torch_saves_on_the_cpu(task):
         made.task.losses(model, batch).sum()
     weights = {getattr(t, "untyped_storage", t.storage)().data_ptr() for t in [*model.parameters(), *model.buffers(), *batch.values()]}
     real = sum(size for place, size in saved.items() if place not in weights)
-    with oncuda.OnMeta():
+    with meta_device.OnMeta():
         meta = getattr(transformers, made.task.auto).from_config(made.config).float()
     found = trace(meta, shorten(meta), made.task.losses, made._batch(), None, False)
     inputs = sum(t.numel() * t.element_size() for t in batch.values())
@@ -115,7 +117,7 @@ def test_attention_is_fused_where_the_masks_strides_allow(strides, fused):
     query, key, value = (torch.rand(2, 4, 8, 16, requires_grad=True) for _ in range(3))
     mask = torch.rand(1, 4, 8, 8) if strides == "straight" else torch.rand(1, 8, 8, 4).permute(0, 3, 1, 2)
     attended: list = []
-    output = oncuda.AsOnCuda(None, attended.extend).__torch_function__(
+    output = meta_device.AsOnCuda(None, attended.extend).__torch_function__(
         scaled_dot_product_attention, (), (query, key, value), {"attn_mask": mask, "dropout_p": 0.0})
     assert bool(attended) == fused and output.shape == value.shape
     if not fused:
@@ -188,13 +190,13 @@ def test_accumulation_keeps_gradients_through_the_forward_pass():
 
 @pytest.mark.parametrize(("text", "expected"), [("40G", 40 * 2**30), ("1.5T", 1.5 * 2**40), ("512MiB", 2**29), ("100", 100)])
 def test_sizes(text, expected):
-    assert planner.size(text) == expected
+    assert parse_size(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1G", "40 gallons", "9" * 400])
 def test_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="must be a size"):
-        planner.size(text)
+        parse_size(text)
 
 
 def job(bench, name, **values):
@@ -248,13 +250,13 @@ def test_a_namesake_of_a_published_model_is_asked_of_the_hub(bench, monkeypatch)
 
 
 def test_less_memory_asks_for_more_sharding_and_smaller_micro_batches(bench, planned):
-    path, order = job(bench, "plan", model="bert-large-uncased"), [str(choice) for choice in planner.CHOICES]
+    path, order = job(bench, "plan", model="bert-large-uncased"), [sharding.label for sharding in SHARDINGS]
     places, micros = [], []
     for size in ("80G", "9G", "7G", "6G", "5G", "4G"):
         found = planned(path, "--gpus", 2, "--gpu-memory", size)
         best = found["recommended"]
-        places.append(order.index(str(planner.Choice(0 if best["stage"] == "none" else best["stage"], best["offload_optimizer"],
-                                                     best["offload_param"]))))
+        places.append(order.index(Sharding(0 if best["stage"] == "none" else best["stage"], best["offload_optimizer"],
+                                           best["offload_param"]).label))
         micros.append([row["largest_micro_batch"] for row in found["choices"]])
     assert places[0] == 0 and places == sorted(places) and len(set(places)) > 1
     for larger, smaller in zip(micros, micros[1:]):
@@ -273,7 +275,7 @@ def test_every_row_of_a_bench_and_the_jobs_own_choice_are_planned(bench, planned
     own = {"stage": 3, "offload_param": "cpu"}
     found = planned(job(bench, "plan", model="bert-large-uncased", zero=own), "--gpus", 2, "--gpu-memory", "40G", "--nvme", 0)
     for configuration in chosen(["none", 1, 2, 3], ["none", "cpu", "nvme"]):
-        assert prediction(found["choices"], asdict(configuration)), configuration
+        assert prediction(found["choices"], configuration.as_dict()), configuration
     assert (found["choices"][-1]["offload_optimizer"], found["choices"][-1]["offload_param"]) == ("none", "cpu")
     assert found["hardware"]["nvme"] == 0 and {"NVMe"} == {lack for row in found["choices"] for lack in row["lacks"]}
 
@@ -311,7 +313,7 @@ def test_the_table_is_narrow_and_names_the_choice(bench):
     done = bench.run("plan", job(bench, "plan", model="bert-large-uncased"), "--gpus", 2, "--gpu-memory", "40G")
     assert done.returncode == 0, done.stderr
     table = [line for line in done.stdout.splitlines() if line[2:].startswith(("plain", "ZeRO"))]
-    assert len(table) == len(planner.CHOICES) and max(map(len, done.stdout.splitlines())) <= 100
+    assert len(table) == len(SHARDINGS) and max(map(len, done.stdout.splitlines())) <= 100
     assert "Recommended: plain DDP" in done.stdout
 
 
@@ -327,7 +329,7 @@ def test_a_model_that_cannot_be_followed_is_named(bench, monkeypatch, capsys):
         raise AssertionError("each layer runs once forward and once backward")
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("debzero.shapes.Shapes.curve", curve)
+    monkeypatch.setattr("debzero.plan.model_shapes.Shapes.curve", curve)
     assert cli.main(["plan", str(job(bench, "plan", model="bert-large-uncased"))]) == 2
     assert "cannot be followed" in (said := capsys.readouterr().err) and "debzero tune" in said
 

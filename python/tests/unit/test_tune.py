@@ -10,8 +10,8 @@ from debzero import checks, tune
 from debzero.bench.run import Run
 from debzero.cli import main
 from debzero.job.batch import divisors
-from debzero.planner import Choice
 from debzero.resolve.host import Host
+from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
 from debzero.tune import Way, climb, rewritten, search
 from hypothesis import given
@@ -38,7 +38,7 @@ def interrupted(*_):
 
 
 def way(first=64, stage=0, sizes=SIZES):
-    return Way(Choice(stage), False, sizes, first)
+    return Way(Sharding(stage), False, sizes, first)
 
 
 @given(half=st.floats(0, 64), fits=st.sampled_from(SIZES))
@@ -150,7 +150,7 @@ def test_the_job_file_keeps_its_comments():
 def test_what_is_searched(bench, monkeypatch):
     plan = checks.check(bench.job(train__global_batch=24, train__micro_batch=4))
     ways = tune.ways(plan, bench.folder / "job.yml", [])
-    assert ways == [Way(Choice(0), False, (1, 2, 3, 4, 6, 12), 4)]
+    assert ways == [Way(Sharding(0), False, (1, 2, 3, 4, 6, 12), 4)]
     both = tune.ways(plan, bench.folder / "job.yml", ["stage", "checkpointing"])
     assert [(way.choice.stage, way.checkpointing) for way in both] == [(s, c) for s in range(4) for c in (False, True)]
     offloads = tune.ways(plan, bench.folder / "job.yml", ["stage", "offload"])

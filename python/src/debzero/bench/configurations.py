@@ -2,64 +2,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
 from typing import Any, Union
 
 from debzero.base.errors import InputError, Problem
 from debzero.resolve.resolve import Plan
+from debzero.resolve.sharding import Sharding
 
 STAGES: tuple[Union[str, int], ...] = ("none", 1, 2, 3)
 OFFLOADS = ("none", "cpu", "nvme")
 NEVER = 10**6  # minutes until a checkpoint: a run that is measured writes none
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """One row of the table."""
-
-    stage: Union[str, int]
-    offload_optimizer: str = "none"
-    offload_param: str = "none"
-
-    @property
-    def offload(self) -> str:
-        return self.offload_optimizer
-
-    @property
-    def name(self) -> str:
-        """Short, for files and the command line: baseline, zero2, zero3-cpu."""
-        stage = "baseline" if self.stage == "none" else f"zero{self.stage}"
-        return stage if self.offload == "none" else f"{stage}-{self.offload}"
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        stage = "Baseline" if self.stage == "none" else f"ZeRO-{self.stage}"
-        return stage if self.offload == "none" else f"{stage} + {self.offload.replace('cpu', 'CPU').replace('nvme', 'NVMe')}"
-
-    @property
-    def about(self) -> str:
-        if self.stage == "none":
-            return "plain PyTorch, every rank holds everything"
-        parts = ["optimizer states", "gradients", "parameters"][: int(self.stage)]
-        words = "shards " + (parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1])
-        if self.offload == "none":
-            return words
-        moved = "optimizer states" + (" and parameters" if self.offload_param != "none" else "")
-        return f"{words}; {moved} on the {'host' if self.offload == 'cpu' else 'NVMe disk'}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "label": self.label, "about": self.about, **asdict(self)}
-
-
-def chosen(stages: list[Any], offloads: list[str]) -> list[Configuration]:
+def chosen(stages: list[Any], offloads: list[str]) -> list[Sharding]:
     """The configurations asked for; those without offload come first, as they compare with each other."""
     found = []
     for offload in (o for o in OFFLOADS if o in offloads):
         for stage in (s for s in STAGES if s in stages):
             # DeepSpeed keeps parameters elsewhere in stage 3 alone, and swaps to a disk in stage 3 alone.
             if offload == "none" or (stage != "none" and (offload == "cpu" or stage == 3)):
-                found.append(Configuration(stage, offload, offload if stage == 3 else "none"))
+                found.append(Sharding(0 if stage == "none" else int(stage), offload, offload if stage == 3 else "none"))
     return found
 
 
@@ -67,7 +28,7 @@ def default_offloads(plan: Plan) -> list[str]:
     return ["none", "cpu"] + (["nvme"] if plan.job.zero.nvme_path else [])
 
 
-def problems(plan: Plan, file: str, offloads: list[str], found: list[Configuration], share_gpu: bool) -> list[Problem]:
+def problems(plan: Plan, file: str, offloads: list[str], found: list[Sharding], share_gpu: bool) -> list[Problem]:
     """Why this cannot be measured here."""
     wrong = []
     if "nvme" in offloads and not plan.job.zero.nvme_path:
@@ -83,13 +44,13 @@ def problems(plan: Plan, file: str, offloads: list[str], found: list[Configurati
     return wrong
 
 
-def check(plan: Plan, file: str, offloads: list[str], found: list[Configuration], share_gpu: bool) -> None:
+def check(plan: Plan, file: str, offloads: list[str], found: list[Sharding], share_gpu: bool) -> None:
     wrong = problems(plan, file, offloads, found, share_gpu)
     if wrong:
         raise InputError(wrong)
 
 
-def derive(plan: Plan, configuration: Configuration, output: str, warmup: int, steps: int) -> dict[str, Any]:
+def derive(plan: Plan, sharding: Sharding, output: str, warmup: int, steps: int) -> dict[str, Any]:
     """The job file (a mapping) that runs `warmup` + `steps` optimizer steps of `plan`'s job in another configuration.
 
     The micro-batch and the precision are the plan's, so they are the same in every row. Of the user's own DeepSpeed JSON
@@ -103,8 +64,7 @@ def derive(plan: Plan, configuration: Configuration, output: str, warmup: int, s
         micro_batch=plan.batch.micro, precision=plan.precision, epochs=warmup + steps, max_steps=warmup + steps,
         # A progress line waits for the device: as few as the limits of warm-up and measurement allow.
         log_every=math.gcd(warmup, steps), evaluate_every=None, select="last", patience=None)
-    made["zero"].update(stage=configuration.stage, offload_optimizer=configuration.offload_optimizer,
-                        offload_param=configuration.offload_param)
+    made["zero"].update(sharding.as_dict())
     made["checkpoint"].update(minutes=NEVER, steps=None)
     made.pop("deepspeed")
     return {key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value for key, value in made.items()}

@@ -19,12 +19,13 @@ import yaml
 from debzero import __version__, checks
 from debzero.base.files import read_json, write_text
 from debzero.bench import page, results
-from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
+from debzero.bench.configurations import check, chosen, default_offloads, derive
 from debzero.bench.predict import prediction, predictions
 from debzero.bench.run import MENDABLE, claim, measure
 from debzero.job.local_files import stamps
 from debzero.job.schema import Job
 from debzero.resolve.resolve import Plan
+from debzero.resolve.sharding import Sharding
 from debzero.run import report
 from debzero.run.folder import now
 
@@ -43,7 +44,7 @@ def start(options: argparse.Namespace) -> int:
 class Bench:
     """One bench and its folder: results.json, results.csv, results.md, results.html, runs/, data/, archive/."""
 
-    def __init__(self, options: argparse.Namespace, plan: Plan, folder: Path, found: list[Configuration]) -> None:
+    def __init__(self, options: argparse.Namespace, plan: Plan, folder: Path, found: list[Sharding]) -> None:
         self.options, self.plan, self.folder, self.found = options, plan, folder, found
         self.facts = facts(options, plan)
         before = read_json(folder / "results.json")
@@ -54,11 +55,12 @@ class Bench:
         elif before:
             self._say(f"going on with the results in {folder} (--again measures everything anew)")
         kept = {row["name"]: row for row in before.get("configurations", [])}
-        names = [configuration.name for configuration in found]
+        names = [sharding.name for sharding in found]
         for name in set(names) & set(kept):
             kept[name]["runs"] = [run for run in kept[name]["runs"] if not self._to_repeat(run)]
         commands = dict.fromkeys([*before.get("command", "").splitlines(), self.facts["command"]])
-        rows = [{**kept.pop(c.name, {"runs": [], "summary": None, "predicted": None}), **c.as_dict()} for c in found]
+        rows = [{**kept.pop(sharding.name, {"runs": [], "summary": None, "predicted": None}), **sharding.described()}
+                for sharding in found]
         self.results = {**self.facts, "command": "\n".join(commands),
                         "configurations": rows + [row for name, row in kept.items() if name not in names]}
 
@@ -70,10 +72,10 @@ class Bench:
         repeats = self.options.repeats
         self._predict()
         for repeat in range(1, repeats + 1):  # all rows once, then again: a host that slows down does so for all
-            for configuration, row in zip(self.found, self.results["configurations"]):
+            for sharding, row in zip(self.found, self.results["configurations"]):
                 failed = any(run["kind"] != "measured" for run in row["runs"])
                 if len(row["runs"]) < repeat and not failed:
-                    self._measure(configuration, row, repeat)
+                    self._measure(sharding, row, repeat)
         self._write()
         if self.options.json:
             print(json.dumps(self.results, indent=2))
@@ -90,9 +92,9 @@ class Bench:
             for row in rows:
                 row["predicted"] = prediction(choices, row)
 
-    def _measure(self, configuration: Configuration, row: dict[str, Any], repeat: int) -> None:
-        folder = self.folder / "runs" / f"{configuration.name}-{repeat}"
-        job = derive(self.plan, configuration, str(folder / "out"), self.options.warmup, self.options.steps)
+    def _measure(self, sharding: Sharding, row: dict[str, Any], repeat: int) -> None:
+        folder = self.folder / "runs" / f"{sharding.name}-{repeat}"
+        job = derive(self.plan, sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         run = measure(job, folder, self.options.warmup, self.options.limit * 60,
                       self.options.cap * 2**30 if self.options.cap else None)
         row["runs"].append(asdict(run))
@@ -100,7 +102,7 @@ class Bench:
         self._write()
         shown = run.reason or (f"{results.size(max(run.memory_bytes))} a rank, "
                                f"{results.rate(results.per_second(asdict(run), 'samples'))} samples/s")
-        self._say(f"{configuration.label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
+        self._say(f"{sharding.label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
 
     def _write(self) -> None:
         self.results["made"] = now()

@@ -15,6 +15,7 @@ from debzero.job.local_files import stamps
 from debzero.job.reader import ValidationError
 from debzero.job.schema import Job
 from debzero.resolve.host import Host
+from debzero.resolve.sharding import Sharding
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Plan:
     stage: int
     deepspeed: Optional[dict[str, Any]]
     host: Host
+
+    @property
+    def sharding(self) -> Sharding:
+        return Sharding(self.stage, self.job.zero.offload_optimizer, self.job.zero.offload_param)
 
     @property
     def uses_deepspeed(self) -> bool:

@@ -7,12 +7,12 @@ from typing import Any, Optional
 
 import torch
 
-from debzero import oncuda
-from debzero.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
-from debzero.memory import Model
 from debzero.model import build, tasks
+from debzero.plan import meta_device
+from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
+from debzero.plan.memory import Model
 
 # Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), so that the hub need not be asked:
 # what transformers' classes do not say themselves.
@@ -100,7 +100,7 @@ class Shapes:
     def _build(self) -> Any:
         import transformers
 
-        with oncuda.OnMeta():
+        with meta_device.OnMeta():
             model = getattr(transformers, self.task.auto).from_config(self.config)
         build.use_contiguous_bias(model)
         model.float()  # transformers 5 takes the type that the weights were saved in, which models.py does not

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from debzero.oncuda import AsOnCuda, checkpointing, tolerant
+from debzero.plan.meta_device import AsOnCuda, checkpointing, tolerant
 
 # The micro-batch of the trace: a large prime, so that a tensor's size tells whether it grows with the batch.
 PRIME = 1009

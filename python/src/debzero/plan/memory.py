@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from debzero.activations import Curve
+from debzero.plan.activations import Curve
 
 MASTER, MOMENTS, FLOAT = 4, 8, 4  # bytes a parameter: the fp32 copy; Adam's two; one fp32 number
 
