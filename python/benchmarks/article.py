@@ -19,9 +19,10 @@ import datasets
 import deepspeed
 import torch
 import torch.distributed as dist
-from debzero import gloo
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+from debzero.train import gloo
 
 MICRO_BATCH, ACCUMULATION, MAX_LENGTH = 8, 4, 128
 

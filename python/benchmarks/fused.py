@@ -28,9 +28,10 @@ from typing import Any, Callable
 import common
 import torch
 import transformers
-from debzero import torchlogs
-from debzero.base.files import write_json
 from transformers.models.bert.modeling_bert import BertLayer
+
+from debzero.base.files import write_json
+from debzero.train import torch_imports
 
 HIDDEN, HEADS, INNER, LENGTH, ROWS, LAYERS = 1024, 16, 4096, 128, 32, 24
 # Of the norm: how much worse than BERT's own code (against fp64) the fused layer may be and still be called equal.
@@ -45,7 +46,7 @@ def config(attention: str, dropout: float) -> Any:
 
 
 def fused_layer(number: int, layers: int, dropout: float, half: bool) -> Any:
-    torchlogs.name_quickly()
+    torch_imports.name_quickly()
     from deepspeed.ops.transformer import DeepSpeedTransformerConfig, DeepSpeedTransformerLayer
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its settings

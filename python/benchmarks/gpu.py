@@ -28,6 +28,7 @@ from typing import Any, Callable
 
 import common
 import pairs
+
 from debzero.base.files import write_json
 from debzero.model import flops
 

@@ -29,12 +29,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from debzero.base.files import read_json, write_json  # noqa: E402
-from debzero.bench.run import measure  # noqa: E402
-from debzero.bench.runner import installed  # noqa: E402
-
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SOURCE))
+
+from debzero.base.files import read_json, write_json  # noqa: E402
+from debzero.measure.facts import installed  # noqa: E402
+from debzero.measure.run import measure  # noqa: E402
 
 STAGES = ("none", 1, 2, 3)
 RANKS, STEPS = 2, 4

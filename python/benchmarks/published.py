@@ -21,6 +21,7 @@ from pathlib import Path
 import common
 import pairs
 import yaml
+
 from debzero.plan.model_shapes import PUBLISHED
 
 BENCHMARKS = common.ROOT / "docs" / "benchmarks"

@@ -22,6 +22,7 @@ from typing import Any
 
 import common
 import pairs
+
 from debzero.base.files import write_json
 from debzero.run.progress import EVALUATION
 

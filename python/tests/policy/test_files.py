@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 
 from checkout import ROOT, files, hits, load, module, refuse, tasks
+
 from debzero.cli import parser
 
 # Hosts that may be named: placeholders, and where Debian's copyright format is defined.

@@ -15,6 +15,9 @@ SHOWN = ("stack.yml", "*.md", "debian/*.README.Debian", "debian/changelog", "deb
 TYPED = {
     "debian/debzero.postrm": "runs when the package and its stack.yml are gone",
     "python/src/debzero/cli.py": "examples in --help",
+    "python/src/debzero/run/command.py": "examples in --help",
+    "python/src/debzero/bench/command.py": "examples in --help",
+    "python/src/debzero/base/command_line.py": "examples in --help",
     "python/src/debzero/job/schema.py": "examples in messages",
 }
 SOURCE = r"://.*|--(?:extra-)?index-url.*|--find-links.*"

@@ -5,6 +5,7 @@ from typing import Any
 
 from debzero.bench import results
 from debzero.bench.configurations import chosen
+from debzero.measure.facts import DEFINITIONS
 
 GB = 10**9
 MEMORY = {"baseline": 7.9, "zero1": 4.96, "zero2": 4.6, "zero3": 3.1, "zero1-cpu": 3.3, "zero2-cpu": 2.7}
@@ -54,4 +55,4 @@ def sample(host: str = "gpu1", faster: float = 1.0, **changes: Any) -> dict[str,
                  "cuda": "12.0", "driver": "525.1", "processor": "A made-up processor (32 cores)", "cores": 32, "memory_bytes": 256 * 2**30,
                  "system": "Debian GNU/Linux 11 (bullseye)", "kernel": "5.10.0-30-amd64"},
         "versions": {"debzero": "1", "python": "3.10.1", "torch": "2.0.9", "transformers": "4.0.9", "deepspeed": "0.1.9"},
-        "definitions": results.DEFINITIONS, "article": results.ARTICLE, "configurations": rows, **changes}
+        "definitions": DEFINITIONS, "article": results.ARTICLE, "configurations": rows, **changes}

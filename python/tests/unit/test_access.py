@@ -4,8 +4,9 @@ import subprocess
 
 import pytest
 from conftest import JOB, POWERLESS, changed
-from debzero import checks
+
 from debzero.base.errors import InputError, UserError
+from debzero.check import checks
 from debzero.run import status
 from debzero.run.folder import Output
 

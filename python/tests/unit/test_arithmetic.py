@@ -3,12 +3,13 @@ import io
 
 import numpy as np
 import pytest
-from debzero.data import debian_sections
-from debzero.data.sampler import EpochSampler, held_out_batches
-from debzero.engine import rate_at
-from debzero.job.batch import BatchError, divisors, split
 from hypothesis import given
 from hypothesis import strategies as st
+
+from debzero.data import debian_sections
+from debzero.data.sampler import EpochSampler, held_out_batches
+from debzero.job.batch import BatchError, divisors, split
+from debzero.train.engine import rate_at
 
 small = st.integers(1, 64)
 

@@ -13,12 +13,16 @@ import pytest
 import yaml
 from bench_results import GB, failed, run, sample
 from conftest import SOURCE
-from debzero import checks, tune
+
+from debzero import tune
 from debzero.bench import page, results, runner
-from debzero.bench import run as runs
-from debzero.bench.configurations import chosen, derive, problems
+from debzero.bench.configurations import chosen, problems
 from debzero.bench.predict import prediction
+from debzero.check import checks
 from debzero.cli import main, parser
+from debzero.measure import run as runs
+from debzero.measure.derive import derive
+from debzero.measure.run import per_second
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
 
@@ -204,7 +208,7 @@ def test_a_summary_is_the_highest_memory_and_the_median_speed():
     assert found["steps_per_second"]["median"] == pytest.approx(110 / 64)
     assert results.summarize([failed("time", "late")]) is None
     slow, fast = {"steps": 10, "samples": 640, "seconds": 9}, {"steps": 10, "samples": 640, "seconds": 1}
-    assert results.per_second({"segments": [slow, fast]}, "samples") == 128  # not the mean of the segments' speeds
+    assert per_second({"segments": [slow, fast]}, "samples") == 128  # not the mean of the segments' speeds
 
 
 def test_the_reasons_of_failures_are_told_apart(bench, tmp_path):

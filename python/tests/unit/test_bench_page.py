@@ -7,7 +7,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from bench_results import failed, sample
 from browser import look
+
+from debzero.base.text import size_text
 from debzero.bench import comparison, page, results
+from debzero.measure.facts import DEFINITIONS
 
 
 def texts(page_text):
@@ -21,10 +24,10 @@ def test_the_tables_hold_every_row_and_every_figure_of_the_results():
     for row, line in zip(made["configurations"], lines):
         if row["summary"]:
             assert int(line["memory_bytes"]) == row["summary"]["memory_bytes"] and line["reason"] == ""
-            assert f"| {row['label']} | {results.size(row['summary']['memory_bytes'])} |" in markdown
+            assert f"| {row['label']} | {size_text(row['summary']['memory_bytes'])} |" in markdown
         else:
             assert line["memory_bytes"] == "" and line["reason"] == results.reason(row)
-    assert all(meaning in markdown for meaning in results.DEFINITIONS.values())
+    assert all(meaning in markdown for meaning in DEFINITIONS.values())
 
 
 def test_the_page_shows_the_facts():

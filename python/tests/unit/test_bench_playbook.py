@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from debzero.bench.page import FILES
 
 ROOT = Path(__file__).resolve().parents[3]

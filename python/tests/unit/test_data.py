@@ -8,7 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import JOB, SOURCE, changed
+from hypothesis import given
+from hypothesis import strategies as st
+
 from debzero.base.errors import UserError
+from debzero.check import checks
 from debzero.data import tokens
 from debzero.data.collator import Collator
 from debzero.data.sources import _read_files
@@ -18,8 +22,6 @@ from debzero.model import tasks
 from debzero.resolve.host import Host
 from debzero.resolve.resolve import resolve
 from debzero.train import prepare
-from hypothesis import given
-from hypothesis import strategies as st
 
 PAD = SimpleNamespace(pad_token_id=9)
 
@@ -198,7 +200,6 @@ def test_rows_that_cannot_be_used_are_named(bench, content, changes, fix):
     ("rows.json", '"text label"', "no object with columns"), ("rows.json", "[" * 100_000, "cannot be read"),
     ("rows.csv", f"text,{'l' * 200_000}\n", "cannot be read")], ids=["csv", "jsonl", "json", "numbers", "words", "deep", "wide"])
 def test_check_sees_the_columns_that_the_training_will(bench, name, content, reason):
-    from debzero import checks
     from debzero.base.errors import InputError
 
     (bench.folder / name).write_text(content)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SOURCE
+
 from debzero.base.stack import stack
 from debzero.doctor import command, software, trials
 from debzero.doctor.chain import Check, Context, fail, follow, ok, skip, warn

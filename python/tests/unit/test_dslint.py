@@ -6,11 +6,13 @@ import os
 
 import pytest
 from conftest import JOB
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from debzero.check import checks
 from debzero.deepspeed_json import keys, lint
 from debzero.deepspeed_json.reader import parse_config
 from debzero.resolve import deepspeed_config
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 ARTICLE = {"train_batch_size": 64, "gradient_accumulation_steps": 4, "fp16": {"enabled": True}, "zero_optimization": {
     "stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "offload_param": {"device": "cpu"}}}
@@ -227,7 +229,6 @@ def test_fix_of_the_file_that_a_job_names_keeps_order_and_layout(bench, capsys):
 
 def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(bench):
     """DeepSpeed's own "getting started" switches ZeRO on with true; other programs write 2.0 for 2."""
-    from debzero import checks
 
     config = {"zero_optimization": True, "gradient_accumulation_steps": 2.0, "train_micro_batch_size_per_gpu": 4.0}
     plan, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
@@ -324,7 +325,6 @@ PATHS = [*JOB, *(f"data.{key}" for key in JOB["data"]), *(f"train.{key}" for key
 @given(st.dictionaries(st.sampled_from(PATHS), VALUES, min_size=1, max_size=3), st.none() | CONFIGS)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_job_holds_only_input_errors_are_raised(bench, changes, config):
-    from debzero import checks
     from debzero.base.errors import InputError
 
     values = copy.deepcopy({**JOB, **({"deepspeed": config} if config else {})})

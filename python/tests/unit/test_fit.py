@@ -12,7 +12,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from conftest import JOB
-from debzero import fit, launch
+from test_recovery import end, ranks_of, start, step_of, wait_for
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher import api
+
 from debzero.base import files
 from debzero.job import schema
 from debzero.plan import planner
@@ -24,9 +27,7 @@ from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
-from test_recovery import end, ranks_of, start, step_of, wait_for
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher import api
+from debzero.train import launch, memory_retry
 
 GPUS = Host(gpus=2, bf16=True)
 LARGE = Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, words="")
@@ -53,7 +54,7 @@ def test_memory_that_ran_out_halves_the_micro_batch_until_one_sample_is_left(out
     while own is not None:
         seen.append((own.batch.micro, own.batch.accumulation, own.batch.total))
         failed(output, memory=True)
-        own = fit.after_failure(own, output)
+        own = memory_retry.after_failure(own, output)
         assert own is None or files.read_json(output.status_file)["micro_batch"] == own.batch.micro
     assert seen == [(32, 1, 64), (16, 2, 64), (8, 4, 64), (4, 8, 64), (2, 16, 64), (1, 32, 64)]
     assert "micro-batch of 32: going on with global batch 64 = micro-batch 16 x 2" in capsys.readouterr().out
@@ -61,7 +62,7 @@ def test_memory_that_ran_out_halves_the_micro_batch_until_one_sample_is_left(out
 
 def test_half_of_an_odd_micro_batch_still_divides_the_share(output):
     failed(output, memory=True)
-    assert fit.after_failure(resolved(output.folder, total=42, micro=21), output).batch.micro == 7
+    assert memory_retry.after_failure(resolved(output.folder, total=42, micro=21), output).batch.micro == 7
 
 
 @pytest.mark.parametrize("case", ["another failure", "a measured run", "the JSON decides"])
@@ -70,7 +71,7 @@ def test_what_is_not_halved(output, monkeypatch, case):
     if case == "a measured run":
         monkeypatch.setenv("DEBZERO_MEASURED", "1")
     config = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2}} if case == "the JSON decides" else None
-    assert fit.after_failure(resolved(output.folder, config=config), output) is None
+    assert memory_retry.after_failure(resolved(output.folder, config=config), output) is None
 
 
 def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, monkeypatch):
@@ -83,15 +84,16 @@ def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, 
     small = Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
     assert predicted(own, output.folder / "job.yml", small) < own.batch.micro
     monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (LARGE, []))
-    assert fit.at_start(own, output.folder / "job.yml", output).batch.micro == 128
+    assert memory_retry.at_start(own, output.folder / "job.yml", output).batch.micro == 128
     assert not files.read_json(output.status_file), "only what memory taught is remembered"
 
 
 def test_a_later_start_remembers_and_a_job_that_asks_for_less_gets_less(output):
     output.update(micro_batch=64)
     for micro, expected in (("auto", 64), (128, 64), (16, 16)):
-        assert fit.at_start(resolved(output.folder, total=256, micro=micro), output.folder / "job.yml", output).batch.micro == expected
-    assert fit.at_start(resolved(output.folder, total=48, micro="auto"), output.folder / "job.yml", output).batch.micro == 24
+        asked = resolved(output.folder, total=256, micro=micro)
+        assert memory_retry.at_start(asked, output.folder / "job.yml", output).batch.micro == expected
+    assert memory_retry.at_start(resolved(output.folder, total=48, micro="auto"), output.folder / "job.yml", output).batch.micro == 24
 
 
 def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
@@ -116,9 +118,9 @@ def test_the_largest_micro_batch_is_one_that_the_json_allows(output, config):
 
 def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
     monkeypatch.setenv("DEBZERO_MICRO_BATCH", "4")
-    assert fit.as_told(resolved(output.folder, micro=32)).batch.micro == 4
+    assert memory_retry.as_told(resolved(output.folder, micro=32)).batch.micro == 4
     monkeypatch.delenv("DEBZERO_MICRO_BATCH")
-    assert fit.as_told(resolved(output.folder, micro=32)).batch.micro == 32
+    assert memory_retry.as_told(resolved(output.folder, micro=32)).batch.micro == 32
 
 
 def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, capsys):
@@ -139,7 +141,7 @@ def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_t
     own = resolved(output.folder, micro=32)
     failed(output, memory=True)
     assert launch._launch(own, output.folder / "job.yml") == 1
-    assert fit.after_failure(own, output).batch.micro == 16
+    assert memory_retry.after_failure(own, output).batch.micro == 16
     failed(output, memory=False)
     assert launch._launch(own, output.folder / "job.yml") == 1
     assert output.first_error_text().startswith("rank 0 was killed by SIGKILL")

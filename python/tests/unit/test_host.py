@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from debzero.doctor import host as module
 from debzero.doctor.host import Asked, Host, examine
 

@@ -4,6 +4,9 @@ import signal
 
 import pytest
 from conftest import JOB, changed
+
+import debzero.train.launch
+from debzero.check import checks
 from debzero.job.reader import parse, read_mapping
 from debzero.model import tasks
 from debzero.resolve.host import Host
@@ -55,7 +58,6 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("change", "key", "fix"), MISTAKES, ids=[f"{k}-{i}" for i, (_, k, _) in enumerate(MISTAKES)])
 def test_each_mistake_names_its_key_and_its_fix(bench, monkeypatch, change, key, fix):
-    from debzero import checks
     from debzero.base.errors import InputError
 
     path = bench.job()
@@ -113,9 +115,9 @@ def test_the_printed_article_config_is_refused_for_its_offload(bench):
 
 
 def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
-    from debzero import cli, launch
+    from debzero import cli
 
-    monkeypatch.setattr(launch, "train", lambda plan, job, again: 0)
+    monkeypatch.setattr(debzero.train.launch, "train", lambda plan, job, again: 0)
     monkeypatch.chdir(bench.folder)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
@@ -176,7 +178,6 @@ def test_an_output_that_holds_what_the_job_reads_is_refused(bench, capsys, data,
 
 
 def test_a_batch_of_any_size_is_shared_out_at_once(bench):
-    from debzero import checks
 
     batch = checks.check(bench.job(train__global_batch=10**10, train__micro_batch="auto")).batch
     assert (batch.micro, batch.accumulation) == (32, 10**10 // 64)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
 from debzero import cli
 from debzero.bench.configurations import chosen
 from debzero.bench.predict import prediction

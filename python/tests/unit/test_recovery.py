@@ -16,11 +16,13 @@ import numpy as np
 import psutil
 import pytest
 from conftest import SOURCE
-from debzero import checks, training
+
 from debzero.base import files
+from debzero.check.checks import _output
 from debzero.job.schema import Checkpoint, Job
 from debzero.model.checks import bytes_needed
 from debzero.run import checkpoint
+from debzero.train import loop
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
 KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "5"))
@@ -306,16 +308,16 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-1" / "weights").write_bytes(b"x" * 1000)
     files.write_json(tmp_path / "status.json", {"fingerprint": "this"})
-    assert checks._output(job, "job.yml", "this") == []
+    assert _output(job, "job.yml", "this") == []
     for another in ("that", None):  # the run before moves to archive/, where it takes as much
-        assert [problem.key for problem in checks._output(job, "job.yml", another)] == ["output"]
+        assert [problem.key for problem in _output(job, "job.yml", another)] == ["output"]
 
 
 def test_a_late_checkpoint_is_asked_for_once():
     """The ranks hear of it a step later, when it must not be late again."""
-    run = object.__new__(training.Run)
+    run = object.__new__(loop.Run)
     run.plan = SimpleNamespace(job=SimpleNamespace(checkpoint=Checkpoint(minutes=1)))
-    run.state, run.saved_at = training.State(step=7), time.monotonic() - 61
+    run.state, run.saved_at = loop.State(step=7), time.monotonic() - 61
     assert [run._checkpoint_due(), run._checkpoint_due()] == [True, False]
 
 

@@ -1,5 +1,6 @@
 """DeepSpeed empties the folder that it swaps to: it gets one of the run's own, on a disk that is really there."""
 import pytest
+
 from debzero.resolve import deepspeed_config, nvme_swap
 
 
@@ -57,6 +58,7 @@ def test_a_mount_point_without_its_disk_is_refused(tmp_path):
 
 def test_deepspeed_is_given_the_runs_own_folder_whatever_the_json_says(bench):
     import yaml
+
     from debzero.job.schema import Job
     from debzero.resolve.host import Host
     from debzero.resolve.resolve import resolve

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS
+from test_data import plan_of
+
 from debzero.base.errors import UserError
 from debzero.data.collator import Collator
-from debzero.evaluate import evaluate
 from debzero.model import build, tasks
 from debzero.train import prepare
-from test_data import plan_of
+from debzero.train.evaluate import evaluate
 
 SMALL = {
     "bert": {"type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -8,9 +8,10 @@ import textwrap
 import numpy as np
 import pytest
 from conftest import POWERLESS, SOURCE, rows
-from debzero import launch, torchlogs
+
 from debzero.data import tokens
 from debzero.resolve import deepspeed_config
+from debzero.train import launch, torch_imports
 
 # Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
 TOLERANCE = 2e-4
@@ -126,7 +127,7 @@ def test_torchs_loggers_keep_their_names():
     from torch.distributed.elastic.utils import logging
 
     slowly = logging.get_logger().name
-    torchlogs.name_quickly()
+    torch_imports.name_quickly()
     assert logging.get_logger().name == slowly == __name__
 
 
@@ -243,6 +244,7 @@ def test_a_gather_that_returns_is_done(bench):
 def test_a_step_that_cannot_be_recorded_leaves_no_gradients_behind(monkeypatch):
     """What a recording made was never computed: the next step would add to it."""
     import torch
+
     from debzero.model.compiled import StepGraphs
 
     weight = torch.nn.Parameter(torch.ones(1))

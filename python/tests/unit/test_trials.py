@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SOURCE
+
 from debzero.base.stack import stack
 from debzero.doctor import process, trials
 from debzero.doctor.chain import Context, ok

@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from debzero import checks, tune
-from debzero.bench.run import Run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from debzero.check import checks
 from debzero.cli import main
 from debzero.job.batch import divisors
+from debzero.measure.run import Run
 from debzero.resolve.host import Host
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
-from debzero.tune import Way, climb, rewritten, search
-from hypothesis import given
-from hypothesis import strategies as st
+from debzero.tune import tuning
+from debzero.tune.job_file import rewritten
+from debzero.tune.search import BETTER, Unfit, Way, climb, search
+from debzero.tune.tuning import Tuning
 
 SIZES = tuple(divisors(64))
 MEASURED = Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
@@ -98,7 +102,7 @@ def test_a_way_that_fails_for_another_reason_is_left_at_once():
     def trial(way, micro):
         made.append((way.choice.stage, micro))
         if way.choice.stage != 2:
-            raise tune.Unfit
+            raise Unfit
         return float(micro)
 
     best = search([way(stage=stage) for stage in (1, 2, 3)], trial)
@@ -109,7 +113,7 @@ def test_a_way_that_fails_for_another_reason_is_left_at_once():
 def test_what_has_run_counts_when_another_size_fails():
     def trial(way, micro):
         if micro != 64:
-            raise tune.Unfit
+            raise Unfit
         return 100.0
 
     assert search([way()], trial)[1:] == (64, 100.0)
@@ -149,17 +153,17 @@ def test_the_job_file_keeps_its_comments():
 
 def test_what_is_searched(bench, monkeypatch):
     plan = checks.check(bench.job(train__global_batch=24, train__micro_batch=4))
-    ways = tune.ways(plan, bench.folder / "job.yml", [])
+    ways = tuning.ways(plan, bench.folder / "job.yml", [])
     assert ways == [Way(Sharding(0), False, (1, 2, 3, 4, 6, 12), 4)]
-    both = tune.ways(plan, bench.folder / "job.yml", ["stage", "checkpointing"])
+    both = tuning.ways(plan, bench.folder / "job.yml", ["stage", "checkpointing"])
     assert [(way.choice.stage, way.checkpointing) for way in both] == [(s, c) for s in range(4) for c in (False, True)]
-    offloads = tune.ways(plan, bench.folder / "job.yml", ["stage", "offload"])
+    offloads = tuning.ways(plan, bench.folder / "job.yml", ["stage", "offload"])
     assert {str(way.choice.optimizer) for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
-    monkeypatch.setattr(tune.fit, "predicted", lambda plan, file: 12 if plan.stage == 3 else 0)
-    there = tune.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    monkeypatch.setattr(tuning, "predicted", lambda plan, file: 12 if plan.stage == 3 else 0)
+    there = tuning.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.choice.stage, way.first) for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
-    monkeypatch.setattr(tune.fit, "predicted", lambda plan, file: None)
-    there = tune.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    monkeypatch.setattr(tuning, "predicted", lambda plan, file: None)
+    there = tuning.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.choice.stage, way.first) for way in there] == [(stage, 4) for stage in range(4)], "where nothing can be told, as it was"
 
 
@@ -170,7 +174,7 @@ def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_w
         self.trials.append({"way": str(way), "micro_batch": micro, "samples_per_second": speeds[micro]})
         return speeds[micro]
 
-    monkeypatch.setattr(tune.Tuning, "_trial", trial)
+    monkeypatch.setattr(Tuning, "_trial", trial)
     path = bench.job(train__global_batch=24, train__micro_batch=4)
     link = bench.folder / "link.yml"
     link.symlink_to(path)
@@ -204,7 +208,7 @@ def test_a_trial_is_on_the_disk_before_the_next_one(bench, monkeypatch):
         made.append(len(json.loads(file.read_text())["trials"]) if file.is_file() else 0)
         return Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
 
-    monkeypatch.setattr(tune, "measure", measure)
+    monkeypatch.setattr(tuning, "measure", measure)
     assert main(["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run"]) == 0
     assert made == [0, 1]
 
@@ -221,7 +225,7 @@ def trials(monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(tune, "measure", measure)
+    monkeypatch.setattr(tuning, "measure", measure)
     # This process makes all starts, and would stand in its own way.
     monkeypatch.setattr(Output, "lock", lambda self: self.folder.mkdir(exist_ok=True))
     return answers, asked
@@ -267,7 +271,7 @@ def test_a_real_search_writes_what_it_found_and_the_job_still_trains(bench):
     made = json.loads(done.stdout)
     assert len(made["trials"]) == 2 and made["sweep"] == len(divisors(16)), made
     best = max(made["trials"], key=lambda trial: trial["samples_per_second"])
-    assert made["chosen"]["samples_per_second"] * tune.BETTER >= best["samples_per_second"]
+    assert made["chosen"]["samples_per_second"] * BETTER >= best["samples_per_second"]
     assert yaml.safe_load(path.read_text()) == {**yaml.safe_load(before), "train": {
         **yaml.safe_load(before)["train"], "micro_batch": made["chosen"]["train.micro_batch"]}}
     assert bench.run("check", path).returncode == 0

@@ -11,8 +11,10 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import yaml
+
 from debzero.base import systemd
 from debzero.base.files import read_json, read_lines, write_json
+from debzero.base.text import computing_text
 from debzero.job.schema import Job
 from debzero.run import card, plots, progress, report, status
 from debzero.run.folder import Output
@@ -195,7 +197,7 @@ def test_the_line_shows_what_is_known():
         "step 2/6  epoch 0.67  loss 0.5000  lr 1.00e-03  64.0 samples/s  640 tokens/s  1.5 TFLOP/s (40% of peak)  1.00-2.00 GiB  "
         "1 skipped  ETA 0:04")
     assert progress.line({"step": 2, "total_steps": None, "loss": None}) == "step 2/?  ETA -"
-    assert progress.computing(0.01234, None) == "12.3 GFLOP/s"
+    assert computing_text(0.01234, None) == "12.3 GFLOP/s"
 
 
 # What a run leaves, in a report as training makes it.

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, Optional
 
+from debzero.base.text import rate_text, size_text
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.page import shell, table, terms
-from debzero.bench.results import rate, size
 
 COLOURS = [f"p{number}" for number in range(8)]
 # What must be the same where speeds and sizes are to be compared.
@@ -86,12 +86,12 @@ def render(all_made: Sequence[dict[str, Any]]) -> str:
             ("precision", made["precision"]), ("batch", made["batch"]["text"]), ("system", made["host"]["system"]),
             ("NVIDIA driver", made["host"]["driver"]), *made["versions"].items(), ("measured", made["made"][:10])]) + "</section>"
         for host, made in zip(hosts, all_made))
-    drawn = (charts.groups("Memory per rank", "The highest peak of any rank; shorter is better.", grouped(memory, size), legend)
-               + charts.groups("Speed", "Samples a second, median; longer is better.", grouped(speed, rate), legend))
+    drawn = (charts.groups("Memory per rank", "The highest peak of any rank; shorter is better.", grouped(memory, size_text), legend)
+               + charts.groups("Speed", "Samples a second, median; longer is better.", grouped(speed, rate_text), legend))
     body = (
         f'<header><p class="eyebrow">debzero bench, {len(hosts)} hosts</p><h1>{escape(models)}</h1>{notes}</header>'
         f'<div class="grid two">{drawn}</div>'
-        f"{figures('Memory per rank, host by host', memory, size)}{figures('Samples a second, host by host', speed, rate)}"
+        f"{figures('Memory per rank, host by host', memory, size_text)}{figures('Samples a second, host by host', speed, rate_text)}"
         f'<section class="card"><h2>What the words mean</h2>{terms(list(all_made[0]["definitions"].items()))}</section>'
         f'<div class="grid two">{facts}</div>')
     return shell(f"{models}: {len(hosts)} hosts", body)

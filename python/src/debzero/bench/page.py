@@ -9,9 +9,10 @@ from typing import Any, Optional
 import yaml
 
 from debzero.base.files import write_json, write_text
+from debzero.base.text import rate_text, size_text
 from debzero.bench import charts
 from debzero.bench.charts import Bar
-from debzero.bench.results import HEADINGS, as_csv, as_markdown, cells, notes, of_baseline, rate, reason, size
+from debzero.bench.results import HEADINGS, as_csv, as_markdown, cells, notes, of_baseline, reason
 
 NAME = "results.html"
 FILES = ("results.json", "results.csv", "results.md", NAME)
@@ -66,7 +67,7 @@ def _verdict(made: dict[str, Any]) -> str:
         return '<p class="lead">Nothing could be measured: each configuration\'s reason is below.</p>'
     least = min(rows, key=lambda row: row["summary"]["memory_bytes"])
     shares = of_baseline(made, least)
-    text = f"{least['label']} needs the least memory: {size(least['summary']['memory_bytes'])} a rank"
+    text = f"{least['label']} needs the least memory: {size_text(least['summary']['memory_bytes'])} a rank"
     if shares["memory"] is not None and least["name"] != "baseline":
         text += f", {against(shares['memory'], 'less', 'more')} than the baseline"
         if made["speed_comparable"] and shares["speed"] is not None:
@@ -74,7 +75,7 @@ def _verdict(made: dict[str, Any]) -> str:
     text += "."
     if made["speed_comparable"]:
         fast = max(rows, key=lambda row: row["summary"]["samples_per_second"]["median"])
-        text += f" {fast['label']} is the fastest: {rate(fast['summary']['samples_per_second']['median'])} samples/s."
+        text += f" {fast['label']} is the fastest: {rate_text(fast['summary']['samples_per_second']['median'])} samples/s."
     failed = [row["label"] for row in made["configurations"] if row["summary"] is None]
     if failed:
         text += f" Without a result: {', '.join(failed)}."
@@ -95,11 +96,11 @@ def _tiles(made: dict[str, Any]) -> str:
         return ""
     least = min(rows, key=lambda row: row["summary"]["memory_bytes"])
     most = max(rows, key=lambda row: row["summary"]["memory_bytes"])
-    tiles = [_tile("least memory per rank", size(least["summary"]["memory_bytes"]), least["label"]),
-             _tile("most memory per rank", size(most["summary"]["memory_bytes"]), most["label"])]
+    tiles = [_tile("least memory per rank", size_text(least["summary"]["memory_bytes"]), least["label"]),
+             _tile("most memory per rank", size_text(most["summary"]["memory_bytes"]), most["label"])]
     if made["speed_comparable"]:
         fast = max(rows, key=lambda row: row["summary"]["samples_per_second"]["median"])
-        tiles.append(_tile("highest speed", f"{rate(fast['summary']['samples_per_second']['median'])} samples/s", fast["label"]))
+        tiles.append(_tile("highest speed", f"{rate_text(fast['summary']['samples_per_second']['median'])} samples/s", fast["label"]))
     else:
         tiles.append(_tile("a rehearsal", f"{made['batch']['ranks']} ranks", f"on {made['host']['gpus']} GPU: speed is not comparable"))
     return f'<div class="grid three">{"".join(tiles)}</div>'
@@ -114,12 +115,12 @@ def _memory(made: dict[str, Any]) -> str:
     for row in made["configurations"]:
         if row["summary"]:
             most = row["summary"]["memory_bytes"]
-            bars.append(Bar(row["label"], size(most), most, colour(row), row["offload_optimizer"] != "none"))
+            bars.append(Bar(row["label"], size_text(most), most, colour(row), row["offload_optimizer"] != "none"))
         else:
             bars.append(Bar(row["label"], reason(row).split(":")[0]))
     caption = "The highest rank's peak; shorter is better. Hatched: with offload."
     if made["host"]["gpu_memory_bytes"]:
-        caption += f" The GPU has {size(made['host']['gpu_memory_bytes'])}."
+        caption += f" The GPU has {size_text(made['host']['gpu_memory_bytes'])}."
     return charts.figure("Memory per rank", caption, bars)
 
 
@@ -128,7 +129,7 @@ def _speed(made: dict[str, Any]) -> str:
     for row in made["configurations"]:
         if row["summary"]:
             speed = row["summary"]["samples_per_second"]
-            bars.append(Bar(row["label"], rate(speed["median"]), speed["median"], colour(row), row["offload_optimizer"] != "none",
+            bars.append(Bar(row["label"], rate_text(speed["median"]), speed["median"], colour(row), row["offload_optimizer"] != "none",
                             (speed["lowest"], speed["highest"])))
         else:
             bars.append(Bar(row["label"], reason(row).split(":")[0]))
@@ -171,9 +172,10 @@ def _prediction(made: dict[str, Any]) -> str:
         predicted, own = row["predicted"], row["summary"]
         measured, total = own["memory_bytes"] if own else None, predicted["total_bytes"]
         parts = [(colours[name], taken) for name, taken in predicted["parts"].items()]
-        bars.append(Bar(row["label"], size(total), parts=parts, mark=measured))
+        bars.append(Bar(row["label"], size_text(total), parts=parts, mark=measured))
         off = f"{total / measured - 1:+.1%}" if measured else "-"
-        lines.append((row["label"], "", [*(size(predicted["parts"].get(name)) for name in names), size(total), size(measured), off], ""))
+        lines.append((row["label"], "", [*(size_text(predicted["parts"].get(name)) for name in names),
+                                           size_text(total), size_text(measured), off], ""))
     caption = "Predicted by debzero plan, before the run. The line across a bar is the measured peak."
     shown = table(["", *names, "predicted", "measured", "off by"], lines, "Predicted and measured memory per rank")
     return (charts.groups("What the memory holds", caption, [("", bars)], [(colours[name], name) for name in names])
@@ -187,13 +189,13 @@ def _article(made: dict[str, Any]) -> str:
     for stage, theirs in printed.items():
         ours = own.get(stage)
         steps = ours["steps_per_second"]["median"] if ours else None
-        lines.append((theirs["label"], "", [theirs["memory"], size(ours["memory_bytes"] if ours else None),
-                                            f"{theirs['steps_per_second']:g}", rate(steps) if steps else "-"], ""))
+        lines.append((theirs["label"], "", [theirs["memory"], size_text(ours["memory_bytes"] if ours else None),
+                                            f"{theirs['steps_per_second']:g}", rate_text(steps) if steps else "-"], ""))
         shade = "c0" if stage == "none" else f"c{stage}"
         here = [Bar("here", "not measured")] * 2
         if ours and steps:
             used = ours["memory_bytes"]
-            here = [Bar("here", size(used), used, shade), Bar("here", rate(steps), steps, shade)]
+            here = [Bar("here", size_text(used), used, shade), Bar("here", rate_text(steps), steps, shade)]
         printed_speed = theirs["steps_per_second"]
         memory.append((theirs["label"], [Bar("article", theirs["memory"], theirs["memory_gb"] * 1e9, "article"), here[0]]))
         speed.append((theirs["label"], [Bar("article", f"{printed_speed:g}", printed_speed, "article"), here[1]]))
@@ -221,8 +223,8 @@ def _definitions(made: dict[str, Any]) -> str:
 
 def _hardware(host: dict[str, Any]) -> str:
     pairs = [("host", host["name"]), ("device", host["device"]), ("GPUs", host["gpus"] or "none"),
-             ("GPU memory", size(host["gpu_memory_bytes"]) if host["gpu_memory_bytes"] else None), ("processor", host["processor"]),
-             ("host memory", size(host["memory_bytes"]))]
+             ("GPU memory", size_text(host["gpu_memory_bytes"]) if host["gpu_memory_bytes"] else None), ("processor", host["processor"]),
+             ("host memory", size_text(host["memory_bytes"]))]
     return f'<section class="card"><h2>Hardware</h2>{terms(pairs)}</section>'
 
 

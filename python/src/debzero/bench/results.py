@@ -9,22 +9,11 @@ from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import read_json
+from debzero.base.text import rate_text, size_text
+from debzero.measure.run import per_second
 
 FORMAT = 1
 
-DEFINITIONS = {
-    "batch": "padded to data.max_length, so that all steps are alike and memory is the most that the job can take; a job that pads each "
-             "batch to its own longest sample is faster",
-    "step": "one optimizer step: the whole global batch, on all ranks, forward, backward and update",
-    "memory": "the highest rank's peak: of the GPU, what torch's allocator had handed out (max_memory_allocated); of a run without "
-              "a GPU, the process's resident set",
-    "device memory": "the highest use of a GPU during the run, by the driver's count, over what was in use before it: with the "
-                     "allocator's reserve, the CUDA context and the libraries' buffers, of all ranks on that GPU",
-    "host memory": "how far the host's available memory fell during the run; what other programs took in that time counts, too",
-    "speed": "samples of the measured steps / the seconds they took; the warm-up before them does not count, nor do start, "
-             "evaluation and saving",
-    "spread": "the lowest and the highest of the repeats, each in a process of its own; the figure shown is their median",
-}
 # The tutorial that this kit makes real. It says neither what a step is nor how memory was read.
 ARTICLE = {
     "about": "The table of the article that this kit began with. It defines neither \"step\" nor how memory was read, so its figures "
@@ -60,11 +49,6 @@ def of_repeats(values: list[float]) -> dict[str, float]:
             "spread": (max(values) - min(values)) / middle if middle else 0.0}
 
 
-def per_second(run: dict[str, Any], what: str) -> float:
-    """A run's samples or steps a second, over all its measured segments."""
-    return float(sum(segment[what] for segment in run["segments"]) / sum(segment["seconds"] for segment in run["segments"]))
-
-
 def summarize(runs: list[dict[str, Any]]) -> Optional[dict[str, Any]]:
     """The figures of one configuration from its measured runs; None before the first."""
     measured = [run for run in runs if run["kind"] == "measured"]
@@ -94,18 +78,6 @@ def of_baseline(results: dict[str, Any], row: dict[str, Any]) -> dict[str, Optio
         return {"memory": None, "speed": None}
     return {"memory": own["memory_bytes"] / base["memory_bytes"],
             "speed": own["samples_per_second"]["median"] / base["samples_per_second"]["median"]}
-
-
-def size(value: Optional[float]) -> str:
-    """Bytes for people, to about three figures: 484 MiB, 7.35 GiB, 31.2 GiB."""
-    if value is None:
-        return "-"
-    return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.{2 if value < 10 * 2**30 else 1}f} GiB"
-
-
-def rate(value: float) -> str:
-    """A speed for people: 1218, 74.6, 3.21, 0.035."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def reason(row: dict[str, Any]) -> str:
@@ -146,9 +118,9 @@ def cells(results: dict[str, Any], row: dict[str, Any]) -> Optional[list[str]]:
         return None
     shares, speed = of_baseline(results, row), own["samples_per_second"]
     share = "-" if shares["memory"] is None else f"{shares['memory']:.0%}"
-    spread = f"{rate(speed['lowest'])}–{rate(speed['highest'])}" if own["repeats"] > 1 else "one run"
-    return [size(own["memory_bytes"]), share, size(own["device_bytes"]), size(own["host_bytes"]), rate(speed["median"]), spread,
-            rate(own["steps_per_second"]["median"])]
+    spread = f"{rate_text(speed['lowest'])}–{rate_text(speed['highest'])}" if own["repeats"] > 1 else "one run"
+    return [size_text(own["memory_bytes"]), share, size_text(own["device_bytes"]), size_text(own["host_bytes"]),
+            rate_text(speed["median"]), spread, rate_text(own["steps_per_second"]["median"])]
 
 
 HEADINGS = ["memory per rank", "of the baseline", "device memory", "host memory", "samples/s", "spread", "steps/s"]

@@ -2,31 +2,27 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import platform
-import shlex
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-import psutil
 import yaml
 
-from debzero import __version__, checks
 from debzero.base.files import read_json, write_text
+from debzero.base.text import rate_text, size_text
 from debzero.bench import page, results
-from debzero.bench.configurations import check, chosen, default_offloads, derive
+from debzero.bench.configurations import check, chosen, default_offloads
 from debzero.bench.predict import prediction, predictions
-from debzero.bench.run import MENDABLE, claim, measure
-from debzero.job.local_files import stamps
+from debzero.check import checks
 from debzero.job.schema import Job
+from debzero.measure.derive import derive
+from debzero.measure.facts import DEFINITIONS, command_line, host_facts, identity, installed
+from debzero.measure.run import MENDABLE, claim, measure, per_second
 from debzero.resolve.resolve import Plan
 from debzero.resolve.sharding import Sharding
-from debzero.run import report
 from debzero.run.folder import now
 
 
@@ -100,8 +96,8 @@ class Bench:
         row["runs"].append(asdict(run))
         row["summary"] = results.summarize(row["runs"])
         self._write()
-        shown = run.reason or (f"{results.size(max(run.memory_bytes))} a rank, "
-                               f"{results.rate(results.per_second(asdict(run), 'samples'))} samples/s")
+        shown = run.reason or (f"{size_text(max(run.memory_bytes))} a rank, "
+                               f"{rate_text(per_second(asdict(run), 'samples'))} samples/s")
         self._say(f"{sharding.label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
 
     def _write(self) -> None:
@@ -134,7 +130,7 @@ def facts(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         "batch": {**asdict(plan.batch), "text": str(plan.batch)}, "settings": settings, "speed_comparable": not plan.shares_gpus,
         "left_out": "The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision were taken, the rest "
                     "was left out." if plan.deepspeed else None,
-        "host": host, "versions": versions, "definitions": results.DEFINITIONS, "article": results.ARTICLE}
+        "host": host, "versions": versions, "definitions": DEFINITIONS, "article": results.ARTICLE}
 
 
 def _as_written(job: Job, file: Path) -> dict[str, Any]:
@@ -146,46 +142,3 @@ def _as_written(job: Job, file: Path) -> dict[str, Any]:
     return values
 
 
-def identity(plan: Plan, settings: dict[str, Any], host: dict[str, Any], versions: dict[str, str]) -> str:
-    """The same for figures that belong together. Where they lie and which rows were asked for does not matter."""
-    same = {"job": plan.job.model_dump(mode="json", exclude={"output": True, "zero": True}), "settings": settings, "versions": versions,
-            "definitions": results.DEFINITIONS, "host": host["name"], "device": host["device"], "precision": plan.precision,
-            "micro_batch": plan.batch.micro, "nvme_path": plan.job.zero.nvme_path, "files": stamps(plan.job)}
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def command_line() -> str:
-    return "debzero " + shlex.join(sys.argv[1:])
-
-
-def host_facts(plan: Plan, name: Optional[str]) -> dict[str, Any]:
-    """The hardware and the system. `name`: what to call it instead of its host name."""
-    import torch
-
-    device = torch.device("cuda", 0) if plan.host.gpus else torch.device("cpu")
-    return {
-        "name": name or platform.node(), "device": report.device_name(device), "gpus": plan.host.gpus,
-        "gpu_memory_bytes": int(torch.cuda.get_device_properties(0).total_memory) if plan.host.gpus else None,
-        "cuda": torch.version.cuda if plan.host.gpus else None, "driver": _driver(), "processor": report.device_name(torch.device("cpu")),
-        "cores": len(os.sched_getaffinity(0)), "memory_bytes": psutil.virtual_memory().total, "system": _os_release(),
-        "kernel": platform.release()}
-
-
-def installed() -> dict[str, str]:
-    """Asked of the installed packages: importing DeepSpeed takes seconds, and prints."""
-    import torch
-
-    return {"debzero": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
-            **{name: metadata.version(name) for name in ("transformers", "deepspeed")}}
-
-
-def _driver() -> Optional[str]:
-    try:
-        return Path("/sys/module/nvidia/version").read_text().strip()
-    except OSError:
-        return None
-
-
-def _os_release() -> str:
-    lines = Path("/etc/os-release").read_text().splitlines() if Path("/etc/os-release").is_file() else []
-    return next((line.partition("=")[2].strip('"') for line in lines if line.startswith("PRETTY_NAME=")), "")

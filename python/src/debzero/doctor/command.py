@@ -1,6 +1,7 @@
 """`debzero doctor`: follow the whole chain, then print it as a table or as JSON. Exit code 0: this host can train; 1: it cannot."""
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from typing import Any, Optional
 
 from debzero import __version__
 from debzero.base import systemd
+from debzero.base.command_line import Commands, add_command, add_json, count
 from debzero.base.environment import environment
 from debzero.base.stack import stack
 from debzero.doctor import software, trials
@@ -84,6 +86,22 @@ def _settings(file: Path) -> int:
     for name, value in re.findall(r"^(\w+)=(.*)$", file.read_text() if file.is_file() else "", re.MULTILINE):
         os.environ.setdefault(name, value.strip("\"' "))
     return environment(source=str(file)).gpus or 0
+
+
+def add_doctor(commands: Commands) -> None:
+    parser = add_command(
+        commands, "doctor", run,
+        "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the cause,\n"
+        "with what to do about it; what depends on it is skipped. Nothing is changed or left behind.",
+        ["debzero doctor", "debzero doctor --fast --gpus 2", "debzero doctor --nvme /data --json"])
+    parser.add_argument("--fast", action="store_true", help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
+    parser.add_argument("--gpus", type=count, metavar="N", help="GPUs that must be there (default: $DEBZERO_GPUS, or those that are)")
+    parser.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    return doctor(options.gpus, options.fast, options.nvme, options.json)
 
 
 def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: bool) -> int:

@@ -6,19 +6,42 @@ DeepSpeed and torch.compile. A batch is the collator's dictionary: tensors of n 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable, Protocol
 
 import numpy as np
 
 from debzero.base.errors import Problem, UserError
 from debzero.job.schema import SECTIONS_DATASET, Job
 
-if TYPE_CHECKING:
-    from debzero.data.tokens import Prepared
-
 Forward = Callable[..., Any]
 IGNORED = -100  # a place where no token is asked for
 PIECE = 2**24   # tokens counted at a time
+
+
+class Side(Protocol):
+    """Training or held-out samples: the token ids of all (int[tokens]) and each one's label (int or float[n])."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+
+class Samples(Protocol):
+    """A job's samples, as far as scores need them; data.tokens.Prepared is one. `labels`: the classes' names."""
+
+    @property
+    def train(self) -> Side: ...
+
+    @property
+    def held_out(self) -> Side: ...
+
+    @property
+    def labels(self) -> list[str]: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
 
 
 class Task:
@@ -42,11 +65,11 @@ class Task:
         """float64[n, k]: each sample's loss, and then (where there is one) the answer."""
         raise NotImplementedError
 
-    def metrics(self, answers: np.ndarray, prepared: Prepared) -> dict[str, float]:
+    def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         """The scores of the answers to all held-out samples, in their order."""
         raise NotImplementedError
 
-    def baseline(self, prepared: Prepared) -> dict[str, float]:
+    def baseline(self, prepared: Samples) -> dict[str, float]:
         """The scores of the best guess that looks at no sample, on the held-out samples."""
         raise NotImplementedError
 
@@ -86,7 +109,7 @@ class Classification(Task):
         logits = forward(**_inputs(batch)).logits
         return _rows(self._losses(logits, batch), logits.argmax(-1))
 
-    def metrics(self, answers: np.ndarray, prepared: Prepared) -> dict[str, float]:
+    def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         truth = np.asarray(prepared.held_out.labels)
         return {**self._scores(truth, answers[:, 1].astype(np.int64), len(prepared.labels)), "loss": float(answers[:, 0].mean())}
 
@@ -97,7 +120,7 @@ class Classification(Task):
         f1 = f1_score(truth, found, average="binary" if classes == 2 else "macro", zero_division=0)
         return {"accuracy": float(accuracy_score(truth, found)), "f1": float(f1), "matthews": float(matthews_corrcoef(truth, found))}
 
-    def baseline(self, prepared: Prepared) -> dict[str, float]:
+    def baseline(self, prepared: Samples) -> dict[str, float]:
         """What always answering the commonest training class scores; the loss is that of answering as often as each came."""
         truth, seen = np.asarray(prepared.held_out.labels), np.bincount(prepared.train.labels, minlength=len(prepared.labels))
         scores = self._scores(truth, np.full_like(truth, seen.argmax()), len(prepared.labels))
@@ -122,7 +145,7 @@ class Regression(Task):
         values = self._values(forward, batch)
         return _rows((values - batch["labels"]) ** 2, values)
 
-    def metrics(self, answers: np.ndarray, prepared: Prepared) -> dict[str, float]:
+    def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         from scipy.stats import pearsonr, spearmanr
 
         truth, found = np.asarray(prepared.held_out.labels, np.float64), answers[:, 1]
@@ -131,7 +154,7 @@ class Regression(Task):
                         for name, measure in (("pearson", pearsonr), ("spearman", spearmanr))}
         return {**correlations, "loss": float(answers[:, 0].mean())}
 
-    def baseline(self, prepared: Prepared) -> dict[str, float]:
+    def baseline(self, prepared: Samples) -> dict[str, float]:
         """What always answering the training mean scores."""
         misses = np.asarray(prepared.held_out.labels, np.float64) - np.mean(prepared.train.labels, dtype=np.float64)
         return {"pearson": 0.0, "spearman": 0.0, "loss": float((misses**2).mean())}
@@ -167,11 +190,11 @@ class CausalLM(Task):
     def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
         return _rows(self.losses(forward, batch))
 
-    def metrics(self, answers: np.ndarray, prepared: Prepared) -> dict[str, float]:
+    def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         loss = float(answers[:, 0].mean())
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}  # larger ones no float holds
 
-    def baseline(self, prepared: Prepared) -> dict[str, float]:
+    def baseline(self, prepared: Samples) -> dict[str, float]:
         """What drawing each token by how common it was in training scores; each has been seen once more than it was."""
         size = len(prepared.tokenizer)
 
@@ -217,7 +240,7 @@ class TextToText(Classification):
             unlikely.append(_token_losses(forward(**encoded, labels=words).logits, words).sum(1))
         return _rows(losses, torch.stack(unlikely, 1).argmin(1))
 
-    def baseline(self, prepared: Prepared) -> dict[str, float]:
+    def baseline(self, prepared: Samples) -> dict[str, float]:
         """As for classification, the loss shared out over the words of each name."""
         truth, words = np.asarray(prepared.held_out.labels), (self.targets != IGNORED).sum(1)
         seen = np.bincount(prepared.train.labels, minlength=len(prepared.labels)) + 1

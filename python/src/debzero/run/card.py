@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.files import write_text
+from debzero.base.text import computing_text, duration_text, memory_text
 from debzero.job.batch import Batch
 from debzero.job.schema import SECTIONS_DATASET, Job
-from debzero.run.progress import computing, duration, gibibytes
 
 # What model hubs call the tasks, and the metrics that are not called there as here.
 PIPELINES = {"classification": "text-classification", "regression": "text-classification", "causal-lm": "text-generation",
@@ -96,7 +96,7 @@ def _facts(report: dict[str, Any], job: Job) -> dict[str, str]:
     labels = f", {report['classes']} classes" if report["classes"] and job.task != "regression" else ""
     speed = [f"{report['samples_per_second']:.1f} samples/s"] if report["samples_per_second"] else []
     if report["tflops"]:
-        speed.append(f"{computing(report['tflops'], report['peak_share'])} a rank")
+        speed.append(f"{computing_text(report['tflops'], report['peak_share'])} a rank")
     return {
         "columns": ", ".join(job.data.text) + target,
         "samples": f"{report['train_samples']} for training{labels}, cut off after {job.data.max_length} tokens",
@@ -108,6 +108,6 @@ def _facts(report: dict[str, Any], job: Job) -> dict[str, str]:
         "precision": report["precision"] + (f", {report['skipped_steps']} steps skipped" if report["skipped_steps"] else ""),
         "sharding": "none (data parallel)" if stage == "none" else ", ".join([f"DeepSpeed ZeRO stage {stage}", *offloaded]),
         "seed": str(train.seed), "hardware": f"{report['world_size']} rank{'s' if report['world_size'] > 1 else ''} on {report['device']}",
-        "speed": ", ".join(speed), "time": duration(report["training_seconds"]) + " of training, without evaluation and saving",
-        "peak memory": f"{gibibytes(report['peak_memory_bytes'])} a rank, of {report['peak_memory_of']}",
+        "speed": ", ".join(speed), "time": duration_text(report["training_seconds"]) + " of training, without evaluation and saving",
+        "peak memory": f"{memory_text(report['peak_memory_bytes'])} a rank, of {report['peak_memory_of']}",
         "versions": ", ".join(f"{part} {version}" for part, version in report["versions"].items())}

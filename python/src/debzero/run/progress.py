@@ -11,31 +11,12 @@ from typing import Any, Callable, Optional
 
 from debzero.base import systemd
 from debzero.base.files import read_json
+from debzero.base.text import computing_text, duration_text, memory_text
 from debzero.run.exporters import EVALUATION, Watchers
 from debzero.run.folder import Output, now
 
 STOP_PATIENCE = 600_000_000  # microseconds, where the unit has no watchdog
 PAUSE = 1.0  # seconds between two status.json, each of which waits for the disk
-
-
-def duration(seconds: Optional[float]) -> str:
-    if seconds is None:
-        return "-"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def computing(tflops: float, share: Optional[float]) -> str:
-    """What one rank computes; `share`: of its device's peak, where that is known."""
-    speed = f"{tflops:.1f} TFLOP/s" if tflops >= 1 else f"{1000 * tflops:.3g} GFLOP/s"
-    return speed + (f" ({share:.0%} of peak)" if share else "")
-
-
-def gibibytes(ranks: list[int]) -> str:
-    """What the ranks hold, each, or the least and the most that one does."""
-    low, high = (f"{size / 2**30:.2f}" for size in (min(ranks), max(ranks)))
-    return f"{low} GiB" if low == high else f"{low}-{high} GiB"
 
 
 def line(status: dict[str, Any]) -> str:
@@ -48,9 +29,9 @@ def line(status: dict[str, Any]) -> str:
         f"step {status['step']}/{status.get('total_steps') or '?'}", *shown("epoch", "epoch {:.2f}".format),
         *shown("loss", "loss {:.4f}".format), *shown("learning_rate", "lr {:.2e}".format),
         *shown("samples_per_second", "{:.1f} samples/s".format), *shown("tokens_per_second", "{:.0f} tokens/s".format, (None, 0)),
-        *shown("tflops", lambda value: computing(value, status.get("peak_share")), (None, 0)),
-        *shown("memory_bytes", gibibytes, (None, [])), *shown("skipped_steps", "{} skipped".format, (None, 0)),
-        f"ETA {duration(status.get('eta_seconds'))}"])
+        *shown("tflops", lambda value: computing_text(value, status.get("peak_share")), (None, 0)),
+        *shown("memory_bytes", memory_text, (None, [])), *shown("skipped_steps", "{} skipped".format, (None, 0)),
+        f"ETA {duration_text(status.get('eta_seconds'))}"])
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +91,7 @@ class Progress:
             self._measured(values)
             self._update({"state": "training", **values}, lazily=values["step"] != values["total_steps"])
             systemd.notify(f"STATUS=step {values['step']}/{values['total_steps']}, loss {values['loss']:.4f}, "
-                           f"ETA {duration(values['eta_seconds'])}")
+                           f"ETA {duration_text(values['eta_seconds'])}")
 
     def evaluated(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         if self.speaks:

@@ -11,9 +11,9 @@ from typing import Any, Optional
 
 from debzero import __version__
 from debzero.base.files import read_json, read_lines, write_json
+from debzero.base.text import computing_text
 from debzero.model import flops
 from debzero.run.folder import Output
-from debzero.run.progress import computing
 
 
 def peak_memory(device: Any) -> int:
@@ -155,7 +155,7 @@ def text(report: dict[str, Any]) -> str:
     peaks = " ".join(f"{peak / 2**20:.0f}" for peak in report["peak_memory_bytes"])
     stage = report["zero_stage"]
     classes = f", {report['classes']} classes" if report["classes"] else ""
-    computed = f"{computing(report['tflops'], report['peak_share'])} a rank, " if report["tflops"] else ""
+    computed = f"{computing_text(report['tflops'], report['peak_share'])} a rank, " if report["tflops"] else ""
     rows = {
         **{name: _score(report, name, value) for name, value in report["evaluation"].items()},
         "samples": f"{report['train_samples']} training, {report['eval_samples']} held out{classes}",

@@ -11,6 +11,7 @@ from typing import Any, Optional, TextIO
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import read_json, unreadable
 from debzero.base.stack import jobs_folder
+from debzero.base.text import duration_text
 from debzero.job.local_files import within
 from debzero.job.reader import read_mapping
 from debzero.run import progress, report
@@ -111,7 +112,7 @@ def _row(path: Path) -> dict[str, Any]:
         words = f"given up: {values['given_up']}" if values.get("given_up") else str(values.get("error") or "")
     else:
         loss = f"loss {values['loss']:.4f}, " if values.get("loss") is not None else ""
-        words = f"{loss}ETA {progress.duration(values.get('eta_seconds'))}"
+        words = f"{loss}ETA {duration_text(values.get('eta_seconds'))}"
     return {"name": path.stem, **values, "words": words.split("\n")[0][:100], "output": str(output.folder)}
 
 

@@ -14,17 +14,17 @@ from typing import NoReturn
 
 import psutil
 
-from debzero import fit, torchlogs
 from debzero.base import systemd
 from debzero.base.environment import environment
 from debzero.base.files import read_json
-from debzero.control import SIGNALS
 from debzero.resolve.resolve import Plan
 from debzero.run import report
 from debzero.run.folder import SAME_FAILURES, Output
 from debzero.run.open import open_output
+from debzero.train import memory_retry, torch_imports
+from debzero.train.agreement import SIGNALS
 
-SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "train.py"
 
 
 def _free_port() -> int:
@@ -76,9 +76,9 @@ def train(plan: Plan, job: Path, again: bool) -> int:
     if not open_output(plan, output, str(job), again):
         return 0
     relay = Relay()
-    plan = fit.at_start(plan, job, output)
+    plan = memory_retry.at_start(plan, job, output)
     while (code := _launch(plan, job)) == 1 and not relay.code:
-        smaller = fit.after_failure(plan, output)
+        smaller = memory_retry.after_failure(plan, output)
         if smaller is None:
             break
         plan = smaller
@@ -105,7 +105,7 @@ def _last_words(output: Output) -> str:
 
 
 def _launch(plan: Plan, job: Path) -> int:
-    torchlogs.name_quickly()
+    torch_imports.name_quickly()
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

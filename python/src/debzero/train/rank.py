@@ -14,18 +14,20 @@ from typing import Any, NoReturn
 
 import psutil
 
-from debzero import fit, torchlogs
+import debzero.train.gloo
+import debzero.train.loop
 from debzero.base.environment import environment
 from debzero.base.errors import InputError, OutOfMemory, UserError, explain
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
-from debzero.control import SIGNALS, Stop, Stopping, block_signals
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.resolve.host import Host, this_host
 from debzero.resolve.resolve import Plan, resolve
 from debzero.run.folder import Output
 from debzero.run.open import open_output
+from debzero.train import memory_retry, torch_imports
+from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -78,7 +80,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     config, problems = read_deepspeed(job, str(file))
     if problems:
         raise InputError(problems)
-    return fit.as_told(resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config))
+    return memory_retry.as_told(resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config))
 
 
 def _die_with_launcher() -> None:
@@ -147,9 +149,8 @@ def _join_deepspeed(device: Any) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.disable(logging.NOTSET)
     if device.type == "cpu":
-        from debzero import gloo
 
-        gloo.complete()
+        debzero.train.gloo.complete()
     deepspeed.init_distributed()  # stage 3 shards the model while it is made, before deepspeed.initialize
 
 
@@ -178,7 +179,7 @@ def _run(plan: Plan, output: Output, name: object, again: bool, stop: Stop) -> N
     """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
     import torch.distributed as dist
 
-    torchlogs.name_quickly()
+    torch_imports.name_quickly()
     device = _device(plan.host, plan)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if plan.uses_deepspeed:
@@ -186,6 +187,5 @@ def _run(plan: Plan, output: Output, name: object, again: bool, stop: Stop) -> N
     if environment().launcher_pid is None and not _agree(lambda: open_output(plan, output, str(name), again)):
         return
 
-    from debzero import training
 
-    training.train(plan, output, device, _agree, stop)
+    debzero.train.loop.train(plan, output, device, _agree, stop)

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import checks
 from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import rewrite_text
+from debzero.check import checks
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_deepspeed
 from debzero.job.reader import parse

@@ -19,12 +19,9 @@ import torch.distributed as dist
 from debzero.base.environment import environment
 from debzero.base.errors import OutOfMemory, UserError, explain
 from debzero.base.files import new_folder
-from debzero.control import Control, Stop, Stopping
 from debzero.data import stream
 from debzero.data.collator import Collator
 from debzero.data.sampler import EpochSampler, steps_per_epoch
-from debzero.engine import PlainEngine, ZeroEngine, rate_at
-from debzero.evaluate import evaluate
 from debzero.model import build, compiled, flops, tasks
 from debzero.resolve import deepspeed_config, nvme_swap
 from debzero.resolve.resolve import Plan
@@ -32,6 +29,11 @@ from debzero.run import card, checkpoint, plots, report, reshard_zero3
 from debzero.run.folder import Output
 from debzero.run.progress import Progress
 from debzero.train import prepare
+from debzero.train.agreement import Control, Stop, Stopping
+from debzero.train.engine import rate_at
+from debzero.train.engine_plain import PlainEngine
+from debzero.train.engine_zero import ZeroEngine
+from debzero.train.evaluate import evaluate
 
 Agree = Callable[[Callable[[], Any]], Any]
 

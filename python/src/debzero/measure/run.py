@@ -238,3 +238,9 @@ def _failure(code: int, output: Output, text: str) -> tuple[str, str]:
         return "refused", " ".join(problem)
     reason = " ".join((error or (text.splitlines() or ["the log is empty"])[-1]).split())
     return ("memory" if "out of memory" in reason or "can't allocate memory" in reason else "failed"), reason
+
+
+
+def per_second(run: dict[str, Any], what: str) -> float:
+    """A run's samples or steps a second, over all its measured segments."""
+    return float(sum(segment[what] for segment in run["segments"]) / sum(segment["seconds"] for segment in run["segments"]))

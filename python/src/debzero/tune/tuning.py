@@ -7,106 +7,27 @@ that loses with its best-looking micro-batch is not tried with others.
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
-from debzero import checks
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import read_json, rewrite_text, write_json
-from debzero.bench import results
-from debzero.bench.configurations import derive
-from debzero.bench.run import MENDABLE, claim, measure
-from debzero.bench.runner import command_line, host_facts, identity, installed
+from debzero.base.text import rate_text, size_text
+from debzero.check import checks
 from debzero.job.batch import divisors
+from debzero.measure.derive import derive
+from debzero.measure.facts import command_line, host_facts, identity, installed
+from debzero.measure.run import MENDABLE, claim, measure, per_second
 from debzero.plan.largest_micro import predicted
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import Plan
 from debzero.resolve.sharding import SHARDINGS, Sharding
 from debzero.run.folder import now
-
-BETTER = 1.02  # times the samples/s: less is noise
-SHARE = 3      # at most one in so many of a sweep's trials
-FEWEST = 2     # trials: one setting has to be compared with something
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to train, and the micro-batches that it could have: those of `sizes` (ascending), beginning with `first`."""
-
-    sharding: Sharding
-    checkpointing: bool
-    sizes: tuple[int, ...]
-    first: int
-
-    def __str__(self) -> str:
-        return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "")
-
-
-# samples/s of a way with a micro-batch; None where memory does not reach, or time. Raises Unfit where no micro-batch would run.
-Trial = Callable[[Way, int], Optional[float]]
-
-
-class Unfit(Exception):  # noqa: N818 - no error: the search goes on
-    """A way that fails for another reason than its size."""
-
-
-def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tuple[int, float]]:
-    """The best micro-batch of a way and its samples/s, in at most `most` trials; None where none runs. Without a `goal` (samples/s),
-    smaller ones are tried until one runs; with it, a way whose first trial does not reach it is left at that."""
-    sizes, at = way.sizes, way.sizes.index(way.first)
-    speeds = {at: trial(way, sizes[at])}
-    while speeds[at] is None and at > 0 and not goal:
-        at -= 1
-        speeds[at] = trial(way, sizes[at])
-    best = speeds[at]
-    if best is None:
-        return None
-    for direction in (-1, 1) if best >= goal else ():
-        while 0 <= at + direction < len(sizes) and at + direction not in speeds and _count(speeds) < most:
-            try:
-                speeds[at + direction] = found = trial(way, sizes[at + direction])
-            except Unfit:  # this one; another has run
-                break
-            if found is None or found < best * BETTER:
-                break
-            at, best = at + direction, found
-    return sizes[at], best
-
-
-def _count(speeds: dict[int, Optional[float]]) -> int:
-    return sum(speed is not None for speed in speeds.values())
-
-
-def search(ways: list[Way], trial: Trial) -> Optional[tuple[Way, int, float]]:
-    """The best way, its micro-batch and its samples/s. `ways`: the most promising first."""
-    ran: list[int] = []
-
-    def counted(way: Way, micro: int) -> Optional[float]:
-        speed = trial(way, micro)
-        ran.extend([micro] if speed is not None else [])
-        return speed
-
-    best: Optional[tuple[Way, int, float]] = None
-    for way in ways:
-        left = allowed(ways) - len(ran)
-        if best is None or left > 0:
-            try:
-                found = climb(way, counted, left, best[2] * BETTER if best else 0.0)
-            except Unfit:
-                continue
-            if found and (best is None or found[1] >= best[2] * BETTER):
-                best = way, *found
-    return best
-
-
-def allowed(ways: list[Way]) -> int:
-    """Trials that run; those that do not are not counted."""
-    return max(FEWEST, sum(len(way.sizes) for way in ways) // SHARE)
+from debzero.tune.job_file import check_writable, rewritten
+from debzero.tune.search import Unfit, Way, allowed, search
 
 
 def ways(plan: Plan, file: Path, dimensions: list[str]) -> list[Way]:
@@ -146,7 +67,7 @@ def tune(options: argparse.Namespace) -> int:
         raise InputError([Problem(str(options.job), "--ranks", f"{plan.batch.ranks} ranks need as many GPUs, and there are fewer: their "
                                   "speed would say nothing", f"use --ranks {plan.host.gpus}")])
     if not options.dry_run:
-        _check_writable(options.job)
+        check_writable(options.job)
     folder = Path(plan.job.output + "-tune").absolute()
     claim(folder)
     return Tuning(options, plan, folder).run()
@@ -197,7 +118,7 @@ class Tuning:
             self._say("nothing runs: see the reasons above")
             return 1
         batch = with_micro(self.plan, micro).batch
-        self._say(f"\n{way}, {batch}: {results.rate(speed)} samples/s",
+        self._say(f"\n{way}, {batch}: {rate_text(speed)} samples/s",
                   *(f"  {key}: {value}" for key, value in lines.items()),
                   f"{'not written (--dry-run)' if self.options.dry_run else f'written into {self.options.job}'}; "
                   f"all trials are in {self.folder / 'tune.json'}")
@@ -237,7 +158,7 @@ class Tuning:
         self.trials.append(made)
         self._write()
         speed: Optional[float] = made["samples_per_second"]
-        shown = made["reason"] or f"{results.rate(speed or 0)} samples/s, {results.size(max(made['memory_bytes']))} a rank"
+        shown = made["reason"] or f"{rate_text(speed or 0)} samples/s, {size_text(max(made['memory_bytes']))} a rank"
         self._say(f"trial {len(self.trials)}  {way}, micro-batch {micro}  {took}  {shown}")
         if made["kind"] in MENDABLE:
             raise Unfit
@@ -249,7 +170,7 @@ class Tuning:
         job = derive(plan, way.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         run = asdict(measure(job, folder, self.options.warmup, self.options.limit * 60))
         return {"way": str(way), **way.sharding.as_dict(), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
-                "samples_per_second": results.per_second(run, "samples") if run["segments"] else None, **run}
+                "samples_per_second": per_second(run, "samples") if run["segments"] else None, **run}
 
     def _write(self) -> None:
         """After each trial: an interrupted search keeps what it has seen."""
@@ -260,36 +181,3 @@ class Tuning:
             print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
 
 
-def _check_writable(job: Path) -> None:
-    """Before the first trial: nobody shall wait for a result that cannot be written."""
-    from ruamel.yaml.error import YAMLError
-
-    folder, reason = job.resolve().parent, ""
-    if not os.access(folder, os.W_OK | os.X_OK):
-        reason, fix = f"{folder} may not be written by this user", "run it as the file's owner, or with --dry-run"
-    try:
-        rewritten(job.read_text(encoding="utf-8"), {})
-    except YAMLError as error:
-        reason, fix = f"cannot be written again: {' '.join(str(error).split())}", "mend the line"
-    if reason:
-        raise InputError([Problem(str(job), "file", reason, fix)])
-
-
-def rewritten(text: str, lines: dict[str, Any]) -> str:
-    """A job file's text with `lines` (dotted keys) in it; comments, order and quotes stay."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 2**16
-    job = yaml.load(text)
-    for path, value in lines.items():
-        *sections, key = path.split(".")
-        inner = job
-        for name in sections:
-            if inner.get(name) is None:
-                inner[name] = {}
-            inner = inner[name]
-        inner[key] = value
-    made = io.StringIO()
-    yaml.dump(job, made)
-    return made.getvalue()
