@@ -31,6 +31,12 @@ def broken(name: str, target: str) -> bool:
     return not file.exists() or bool(anchor) and anchor not in anchors(file.read_text())
 
 
+def unknown_modules(text: str, packages: set[str]) -> list[str]:
+    """Modules that a text names as package/module and that are not there."""
+    named = re.findall(rf"(?<![\w/.<-])({'|'.join(sorted(packages))})/(\w+)(?![\w/.*])", text)
+    return [f"{package}/{module}" for package, module in named if not (SOURCE / package / f"{module}.py").is_file()]
+
+
 def texts(source: str) -> Iterator[str]:
     """The string constants of a Python source; of an f-string, each part between two braces."""
     for node in ast.walk(ast.parse(source)):
@@ -75,10 +81,18 @@ def test_troubleshooting_quotes_messages_that_the_code_prints():
            for piece in pieces(quote) if piece not in printed)
 
 
-def test_architecture_lists_every_package():
+def listed_packages() -> set[str]:
+    """The rows of architecture's table."""
     table = PAPERS["docs/architecture.md"].partition("## The packages")[2].partition("\n## ")[0]
-    there = {path.parent.name for path in SOURCE.glob("*/__init__.py")} | {"cli"}
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == there
+    return set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+
+
+def test_architecture_lists_every_package():
+    assert listed_packages() == {path.parent.name for path in SOURCE.glob("*/__init__.py")} | {"cli"}
+
+
+def test_every_module_that_is_named_exists():
+    refuse(f"{name}: {module}" for name, text in PAPERS.items() for module in unknown_modules(text, listed_packages()))
 
 
 def test_each_decision_is_dated_listed_and_short():
@@ -112,5 +126,6 @@ def test_the_checks_see_what_is_wrong():
     assert links("[a](b.md) `[c](d)` [e](https://x) [f](#g)") == ["b.md", "#g"]
     assert anchors("# A b: c's\n## D") == {"a-b-cs", "d"}
     assert broken("README.md", "nothing.md") and broken("README.md", "#nothing") and not broken("README.md", "LICENSE")
+    assert unknown_modules("job/schema, `job/no_such` x/job/y job/a.py run/", {"job", "run"}) == ["job/no_such"]
     assert list(texts('f"a {b} c" "d"')) == ["a ", " cd"]
     assert quotes("| `a b ... c` and `d` | `e f` |\n") == ["a b ... c"] and pieces("a b ... c") == ["a b", "c"]
