@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from debzero.cli import parser
 
 ROOT = Path(__file__).resolve().parents[3]
