@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """`make bench-published`: what `debzero bench` and `debzero tune` measure for docs/benchmarks, anew, on a host with one GPU.
 
-Each part leaves its raw JSON there, and a bench its page too. Interrupted, the next start goes on: a bench with the rows that it has not
-measured, a search with its trials.
+Each part leaves its raw JSON there; `debzero bench --render FILE.json` makes a bench's page from it. After an interruption the next start
+continues: a bench with the rows it has not measured, a search with its trials.
 
     python3 python/benchmarks/published.py                            # all that one GPU can measure
     python3 python/benchmarks/published.py --only article-2 tune      # these
@@ -35,7 +35,7 @@ PARTS = {
     "bert-large-1": ("bert-large.yml", "bench", ["--ranks", "1", "--offload", "none", "--repeats", "2", "--limit", "3"]),
     "tune": ("bert-large.yml", "tune", ["--exhaustive", "--dry-run", "--steps", "10", "--warmup", "5", "--limit", "3"]),
 }
-LEFT = {"bench": ["results.json", "results.html"], "tune": ["tune.json"]}
+LEFT = {"bench": "results.json", "tune": "tune.json"}
 TINY = {"vocab_size": 1200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 TINY_ASKED = {"bench": ["--stages", "none", "--offload", "none", "--repeats", "1"], "tune": []}
 
@@ -44,8 +44,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "article-2-gpus"], metavar="PART",
                         help=f"some of {', '.join(PARTS)} (default: all but article-2-gpus, which takes two GPUs)")
-    parser.add_argument("--results", type=Path, default=BENCHMARKS, help="where the JSON and the pages go")
-    parser.add_argument("--name", default="gpu", help="what the host is called in them")
+    parser.add_argument("--results", type=Path, default=BENCHMARKS, help="where the JSON goes")
+    parser.add_argument("--name", default="gpu", help="what the host is called in it")
     parser.add_argument("--python", default=sys.executable, help="the interpreter with torch (default: this one)")
     parser.add_argument("--tiny", action="store_true", help="a small model, for a rehearsal on a CPU")
     options = parser.parse_args()
@@ -93,9 +93,8 @@ def measure(part: str, jobs: Path, options: argparse.Namespace) -> bool:
     code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *asked],
                           env=common.variables_of(options.python)).returncode
     signal.signal(signal.SIGINT, before)
-    for name in LEFT[command]:
-        if (left / name).is_file():
-            shutil.copy(left / name, kept / f"{part}{Path(name).suffix}")
+    if (left / LEFT[command]).is_file():
+        shutil.copy(left / LEFT[command], kept / f"{part}.json")
     if code == 128 + signal.SIGINT:
         raise SystemExit(code)
     return code == 0

@@ -99,7 +99,7 @@ def test_the_published_measurements_can_be_rehearsed(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "bert-large-1.json").read_text())["configurations"]
     assert row["name"] == "baseline" and row["summary"]["samples_per_second"]["median"] > 0
-    assert "bert-large" in (tmp_path / "bert-large-1.html").read_text()
+    assert not list(tmp_path.glob("*.html")), "a page is made from the JSON when somebody wants it"
     tuned = json.loads((tmp_path / "tune.json").read_text())
     assert tuned["search"]["share_of_best"] > 0 and tuned["host"]["name"] == "gpu" and tuned["versions"]["deepspeed"]
 
