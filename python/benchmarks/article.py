@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""The other side of `make bench-train`: fine-tuning as a DeepSpeed tutorial shows it, with its bugs fixed so that it runs.
+"""The other side of `make bench-train`: fine-tuning as a DeepSpeed tutorial shows it, with its bugs fixed so that it
+runs.
 
-What such a script does is kept: every pair padded to max_length in a `datasets` table of tensors, torch's DataLoader, micro-batch 8
-with 4 accumulation steps, ZeRO-2 through deepspeed.initialize with a JSON, `engine(**batch)`, `engine.backward`, `engine.step`, then an
-evaluation after each epoch. What had to be mended: the sampler is sharded and told the epoch (else both ranks train on the same rows,
-in the same order each time), offload_param is gone (stage 2 has none), and fp16 is off (a CPU has none). debzero.gloo gives
-DeepSpeed the two collectives that it lacks on a CPU. Nothing is offloaded: there is no GPU to offload from. The speed is that of the
-training loop, after its first steps and without the evaluation.
-"""
+What such a script does is kept: every pair padded to max_length in a `datasets` table of tensors, torch's DataLoader,
+micro-batch 8 with 4 accumulation steps, ZeRO-2 through deepspeed.initialize with a JSON, `engine(**batch)`,
+`engine.backward`, `engine.step`, then an evaluation after each epoch. What had to be mended: the sampler is sharded and
+told the epoch (else both ranks train on the same rows, in the same order each time), offload_param is gone (stage 2 has
+none), and fp16 is off (a CPU has none). debzero.gloo gives DeepSpeed the two collectives that it lacks on a CPU.
+Nothing is offloaded: there is no GPU to offload from. The speed is that of the training loop, after its first steps and
+without the evaluation. """
 from __future__ import annotations
 
 import argparse
@@ -34,7 +35,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--warmup-steps", type=int, default=10, help="of the learning rate")
-    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero after them (WarmupDecayLR)")
+    parser.add_argument("--decay", action="store_true",
+                        help="let the learning rate fall to zero after them (WarmupDecayLR)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--untimed-steps", type=int, default=10, help="optimizer steps before the clock starts")
     parser.add_argument("--result", type=Path, required=True, help="JSON to write")
@@ -43,11 +45,13 @@ def arguments() -> argparse.Namespace:
 
 
 def deepspeed_config(options: argparse.Namespace, steps: int) -> dict:
-    rate = {"warmup_min_lr": 0, "warmup_max_lr": options.learning_rate, "warmup_num_steps": options.warmup_steps, "warmup_type": "linear"}
+    rate = {"warmup_min_lr": 0, "warmup_max_lr": options.learning_rate, "warmup_num_steps": options.warmup_steps,
+            "warmup_type": "linear"}
     return {
         "train_batch_size": MICRO_BATCH * ACCUMULATION * dist.get_world_size(),
         "gradient_accumulation_steps": ACCUMULATION,
-        "optimizer": {"type": "AdamW", "params": {"lr": options.learning_rate, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01,
+        "optimizer": {"type": "AdamW",
+                      "params": {"lr": options.learning_rate, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01,
                                                   "torch_adam": True}},
         "scheduler": ({"type": "WarmupDecayLR", "params": {**rate, "total_num_steps": steps}} if options.decay else
                       {"type": "WarmupLR", "params": rate}),
@@ -62,7 +66,8 @@ def tokenised(folder: Path, tokenizer: object) -> datasets.DatasetDict:
     rows = datasets.load_dataset("csv", data_files=files, cache_dir=str(folder / "cache"))
 
     def encode(batch: dict) -> dict:
-        return tokenizer(batch["sentence1"], batch["sentence2"], padding="max_length", truncation=True, max_length=MAX_LENGTH)
+        return tokenizer(batch["sentence1"], batch["sentence2"], padding="max_length", truncation=True,
+                         max_length=MAX_LENGTH)
 
     made = rows.map(encode, batched=True).rename_column("label", "labels")
     made.set_format("torch", columns=["input_ids", "attention_mask", "token_type_ids", "labels"])
@@ -95,11 +100,13 @@ def main() -> None:
     data = tokenised(options.data, tokenizer)
     sampler = DistributedSampler(data["train"], seed=options.seed)
     loader = DataLoader(data["train"], batch_size=MICRO_BATCH, sampler=sampler)
-    held_out = DataLoader(data["validation"], batch_size=MICRO_BATCH, sampler=DistributedSampler(data["validation"], shuffle=False))
+    held_out = DataLoader(data["validation"], batch_size=MICRO_BATCH,
+                          sampler=DistributedSampler(data["validation"], shuffle=False))
 
     model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2)
     steps = options.epochs * len(loader) // ACCUMULATION
-    engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=deepspeed_config(options, steps))
+    engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=model.parameters(),
+                                           config=deepspeed_config(options, steps))
     seconds, samples, batches, scores = 0.0, 0, 0, []
     for epoch in range(options.epochs):
         sampler.set_epoch(epoch)
@@ -116,9 +123,11 @@ def main() -> None:
         seconds += time.perf_counter() - started
         scores.append(accuracy(engine, held_out, device))
         if dist.get_rank() == 0:
-            print(f"epoch {epoch + 1}/{options.epochs}  loss {float(loss):.4f}  held-out accuracy {scores[-1]:.4f}", flush=True)
+            print(f"epoch {epoch + 1}/{options.epochs}  loss {float(loss):.4f}  held-out accuracy {scores[-1]:.4f}",
+                  flush=True)
     if dist.get_rank() == 0:
-        result = {"steps": engine.global_steps, "samples_per_second": samples / seconds, "accuracy": scores[-1], "accuracies": scores}
+        result = {"steps": engine.global_steps, "samples_per_second": samples / seconds, "accuracy": scores[-1],
+                  "accuracies": scores}
         options.result.write_text(json.dumps(result))
 
 

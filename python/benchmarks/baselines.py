@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The programs that `make bench-gpu` measures debzero beside, each in its own process: one GPU, every pair padded to 128.
+"""The programs that `make bench-gpu` measures debzero beside, each in its own process: one GPU, every pair padded to
+128.
 
     hf       transformers' Trainer with its defaults, bf16, 64 samples a step
     plain    a short loop in PyTorch: torch.compile, bf16 autocast, fused AdamW, data on the GPU before it starts, no clipping
     article  the tutorial's settings in plain PyTorch: fp16 autocast with a loss scale, micro-batch 8 with 4 accumulation steps
 
-Without a GPU, for a smoke test, all of them run in fp32 on the CPU, uncompiled. The clock starts after the untimed steps; the device
-is waited for at its start and at its end.
-"""
+Without a GPU, for a smoke test, all of them run in fp32 on the CPU, uncompiled. The clock starts after the untimed
+steps; the device is waited for at its start and at its end. """
 from __future__ import annotations
 
 import argparse
@@ -49,14 +49,15 @@ def load(options: argparse.Namespace) -> tuple[Any, dict[str, torch.Tensor]]:
     with open(options.data / "train.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    made = tokenizer([row["sentence1"] for row in rows], [row["sentence2"] for row in rows], padding="max_length", truncation=True,
-                     max_length=MAX_LENGTH, return_tensors="pt")
+    made = tokenizer([row["sentence1"] for row in rows], [row["sentence2"] for row in rows], padding="max_length",
+                     truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
     labels = torch.tensor([int(row["label"]) for row in rows])
     return AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2), {**made, "labels": labels}
 
 
 def batches(data: dict[str, torch.Tensor], size: int, steps: int) -> Any:
-    """`steps` shuffled batches of always `size` rows; what is left of an epoch is left out (torch.compile wants one shape)."""
+    """`steps` shuffled batches of always `size` rows; what is left of an epoch is left out (torch.compile wants one
+    shape)."""
     rows = len(data["labels"])
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
@@ -78,7 +79,8 @@ def hf(options: argparse.Namespace) -> tuple[Clock, int]:
             clock.done(state.global_step)
 
     arguments = TrainingArguments(str(options.result.with_suffix("")), per_device_train_batch_size=BATCH, bf16=CUDA,
-                                  max_steps=options.steps, save_strategy="no", report_to=[], use_cpu=not CUDA, disable_tqdm=True)
+                                  max_steps=options.steps, save_strategy="no", report_to=[], use_cpu=not CUDA,
+                                  disable_tqdm=True)
     table = [{name: tensor[row] for name, tensor in data.items()} for row in range(rows)]
     Trainer(model=model, args=arguments, train_dataset=table, callbacks=[Timer()]).train()
     return clock, samples_done(options.steps, rows, BATCH) - samples_done(options.untimed_steps, rows, BATCH)
@@ -133,8 +135,9 @@ def main() -> None:
     clock, samples = {"hf": hf, "plain": plain, "article": article}[options.program](options)
     peak = torch.cuda.max_memory_allocated() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     options.result.write_text(json.dumps({
-        "samples_per_second": samples / clock.seconds, "step_ms": 1000 * clock.seconds / (options.steps - options.untimed_steps),
-        "peak_memory_bytes": [peak], "device": torch.cuda.get_device_name() if CUDA else "CPU"}))
+        "samples_per_second": samples / clock.seconds,
+        "step_ms": 1000 * clock.seconds / (options.steps - options.untimed_steps), "peak_memory_bytes": [peak],
+        "device": torch.cuda.get_device_name() if CUDA else "CPU"}))
 
 
 if __name__ == "__main__":

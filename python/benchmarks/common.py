@@ -1,4 +1,5 @@
-"""What the benchmark programs share: processes in fresh sessions, the speed in a debzero run's metrics, tables, facts of the host."""
+"""What the benchmark programs share: processes in fresh sessions, the speed in a debzero run's metrics, tables, facts
+of the host."""
 from __future__ import annotations
 
 import json
@@ -35,13 +36,15 @@ def variables_of(python: str, **environment: str) -> dict[str, str]:
 
 
 def run(command: Sequence[object], log: Path, timeout: float, **environment: str) -> dict[str, float]:
-    """Run a command to its end, with its output in `log`; the seconds that it took, and those of all its processes' CPU time."""
+    """Run a command to its end, with its output in `log`; the seconds that it took, and those of all its processes' CPU
+    time."""
     words = [str(word) for word in command]
     variables = variables_of(words[0], **environment)
     started, cpu = time.perf_counter(), _cpu_seconds()
     with open(log, "w", encoding="utf-8") as file:
         try:
-            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=variables, timeout=timeout).returncode
+            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=variables,
+                                  timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             code = f"not done after {timeout:.0f} s"
     if code:
@@ -61,11 +64,14 @@ def deepspeed_launcher(python: str, ranks: int) -> list[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return [python, "-c", "from deepspeed.launcher.runner import main; main()", f"--num_gpus={ranks}", f"--master_port={port}"]
+    return [python, "-c", "from deepspeed.launcher.runner import main; main()", f"--num_gpus={ranks}",
+            f"--master_port={port}"]
 
 
-def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: float, **environment: str) -> dict[str, Any]:
-    """Train `job` with `debzero train` into folder/name, again if it is there; its report, its metrics and the time it took."""
+def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: float,
+            **environment: str) -> dict[str, Any]:
+    """Train `job` with `debzero train` into folder/name, again if it is there; its report, its metrics and the time it
+    took."""
     output = folder / name
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump({**job, "output": str(output)}, sort_keys=False))
@@ -118,5 +124,6 @@ def table(rows: list[Sequence[object]]) -> str:
     """Rows of words as aligned columns, the first to the left and the others to the right."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+    return "\n".join("  ".join([row[0].ljust(widths[0]),
+                                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
                      for row in texts)

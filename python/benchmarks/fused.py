@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
 """`make bench-fused`: is DeepSpeed's fused transformer layer equal to BERT's, and is it faster than what torch has?
 
-Its kernels know fp32 and fp16, not bf16, and round GELU by a tanh. So here one BERT layer's output and gradients are compared with the
-fused layer's, without dropout and with padded rows, each against the same layer in fp64; then a stack of layers is timed, forward and
-backward, four ways in one run:
+Its kernels know fp32 and fp16, not bf16, and round GELU by a tanh. So here one BERT layer's output and gradients are
+compared with the fused layer's, without dropout and with padded rows, each against the same layer in fp64; then a stack
+of layers is timed, forward and backward, four ways in one run:
 
     eager     transformers' code with the attention that it has on torch 1.13
     sdpa      transformers' code with torch's fused attention (torch 2)
     compiled  the same, by torch.compile (torch 2.4)
     fused     DeepSpeed's kernels
 
-Needs a GPU and the CUDA compiler. Exit code 1: it is not equal. Where it ends in a segmentation fault as its first layer is made, the
-process has a second C++ runtime: start it with the system's libstdc++.so.6 in LD_PRELOAD.
-"""
+Needs a GPU and the CUDA compiler. Exit code 1: it is not equal. Where it ends in a segmentation fault as its first
+layer is made, the process has a second C++ runtime: start it with the system's libstdc++.so.6 in LD_PRELOAD. """
 from __future__ import annotations
 
 import argparse
@@ -39,8 +38,9 @@ WORSE = 2.0
 
 
 def config(attention: str, dropout: float) -> Any:
-    made = transformers.BertConfig(hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=INNER, num_hidden_layers=LAYERS,
-                                   hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    made = transformers.BertConfig(hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=INNER,
+                                   num_hidden_layers=LAYERS, hidden_dropout_prob=dropout,
+                                   attention_probs_dropout_prob=dropout)
     made._attn_implementation = attention
     return made
 
@@ -52,18 +52,19 @@ def fused_layer(number: int, layers: int, dropout: float, half: bool) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its settings
         return DeepSpeedTransformerLayer(DeepSpeedTransformerConfig(
             batch_size=ROWS, hidden_size=HIDDEN, intermediate_size=INNER, heads=HEADS, attn_dropout_ratio=dropout,
-            hidden_dropout_ratio=dropout, num_hidden_layers=layers, initializer_range=0.02, layer_norm_eps=1e-12, seed=7 + number,
-            fp16=half, pre_layer_norm=False, adjust_init_range=False)).cuda()
+            hidden_dropout_ratio=dropout, num_hidden_layers=layers, initializer_range=0.02, layer_norm_eps=1e-12,
+            seed=7 + number, fp16=half, pre_layer_norm=False, adjust_init_range=False)).cuda()
 
 
 def parts(layer: Any) -> list[tuple[str, list[Any]]]:
     """The fused layer's parameters, and those of BERT's layer that each stands for."""
     own, out = layer.attention.self, layer.attention.output
     return [("attn_qkvw", [own.query.weight, own.key.weight, own.value.weight]),
-            ("attn_qkvb", [own.query.bias, own.key.bias, own.value.bias]), ("attn_ow", [out.dense.weight]), ("attn_ob", [out.dense.bias]),
-            ("attn_nw", [out.LayerNorm.weight]), ("attn_nb", [out.LayerNorm.bias]), ("inter_w", [layer.intermediate.dense.weight]),
-            ("inter_b", [layer.intermediate.dense.bias]), ("output_w", [layer.output.dense.weight]),
-            ("output_b", [layer.output.dense.bias]), ("norm_w", [layer.output.LayerNorm.weight]), ("norm_b", [layer.output.LayerNorm.bias])]
+            ("attn_qkvb", [own.query.bias, own.key.bias, own.value.bias]), ("attn_ow", [out.dense.weight]),
+            ("attn_ob", [out.dense.bias]), ("attn_nw", [out.LayerNorm.weight]), ("attn_nb", [out.LayerNorm.bias]),
+            ("inter_w", [layer.intermediate.dense.weight]), ("inter_b", [layer.intermediate.dense.bias]),
+            ("output_w", [layer.output.dense.weight]), ("output_b", [layer.output.dense.bias]),
+            ("norm_w", [layer.output.LayerNorm.weight]), ("norm_b", [layer.output.LayerNorm.bias])]
 
 
 def first(output: Any) -> Any:
@@ -75,7 +76,8 @@ def results(layer: Any, named: Callable[[], dict[str, Any]], hidden: Any, mask: 
     given = hidden.clone().requires_grad_()
     output = first(layer(given, mask))
     output.backward(gradient)
-    return {name: tensor.double() for name, tensor in {"output": output.detach(), "input": given.grad, **named()}.items()}
+    return {name: tensor.double() for name, tensor in {"output": output.detach(), "input": given.grad,
+                                                       **named()}.items()}
 
 
 def equality(half: bool) -> dict[str, Any]:
@@ -100,7 +102,8 @@ def equality(half: bool) -> dict[str, Any]:
 
     true = results(exact, of_bert(exact), hidden.double(), mask.double(), gradient.double())
     own = results(plain, of_bert(plain), hidden, mask, gradient)
-    theirs = results(fused, lambda: {name: getattr(fused, name).grad for name, _ in parts(plain)}, hidden, mask, gradient)
+    theirs = results(fused, lambda: {name: getattr(fused, name).grad for name, _ in parts(plain)}, hidden, mask,
+                     gradient)
 
     def error(found: dict[str, Any]) -> dict[str, float]:
         return {name: float((found[name] - true[name]).norm() / true[name].norm()) for name in true}
@@ -111,12 +114,14 @@ def equality(half: bool) -> dict[str, Any]:
 
 
 def speed(way: str, half: bool, steps: int) -> dict[str, float]:
-    """Milliseconds of a forward and a backward pass through all layers, with dropout, after a warm-up; and its peak memory."""
+    """Milliseconds of a forward and a backward pass through all layers, with dropout, after a warm-up; and its peak
+    memory."""
     dtype = torch.float16 if half else torch.float32
     if way == "fused":
         layers = [fused_layer(number, LAYERS, 0.1, half).to(dtype).train() for number in range(LAYERS)]
     else:
-        layers = [BertLayer(config("eager" if way == "eager" else "sdpa", 0.1)).cuda().to(dtype).train() for _ in range(LAYERS)]
+        layers = [BertLayer(config("eager" if way == "eager" else "sdpa", 0.1)).cuda().to(dtype).train()
+                  for _ in range(LAYERS)]
         if way == "compiled":
             for layer in layers:
                 layer.compile()
@@ -142,7 +147,8 @@ def speed(way: str, half: bool, steps: int) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=common.ROOT / ".cache" / "bench" / "fused.json", help="the JSON to write")
+    parser.add_argument("--results", type=Path, default=common.ROOT / ".cache" / "bench" / "fused.json",
+                        help="the JSON to write")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     found: dict[str, Any] = {"device": torch.cuda.get_device_name(0), "versions": common.versions(
@@ -155,7 +161,8 @@ def main() -> int:
             torch.cuda.empty_cache()
             try:
                 found[precision][way] = speed(way, half, options.steps)
-            except (RuntimeError, AttributeError, ValueError) as error:  # an older torch has no sdpa, or nothing to compile with
+            # an older torch has no sdpa, or nothing to compile with
+            except (RuntimeError, AttributeError, ValueError) as error:
                 found[precision][way] = {"failed": str(error).splitlines()[0]}
         options.results.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.results, found)

@@ -4,11 +4,10 @@
     python3 python/benchmarks/pairs.py data FOLDER [--rows 3668 --held-out 408 --vocabulary 1200 --seed 0]
     python3 python/benchmarks/pairs.py model FOLDER --shape '{"vocab_size": 1200, "hidden_size": 128}' [--seed 0]
 
-MRPC has 3668 training and 408 validation pairs, 68 % of them paraphrases, and a pair takes 53 word pieces on average and 103 at
-most. So do these. The words are made of syllables, each one word piece. The second sentence is an edited copy of the first: words
-are left out or added, neighbours change places, and some words are replaced, in a paraphrase by synonyms, else by words that
-contradict them. Which word is which, a model has to learn from the labels.
-"""
+MRPC has 3668 training and 408 validation pairs, 68 % of them paraphrases, and a pair takes 53 word pieces on average
+and 103 at most. So do these. The words are made of syllables, each one word piece. The second sentence is an edited
+copy of the first: words are left out or added, neighbours change places, and some words are replaced, in a paraphrase
+by synonyms, else by words that contradict them. Which word is which, a model has to learn from the labels. """
 from __future__ import annotations
 
 import argparse
@@ -35,7 +34,8 @@ class Pair(NamedTuple):
 
 
 def word(number: int) -> str:
-    """Two syllables, or three where those are used up: `number` written with syllables for digits, so no two are alike."""
+    """Two syllables, or three where those are used up: `number` written with syllables for digits, so no two are
+    alike."""
     base, made = len(SYLLABLES), ""
     number += base
     while number:
@@ -59,7 +59,8 @@ class Language:
         self._number = {plain: number for number, plain in enumerate(self.plain[:quarter])}
 
     def speak(self, dice: random.Random, count: int) -> list[str]:
-        return [dice.choice(self.function) if dice.random() < 0.5 else dice.choices(self.plain, cum_weights=self._weights)[0]
+        return [dice.choice(self.function) if dice.random() < 0.5
+                else dice.choices(self.plain, cum_weights=self._weights)[0]
                 for _ in range(count)]
 
     def pair(self, dice: random.Random, label: int) -> Pair:
@@ -89,7 +90,8 @@ class Language:
             yield self.pair(dice, label)
 
 
-def write_pairs(folder: Path, rows: int = TRAIN, held_out: int = HELD_OUT, vocabulary: int = 1200, seed: int = 0) -> None:
+def write_pairs(folder: Path, rows: int = TRAIN, held_out: int = HELD_OUT, vocabulary: int = 1200,
+                seed: int = 0) -> None:
     """train.csv and validation.csv in `folder`, with the columns sentence1, sentence2 and label."""
     folder.mkdir(parents=True, exist_ok=True)
     language = Language(vocabulary)
@@ -107,12 +109,14 @@ def tokenizer(vocabulary: int) -> Any:
 
     numbers = {entry: number for number, entry in enumerate(Language(vocabulary).vocabulary)}
     names = {f"{entry.strip('[]').lower()}_token": entry for entry in SPECIAL}
-    return PreTrainedTokenizerFast(tokenizer_object=BertWordPieceTokenizer(vocab=numbers, lowercase=True)._tokenizer, model_max_length=512,
+    return PreTrainedTokenizerFast(tokenizer_object=BertWordPieceTokenizer(vocab=numbers, lowercase=True)._tokenizer,
+                                   model_max_length=512,
                                    model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names)
 
 
 def write_model(folder: Path, shape: dict[str, int], seed: int = 0) -> int:
-    """A BERT with two classes and random weights drawn from `seed`, and its tokenizer; returns the number of parameters."""
+    """A BERT with two classes and random weights drawn from `seed`, and its tokenizer; returns the number of
+    parameters."""
     import torch
     from transformers import AutoModelForSequenceClassification, BertConfig
 
@@ -131,7 +135,8 @@ def main() -> None:
     data.add_argument("--held-out", type=int, default=HELD_OUT)
     data.add_argument("--vocabulary", type=int, default=1200)
     model = kinds.add_parser("model", help="write a model with random weights and its tokenizer")
-    model.add_argument("--shape", type=json.loads, required=True, metavar="JSON", help="settings of transformers' BertConfig")
+    model.add_argument("--shape", type=json.loads, required=True, metavar="JSON",
+                       help="settings of transformers' BertConfig")
     for kind in (data, model):
         kind.add_argument("folder", type=Path)
         kind.add_argument("--seed", type=int, default=0)

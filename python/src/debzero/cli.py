@@ -1,4 +1,5 @@
-"""The command line: the table of commands. Each one's parser and texts are in its package, which imports more only when it runs."""
+"""The command line: the table of commands. Each one's parser and texts are in its package, which imports more only when
+it runs."""
 from __future__ import annotations
 
 import argparse
@@ -17,8 +18,9 @@ from debzero.base.text import did_you_mean
 
 # In the order of `debzero --help`.
 COMMANDS = (
-    debzero.train.command.add_train, debzero.check.command.add_check, debzero.plan.command.add_plan, debzero.run.command.add_status,
-    debzero.run.command.add_stop, debzero.doctor.command.add_doctor, debzero.tune.command.add_tune, debzero.bench.command.add_bench)
+    debzero.train.command.add_train, debzero.check.command.add_check, debzero.plan.command.add_plan,
+    debzero.run.command.add_status, debzero.run.command.add_stop, debzero.doctor.command.add_doctor,
+    debzero.tune.command.add_tune, debzero.bench.command.add_bench)
 
 EPILOG = """exit status:
   0  done
@@ -50,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="debzero", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
                   description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.")
     top.add_argument("--version", action="version", version=f"debzero {__version__}")
-    top.commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
+    top.commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True,
+                                      parser_class=argparse.ArgumentParser)
     for add in COMMANDS:
         add(top.commands)
     try:

@@ -1,4 +1,5 @@
-"""What the commands' parsers share. Only the standard library is imported, so that --help works on a host without the environment."""
+"""What the commands' parsers share. Only the standard library is imported, so that --help works on a host without the
+environment."""
 from __future__ import annotations
 
 import argparse
@@ -20,7 +21,8 @@ def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace
     """A command's parser. The first sentence of `text` is its line in `debzero --help`; `run` returns the exit code."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text.split(".")[0][0].lower() + text.split(".")[0][1:], description=text,
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples), formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)
     return parser
 
@@ -39,7 +41,8 @@ def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
 
 def add_run_name(parser: argparse.ArgumentParser, **options: Any) -> None:
     """A run, by the name of its job, which the shell completes."""
-    name = parser.add_argument("name", metavar="NAME", help="a job in /etc/debzero/jobs, a job file, or an output folder", **options)
+    name = parser.add_argument("name", metavar="NAME",
+                               help="a job in /etc/debzero/jobs, a job file, or an output folder", **options)
     name.completer = _job_names  # type: ignore[attr-defined]
 
 
@@ -62,6 +65,7 @@ def some_of(*choices: Any) -> Callable[[str], list[Any]]:
         known = {str(choice): choice for choice in choices}
         wrong = [word for word in text.split(",") if word not in known]
         if wrong:
-            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)} (separate several with commas)")
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)} (separate several with "
+                                             "commas)")
         return [known[word] for word in text.split(",")]
     return parse

@@ -30,7 +30,8 @@ def as_text(problems: list[Problem]) -> str:
     lines: list[str] = []
     for file in dict.fromkeys(p.file for p in problems):
         mine = [p for p in problems if p.file == file]
-        counts = {word: sum(p.severity == kind for p in mine) for word, kind in (("problem", "error"), ("warning", "warning"))}
+        counts = {word: sum(p.severity == kind for p in mine) for word, kind in (("problem", "error"),
+                                                                                 ("warning", "warning"))}
         said = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
         lines.append(f"{file}: {', '.join(said)}")
         width = max(len(p.key) for p in mine) + 2
@@ -105,20 +106,22 @@ def explain(error: BaseException, folder: str) -> Optional[UserError]:
     if later := full(error, folder):
         return later
     if isinstance(error, PermissionError):
-        return UserError(f"no permission: {error}", "give the user that runs the job access, or change the path in the job")
+        return UserError(f"no permission: {error}",
+                         "give the user that runs the job access, or change the path in the job")
     if isinstance(error, MemoryError) or any(words in text for words in (
             "out of memory", "DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")):
         return OutOfMemory(
             f"out of memory: {str(error).splitlines()[0][:160]}",
-            "set a smaller train.micro_batch (the global batch stays), a higher zero.stage or zero.offload_optimizer: cpu",
+            "set a smaller train.micro_batch (the global batch stays), a higher zero.stage or zero.offload_optimizer: "
+            "cpu",
         )
     hub = ("couldn't connect to", "LocalEntryNotFound", "OfflineMode", "Max retries exceeded", "ConnectionError",
            "Couldn't reach", "Temporary failure in name resolution", "offline mode", "ConnectTimeout", "ProxyError")
     if any(words in text for words in hub):
         return UserError(
             f"the model hub cannot be reached from this host: {str(error).splitlines()[0][:200]}",
-            "check the network or proxy (HTTPS_PROXY in /etc/default/debzero), or give a local folder for `model:` and a "
-            "local file for `data.dataset:`",
+            "check the network or proxy (HTTPS_PROXY in /etc/default/debzero), or give a local folder for `model:` "
+            "and a local file for `data.dataset:`",
         )
     if "DatasetNotFoundError" in text or "RepositoryNotFound" in text or "is not a valid model identifier" in text:
         return UserError(

@@ -57,7 +57,8 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    if LIBC.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):  # NFS, for one, cannot
+    # NFS, for one, cannot
+    if LIBC.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
         aside = other.with_name(f".{other.name}.aside")
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(other, aside)
@@ -89,7 +90,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def rewrite_text(path: Path, text: str) -> None:
-    """write_text for a file that somebody else made: a link stays one, and its target keeps its owner, group and mode."""
+    """write_text for a file that somebody else made: a link stays one, and its target keeps its owner, group and
+    mode."""
     path = path.resolve()
     write_bytes(path, text.encode(), path.stat())
 
@@ -136,7 +138,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def new_folder(final: Path, alive: Alive = lambda: None) -> Iterator[Path]:
-    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not. `alive`: see sync_tree."""
+    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not. `alive`: see
+    sync_tree."""
     temporary = final.with_name(f".{final.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

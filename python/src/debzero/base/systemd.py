@@ -7,7 +7,8 @@ from contextlib import suppress
 
 
 def notify(*lines: str) -> None:
-    """Send lines such as READY=1 or STATUS=...; the library for this has no wheel, and so no hash that a lock could hold.
+    """Send lines such as READY=1 or STATUS=...; the library for this has no wheel, and so no hash that a lock could
+    hold.
 
     Nobody's work may end, or wait for long, because systemd does not listen just now.
     """

@@ -1,10 +1,11 @@
-"""What is compared: plain PyTorch, the ZeRO stages, and each stage's offload; and the job file that measures one of them."""
+"""What is compared: plain PyTorch, the ZeRO stages, and each stage's offload; and the job file that measures one of
+them."""
 from __future__ import annotations
 
 from typing import Any, Union
 
 from debzero.base.errors import InputError, Problem
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
 
 STAGES: tuple[Union[str, int], ...] = ("none", 1, 2, 3)
@@ -22,28 +23,31 @@ def chosen(stages: list[Any], offloads: list[str]) -> list[Sharding]:
     return found
 
 
-def default_offloads(plan: Plan) -> list[str]:
-    return ["none", "cpu"] + (["nvme"] if plan.job.zero.nvme_path else [])
+def default_offloads(resolved: ResolvedJob) -> list[str]:
+    return ["none", "cpu"] + (["nvme"] if resolved.job.zero.nvme_path else [])
 
 
-def problems(plan: Plan, file: str, offloads: list[str], found: list[Sharding], share_gpu: bool) -> list[Problem]:
+def problems(resolved: ResolvedJob, file: str, offloads: list[str], found: list[Sharding], share_gpu: bool) -> list[Problem]:
     """Why this cannot be measured here."""
     wrong = []
-    if "nvme" in offloads and not plan.job.zero.nvme_path:
-        wrong.append(Problem(file, "zero.nvme_path", "is missing, and --offload asks for nvme", "add it, or leave nvme out of --offload"))
+    if "nvme" in offloads and not resolved.job.zero.nvme_path:
+        wrong.append(Problem(file, "zero.nvme_path",
+                             "is missing, and --offload asks for nvme", "add it, or leave nvme out of --offload"))
     if not found:
-        wrong.append(Problem(file, "--stages", "leaves nothing to measure: the baseline has no offload, and NVMe takes stage 3",
+        wrong.append(Problem(file, "--stages",
+                             "leaves nothing to measure: the baseline has no offload, and NVMe takes stage 3",
                              "add a stage, or none to --offload"))
-    if plan.shares_gpus and not share_gpu:
-        gpus = plan.host.gpus
+    if resolved.shares_gpus and not share_gpu:
+        gpus = resolved.host.gpus
         there = "there is one" if gpus == 1 else f"there are {gpus}"
-        wrong.append(Problem(file, "--ranks", f"{plan.batch.ranks} ranks need as many GPUs, and {there}",
-                             f"use --ranks {gpus}, or --share-gpu to rehearse them: memory then lacks a bucket, speed is not comparable"))
+        wrong.append(Problem(file, "--ranks", f"{resolved.batch.ranks} ranks need as many GPUs, and {there}",
+                             f"use --ranks {gpus}, or --share-gpu to rehearse them: memory then lacks a bucket, speed "
+                             "is not comparable"))
     return wrong
 
 
-def check(plan: Plan, file: str, offloads: list[str], found: list[Sharding], share_gpu: bool) -> None:
-    wrong = problems(plan, file, offloads, found, share_gpu)
+def check(resolved: ResolvedJob, file: str, offloads: list[str], found: list[Sharding], share_gpu: bool) -> None:
+    wrong = problems(resolved, file, offloads, found, share_gpu)
     if wrong:
         raise InputError(wrong)
 

@@ -16,8 +16,8 @@ FORMAT = 1
 
 # The tutorial that this kit makes real. It says neither what a step is nor how memory was read.
 ARTICLE = {
-    "about": "The table of the article that this kit began with. It defines neither \"step\" nor how memory was read, so its figures "
-             "show a tendency and no common scale.",
+    "about": "The table of the article that this kit began with. It defines neither \"step\" nor how memory was read, "
+             "so its figures show a tendency and no common scale.",
     "rows": [
         {"stage": "none", "label": "Baseline", "memory": "32 GB+", "memory_gb": 32, "steps_per_second": 3.2},
         {"stage": 1, "label": "ZeRO-1", "memory": "18 GB", "memory_gb": 18, "steps_per_second": 3.90},
@@ -37,7 +37,8 @@ def load(path: Path) -> dict[str, Any]:
     file = file_of(path)
     results = read_json(file)
     if results.get("format") != FORMAT:
-        raise InputError([Problem(str(file), "file", "does not exist" if not file.is_file() else "is no results.json of this version",
+        raise InputError([Problem(str(file), "file",
+                                  "does not exist" if not file.is_file() else "is no results.json of this version",
                                   "give a results.json that `debzero bench` wrote, or its folder")])
     return results
 
@@ -85,26 +86,30 @@ def reason(row: dict[str, Any]) -> str:
     failed = next((run for run in row["runs"] if run["kind"] != "measured"), None)
     if failed is None:
         return "not measured yet"
-    return {"memory": "out of memory", "refused": "refused", "time": "timed out"}.get(failed["kind"], "failed") + f": {failed['reason']}"
+    return {"memory": "out of memory", "refused": "refused",
+            "time": "timed out"}.get(failed["kind"], "failed") + f": {failed['reason']}"
 
 
 def as_csv(results: dict[str, Any]) -> str:
     """A line for each configuration; bytes and rates as they are, for spreadsheets."""
     text = io.StringIO()
-    columns = ["configuration", "stage", "offload_optimizer", "offload_param", "ranks", "repeats", "memory_bytes", "device_bytes",
-               "host_bytes", "samples_per_second", "samples_per_second_lowest", "samples_per_second_highest", "steps_per_second",
-               "speed_comparable", "reason"]
+    columns = ["configuration", "stage", "offload_optimizer", "offload_param", "ranks", "repeats", "memory_bytes",
+               "device_bytes", "host_bytes", "samples_per_second", "samples_per_second_lowest",
+               "samples_per_second_highest", "steps_per_second", "speed_comparable", "reason"]
     writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     writer.writeheader()
     for row in results["configurations"]:
-        line = {"configuration": row["name"], **{key: row[key] for key in ("stage", "offload_optimizer", "offload_param")},
+        line = {"configuration": row["name"],
+                **{key: row[key] for key in ("stage", "offload_optimizer", "offload_param")},
                 "ranks": results["batch"]["ranks"], "speed_comparable": str(results["speed_comparable"]).lower()}
         own = row["summary"]
         if own:
             speed = own["samples_per_second"]
             line.update({key: own[key] for key in ("repeats", "memory_bytes", "device_bytes", "host_bytes")},
-                        samples_per_second=round(speed["median"], 4), samples_per_second_lowest=round(speed["lowest"], 4),
-                        samples_per_second_highest=round(speed["highest"], 4), steps_per_second=round(own["steps_per_second"]["median"], 5))
+                        samples_per_second=round(speed["median"], 4),
+                        samples_per_second_lowest=round(speed["lowest"], 4),
+                        samples_per_second_highest=round(speed["highest"], 4),
+                        steps_per_second=round(own["steps_per_second"]["median"], 5))
         else:
             line["reason"] = reason(row)
         writer.writerow(line)
@@ -112,7 +117,8 @@ def as_csv(results: dict[str, Any]) -> str:
 
 
 def cells(results: dict[str, Any], row: dict[str, Any]) -> Optional[list[str]]:
-    """The figures of a row as text: memory, of the baseline, device, host, samples/s, spread, steps/s. None where it has none."""
+    """The figures of a row as text: memory, of the baseline, device, host, samples/s, spread, steps/s. None where it
+    has none."""
     own = row["summary"]
     if own is None:
         return None
@@ -136,16 +142,19 @@ def notes(results: dict[str, Any]) -> list[str]:
     found = []
     batch = results["batch"]
     if not results["speed_comparable"]:
-        found.append(f"{batch['ranks']} ranks shared {results['host']['gpus']} GPU{'s' if results['host']['gpus'] > 1 else ''}: each "
-                     "rank's memory is its own, without the second bucket that overlapped communication takes in ZeRO-1 and 2; speed "
-                     "is not comparable with that of ranks that have a GPU each.")
+        found.append(f"{batch['ranks']} ranks shared {results['host']['gpus']} "
+                     f"GPU{'s' if results['host']['gpus'] > 1 else ''}: each rank's memory is its own, without the "
+                     "second bucket that overlapped communication takes in ZeRO-1 and 2; speed is not comparable with "
+                     "that of ranks that have a GPU each.")
     if results["settings"]["cap_gib"]:
-        found.append(f"Each rank could take {results['settings']['cap_gib']} GiB of its GPU and no more, as if it were that small.")
+        found.append(f"Each rank could take {results['settings']['cap_gib']} GiB of its GPU and no more, as if it "
+                     "were that small.")
     if batch["ranks"] == 1:
-        found.append("With one rank there is nobody to share with: ZeRO's stages can save next to nothing here, they show their "
-                     "cost. Offload does save.")
+        found.append("With one rank there is nobody to share with: ZeRO's stages can save next to nothing here, they "
+                     "show their cost. Offload does save.")
     if not results["host"]["gpus"]:
-        found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the processor's.")
+        found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the "
+                     "processor's.")
     if results.get("left_out"):
         found.append(results["left_out"])
     for row in results["configurations"]:

@@ -21,31 +21,32 @@ from debzero.job.schema import Job
 from debzero.measure.derive import derive
 from debzero.measure.facts import DEFINITIONS, command_line, host_facts, identity, installed
 from debzero.measure.run import MENDABLE, claim, measure, per_second
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import now
 
 
 def start(options: argparse.Namespace) -> int:
     """Check what was asked for, then measure it. Exit code: 0 where at least one configuration was measured, else 1."""
-    plan = checks.check(options.job, options.ranks)
-    offloads = options.offload or default_offloads(plan)
+    resolved = checks.check(options.job, options.ranks)
+    offloads = options.offload or default_offloads(resolved)
     found = chosen(options.stages, offloads)
-    check(plan, str(options.job), offloads, found, options.share_gpu)
-    folder = (options.output or Path(plan.job.output + "-bench")).absolute()
+    check(resolved, str(options.job), offloads, found, options.share_gpu)
+    folder = (options.output or Path(resolved.job.output + "-bench")).absolute()
     claim(folder)
-    return Bench(options, plan, folder, found).run()
+    return Bench(options, resolved, folder, found).run()
 
 
 class Bench:
     """One bench and its folder: results.json, results.csv, results.md, results.html, runs/, data/, archive/."""
 
-    def __init__(self, options: argparse.Namespace, plan: Plan, folder: Path, found: list[Sharding]) -> None:
-        self.options, self.plan, self.folder, self.found = options, plan, folder, found
-        self.facts = facts(options, plan)
+    def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path, found: list[Sharding]) -> None:
+        self.options, self.resolved, self.folder, self.found = options, resolved, folder, found
+        self.facts = facts(options, resolved)
         before = read_json(folder / "results.json")
         if before and (options.again or before.get("identity") != self.facts["identity"]):
-            self._say(f"earlier results are {'measured again' if options.again else 'of another job, host or setting'}: moved to "
+            self._say("earlier results are "
+                      f"{'measured again' if options.again else 'of another job, host or setting'}: moved to "
                       f"{self._archive()}")
             before = {}
         elif before:
@@ -61,7 +62,8 @@ class Bench:
                         "configurations": rows + [row for name, row in kept.items() if name not in names]}
 
     def _to_repeat(self, run: dict[str, Any]) -> bool:
-        """Whether a run of an earlier start is to be made again: its cause may have been mended, or it has more time now."""
+        """Whether a run of an earlier start is to be made again: its cause may have been mended, or it has more time
+        now."""
         return run["kind"] in MENDABLE or (run["kind"] == "time" and run["wall_seconds"] < self.options.limit * 60)
 
     def run(self) -> int:
@@ -75,22 +77,24 @@ class Bench:
         self._write()
         if self.options.json:
             print(json.dumps(self.results, indent=2))
-        self._say("\n" + results.as_text(self.results), f"\nwritten: {self.folder / page.NAME}, and results.json, .csv and .md beside it")
+        self._say("\n" + results.as_text(self.results),
+                  f"\nwritten: {self.folder / page.NAME}, and results.json, .csv and .md beside it")
         return 0 if any(row["summary"] for row in self.results["configurations"]) else 1
 
     def _predict(self) -> None:
-        """Each row's prediction, made before its first run. It speaks of GPUs: without one, nothing here could be held against it."""
+        """Each row's prediction, made before its first run. It speaks of GPUs: without one, nothing here could be held
+        against it."""
         rows = [row for row in self.results["configurations"] if not row["runs"] and row["predicted"] is None]
-        if rows and self.plan.host.gpus:
+        if rows and self.resolved.host.gpus:
             job = self.folder / "predicted.yml"
-            write_text(job, yaml.safe_dump(derive(self.plan, self.found[0], str(self.folder / "predicted"), 1, 1)))
+            write_text(job, yaml.safe_dump(derive(self.resolved, self.found[0], str(self.folder / "predicted"), 1, 1)))
             choices = predictions(job)
             for row in rows:
                 row["predicted"] = prediction(choices, row)
 
     def _measure(self, sharding: Sharding, row: dict[str, Any], repeat: int) -> None:
         folder = self.folder / "runs" / f"{sharding.name}-{repeat}"
-        job = derive(self.plan, sharding, str(folder / "out"), self.options.warmup, self.options.steps)
+        job = derive(self.resolved, sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         run = measure(job, folder, self.options.warmup, self.options.limit * 60,
                       self.options.cap * 2**30 if self.options.cap else None)
         row["runs"].append(asdict(run))
@@ -117,24 +121,26 @@ class Bench:
             print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
 
 
-def facts(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def facts(options: argparse.Namespace, resolved: ResolvedJob) -> dict[str, Any]:
     """All of results.json that is known before the first run."""
-    model = plan.job.model if isinstance(plan.job.model, str) else f"{plan.job.model['type']} from scratch"
-    settings = {"ranks": plan.batch.ranks, "share_gpu": plan.shares_gpus, "steps": options.steps, "warmup": options.warmup,
-                "cap_gib": options.cap}
-    host, versions = host_facts(plan, options.name), installed()
+    model = resolved.job.model if isinstance(resolved.job.model, str) else f"{resolved.job.model['type']} from scratch"
+    settings = {"ranks": resolved.batch.ranks, "share_gpu": resolved.shares_gpus, "steps": options.steps,
+                "warmup": options.warmup, "cap_gib": options.cap}
+    host, versions = host_facts(resolved, options.name), installed()
     return {
-        "format": results.FORMAT, "identity": identity(plan, settings, host, versions),
-        "made": now(), "command": command_line(), "job_file": options.job.name, "job": _as_written(plan.job, options.job),
-        "model": Path(model).name if model.startswith("/") else model, "precision": plan.precision,
-        "batch": {**asdict(plan.batch), "text": str(plan.batch)}, "settings": settings, "speed_comparable": not plan.shares_gpus,
-        "left_out": "The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision were taken, the rest "
-                    "was left out." if plan.deepspeed else None,
+        "format": results.FORMAT, "identity": identity(resolved, settings, host, versions),
+        "made": now(), "command": command_line(), "job_file": options.job.name,
+        "job": _as_written(resolved.job, options.job), "model": Path(model).name if model.startswith("/") else model,
+        "precision": resolved.precision, "batch": {**asdict(resolved.batch), "text": str(resolved.batch)}, "settings": settings,
+        "speed_comparable": not resolved.shares_gpus,
+        "left_out": "The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision "
+                    "were taken, the rest was left out." if resolved.deepspeed else None,
         "host": host, "versions": versions, "definitions": DEFINITIONS, "article": results.ARTICLE}
 
 
 def _as_written(job: Job, file: Path) -> dict[str, Any]:
-    """The job with every key; its paths are relative to the job file where they can be, so that it is the same job elsewhere."""
+    """The job with every key; its paths are relative to the job file where they can be, so that it is the same job
+    elsewhere."""
     values, folder = job.model_dump(mode="json"), str(file.absolute().parent)
     for section, key in ((values, "model"), (values["data"], "dataset"), (values, "output")):
         if isinstance(section[key], str) and section[key].startswith(folder + os.sep):

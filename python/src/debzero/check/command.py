@@ -16,7 +16,8 @@ def add_check(commands: Commands) -> None:
          "debzero check deepspeed_config.json --fix --strict"])
     parser.add_argument("job", type=Path, metavar="FILE", help="a job file (YAML) or a DeepSpeed configuration (JSON)")
     add_ranks(parser)
-    parser.add_argument("--fix", action="store_true", help="apply every fix that has only one possible form to the DeepSpeed JSON; "
+    parser.add_argument("--fix", action="store_true",
+                        help="apply every fix that has only one possible form to the DeepSpeed JSON; "
                         "of a job, to the file that its `deepspeed:` names")
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     add_json(parser)

@@ -27,7 +27,8 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
         error.changes = changes
         raise
     if as_json:
-        print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts}, indent=2))
+        print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts},
+                         indent=2))
         return 0
     name = facts.pop("job")
     if warnings:
@@ -54,7 +55,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
         config, wrong = parse_config(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError([Problem(str(path), "file", f"cannot be read: {error}", "make it a text file that this user may read")]) from None
+        raise InputError([Problem(str(path), "file", f"cannot be read: {error}",
+                                  "make it a text file that this user may read")]) from None
     if config is None:
         raise InputError(wrong)
     return config, wrong
@@ -74,7 +76,8 @@ def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem
 
 
 def _mend_job(path: Path, quiet: bool) -> list[str]:
-    """Mend the JSON that a job names. Lines within the job itself are left to its owner: YAML would lose its comments."""
+    """Mend the JSON that a job names. Lines within the job itself are left to its owner: YAML would lose its
+    comments."""
     job, wrong = parse(path)
     if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
         return []
@@ -86,7 +89,8 @@ def _mend_job(path: Path, quiet: bool) -> list[str]:
 
 
 def _mend(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
-    """Write the mended configuration in the place of the old, with its keys in order and its indent; the changes made."""
+    """Write the mended configuration in the place of the old, with its keys in order and its indent; the changes
+    made."""
     path = path.resolve()  # what is changed is named, not a link to it
     config, wrong = _read(path)
     if wrong:  # of a key that is written twice, either may be meant
@@ -97,14 +101,16 @@ def _mend(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
         try:
             rewrite_text(path, _like(text, config))
         except OSError as error:
-            raise InputError([Problem(str(path), "file", f"cannot be written: {error.strerror}", "give this user the right to")]) from None
+            raise InputError([Problem(str(path), "file", f"cannot be written: {error.strerror}",
+                                      "give this user the right to")]) from None
     for change in changes if not quiet else []:
         print(f"{path}: {change}")
     return changes
 
 
 def _like(text: str, config: dict[str, Any]) -> str:
-    """`config` as JSON in the layout of `text`: its indent, lists on one line where it has them so, its last line break."""
+    """`config` as JSON in the layout of `text`: its indent, lists on one line where it has them so, its last line
+    break."""
     indent = re.search(r'\n([ \t]+)"', text)
     made = json.dumps(config, indent=indent[1] if indent else None, ensure_ascii=False)
     if indent and not re.search(r"\[[ \t]*\n", text):

@@ -19,7 +19,8 @@ class Collator:
         self.pad, self.pad_to, self.width, self.pin = tokenizer.pad_token_id, pad_to, width, pin
 
     def __call__(self, samples: Tokens, indices: np.ndarray) -> dict[str, Any]:
-        """The model's inputs (int64[rows, width]) and `labels`; for no indices row 0 stands in (its result is discarded)."""
+        """The model's inputs (int64[rows, width]) and `labels`; for no indices row 0 stands in (its result is
+        discarded)."""
         import torch
 
         rows = np.asarray(indices) if len(indices) else np.zeros(1, np.int64)

@@ -55,8 +55,8 @@ def samples(packages: IO[bytes], held_out: float = 0.1) -> list[Sample]:
             source = entry.get("Source", entry["Package"]).split(" ")[0]
             found[entry["Package"]] = (description, section, source)
     if len(found) < FEWEST:
-        raise UserError(f"apt knows only {len(found)} packages here, too few for the data set debian-sections: its package "
-                        "lists are missing", "run `apt-get update` as root, then start the job again")
+        raise UserError(f"apt knows only {len(found)} packages here, too few for the data set debian-sections: its "
+                        "package lists are missing", "run `apt-get update` as root, then start the job again")
 
     # Siblings often share one description: the first by name keeps it, so no held-out text was trained on.
     first: dict[str, str] = {}

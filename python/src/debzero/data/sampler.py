@@ -1,12 +1,12 @@
 """Which samples each rank sees, and when.
 
 Every epoch has its own permutation, cut into global batches, each dealt to accumulation steps and ranks. torch's
-DistributedSampler repeats or drops samples to even out the end of an epoch; here the last batch is just smaller, so that
-each sample is seen exactly once, and which samples an optimizer step sees depends on neither ranks nor micro-batch.
+DistributedSampler repeats or drops samples to even out the end of an epoch; here the last batch is just smaller, so
+that each sample is seen exactly once, and which samples an optimizer step sees depends on neither ranks nor
+micro-batch.
 
-Bucketed, samples of nearly the same length come together: a batch is padded to its longest, and what is padded is computed
-for nothing. All is a pure function of the arguments, so any thread may ask for any epoch.
-"""
+Bucketed, samples of nearly the same length come together: a batch is padded to its longest, and what is padded is
+computed for nothing. All is a pure function of the arguments, so any thread may ask for any epoch. """
 from __future__ import annotations
 
 import math
@@ -16,8 +16,8 @@ import numpy as np
 
 from debzero.job.batch import Batch
 
-# Global batches that are sorted by length together. More would pad less (at 32, four tokens in a hundred are still due to the
-# spread within a batch) but leave less to chance which samples meet in a step.
+# Global batches that are sorted by length together. More would pad less (at 32, four tokens in a hundred are still due
+# to the spread within a batch) but leave less to chance which samples meet in a step.
 WINDOW = 32
 
 

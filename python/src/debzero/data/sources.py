@@ -32,7 +32,8 @@ def raw_rows(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
         return cut["train"], cut["test"]
     if "test" in splits:
         return splits["train"], splits["test"]
-    raise UserError(f"{data.dataset} has no validation split", "set `data.held_out: 0.1` to keep a share of the training rows")
+    raise UserError(f"{data.dataset} has no validation split",
+                    "set `data.held_out: 0.1` to keep a share of the training rows")
 
 
 def _read_files(dataset: str, cache: Path) -> Any:

@@ -14,14 +14,16 @@ AHEAD = 4  # optimizer steps
 
 
 class Micro(NamedTuple):
-    """One micro-batch on the host. `weights` (float32[n]) make its samples' losses its part of the global batch's mean."""
+    """One micro-batch on the host. `weights` (float32[n]) make its samples' losses its part of the global batch's
+    mean."""
 
     batch: dict[str, Any]
     weights: Any
 
 
 class Step(NamedTuple):
-    """One optimizer step of this rank: `size` samples on all ranks; `tokens`: of this rank, with padding and without."""
+    """One optimizer step of this rank: `size` samples on all ranks; `tokens`: of this rank, with padding and
+    without."""
 
     epoch: int
     size: int
@@ -40,8 +42,9 @@ def micro(part: np.ndarray, rows: int, weight: float, collate: Callable[[np.ndar
     return Micro(collate(np.asarray([*part, *others], np.int64)), weights)
 
 
-def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[np.ndarray]]]], collate: Callable[[np.ndarray], dict[str, Any]],
-          first: int, last: int, per_epoch: int, batch: Batch, fill: bool) -> Iterator[Step]:
+def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[np.ndarray]]]],
+          collate: Callable[[np.ndarray], dict[str, Any]], first: int, last: int, per_epoch: int, batch: Batch,
+          fill: bool) -> Iterator[Step]:
     """Optimizer steps `first` to `last` (without it). `epoch_of(number, start)` deals an epoch from its step `start` on. `fill`:
     the smaller batch at an epoch's end gets as many rows as the others, because a GPU's code is made for each shape."""
     def made() -> Iterator[Step]:
@@ -49,7 +52,8 @@ def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[np.ndarray]]]]
         while step < last:
             epoch = step // per_epoch
             for size, parts in epoch_of(epoch, step % per_epoch):
-                micros = [micro(part, batch.micro if fill else 0, batch.accumulation * batch.ranks / size, collate) for part in parts]
+                micros = [micro(part, batch.micro if fill else 0, batch.accumulation * batch.ranks / size, collate)
+                          for part in parts]
                 batches = [one.batch for one in micros]
                 shapes = [tuple(b["input_ids"].shape) for b in batches]
                 yield Step(epoch, size, micros, sum(rows * width for rows, width in shapes),

@@ -1,10 +1,9 @@
 """Tokenised samples as flat arrays on disk: written once, piece by piece; memory-mapped by every rank.
 
-A folder holds one file per array, raw, in the machine's byte order, with its type as the suffix: `ids.uint16` has all the
-samples' token ids end to end, `offsets.int64` where each sample begins, `lengths.int32` how many tokens it has,
+A folder holds one file per array, raw, in the machine's byte order, with its type as the suffix: `ids.uint16` has all
+the samples' token ids end to end, `offsets.int64` where each sample begins, `lengths.int32` how many tokens it has,
 `types.uint8` the segment of each token (where the model's tokenizer tells segments apart) and `labels.int32` or
-`labels.float32` each sample's class or value (where the task has them).
-"""
+`labels.float32` each sample's class or value (where the task has them). """
 from __future__ import annotations
 
 import hashlib

@@ -1,7 +1,8 @@
-"""`debzero check` for DeepSpeed's own JSON: much of what is wrong in one DeepSpeed ignores, or asserts without saying where.
+"""`debzero check` for DeepSpeed's own JSON: much of what is wrong in one DeepSpeed ignores, or asserts without saying
+where.
 
-Each finding has a code of CODES, and an `edit` where only one change can be meant. The rules are in rules_shape.py and rules_meaning.py.
-"""
+Each finding has a code of CODES, and an `edit` where only one change can be meant. The rules are in rules_shape.py and
+rules_meaning.py. """
 from __future__ import annotations
 
 import copy
@@ -56,9 +57,10 @@ class Finding:
     change: str = ""
 
 
-def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: Optional[int] = None, job: Optional[Job] = None,
-         prefix: str = "") -> list[Finding]:
-    """All findings, in the order of RULES. `job`: the one that the configuration belongs to, whose zero section counts too."""
+def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: Optional[int] = None,
+         job: Optional[Job] = None, prefix: str = "") -> list[Finding]:
+    """All findings, in the order of RULES. `job`: the one that the configuration belongs to, whose zero section counts
+    too."""
     look, found = Look(config, ranks, gpus, job), []
     for rule in RULES:
         for raw in rule(look):
@@ -68,7 +70,8 @@ def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: O
     return found
 
 
-def problems(config: dict[str, Any], file: str, ranks: Optional[int], gpus: Optional[int], job: Optional[Job] = None) -> list[Problem]:
+def problems(config: dict[str, Any], file: str, ranks: Optional[int], gpus: Optional[int],
+             job: Optional[Job] = None) -> list[Problem]:
     """The problems alone. Of a job's configuration, they are placed in the file that the lines stand in."""
     if job is not None and isinstance(job.deepspeed, str):
         file = job.deepspeed

@@ -26,11 +26,13 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
     except RecursionError:
         return None, [Problem(file, "file", "is nested too deeply", "see DeepSpeed's configuration reference")]
     except ValueError as error:
-        return None, [Problem(file, "file", f"is not JSON: {error}", "check the commas and quotes there; it takes no comments")]
+        return None, [Problem(file, "file", f"is not JSON: {error}",
+                              "check the commas and quotes there; it takes no comments")]
     if not isinstance(values, dict):
         return None, [Problem(file, "file", f"must hold a JSON object, not {type(values).__name__}",
                               "see DeepSpeed's configuration reference")]
-    return values, [Problem(file, key, "is written twice, and DeepSpeed refuses that", "keep one", "DZ105") for key in twice]
+    return values, [Problem(file, key, "is written twice, and DeepSpeed refuses that", "keep one", "DZ105")
+                    for key in twice]
 
 
 def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:

@@ -16,8 +16,9 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and value in kind
     if isinstance(kind, dict) or kind == "mapping":
         return isinstance(value, dict)
-    return {"bool": isinstance(value, bool), "number": is_number(value), "whole": is_number(value) and value == math.floor(value),
-            "text": isinstance(value, str), "list": isinstance(value, list), "any": True}[kind]
+    return {"bool": isinstance(value, bool), "number": is_number(value),
+            "whole": is_number(value) and value == math.floor(value), "text": isinstance(value, str),
+            "list": isinstance(value, list), "any": True}[kind]
 
 
 def _misfit(path: Path, value: Any, kind: Any) -> Raw:
@@ -30,7 +31,8 @@ def _misfit(path: Path, value: Any, kind: Any) -> Raw:
     if meant is None:
         return Raw("DZ102", path, f"must be {words}, not {_show(value)}", f"write {words} there, or remove the key")
     shown = json.dumps(meant) if isinstance(meant, (bool, int)) else f"{meant:.6e}" if abs(meant) < 1e-3 else str(meant)
-    return Raw("DZ102", path, f"must be {words}, not the text {_show(value)}", f"write {shown}, without quotes (YAML takes 1e-5 for text, "
+    return Raw("DZ102", path, f"must be {words}, not the text {_show(value)}",
+               f"write {shown}, without quotes (YAML takes 1e-5 for text, "
                "and 1.0e-5 for a number)", replacement(path, path[-1], meant))
 
 
@@ -48,7 +50,8 @@ def _meant(value: Any, kind: Any) -> Any:
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, default=str) if isinstance(value, (dict, list, bool, str, type(None))) and _plain(value) else repr(value)
+    text = json.dumps(value, default=str) if isinstance(value, (dict, list, bool, str,
+                                                                type(None))) and _plain(value) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -107,7 +110,8 @@ def idle_auto(look: Look) -> Iterator[Raw]:
     for path in every(look.config, ()):
         opened = path[0] in ("elasticity", "autotuning", "pipeline", "nebula")
         if not opened and path[-1] not in keys.AUTO and dotted(path[-2:]) not in keys.AUTO:
-            yield Raw("DZ103", path, '"auto" has no meaning here; debzero leaves the key out, and DeepSpeed alone would refuse it',
+            yield Raw("DZ103", path,
+                      '"auto" has no meaning here; debzero leaves the key out, and DeepSpeed alone would refuse it',
                       "remove it: DeepSpeed's default holds", removal(*path))
 
 
@@ -117,19 +121,23 @@ def renamed(look: Look) -> Iterator[Raw]:
         yield Raw("DZ104", (ZERO,), f"is the old form of stage {zero['stage']}", f"write {json.dumps(zero)}",
                   replacement((ZERO,), ZERO, dict(zero)))
     pinned = zero.get("cpu_offload_use_pin_memory") is True
-    olds = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param", "cpu_offload_params": "offload_param"}
+    olds = {"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param",
+            "cpu_offload_params": "offload_param"}
     for old, part in olds.items():
         if isinstance(zero.get(old), bool):
             now = {"device": "cpu", "pin_memory": True} if pinned else {"device": "cpu"}
             edit = replacement((ZERO, old), part, now) if zero[old] else removal(ZERO, old)
             fix = f'write "{part}": {json.dumps(now)}' if zero[old] else "remove it"
-            yield Raw("DZ104", (ZERO, old), f"is the old form of {part}", fix, edit, "error" if old == "cpu_offload_params" else None)
+            yield Raw("DZ104", (ZERO, old), f"is the old form of {part}", fix, edit,
+                      "error" if old == "cpu_offload_params" else None)
     if "cpu_offload_use_pin_memory" in zero and not set(olds) & set(zero):
         yield Raw("DZ104", (ZERO, "cpu_offload_use_pin_memory"), "is an old form without effect",
-                  'set "pin_memory" within offload_optimizer or offload_param', removal(ZERO, "cpu_offload_use_pin_memory"))
+                  'set "pin_memory" within offload_optimizer or offload_param',
+                  removal(ZERO, "cpu_offload_use_pin_memory"))
     old, now_key = "stage3_gather_fp16_weights_on_model_save", "stage3_gather_16bit_weights_on_model_save"
     if isinstance(zero.get(old), bool):
-        yield Raw("DZ104", (ZERO, old), f"is the old name of {now_key}", "rename it", replacement((ZERO, old), now_key, zero[old]))
+        yield Raw("DZ104", (ZERO, old), f"is the old name of {now_key}", "rename it",
+                  replacement((ZERO, old), now_key, zero[old]))
     if "bfloat16" in look.config and "bf16" not in look.config:
         yield Raw("DZ104", ("bfloat16",), "is the old name of bf16", "rename it",
                   replacement(("bfloat16",), "bf16", look.config["bfloat16"]))

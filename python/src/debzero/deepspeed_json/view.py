@@ -31,7 +31,8 @@ def is_number(value: Any) -> bool:
 
 
 def as_meant(config: dict[str, Any]) -> dict[str, Any]:
-    """What DeepSpeed also takes, in the form that it documents: `zero_optimization: true` is stage 1, and 2.0 samples are 2."""
+    """What DeepSpeed also takes, in the form that it documents: `zero_optimization: true` is stage 1, and 2.0 samples
+    are 2."""
     whole = {key: int(config[key]) for key in BATCH if is_number(config.get(key)) and config[key] == int(config[key])}
     bare = {ZERO: {"stage": int(config[ZERO])}} if isinstance(config.get(ZERO), bool) else {}
     return {**config, **whole, **bare}
@@ -78,7 +79,8 @@ class Look:
 
     def device(self, part: str) -> str:
         """Where `part` is offloaded to, in today's or yesterday's words; empty for nowhere."""
-        old = {"offload_param": ("cpu_offload_param", "cpu_offload_params"), "offload_optimizer": ("cpu_offload",)}[part]
+        old = {"offload_param": ("cpu_offload_param", "cpu_offload_params"),
+               "offload_optimizer": ("cpu_offload",)}[part]
         found = self.text(ZERO, part, "device")
         return "" if found == "none" else found or ("cpu" if any(self.get(ZERO, key) is True for key in old) else "")
 

@@ -57,7 +57,8 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
         if share % accumulation:
             raise BatchError(
                 "train.global_batch",
-                f"{total} / {ranks} ranks / {accumulation} accumulation steps = {share / accumulation:g}, no whole micro-batch",
+                f"{total} / {ranks} ranks / {accumulation} accumulation steps = {share / accumulation:g}, no whole "
+                "micro-batch",
                 f"use {nearest(total, ranks * accumulation)}",
             )
         if micro == "auto":
@@ -68,7 +69,8 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
     if accumulation is not None and micro * accumulation != share:
         raise BatchError(
             "train.global_batch",
-            f"micro-batch {micro} x {accumulation} accumulation steps x {ranks} ranks = {micro * accumulation * ranks}, not {total}",
+            f"micro-batch {micro} x {accumulation} accumulation steps x {ranks} ranks = "
+            f"{micro * accumulation * ranks}, not {total}",
             f"use global_batch {micro * accumulation * ranks}, or micro_batch: auto",
         )
     if share % micro:

@@ -1,4 +1,5 @@
-"""Which names in a job mean files of this host, where those lie, and how they are told apart from what lay there before."""
+"""Which names in a job mean files of this host, where those lie, and how they are told apart from what lay there
+before."""
 from __future__ import annotations
 
 import os

@@ -71,13 +71,15 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        again = [Problem(str(path), ".".join(key), f"is written again on line {line}, and YAML takes the last without a word", "keep one")
+        again = [Problem(str(path), ".".join(key),
+                         f"is written again on line {line}, and YAML takes the last without a word", "keep one")
                  for key, line in _again(node, (), (), set())]
         values = loader.construct_document(node) if node is not None else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, 5000 digits
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "file"
-        reason = " ".join(filter(None, [getattr(error, "context", None), getattr(error, "problem", None)])) or str(error)
+        reason = " ".join(filter(None, [getattr(error, "context", None),
+                                        getattr(error, "problem", None)])) or str(error)
         raise wrong(place, f"is not YAML: {reason}", "check the indentation, quotes and brackets there") from None
     if not isinstance(values, dict):
         raise wrong("file", f"must hold a mapping such as `model: ...`, not {type(values).__name__}",
@@ -85,7 +87,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     return values, again
 
 
-def _again(node: Any, path: tuple[str, ...], above: tuple[Any, ...], seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+def _again(node: Any, path: tuple[str, ...], above: tuple[Any, ...],
+           seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
     """The path and the line of each key that its mapping holds already; what an alias stands for has been `seen`."""
     if node in above:
         raise yaml.MarkedYAMLError(problem="what is there holds itself", problem_mark=node.start_mark)

@@ -65,7 +65,8 @@ class Data(Section):
     label: str = Field("label", examples=["label"])
     max_length: Annotated[int, BeforeValidator(_number), Field(ge=8)] = Field(128, examples=["128"])
     held_out: Optional[Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]] = Field(None, examples=["0.1"])
-    prefix: Annotated[List[str], BeforeValidator(_columns)] = Field([], examples=["['mrpc sentence1: ', ' sentence2: ']"])
+    prefix: Annotated[List[str],
+                      BeforeValidator(_columns)] = Field([], examples=["['mrpc sentence1: ', ' sentence2: ']"])
     batching: Literal["bucketed", "shuffled"] = Field("bucketed", examples=["bucketed"])
     padding: Literal["longest", "max_length"] = Field("longest", examples=["longest"])
 
@@ -85,7 +86,8 @@ class Train(Section):
     gradient_checkpointing: bool = Field(False, examples=["true"])
     compile: Literal["auto", "never"] = Field("auto", examples=["never"])
     evaluate_every: Optional[Count] = Field(None, examples=["50 (steps; without it, at each epoch's end)"])
-    metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "loss"] = Field("auto", examples=["f1"])
+    metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman",
+                    "loss"] = Field("auto", examples=["f1"])
     select: Literal["last", "best"] = Field("last", examples=["best"])
     patience: Optional[Count] = Field(None, examples=["3 (evaluations without a better metric)"])
 
@@ -108,7 +110,8 @@ class Job(Section):
 
     model: Annotated[Union[str, Dict[str, Any]], BeforeValidator(_model)] = Field(
         examples=["bert-large-uncased` or `model: {type: bert, vocab_size: 8000}"])
-    task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field("classification", examples=["causal-lm"])
+    task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field("classification",
+                                                                                       examples=["causal-lm"])
     data: Data = Field(examples=["{dataset: glue/mrpc, text: [sentence1, sentence2], label: label}"])
     train: Train = Field(default_factory=Train, examples=["{epochs: 3}"])
     zero: Zero = Field(default_factory=Zero, examples=["{stage: 2}"])

@@ -24,14 +24,15 @@ from debzero.run.folder import Output
 SOURCE = Path(__file__).resolve().parents[2]
 LOOK = 0.2  # seconds between two looks at the memory
 
-# Kinds of failure that a new start tries again, for somebody may have mended the cause. What memory or time did not suffice for is
-# a result.
+# Kinds of failure that a new start tries again, for somebody may have mended the cause. What memory or time did not
+# suffice for is a result.
 MENDABLE = ("refused", "failed")
 
 
 @dataclass
 class Run:
-    """What one run showed. `reason` is None where it was measured; the kinds of failure are memory, refused, time and failed."""
+    """What one run showed. `reason` is None where it was measured; the kinds of failure are memory, refused, time and
+    failed."""
 
     kind: str = "measured"
     reason: Optional[str] = None
@@ -76,9 +77,11 @@ def _nvml_handles() -> list[Any]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is None:
             return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-        return [pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(name)
+        return [pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit()
+                else pynvml.nvmlDeviceGetHandleByUUID(name)
                 for name in filter(None, visible.split(","))]
-    except Exception:  # the library has an error class for each of the driver's, and a host without GPUs may lack the library
+    # the library has an error class for each of the driver's, and a host without GPUs may lack the library
+    except Exception:
         return []
 
 
@@ -90,7 +93,8 @@ def claim(folder: Path) -> None:
 
 
 def interruptible() -> None:
-    """Let SIGTERM and a terminal's hang-up end this command as Ctrl-C does: together with the run that it has started."""
+    """Let SIGTERM and a terminal's hang-up end this command as Ctrl-C does: together with the run that it has
+    started."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _interrupt)
@@ -101,7 +105,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _deferred() -> Callable[[], None]:
-    """Let interruptions wait until what is returned is called: one that comes while a process starts would find nothing to end."""
+    """Let interruptions wait until what is returned is called: one that comes while a process starts would find nothing
+    to end."""
     if threading.current_thread() is not threading.main_thread():  # whom no signal interrupts
         return lambda: None
     asked: list[int] = []
@@ -137,8 +142,8 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     try:
         with open(log, "w", encoding="utf-8") as words:
             process = psutil.Popen(
-                [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT,
-                start_new_session=True, env=variables)
+                [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words,
+                stderr=subprocess.STDOUT, start_new_session=True, env=variables)
         resume()
         while code is None and time.monotonic() - started < limit:
             with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
@@ -207,7 +212,8 @@ def end_leftovers(folder: Path) -> None:
 
 
 def unlock(since: float) -> None:
-    """Remove the locks of operators that a killed run was compiling: torch's later builds would wait for them for ever."""
+    """Remove the locks of operators that a killed run was compiling: torch's later builds would wait for them for
+    ever."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
     for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
         with suppress(OSError):
@@ -243,4 +249,5 @@ def _failure(code: int, output: Output, text: str) -> tuple[str, str]:
 
 def per_second(run: dict[str, Any], what: str) -> float:
     """A run's samples or steps a second, over all its measured segments."""
-    return float(sum(segment[what] for segment in run["segments"]) / sum(segment["seconds"] for segment in run["segments"]))
+    return float(sum(segment[what] for segment in run["segments"]) / sum(segment["seconds"]
+                                                                         for segment in run["segments"]))

@@ -6,7 +6,7 @@ from typing import Any
 from debzero.base.errors import UserError
 from debzero.model import tasks
 from debzero.model.tokenizer import Model
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 
 
 def from_scratch(model: dict[str, Any]) -> Any:
@@ -20,7 +20,8 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
     """The model's configuration, with the real class names in it."""
     from transformers import AutoConfig
 
-    names = {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}} if labels else {}
+    names = {"id2label": dict(enumerate(labels)),
+             "label2id": {name: number for number, name in enumerate(labels)}} if labels else {}
     if isinstance(model, str):
         made = AutoConfig.from_pretrained(model, **names)
     else:
@@ -30,13 +31,14 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
             made.decoder_start_token_id = tokens.pad_token_id  # T5's own choice
     if len(tokens) > getattr(made, "vocab_size", len(tokens)):
         raise UserError(f"the tokenizer knows {len(tokens)} tokens, but the model's embedding holds {made.vocab_size}",
-                        "use the tokenizer that belongs to the model, or enlarge the embedding and save both into one folder")
+                        "use the tokenizer that belongs to the model, or enlarge the embedding and save both into one "
+                        "folder")
     made.pad_token_id = tokens.pad_token_id
     made.use_cache = False  # keys and values of earlier tokens are for generating text
     return made
 
 
-def build(plan: Plan, settings: Any, deepspeed: dict[str, Any]) -> Any:
+def build(resolved: ResolvedJob, settings: Any, deepspeed: dict[str, Any]) -> Any:
     """The model with the task's head, in fp32. For stage 3 it is born sharded: no rank ever holds it whole."""
     import torch
     import transformers
@@ -44,9 +46,10 @@ def build(plan: Plan, settings: Any, deepspeed: dict[str, Any]) -> Any:
 
     logging.set_verbosity_error()  # "some weights are newly initialized" is what fine-tuning is
     logging.disable_progress_bar()
-    task, job = tasks.of(plan.job), plan.job
+    task, job = tasks.of(resolved.job), resolved.job
     if not tasks.suits(type(task), settings.model_type):
-        raise UserError(f"{settings.model_type} models cannot do the task {job.task}", "choose another model, or another task")
+        raise UserError(f"{settings.model_type} models cannot do the task {job.task}",
+                        "choose another model, or another task")
     if isinstance(task, tasks.CausalLM) and hasattr(settings, "is_decoder"):
         settings.is_decoder = True  # a BERT would otherwise see the tokens it is asked for
     stage3 = deepspeed.get("zero_optimization", {}).get("stage") == 3
@@ -58,7 +61,8 @@ def build(plan: Plan, settings: Any, deepspeed: dict[str, Any]) -> Any:
     # transformers 5 loads weights as they were saved, in half precision often: the optimizer needs them whole.
     dtype = {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": torch.float32}
     auto, name = getattr(transformers, task.auto), job.model
-    model = auto.from_pretrained(name, config=settings, **dtype) if isinstance(name, str) else auto.from_config(settings, **dtype)
+    model = auto.from_pretrained(name, config=settings,
+                                 **dtype) if isinstance(name, str) else auto.from_config(settings, **dtype)
     del alive
     use_contiguous_bias(model)
     if job.train.gradient_checkpointing:

@@ -34,7 +34,8 @@ def model_problems(job: Job, file: str) -> list[Problem]:
     problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", did_you_mean(key, known))
                 for key in job.model if key != "type" and key not in known]
     for key, value in job.model.items():
-        usual = getattr(settings, key, None) if isinstance(key, str) and key != "vocab_size" and not key.endswith("_id") else None
+        usual = getattr(settings, key,
+                        None) if isinstance(key, str) and key != "vocab_size" and not key.endswith("_id") else None
         if type(usual) is int and usual > 0 and (type(value) is not int or not 0 <= value < 2**31):
             problems.append(Problem(file, f"model.{key}", f"must be a number such as {usual}, not {str(value)[:40]!r}",
                                     "write a whole number, or remove it for the default"))
@@ -47,7 +48,8 @@ def model_problems(job: Job, file: str) -> list[Problem]:
     longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
     if isinstance(longest, int) and job.data.max_length > longest:
         problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
-                                f"{longest} positions", f"use at most {longest}, or a larger model.max_position_embeddings"))
+                                f"{longest} positions",
+                                f"use at most {longest}, or a larger model.max_position_embeddings"))
     return problems
 
 
@@ -59,7 +61,8 @@ def bytes_needed(job: Job) -> Optional[int]:
     """
     if isinstance(job.model, str):
         there = Path(job.model).is_absolute() and os.path.isdir(job.model)
-        weights = sum(os.path.getsize(p) for p in Path(job.model).glob("*.safetensors") if os.path.isfile(p)) if there else 0
+        weights = sum(os.path.getsize(p) for p in Path(job.model).glob("*.safetensors")
+                      if os.path.isfile(p)) if there else 0
         parameters = weights // 4
     else:
         try:

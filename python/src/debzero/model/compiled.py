@@ -1,8 +1,7 @@
 """What the installed torch offers beyond eager execution: compiled layers, and whole optimizer steps as CUDA graphs.
 
-Both need no setting and are left out where they do not apply: on the processor, and with the releases before torch 2.4. DeepSpeed's
-fused transformer layer is no third: docs/benchmarks tells what it was found to be (`make bench-fused`).
-"""
+Both need no setting and are left out where they do not apply: on the processor, and with the releases before torch 2.4.
+DeepSpeed's fused transformer layer is no third: docs/benchmarks tells what it was found to be (`make bench-fused`). """
 from __future__ import annotations
 
 import importlib.util
@@ -28,8 +27,10 @@ def can_compile(device: torch.device) -> bool:
 
 
 def blocks(model: Any) -> list[Any]:
-    """The model's repeated layers: the longest lists of modules of one class, as every Transformer has one or two of."""
-    lists = [list(m) for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len({type(child) for child in m}) == 1]
+    """The model's repeated layers: the longest lists of modules of one class, as every Transformer has one or two
+    of."""
+    lists = [list(m) for m in model.modules() if isinstance(m, torch.nn.ModuleList)
+             and len({type(child) for child in m}) == 1]
     longest = max(map(len, lists), default=0)
     return [block for found in lists if len(found) == longest > 1 for block in found]
 
@@ -44,7 +45,8 @@ def compile_layers(model: Any) -> int:
 
 
 def eager() -> ContextManager[Any]:
-    """Without compiled code, whose compilation for evaluation (no gradients, no dropout) would take longer than it saves."""
+    """Without compiled code, whose compilation for evaluation (no gradients, no dropout) would take longer than it
+    saves."""
     stance = getattr(torch.compiler, "set_stance", None) if _release() >= (2, 6) else None
     return stance("force_eager") if stance else nullcontext()
 
@@ -58,7 +60,8 @@ class StepGraphs:
     """
 
     def __init__(self, work: Callable[[dict[str, Any], Any], Any], forget: Callable[[], None]) -> None:
-        """`work(batch, weights)` is one optimizer step on tensors of the device; it returns the loss. `forget()` drops the gradients."""
+        """`work(batch, weights)` is one optimizer step on tensors of the device; it returns the loss. `forget()` drops
+        the gradients."""
         self.work, self.forget, self.seen, self.off = work, forget, Counter[Hashable](), ""
         self.made: dict[Hashable, tuple[Any, dict[str, Any], Any, Any]] = {}
         self.pool: Optional[Any] = None

@@ -111,18 +111,22 @@ class Classification(Task):
 
     def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         truth = np.asarray(prepared.held_out.labels)
-        return {**self._scores(truth, answers[:, 1].astype(np.int64), len(prepared.labels)), "loss": float(answers[:, 0].mean())}
+        return {**self._scores(truth, answers[:, 1].astype(np.int64), len(prepared.labels)),
+                "loss": float(answers[:, 0].mean())}
 
     @staticmethod
     def _scores(truth: np.ndarray, found: np.ndarray, classes: int) -> dict[str, float]:
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
         f1 = f1_score(truth, found, average="binary" if classes == 2 else "macro", zero_division=0)
-        return {"accuracy": float(accuracy_score(truth, found)), "f1": float(f1), "matthews": float(matthews_corrcoef(truth, found))}
+        return {"accuracy": float(accuracy_score(truth, found)), "f1": float(f1),
+                "matthews": float(matthews_corrcoef(truth, found))}
 
     def baseline(self, prepared: Samples) -> dict[str, float]:
-        """What always answering the commonest training class scores; the loss is that of answering as often as each came."""
-        truth, seen = np.asarray(prepared.held_out.labels), np.bincount(prepared.train.labels, minlength=len(prepared.labels))
+        """What always answering the commonest training class scores; the loss is that of answering as often as each
+        came."""
+        truth, seen = np.asarray(prepared.held_out.labels), np.bincount(prepared.train.labels,
+                                                                        minlength=len(prepared.labels))
         scores = self._scores(truth, np.full_like(truth, seen.argmax()), len(prepared.labels))
         return {**scores, "loss": float(-np.log((seen + 1) / (seen + 1).sum())[truth].mean())}
 
@@ -182,9 +186,10 @@ class CausalLM(Task):
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
         import torch.nn.functional as F
 
-        # The next tokens, moved under the logits: to cut the last logits off instead would copy all of them. Without the
-        # mask: padding comes last, where no token that counts looks.
-        targets = F.pad(batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)[:, 1:], (0, 1), value=IGNORED)
+        # The next tokens, moved under the logits: to cut the last logits off instead would copy all of them. Without
+        # the mask: padding comes last, where no token that counts looks.
+        targets = F.pad(batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)[:, 1:], (0, 1),
+                        value=IGNORED)
         return _mean(_token_losses(forward(input_ids=batch["input_ids"]).logits, targets), targets)
 
     def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
@@ -214,7 +219,8 @@ class TextToText(Classification):
 
     def bind(self, tokenizer: Any, labels: list[str]) -> np.ndarray:
         words = [tuple(tokenizer(label)["input_ids"]) for label in labels]
-        twins = next(((labels[words.index(found)], labels[i]) for i, found in enumerate(words) if found in words[:i]), None)
+        twins = next(((labels[words.index(found)], labels[i]) for i, found in enumerate(words) if found in words[:i]),
+                     None)
         if twins:
             raise UserError(f"the model's tokenizer reads the labels {twins[0]!r} and {twins[1]!r} as the same text",
                             "give the classes names that differ in more than unknown characters or capitals")
@@ -224,7 +230,8 @@ class TextToText(Classification):
         return self.targets
 
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
-        # The model makes the decoder's inputs from the labels. The loss it makes as well is not used: it is the batch's mean.
+        # The model makes the decoder's inputs from the labels. The loss it makes as well is not used: it is the batch's
+        # mean.
         targets = batch["labels"]
         return _mean(_token_losses(forward(**batch).logits, targets), targets)
 
@@ -260,7 +267,8 @@ def problems(job: Job, file: str) -> list[Problem]:
     """What in the job does not go with its task."""
     found, task, data = [], TASKS[job.task], job.data
     if job.train.metric not in ("auto", *task.scores):
-        found.append(Problem(file, "train.metric", f"task {job.task} has no {job.train.metric}", f"use one of: {', '.join(task.scores)}"))
+        found.append(Problem(file, "train.metric", f"task {job.task} has no {job.train.metric}",
+                             f"use one of: {', '.join(task.scores)}"))
     if task is CausalLM and len(data.text) > 1:
         found.append(Problem(file, "data.text", f"task causal-lm reads one column, not {len(data.text)}",
                              f"name one, for example `text: {data.text[0]}`"))
@@ -269,7 +277,8 @@ def problems(job: Job, file: str) -> list[Problem]:
             f"{len(data.prefix)} texts cannot come before {len(data.text)} columns")
         found.append(Problem(file, "data.prefix", wrong, "give as many as data.text has columns, or remove it"))
     if task is Regression and data.dataset == SECTIONS_DATASET:
-        found.append(Problem(file, "task", "the labels of debian-sections are classes, not numbers", "set task: classification"))
+        found.append(Problem(file, "task", "the labels of debian-sections are classes, not numbers",
+                             "set task: classification"))
     return found + _unsuited(job, task, file)
 
 
@@ -284,7 +293,8 @@ def _unsuited(job: Job, task: type[Task], file: str) -> list[Problem]:
     from transformers import CONFIG_MAPPING
 
     kind = None if isinstance(job.model, str) else job.model["type"]
-    if kind is None or kind not in CONFIG_MAPPING or suits(task, kind):  # a type that nobody knows is reported elsewhere
+    # a type that nobody knows is reported elsewhere
+    if kind is None or kind not in CONFIG_MAPPING or suits(task, kind):
         return []
     return [Problem(file, "model.type", f"{kind} models cannot do the task {job.task}",
                     "use t5 or bart" if task is TextToText else "use gpt2" if task is CausalLM else "use bert")]

@@ -21,9 +21,9 @@ def load_tokenizer(model: Model, texts: Callable[[], Iterable[str]], max_length:
         segments = getattr(transformers.CONFIG_MAPPING[model["type"]](), "type_vocab_size", 0) > 1
         names = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
         return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=_wordpiece(list(texts()), model["vocab_size"]), model_max_length=max_length, model_input_names=names,
-            pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
-            bos_token="[CLS]", eos_token="[SEP]")
+            tokenizer_object=_wordpiece(list(texts()), model["vocab_size"]), model_max_length=max_length,
+            model_input_names=names, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+            mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]")
     made = transformers.AutoTokenizer.from_pretrained(model)
     if made.pad_token is None:
         # GPT-2 was trained without padding. A token of its own would be one more than the embedding holds.
@@ -53,7 +53,8 @@ def _wordpiece(texts: list[str], size: int) -> Any:
 
 
 def check_length(model: Model, tokens: Any, max_length: int) -> None:
-    """Refuse samples longer than the model has positions for; on a GPU they would end the run with an unreadable assertion."""
+    """Refuse samples longer than the model has positions for; on a GPU they would end the run with an unreadable
+    assertion."""
     from transformers import AutoConfig
 
     if isinstance(model, dict):

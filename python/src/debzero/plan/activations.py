@@ -1,13 +1,14 @@
-"""What a forward and a backward pass hold on the device: the model's own code is run on the meta device, each tensor's life followed.
+"""What a forward and a backward pass hold on the device: the model's own code is run on the meta device, each tensor's
+life followed.
 
-Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models") count 34 s b h + 5 a s^2 b bytes for a layer of
-GPT-3 in half precision (s: sequence length, b: samples, h: hidden size, a: heads). That is one architecture, with an attention that
-keeps its s x s matrices. A BERT layer comes to 34 s b h here, as its fused attention keeps none; other layers to up to twice that,
-because their code keeps more. Compiled layers come to 34 s b h whatever their code, for torch's partitioner keeps only what its
-products and its attention need.
+Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models") count 34 s b h + 5 a s^2 b
+bytes for a layer of GPT-3 in half precision (s: sequence length, b: samples, h: hidden size, a: heads). That is one
+architecture, with an attention that keeps its s x s matrices. A BERT layer comes to 34 s b h here, as its fused
+attention keeps none; other layers to up to twice that, because their code keeps more. Compiled layers come to 34 s b h
+whatever their code, for torch's partitioner keeps only what its products and its attention need.
 
-Only four layers of each stack are run: the third's part is then repeated (the second still follows a special one, the first).
-"""
+Only four layers of each stack are run: the third's part is then repeated (the second still follows a special one, the
+first). """
 from __future__ import annotations
 
 import weakref
@@ -44,7 +45,8 @@ class Curve:
 
 @dataclass
 class Layer:
-    """Where one layer's operations begin and end, and what of its tensors a compiled layer would keep for its backward pass."""
+    """Where one layer's operations begin and end, and what of its tensors a compiled layer would keep for its backward
+    pass."""
 
     times: int = 1
     forward: list[int] = field(default_factory=list)
@@ -71,24 +73,28 @@ def stacks(model: Any) -> list[tuple[Any, str, Any]]:
 
 
 def shorten(model: Any) -> list[tuple[Any, int]]:
-    """Keep four layers of each stack; returns them, each with how often it stands for itself and those that are gone."""
+    """Keep four layers of each stack; returns them, each with how often it stands for itself and those that are
+    gone."""
     made = []
     for parent, name, layers in stacks(model):
         kept = list(layers) if len(layers) <= KEPT_LAYERS else [*layers[:KEPT_LAYERS - 1], layers[len(layers) - 1]]
         setattr(parent, name, torch.nn.ModuleList(kept))
-        made += [(layer, len(layers) - len(kept) + 1 if number == KEPT_LAYERS - 2 else 1) for number, layer in enumerate(kept)]
+        made += [(layer, len(layers) - len(kept) + 1 if number == KEPT_LAYERS - 2 else 1)
+                 for number, layer in enumerate(kept)]
     return made
 
 
 class Lives(TorchDispatchMode):
-    """Follows every storage from the operation that makes it until nothing refers to it, the graph's saved tensors included."""
+    """Follows every storage from the operation that makes it until nothing refers to it, the graph's saved tensors
+    included."""
 
     def __init__(self, known: Sequence[Any]) -> None:
         """`known`: tensors that are counted elsewhere."""
         super().__init__()
         self.known = {_storage(tensor) for tensor in known}
         self.sizes: dict[int, tuple[int, int]] = {}
-        self.births: dict[int, int] = {}  # which of all storages this is, for addresses are used again; a copy counts as its original
+        # which of all storages this is, for addresses are used again; a copy counts as its original
+        self.births: dict[int, int] = {}
         self.users: dict[int, int] = {}
         self.references: dict[int, Any] = {}
         self.fixed = self.sample = self.gradients = self.born = 0
@@ -132,7 +138,8 @@ class Lives(TorchDispatchMode):
         self.fixed, self.sample = self.fixed - fixed, self.sample - sample
 
     def birth(self, tensor: Any) -> Optional[int]:
-        """The number of the tensor's storage among all that were made so far; None for one that is counted elsewhere."""
+        """The number of the tensor's storage among all that were made so far; None for one that is counted
+        elsewhere."""
         return self.births.get(_storage(tensor))
 
     def keep(self, tensors: Sequence[Any]) -> None:
@@ -157,7 +164,8 @@ class Lives(TorchDispatchMode):
         return made
 
     def _would_keep(self, name: str, args: Any, made: Sequence[Any]) -> None:
-        """torch's min-cut partitioner keeps the products' inputs and outputs and the random masks; all else is made again."""
+        """torch's min-cut partitioner keeps the products' inputs and outputs and the random masks; all else is made
+        again."""
         assert self.layer
         if name in PRODUCTS:
             self.keep([*args, made[0]])
@@ -252,11 +260,13 @@ def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[
         handle.remove()
     for parameter in model.parameters():
         parameter.grad = None
-    return _repeated(np.asarray(lives.curve, dtype=np.float64), forward, [layer for _, layer in layers], compiled and not checkpointed)
+    return _repeated(np.asarray(lives.curve, dtype=np.float64), forward, [layer for _, layer in layers],
+                     compiled and not checkpointed)
 
 
 def _repeated(curve: np.ndarray, forward: int, layers: list[Layer], compiled: bool) -> Curve:
-    """The curve with the third layers as often as they are in the model and, where layers are compiled, with what these keep."""
+    """The curve with the third layers as often as they are in the model and, where layers are compiled, with what these
+    keep."""
     edits = []
     for layer in layers:
         assert layer.whole, "each layer runs once forward and once backward"

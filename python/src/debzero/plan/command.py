@@ -10,14 +10,16 @@ from debzero.base.command_line import Commands, add_command, add_job, add_json, 
 def add_plan(commands: Commands) -> None:
     parser = add_command(
         commands, "plan", run,
-        "Predict a job's memory per rank for every ZeRO stage and offload, and recommend one.\nNeeds no GPU and no weights.",
+        "Predict a job's memory per rank for every ZeRO stage and offload, and recommend one.\nNeeds no GPU and no "
+        "weights.",
         ["debzero plan mrpc.yml", "debzero plan mrpc.yml --gpus 2 --gpu-memory 40G --ram 256G --nvme 2T",
          "debzero plan mrpc.yml --config llama/config.json --json"])
     add_job(parser)
     parser.add_argument("--gpus", type=count, metavar="N", help="GPUs (default: this host's, or 2)")
     parser.add_argument("--gpu-memory", metavar="SIZE", help="memory per GPU, e.g. 40G (default: this host's, or 40G)")
     parser.add_argument("--ram", metavar="SIZE", help="host RAM (default: this host's, or 256G)")
-    parser.add_argument("--nvme", metavar="SIZE", help="NVMe space for offload (default: none; 2T where this host has no GPU)")
+    parser.add_argument("--nvme", metavar="SIZE",
+                        help="NVMe space for offload (default: none; 2T where this host has no GPU)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a model's config.json instead of the job's model")
     add_json(parser)
 

@@ -1,10 +1,11 @@
-"""What a rank's GPU holds at its peak, part by part, for each way to shard and offload; and what the host and its NVMe hold.
+"""What a rank's GPU holds at its peak, part by part, for each way to shard and offload; and what the host and its NVMe
+hold.
 
-The states: Rajbhandari et al. 2020 ("ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"), section 3: with mixed
-precision Adam takes 2 + 2 + 12 bytes a parameter; over N ranks stage 1 leaves 4 + 12/N, stage 2 2 + 14/N, stage 3 16/N. What is added
-here is read in the engines' sources (torch's DistributedDataParallel and AdamW; DeepSpeed 0.15 and 0.19, runtime/zero): the buckets,
-the copies that a step makes, and when each is alive. The peak is the largest of some phases, each with its own parts. All in bytes
-of torch.cuda.max_memory_allocated, but where it says otherwise.
+The states: Rajbhandari et al. 2020 ("ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"), section 3:
+with mixed precision Adam takes 2 + 2 + 12 bytes a parameter; over N ranks stage 1 leaves 4 + 12/N, stage 2 2 + 14/N,
+stage 3 16/N. What is added here is read in the engines' sources (torch's DistributedDataParallel and AdamW; DeepSpeed
+0.15 and 0.19, runtime/zero): the buckets, the copies that a step makes, and when each is alive. The peak is the largest
+of some phases, each with its own parts. All in bytes of torch.cuda.max_memory_allocated, but where it says otherwise.
 """
 from __future__ import annotations
 
@@ -20,23 +21,28 @@ from debzero.plan.activations import Curve
 MASTER, MOMENTS, FLOAT = 4, 8, 4  # bytes a parameter: the fp32 copy; Adam's two; one fp32 number
 
 # What no source tells and the device must: compare `python/benchmarks/memory.py`, then set these, and nothing else.
-WORKSPACES = 2 * 32 * 2**20   # cuBLAS: one for each of the two threads that run forward and backward (32 MiB on Hopper, else 8)
-SLACK = 0.01                  # of the activations: blocks that are larger than what was asked for, as they are not split below 1 MiB
+# cuBLAS: one for each of the two threads that run forward and backward (32 MiB on Hopper, else 8)
+WORKSPACES = 2 * 32 * 2**20
+# of the activations: blocks that are larger than what was asked for, as they are not split below 1 MiB
+SLACK = 0.01
 COMPILED_SLACK = 0.03         # more of them in compiled layers, whose partitioner keeps a little more than it must
-# Beside the allocator's peak the device holds the CUDA context, the loaded kernels and NCCL's buffers, and what the allocator cannot
-# help reserving (as in docs/benchmarks' rows of offload); more that it has reserved it gives back before it says that memory ran out.
+# Beside the allocator's peak the device holds the CUDA context, the loaded kernels and NCCL's buffers, and what the
+# allocator cannot help reserving (as in docs/benchmarks' rows of offload); more that it has reserved it gives back
+# before it says that memory ran out.
 CONTEXT = 1300 * 2**20
 FRAGMENTED = 0.06             # of the peak
 
 
 @dataclass(frozen=True)
 class Model:
-    """Numbers of elements. `decayed`, `others`: of each parameter in the optimizer's two groups, in the model's order."""
+    """Numbers of elements. `decayed`, `others`: of each parameter in the optimizer's two groups, in the model's
+    order."""
 
     decayed: tuple[int, ...]
     others: tuple[int, ...]
     buffers: int            # bytes
-    largest_layer: int      # elements of the largest module (with its own parameters only) that runs between the embeddings and the loss
+    # elements of the largest module (with its own parameters only) that runs between the embeddings and the loss
+    largest_layer: int
     hidden: int
 
     @property
@@ -54,7 +60,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is trained. `zero`: DeepSpeed's zero_optimization section as dsconfig.generate() makes it; `release`: DeepSpeed's."""
+    """How it is trained. `zero`: DeepSpeed's zero_optimization section as dsconfig.generate() makes it; `release`:
+    DeepSpeed's."""
 
     stage: int
     ranks: int
@@ -117,7 +124,8 @@ def _of_rank(model: Model, curve: Curve, setting: Setting, compiled: bool, rank:
     engine = _plain if not setting.zero else _sharded_states if setting.stage < 3 else _sharded_parameters
     base, gradients, phases = engine(model, setting, rank)
     slack = 1 + SLACK + (COMPILED_SLACK if compiled else 0)
-    # Gradients and activations trade places during the backward pass: each moment of it is a phase, of which the largest counts.
+    # Gradients and activations trade places during the backward pass: each moment of it is a phase, of which the
+    # largest counts.
     held, buckets = gradients(curve)
     moments = curve.fixed + slack * curve.sample * setting.micro + held + buckets
     when = int(np.argmax(moments))
@@ -149,7 +157,8 @@ def _plain(model: Model, setting: Setting, rank: int) -> Any:
 
 
 def _own(sizes: Sequence[int], ranks: int, rank: int) -> tuple[int, int, int]:
-    """Stage 1 and 2 cut the flat group into equal parts. Elements of: this rank's part; the parameters that touch it; their largest."""
+    """Stage 1 and 2 cut the flat group into equal parts. Elements of: this rank's part; the parameters that touch it;
+    their largest."""
     part = math.ceil(sum(sizes) / (2 * ranks)) * 2
     ends = np.cumsum(sizes)
     touching = [size for size, end in zip(sizes, ends) if end > part * rank and end - size < part * (rank + 1)]
@@ -188,13 +197,15 @@ def _sharded_states(model: Model, setting: Setting, rank: int) -> Any:
 
     phases = {}
     if not at_once:
-        phases["reduce"] = replace(base, gradients=width * (total + (0 if offload else own)) - width * min(bucket, total),
+        phases["reduce"] = replace(base, gradients=width * (total + (0 if offload
+                                                                     else own)) - width * min(bucket, total),
                                    buffers=base.buffers + buckets + sent)
     if offload:
         moved = FLOAT * largest_part if setting.release < (0, 16) else 0  # the new weights came back in fp32
         phases["step"] = replace(base, temporary=max(moved, FLOAT * largest + 8 * largest))
     else:
-        # The own gradients, once more in one piece, and that in fp32; before, each was looked at for overflows and squared in fp64.
+        # The own gradients, once more in one piece, and that in fp32; before, each was looked at for overflows and
+        # squared in fp64.
         piece = 0 if width == FLOAT else width * largest_part
         phases["step"] = replace(base, gradients=width * own + FLOAT * largest_part, temporary=piece)
         checked = setting.precision == "fp16" or (setting.precision == "bf16" and setting.release >= (0, 16))
@@ -219,9 +230,11 @@ def _sharded_parameters(model: Model, setting: Setting, rank: int) -> Any:
     base = Parts(parameters=on_gpu + width * small, optimizer=0 if offload else (MASTER + MOMENTS) * shard,
                  gradients=0 if offload else width * shard,
                  buffers=model.buffers + WORKSPACES + width * int(zero["reduce_bucket_size"]))
-    # What is gathered stays while its next use is near (in the backward pass it is twice as far as the end of the forward pass), and
-    # is gathered ahead: each module that runs, however small, fetches some more, until as many are there as may be.
-    ahead = int(zero.get("stage3_max_live_parameters", 10**9)) if zero.get("stage3_prefetch_bucket_size", 5 * 10**7) else 0
+    # What is gathered stays while its next use is near (in the backward pass it is twice as far as the end of the
+    # forward pass), and is gathered ahead: each module that runs, however small, fetches some more, until as many are
+    # there as may be.
+    ahead = int(zero.get("stage3_max_live_parameters", 10**9)) if zero.get("stage3_prefetch_bucket_size",
+                                                                           5 * 10**7) else 0
     live = max(int(zero.get("stage3_max_reuse_distance", 10**9)) // 2, ahead + model.largest_layer)
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -254,11 +267,13 @@ def _offloaded(model: Model, setting: Setting) -> tuple[int, int]:
     pins = _pinned if setting.zero.get("offload_optimizer", {}).get("pin_memory") else int
     if optimizer == "cpu":
         host += sum(pins(MASTER * part) + pins(FLOAT * part) + MOMENTS * part for part in parts)
-        host += setting.width * (max(model.sizes) + (sum(parts) if setting.release >= (0, 16) or setting.stage == 3 else 0))
+        host += setting.width * (max(model.sizes) + (sum(parts) if setting.release >= (0, 16) or setting.stage == 3
+                                                     else 0))
     elif optimizer == "nvme":
         nvme += (MASTER + MOMENTS + FLOAT) * sum(parts)
         count = int(setting.zero["offload_optimizer"].get("buffer_count", 4))
-        host += pins(FLOAT * count * min(max(parts), int(setting.zero.get("sub_group_size", 10**9)))) + setting.width * sum(parts)
+        host += pins(FLOAT * count * min(max(parts),
+                                         int(setting.zero.get("sub_group_size", 10**9)))) + setting.width * sum(parts)
     if param == "cpu":
         host += pins(setting.width * sum(parts))
     elif param == "nvme":

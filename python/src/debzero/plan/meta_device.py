@@ -1,4 +1,5 @@
-"""Running a model on torch's meta device as CUDA would run it: shapes and types without data, the fused kernels, autocast's casts."""
+"""Running a model on torch's meta device as CUDA would run it: shapes and types without data, the fused kernels,
+autocast's casts."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 # Autocast's lists, of what Transformers use (torch's documentation of autocast names all).
 TO_HALF = {"linear", "matmul", "__matmul__", "__rmatmul__", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "einsum",
            "scaled_dot_product_attention"}
-TO_FLOAT = {"softmax", "log_softmax", "layer_norm", "group_norm", "rms_norm", "pow", "__pow__", "rsqrt", "exp", "log", "sum", "norm",
-            "cumsum", "cross_entropy_loss", "nll_loss", "mse_loss"}
-FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.tensor, torch.rand, torch.randn, torch.linspace,
-             torch.eye, torch.as_tensor, torch.scalar_tensor}
+TO_FLOAT = {"softmax", "log_softmax", "layer_norm", "group_norm", "rms_norm", "pow", "__pow__", "rsqrt", "exp", "log",
+            "sum", "norm", "cumsum", "cross_entropy_loss", "nll_loss", "mse_loss"}
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.tensor, torch.rand, torch.randn,
+             torch.linspace, torch.eye, torch.as_tensor, torch.scalar_tensor}
 
 
 class OnMeta(TorchFunctionMode):
@@ -24,8 +25,10 @@ class OnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if function in FACTORIES:
             kwargs["device"] = "meta"
-        if getattr(function, "__name__", "") in ("item", "__bool__", "__contains__") and args and args[0].device.type == "meta":
-            return False  # does the mask hide nothing, are there tokens of padding: no, the rows are full and the mask is used
+        if getattr(function, "__name__", "") in ("item", "__bool__",
+                                                 "__contains__") and args and args[0].device.type == "meta":
+            # does the mask hide nothing, are there tokens of padding: no, the rows are full and the mask is used
+            return False
         return function(*args, **kwargs)
 
 
@@ -51,7 +54,8 @@ class _Attention(torch.autograd.Function):
 
 
 def _unfused(query: Any, key: Any, value: Any, mask: Any, dropout: float) -> Any:
-    """What torch does where no fused kernel takes the mask's strides: two products in fp32, with all that is s x s in between."""
+    """What torch does where no fused kernel takes the mask's strides: two products in fp32, with all that is s x s in
+    between."""
     scale = query.shape[-1] ** -0.25  # of each
     scores = torch.matmul(query.float() * scale, (key.float() * scale).transpose(-2, -1)).add_(mask)
     weights = torch.softmax(scores, -1)
@@ -64,7 +68,8 @@ class AsOnCuda(OnMeta):
     """The kernels that CUDA uses, and with `half` autocast's casts; weights are cast once a pass, as autocast remembers them.
     `attended` is told the tensors that an attention kernel keeps."""
 
-    def __init__(self, half: Optional[torch.dtype], attended: Callable[[list[Any]], None], remember: bool = True) -> None:
+    def __init__(self, half: Optional[torch.dtype], attended: Callable[[list[Any]], None],
+                 remember: bool = True) -> None:
         super().__init__()
         self.half, self.attended, self.remember = half, attended, remember
         self.cast: dict[int, Any] = {}
@@ -105,7 +110,8 @@ class AsOnCuda(OnMeta):
 
 @contextmanager
 def tolerant() -> Iterator[None]:
-    """Models that turn autocast off around a computation name the device for it, and torch 1.13 does not know meta's name."""
+    """Models that turn autocast off around a computation name the device for it, and torch 1.13 does not know meta's
+    name."""
     real = torch.autocast
 
     def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:

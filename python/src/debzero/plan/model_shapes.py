@@ -14,8 +14,8 @@ from debzero.plan import meta_device
 from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.plan.memory import Model
 
-# Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), so that the hub need not be asked:
-# what transformers' classes do not say themselves.
+# Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), so that the hub need not be
+# asked: what transformers' classes do not say themselves.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "bert-base-uncased": {"type": "bert"},
     "bert-large-uncased": {"type": "bert", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -65,7 +65,8 @@ class Shapes:
             if known is None:
                 key, fix = ("--config", "give a config.json of a model that transformers knows") if path else (
                     "model", "give a folder with config.json, or that file as --config; no weights are needed")
-                raise InputError([Problem("the command line" if path else file, key, f"the configuration of {model} cannot be read: "
+                raise InputError([Problem("the command line" if path else file, key,
+                                          f"the configuration of {model} cannot be read: "
                                           f"{(str(error).splitlines() or [type(error).__name__])[0]}", fix)]) from None
             self.notes.append(f"the hub's configuration of {model} is not here: the sizes are its paper's")
             return self._ready(model, build.from_scratch({**known, **labels}))
@@ -114,9 +115,11 @@ class Shapes:
         self._attention = getattr(built.config, "_attn_implementation", "eager")
         parameters = [p for p in built.parameters() if p.requires_grad]
         # Embeddings are gathered when there are no activations yet, unless they are the output's weights as well.
-        busy = [m for _, _, stack in stacks(built) for m in stack.modules()] + [built.get_output_embeddings() or torch.nn.Identity()]
+        busy = [m for _, _, stack in stacks(built) for m in stack.modules()] + [built.get_output_embeddings()
+                                                                                or torch.nn.Identity()]
         layers = (sum(p.numel() for p in module.parameters(recurse=False)) for module in busy)
-        made = Model(tuple(p.numel() for p in parameters if p.dim() > 1), tuple(p.numel() for p in parameters if p.dim() <= 1),
+        made = Model(tuple(p.numel() for p in parameters if p.dim() > 1),
+                     tuple(p.numel() for p in parameters if p.dim() <= 1),
                      sum(b.numel() * b.element_size() for b in built.buffers()), max(layers), self.hidden)
         self._built, self._stack = built, shorten(built)
         return made

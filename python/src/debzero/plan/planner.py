@@ -18,7 +18,7 @@ from debzero.plan.model_shapes import Shapes
 from debzero.resolve import deepspeed_config
 from debzero.resolve.host import Host
 from debzero.resolve.micro_batch import is_fixed, with_micro
-from debzero.resolve.resolve import Plan, resolve
+from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
 STEPS = 1000  # the schedule's, which takes no memory
@@ -42,15 +42,16 @@ class Row:
         return {**self.sharding.as_dict(),
                 "micro_batch": self.micro, "accumulation": self.accumulation, "peak_bytes": memory["peak"],
                 "peak_phase": memory["phase"], "parts": memory["parts"], "phases": memory["phases"],
-                "context_bytes": CONTEXT, "device_bytes": memory["device"], "ram_bytes": self.host, "nvme_bytes": self.nvme,
-                "fits": not self.lacks, "lacks": self.lacks, "largest_micro_batch": self.largest_micro}
+                "context_bytes": CONTEXT, "device_bytes": memory["device"], "ram_bytes": self.host,
+                "nvme_bytes": self.nvme, "fits": not self.lacks, "lacks": self.lacks,
+                "largest_micro_batch": self.largest_micro}
 
 
 def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
     """The job and the user's DeepSpeed JSON with another sharding in them."""
     # Where the job names no disk, any path will do: nothing is written.
-    update = {"stage": sharding.stage or "none", "offload_optimizer": sharding.offload_optimizer, "offload_param": sharding.offload_param,
-              "nvme_path": job.zero.nvme_path or "/"}
+    update = {"stage": sharding.stage or "none", "offload_optimizer": sharding.offload_optimizer,
+              "offload_param": sharding.offload_param, "nvme_path": job.zero.nvme_path or "/"}
     if config is not None:
         config = as_meant(copy.deepcopy(config))
         section = config.get("zero_optimization")
@@ -62,13 +63,13 @@ def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> 
     return job.model_copy(update={"zero": job.zero.model_copy(update=update)}), config
 
 
-def _setting(plan: Plan, hidden: int) -> Setting:
+def _setting(resolved: ResolvedJob, hidden: int) -> Setting:
     import torch
 
     zero: dict[str, Any] = {}
-    if plan.uses_deepspeed:
-        zero = deepspeed_config.generate(plan, hidden, STEPS, plan.job.zero.nvme_path or "/")["zero_optimization"]
-    return Setting(plan.stage, plan.batch.ranks, plan.batch.micro, plan.batch.accumulation, plan.precision, zero,
+    if resolved.uses_deepspeed:
+        zero = deepspeed_config.generate(resolved, hidden, STEPS, resolved.job.zero.nvme_path or "/")["zero_optimization"]
+    return Setting(resolved.stage, resolved.batch.ranks, resolved.batch.micro, resolved.batch.accumulation, resolved.precision, zero,
                    fused="fused" in inspect.signature(torch.optim.AdamW).parameters, release=_deepspeed())
 
 
@@ -84,33 +85,34 @@ def _deepspeed() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _compiles(plan: Plan) -> bool:
+def _compiles(resolved: ResolvedJob) -> bool:
     """What engine.py does: layers are compiled by the torch releases that speed.can_compile names, but in stage 3."""
     import torch
 
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return plan.job.train.compile == "auto" and plan.stage < 3 and release >= (2, 4) and importlib.util.find_spec("triton") is not None
+    return resolved.job.train.compile == "auto" and resolved.stage < 3 and release >= (2, 4) and importlib.util.find_spec("triton") is not None
 
 
 class Planner:
     """A job on some hardware. The traces, which take most of the time, are made once for each kind."""
 
-    def __init__(self, job: Job, config: Optional[dict[str, Any]], hardware: Hardware, file: str, shapes: Shapes) -> None:
+    def __init__(self, job: Job, config: Optional[dict[str, Any]], hardware: Hardware, file: str,
+                 shapes: Shapes) -> None:
         self.job, self.config, self.hardware, self.file, self.shapes = job, config, hardware, file, shapes
         self.model: Model = shapes.model()
         self.curves: dict[tuple[str, bool], Curve] = {}
 
-    def plan(self, sharding: Optional[Sharding]) -> Plan:
+    def plan(self, sharding: Optional[Sharding]) -> ResolvedJob:
         """The job with this sharding, or its own."""
         job, config = _variant(self.job, self.config, sharding) if sharding else (self.job, self.config)
         return resolve(job, Host(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
-    def memory(self, plan: Plan) -> Memory:
-        compiled = _compiles(plan)
-        kind = plan.precision if plan.uses_deepspeed or plan.precision == "fp32" else f"autocast {plan.precision}"
+    def memory(self, resolved: ResolvedJob) -> Memory:
+        compiled = _compiles(resolved)
+        kind = resolved.precision if resolved.uses_deepspeed or resolved.precision == "fp32" else f"autocast {resolved.precision}"
         if (kind, compiled) not in self.curves:
             self.curves[kind, compiled] = self.shapes.curve(kind, compiled)
-        return predict(self.model, self.curves[kind, compiled], _setting(plan, self.shapes.hidden), compiled)
+        return predict(self.model, self.curves[kind, compiled], _setting(resolved, self.shapes.hidden), compiled)
 
     def shardings(self) -> list[Sharding]:
         """SHARDINGS, and the job's own where it is none of them."""
@@ -118,28 +120,28 @@ class Planner:
         return SHARDINGS + [own] * (own not in SHARDINGS)
 
     def row(self, sharding: Sharding) -> Row:
-        plan = self.plan(sharding)
-        largest = self._largest(plan)
-        if largest and plan.job.train.micro_batch == "auto":  # as fit.at_start does
-            plan = with_micro(plan, largest)
-        memory = self.memory(plan)
-        return Row(sharding, plan.batch.micro, plan.batch.accumulation, memory, memory.host * plan.batch.ranks,
-                   memory.nvme * plan.batch.ranks, self._lacks(memory, plan.batch), largest)
+        resolved = self.plan(sharding)
+        largest = self._largest(resolved)
+        if largest and resolved.job.train.micro_batch == "auto":  # as fit.at_start does
+            resolved = with_micro(resolved, largest)
+        memory = self.memory(resolved)
+        return Row(sharding, resolved.batch.micro, resolved.batch.accumulation, memory, memory.host * resolved.batch.ranks,
+                   memory.nvme * resolved.batch.ranks, self._lacks(memory, resolved.batch), largest)
 
     def _lacks(self, memory: Memory, batch: batches.Batch) -> list[str]:
         there = self.hardware
         sharing = -(-batch.ranks // there.gpus)  # ranks on one GPU
-        needs = {"GPU memory": (memory.device * sharing, there.gpu_memory), "RAM": (memory.host * batch.ranks, there.ram),
-                 "NVMe": (memory.nvme * batch.ranks, there.nvme)}
+        needs = {"GPU memory": (memory.device * sharing, there.gpu_memory),
+                 "RAM": (memory.host * batch.ranks, there.ram), "NVMe": (memory.nvme * batch.ranks, there.nvme)}
         return [name for name, (need, have) in needs.items() if need > have]
 
-    def _largest(self, own: Plan) -> int:
+    def _largest(self, own: ResolvedJob) -> int:
         """The largest micro-batch that fits and keeps the global batch: a divisor of a rank's share of it."""
         batch = own.batch
         sizes = [batch.micro] if is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
         for micro in sizes:
-            plan = with_micro(own, micro)
-            if not self._lacks(self.memory(plan), plan.batch):
+            resolved = with_micro(own, micro)
+            if not self._lacks(self.memory(resolved), resolved.batch):
                 return micro
         return 0
 
@@ -150,7 +152,8 @@ def recommend(rows: list[Row]) -> tuple[Optional[Row], str]:
     if fitting:
         first, earlier = fitting[0], rows[:rows.index(fitting[0])]
         why = "it fits, and nothing has to be sharded or offloaded" if not earlier else (
-            f"it talks the least of those that fit: {earlier[-1].sharding.label} lacks {' and '.join(earlier[-1].lacks)}")
+            f"it talks the least of those that fit: {earlier[-1].sharding.label} lacks "
+            f"{' and '.join(earlier[-1].lacks)}")
         return first, why
     smaller = [row for row in rows if row.largest_micro]
     if smaller:

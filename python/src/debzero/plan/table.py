@@ -1,4 +1,5 @@
-"""`debzero plan`: what a job will need for each way to shard and offload it, before a GPU is touched or a weight is there."""
+"""`debzero plan`: what a job will need for each way to shard and offload it, before a GPU is touched or a weight is
+there."""
 from __future__ import annotations
 
 import json
@@ -21,7 +22,8 @@ from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import SHARDINGS
 
 
-def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], config: Optional[Path], as_json: bool) -> int:
+def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], config: Optional[Path],
+             as_json: bool) -> int:
     """The command. `sizes`: the texts of --gpu-memory, --ram and --nvme."""
     there, problems = find_hardware(gpus, sizes)
     job, wrong = parse(path)
@@ -51,14 +53,15 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     except InputError:
         raise
     except Exception as error:  # anybody's model may come, and its code is run as it is
-        raise InputError([Problem(str(path), "model", f"{shapes.name} cannot be followed: {type(error).__name__}: {error}",
+        raise InputError([Problem(str(path), "model",
+                                  f"{shapes.name} cannot be followed: {type(error).__name__}: {error}",
                                   "plan a model of a usual architecture; `debzero tune` measures any")]) from error
     best, why = recommend(rows)
     if as_json:
         print(json.dumps({
-            "ok": True, "job": str(path), "model": {"parameters": planner.model.total, **shapes.facts()}, "notes": shapes.notes,
-            "hardware": asdict(there), "precision": planner.plan(SHARDINGS[0]).precision, "ranks": planner.plan(SHARDINGS[0]).batch.ranks,
-            "choices": [row.as_dict() for row in rows],
+            "ok": True, "job": str(path), "model": {"parameters": planner.model.total, **shapes.facts()},
+            "notes": shapes.notes, "hardware": asdict(there), "precision": planner.plan(SHARDINGS[0]).precision,
+            "ranks": planner.plan(SHARDINGS[0]).batch.ranks, "choices": [row.as_dict() for row in rows],
             "recommended": {**best.as_dict(), "why": why} if best else {"why": why}}, indent=2))
     else:
         print("\n".join(_text(planner, rows, best, why)))
@@ -75,10 +78,11 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
     train = first.job.train
     yield (f"{planner.shapes.name}: {planner.model.total / 1e6:.1f} M parameters, {first.precision}, sequences of "
            f"{first.job.data.max_length} tokens" + (", gradient checkpointing" if train.gradient_checkpointing else ""))
-    yield (f"  global batch {first.batch.total} on {first.batch.ranks} rank{'s' if first.batch.ranks > 1 else ''}, each way with the "
-           "largest micro-batch that fits" if train.micro_batch == "auto" and not is_fixed(planner.plan(None)) else f"  {first.batch}")
-    yield (f"  on {there.gpus} GPU{'s' if there.gpus > 1 else ''} of {_gib(there.gpu_memory)} GiB, {_gib(there.ram)} GiB RAM, "
-           f"{_gib(there.nvme)} GiB NVMe")
+    yield (f"  global batch {first.batch.total} on {first.batch.ranks} rank{'s' if first.batch.ranks > 1 else ''}, "
+           "each way with the largest micro-batch that fits" if train.micro_batch == "auto"
+           and not is_fixed(planner.plan(None)) else f"  {first.batch}")
+    yield (f"  on {there.gpus} GPU{'s' if there.gpus > 1 else ''} of {_gib(there.gpu_memory)} GiB, {_gib(there.ram)} "
+           f"GiB RAM, {_gib(there.nvme)} GiB NVMe")
     yield f"  ({there.words})"
     yield from (f"  note: {note}" for note in planner.shapes.notes)
     yield ""
@@ -99,4 +103,5 @@ def _text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> I
     yield f"Recommended: {best.sharding.label}, {why}" if best else f"Nothing fits: {why}"
     if best:
         lines = best.sharding.as_dict()
-        yield "  zero: {" + ", ".join(f"{key}: {value}" for key, value in lines.items() if key == "stage" or value != "none") + "}"
+        yield "  zero: {" + ", ".join(f"{key}: {value}" for key, value in lines.items() if key == "stage"
+                                      or value != "none") + "}"

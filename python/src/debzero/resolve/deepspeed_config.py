@@ -3,23 +3,26 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 
 BETAS, EPS = [0.9, 0.999], 1e-8
-# A first loss scale of 2^16, DeepSpeed's and torch's default, wastes the first steps of a short fine-tuning on overflows.
+# A first loss scale of 2^16, DeepSpeed's and torch's default, wastes the first steps of a short fine-tuning on
+# overflows.
 LOSS_SCALE_POWER = 12
 SWAP_BUFFER = 200_000_000  # elements: holds the embeddings of every model here, GPT-2's 51 M and T5's too
 LIVE = 24  # times hidden^2: the weights of two Transformer layers (4 hidden^2 of attention and 8 of feed-forward each)
-BUCKET = 50_000_000  # elements a reduction sends at once: 100 MB in fp16, where DeepSpeed's default takes 1 GB of the GPU
+# elements a reduction sends at once: 100 MB in fp16, where DeepSpeed's default takes 1 GB of the GPU
+BUCKET = 50_000_000
 
 
-def generate(plan: Plan, hidden: int, steps: int, swap: str = "", aio: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+def generate(resolved: ResolvedJob, hidden: int, steps: int, swap: str = "",
+             aio: Optional[dict[str, Any]] = None) -> dict[str, Any]:
     """The whole configuration. `hidden`: the model's hidden size; `steps`: optimizer steps in all; `swap`: the run's own folder
     for NVMe offload, with the `aio` settings measured there."""
-    ours = _from_plan(plan, swap)
+    ours = _from_plan(resolved, swap)
     if aio:
         ours["aio"] = aio
-    theirs = plan.deepspeed or {}
+    theirs = resolved.deepspeed or {}
     if "optimizer" in theirs:
         ours.pop("optimizer")  # another type takes other parameters
     merged = _merge(ours, theirs)
@@ -27,58 +30,63 @@ def generate(plan: Plan, hidden: int, steps: int, swap: str = "", aio: Optional[
         offload = merged["zero_optimization"].get(part) or {}
         if swap and offload.get("device") == "nvme":
             offload["nvme_path"] = swap  # also over the JSON's own: DeepSpeed empties the folder that it is given
-    return _without_auto(merged, _autos(plan, hidden, steps))
+    return _without_auto(merged, _autos(resolved, hidden, steps))
 
 
-def _from_plan(plan: Plan, swap: str) -> dict[str, Any]:
-    train, zero = plan.job.train, plan.job.zero
+def _from_plan(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
+    train, zero = resolved.job.train, resolved.job.zero
     optimizer: dict[str, Any] = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
-    if not plan.host.gpus and zero.offload_optimizer == "none":
-        optimizer["torch_adam"] = True  # DeepSpeed's fused one would be compiled at the first start, and is no faster here
-    sharding: dict[str, Any] = {"stage": plan.stage}
-    if plan.stage:
-        # Overlapping hangs when two ranks share a GPU (one stream waits for the other's kernel), and needs streams at all.
-        sharding.update(overlap_comm=plan.host.gpus > 0 and not plan.shares_gpus, contiguous_gradients=True,
+    if not resolved.host.gpus and zero.offload_optimizer == "none":
+        # DeepSpeed's fused one would be compiled at the first start, and is no faster here
+        optimizer["torch_adam"] = True
+    sharding: dict[str, Any] = {"stage": resolved.stage}
+    if resolved.stage:
+        # Overlapping hangs when two ranks share a GPU (one stream waits for the other's kernel), and needs streams at
+        # all.
+        sharding.update(overlap_comm=resolved.host.gpus > 0 and not resolved.shares_gpus, contiguous_gradients=True,
                         reduce_bucket_size=BUCKET, allgather_bucket_size=BUCKET)
-    if plan.stage == 3:
-        sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto", stage3_param_persistence_threshold="auto",
-                        # By default every gathered layer stays until the backward pass, where the model has under 1e9 parameters:
-                        # for its next use is near enough, and as prefetching runs ahead until so many are there.
+    if resolved.stage == 3:
+        sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto",
+                        stage3_param_persistence_threshold="auto",
+                        # By default every gathered layer stays until the backward pass, where the model has under 1e9
+                        # parameters: for its next use is near enough, and as prefetching runs ahead until so many are
+                        # there.
                         stage3_max_reuse_distance=0, stage3_max_live_parameters="auto",
                         stage3_gather_16bit_weights_on_model_save=True)
     for part, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
         if device != "none":
-            sharding[part] = {"device": device, "pin_memory": plan.host.gpus > 0}
+            sharding[part] = {"device": device, "pin_memory": resolved.host.gpus > 0}
         if device == "nvme":
             sharding[part]["nvme_path"] = swap
             # Buffers hold whole tensors; the largest of a Transformer is its embedding.
-            sharding[part].update({"buffer_count": 5, "buffer_size": SWAP_BUFFER} if part == "offload_param" else {"buffer_count": 4})
+            sharding[part].update({"buffer_count": 5, "buffer_size": SWAP_BUFFER} if part == "offload_param"
+                                  else {"buffer_count": 4})
     return {
-        "train_batch_size": plan.batch.total,
-        "train_micro_batch_size_per_gpu": plan.batch.micro,
-        "gradient_accumulation_steps": plan.batch.accumulation,
+        "train_batch_size": resolved.batch.total,
+        "train_micro_batch_size_per_gpu": resolved.batch.micro,
+        "gradient_accumulation_steps": resolved.batch.accumulation,
         "gradient_clipping": train.gradient_clipping,
         "steps_per_print": 2**31,  # the progress lines are debzero's
         "optimizer": {"type": "AdamW", "params": optimizer},
         "zero_optimization": sharding,
-        "fp16": {"enabled": plan.precision == "fp16", "initial_scale_power": LOSS_SCALE_POWER},
-        "bf16": {"enabled": plan.precision == "bf16"},
+        "fp16": {"enabled": resolved.precision == "fp16", "initial_scale_power": LOSS_SCALE_POWER},
+        "bf16": {"enabled": resolved.precision == "bf16"},
     }
 
 
-def _autos(plan: Plan, hidden: int, steps: int) -> dict[str, Any]:
+def _autos(resolved: ResolvedJob, hidden: int, steps: int) -> dict[str, Any]:
     """What "auto" stands for, key by key: transformers' convention."""
-    train = plan.job.train
+    train = resolved.job.train
     return {
-        "train_batch_size": plan.batch.total, "train_micro_batch_size_per_gpu": plan.batch.micro,
-        "gradient_accumulation_steps": plan.batch.accumulation, "gradient_clipping": train.gradient_clipping,
+        "train_batch_size": resolved.batch.total, "train_micro_batch_size_per_gpu": resolved.batch.micro,
+        "gradient_accumulation_steps": resolved.batch.accumulation, "gradient_clipping": train.gradient_clipping,
         "lr": train.learning_rate, "betas": BETAS, "eps": EPS, "weight_decay": train.weight_decay,
         "warmup_min_lr": 0, "warmup_max_lr": train.learning_rate, "warmup_num_steps": round(train.warmup * steps),
         "total_num_steps": steps, "reduce_bucket_size": hidden * hidden,
         "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden), "stage3_param_persistence_threshold": 10 * hidden,
         "stage3_max_live_parameters": LIVE * hidden * hidden,
-        "fp16.enabled": plan.precision == "fp16", "bf16.enabled": plan.precision == "bf16",
-        "zero_optimization.stage": plan.stage,
+        "fp16.enabled": resolved.precision == "fp16", "bf16.enabled": resolved.precision == "bf16",
+        "zero_optimization.stage": resolved.stage,
     }
 
 

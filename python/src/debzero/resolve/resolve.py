@@ -19,7 +19,7 @@ from debzero.resolve.sharding import Sharding
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResolvedJob:
     """A job, resolved. `stage` is 0 for plain DDP, unless `deepspeed` holds the user's own lines; `why` is the reason for the
     precision, where debzero chose it."""
 
@@ -112,7 +112,7 @@ def overflows_in_fp16(job: Job) -> bool:
     return "t5" in (str(job.model["type"]) if isinstance(job.model, dict) else Path(job.model).name).lower()
 
 
-def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> Plan:
+def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:
     """The plan for `job` with `ranks` (None: as the job says). Raises InputError where the numbers cannot hold."""
     count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))
     accumulation, problems = None, []
@@ -126,18 +126,21 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
         except (ValueError, TypeError) as error:
             first = error.errors()[0] if isinstance(error, ValidationError) else None
             key = ".".join(map(str, first["loc"])) if first else "deepspeed"
-            raise InputError([*problems, Problem(file, "deepspeed", f"the DeepSpeed JSON overrules {key} with something debzero "
+            raise InputError([*problems,
+                              Problem(file, "deepspeed", f"the DeepSpeed JSON overrules {key} with something debzero "
                                       f"cannot use: {first['msg'] if first else error}",
                                       f"correct it there, or set it to \"auto\" and use {key} in the job")]) from None
     zero = job.zero
     if zero.offload_param != "none" and zero.stage != 3 and "DZ110" not in codes:
-        problems.append(Problem(file, "zero.offload_param", f"needs ZeRO stage 3 (the stage here is {zero.stage}); DeepSpeed "
+        problems.append(Problem(file, "zero.offload_param",
+                                f"needs ZeRO stage 3 (the stage here is {zero.stage}); DeepSpeed "
                                 "would silently ignore it", "set zero.stage: 3, or remove offload_param"))
     if zero.offload_optimizer != "none" and zero.stage == "none" and "DZ113" not in codes:
         problems.append(Problem(file, "zero.offload_optimizer", "needs ZeRO stage 1, 2 or 3 (the stage here is none)",
                                 "set zero.stage: 2, or remove offload_optimizer"))
     elif zero.offload_optimizer == "nvme" and zero.stage != 3 and "DZ111" not in codes:
-        problems.append(Problem(file, "zero.offload_optimizer", f"nvme needs ZeRO stage 3 (the stage here is {zero.stage})",
+        problems.append(Problem(file, "zero.offload_optimizer",
+                                f"nvme needs ZeRO stage 3 (the stage here is {zero.stage})",
                                 "set zero.stage: 3, or offload_optimizer: cpu"))
     theirs = (_given(config, "zero_optimization", part, "device") for part in ("offload_optimizer", "offload_param"))
     if "nvme" in (zero.offload_optimizer, zero.offload_param) and not zero.nvme_path and "nvme" not in theirs:
@@ -147,10 +150,12 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
         problems.append(Problem(file, "train.precision", "T5's activations overflow in fp16",
                                 "set precision: bf16 where the GPU has it, else fp32; auto chooses"))
     elif job.train.precision in ("fp16", "bf16") and not host.gpus:
-        problems.append(Problem(file, "train.precision", f"{job.train.precision} needs a GPU and this host has none that torch "
+        problems.append(Problem(file, "train.precision",
+                                f"{job.train.precision} needs a GPU and this host has none that torch "
                                 "can use", "set precision: auto (fp32 on a CPU); on a GPU host see `nvidia-smi`"))
     elif job.train.precision == "bf16" and not host.bf16:
-        problems.append(Problem(file, "train.precision", "this GPU has no bf16 (it came with Ampere, compute capability 8.0)",
+        problems.append(Problem(file, "train.precision",
+                                "this GPU has no bf16 (it came with Ampere, compute capability 8.0)",
                                 "set precision: auto"))
     batch = None
     try:
@@ -160,4 +165,4 @@ def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optio
             problems.append(Problem(file, error.key, error.reason, error.fix))
     if problems or batch is None:
         raise InputError(problems)
-    return Plan(job, batch, *_precision(job, host), 0 if zero.stage == "none" else int(zero.stage), config, host)
+    return ResolvedJob(job, batch, *_precision(job, host), 0 if zero.stage == "none" else int(zero.stage), config, host)

@@ -1,5 +1,5 @@
-"""One type for what ZeRO shards and where the optimizer's states and the parameters are offloaded, with one spelling of it for people and
-one for files."""
+"""One type for what ZeRO shards and where the optimizer's states and the parameters are offloaded, with one spelling of
+it for people and one for files."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
@@ -35,7 +35,8 @@ class Sharding:
 
     @property
     def name(self) -> str:
-        """For files and scripts: baseline, zero2, zero2-cpu; zero3-cpu offloads the parameters too, zero3-cpu-none does not."""
+        """For files and scripts: baseline, zero2, zero2-cpu; zero3-cpu offloads the parameters too, zero3-cpu-none does
+        not."""
         stage = f"zero{self.stage}" if self.stage else "baseline"
         if self.offload_optimizer == self.offload_param == "none":
             return stage
@@ -44,7 +45,8 @@ class Sharding:
 
     @property
     def label(self) -> str:
-        """For people: plain DDP, ZeRO-2, ZeRO-2 + CPU (its optimizer), ZeRO-3 + CPU (its parameters too), ZeRO-3 + CPU optim."""
+        """For people: plain DDP, ZeRO-2, ZeRO-2 + CPU (its optimizer), ZeRO-3 + CPU (its parameters too), ZeRO-3 + CPU
+        optim."""
         stage = f"ZeRO-{self.stage}" if self.stage else "plain DDP"
         optimizer, param = WORDS.get(self.offload_optimizer), WORDS.get(self.offload_param)
         if optimizer and (self.stage < 3 or optimizer == param):
@@ -82,7 +84,7 @@ def sharding_of(zero: Zero) -> Sharding:
     return Sharding(0 if zero.stage == "none" else int(zero.stage), zero.offload_optimizer, zero.offload_param)
 
 
-# What can be compared, without NVMe offload of a part alone that nobody needs: each next one moves more data between ranks, or to the host
-# or the disk.
-SHARDINGS = [Sharding(0), Sharding(1), Sharding(2), Sharding(3), Sharding(1, "cpu"), Sharding(2, "cpu"), Sharding(3, "cpu"),
-             Sharding(3, "cpu", "cpu"), Sharding(3, "nvme", "cpu"), Sharding(3, "nvme", "nvme")]
+# What can be compared, without NVMe offload of a part alone that nobody needs: each next one moves more data between
+# ranks, or to the host or the disk.
+SHARDINGS = [Sharding(0), Sharding(1), Sharding(2), Sharding(3), Sharding(1, "cpu"), Sharding(2, "cpu"),
+             Sharding(3, "cpu"), Sharding(3, "cpu", "cpu"), Sharding(3, "nvme", "cpu"), Sharding(3, "nvme", "nvme")]

@@ -1,4 +1,5 @@
-"""The model card: what the model is, what it scored, and how it was made. It travels with the weights, so it names no path."""
+"""The model card: what the model is, what it scored, and how it was made. It travels with the weights, so it names no
+path."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,8 +11,8 @@ from debzero.job.batch import Batch
 from debzero.job.schema import SECTIONS_DATASET, Job
 
 # What model hubs call the tasks, and the metrics that are not called there as here.
-PIPELINES = {"classification": "text-classification", "regression": "text-classification", "causal-lm": "text-generation",
-             "text-to-text": "text2text-generation"}
+PIPELINES = {"classification": "text-classification", "regression": "text-classification",
+             "causal-lm": "text-generation", "text-to-text": "text2text-generation"}
 METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
 
@@ -20,7 +21,8 @@ def write(report: dict[str, Any], job: Job, folder: Path) -> None:
     name = Path(report["job"]).stem
     rows = [f"| {key} | {_cell(value)} |" for key, value in _facts(report, job).items() if value]
     parts = [
-        f"---\n{_metadata(report, job, name)}\n---", f"# {name}", _summary(report, job), "\n".join(_scores(report)), _held_out(report, job),
+        f"---\n{_metadata(report, job, name)}\n---", f"# {name}", _summary(report, job), "\n".join(_scores(report)),
+        _held_out(report, job),
         *(["![Loss, score and speed over the steps](loss.svg)"] if (folder / "loss.svg").is_file() else []),
         "## Use", _code(report["auto"]),
         "## Training", "\n".join(["| | |", "|---|---|", *rows])]
@@ -43,7 +45,8 @@ def _metadata(report: dict[str, Any], job: Job, name: str) -> str:
 
     dataset, part = hub_name(job.data.dataset) if _on_hub(job.data.dataset) else (Path(job.data.dataset).name, None)
     results = [EvalResult(task_type=PIPELINES[job.task], dataset_type=dataset, dataset_name=Path(job.data.dataset).name,
-                          dataset_config=part, metric_type=METRICS.get(metric, metric), metric_name=metric, metric_value=value)
+                          dataset_config=part, metric_type=METRICS.get(metric, metric), metric_name=metric,
+                          metric_value=value)
                for metric, value in report["evaluation"].items()]
     tags = ["debzero", *(["deepspeed"] if "deepspeed" in report["versions"] else [])]
     data = ModelCardData(
@@ -83,8 +86,10 @@ def _held_out(report: dict[str, Any], job: Job) -> str:
 
 
 def _code(auto: str) -> str:
-    return "\n".join(["```python", f"from transformers import AutoTokenizer, {auto}", "", 'folder = "."  # where this file lies',
-                      "tokenizer = AutoTokenizer.from_pretrained(folder)", f"model = {auto}.from_pretrained(folder)", "```"])
+    return "\n".join(["```python", f"from transformers import AutoTokenizer, {auto}", "",
+                      'folder = "."  # where this file lies',
+                      "tokenizer = AutoTokenizer.from_pretrained(folder)", f"model = {auto}.from_pretrained(folder)",
+                      "```"])
 
 
 def _facts(report: dict[str, Any], job: Job) -> dict[str, str]:
@@ -101,13 +106,18 @@ def _facts(report: dict[str, Any], job: Job) -> dict[str, str]:
         "columns": ", ".join(job.data.text) + target,
         "samples": f"{report['train_samples']} for training{labels}, cut off after {job.data.max_length} tokens",
         "batch": str(batch), "steps": f"{report['steps']} (at most {train.epochs} epochs)",
-        "learning rate": f"{train.learning_rate:g}, " + (report["schedule"] or f"rising over the first {train.warmup:.0%} of the steps, "
+        "learning rate": f"{train.learning_rate:g}, "
+        + (report["schedule"] or f"rising over the first {train.warmup:.0%} of the steps, "
                                                          "then falling to 0 in a straight line"),
         "optimizer": f"{report['optimizer']}, weight decay {train.weight_decay:g} (none for biases and norms), "
-                     + (f"gradients clipped to {train.gradient_clipping:g}" if train.gradient_clipping else "gradients not clipped"),
-        "precision": report["precision"] + (f", {report['skipped_steps']} steps skipped" if report["skipped_steps"] else ""),
-        "sharding": "none (data parallel)" if stage == "none" else ", ".join([f"DeepSpeed ZeRO stage {stage}", *offloaded]),
-        "seed": str(train.seed), "hardware": f"{report['world_size']} rank{'s' if report['world_size'] > 1 else ''} on {report['device']}",
-        "speed": ", ".join(speed), "time": duration_text(report["training_seconds"]) + " of training, without evaluation and saving",
+                     + (f"gradients clipped to {train.gradient_clipping:g}" if train.gradient_clipping
+                        else "gradients not clipped"),
+        "precision": report["precision"] + (f", {report['skipped_steps']} steps skipped" if report["skipped_steps"]
+                                            else ""),
+        "sharding": "none (data parallel)" if stage == "none"
+        else ", ".join([f"DeepSpeed ZeRO stage {stage}", *offloaded]), "seed": str(train.seed),
+        "hardware": f"{report['world_size']} rank{'s' if report['world_size'] > 1 else ''} on {report['device']}",
+        "speed": ", ".join(speed),
+        "time": duration_text(report["training_seconds"]) + " of training, without evaluation and saving",
         "peak memory": f"{memory_text(report['peak_memory_bytes'])} a rank, of {report['peak_memory_of']}",
         "versions": ", ".join(f"{part} {version}" for part, version in report["versions"].items())}

@@ -1,8 +1,7 @@
 """Checkpoints: whole or not there, each with the checksums of its files, the newest few kept.
 
-A checkpoint is the folder step-<optimizer steps done>. It is written under another name, synced and renamed, and used only if
-every file still has the size and SHA-256 that its debzero.json lists; else the one before it is.
-"""
+A checkpoint is the folder step-<optimizer steps done>. It is written under another name, synced and renamed, and used
+only if every file still has the size and SHA-256 that its debzero.json lists; else the one before it is. """
 from __future__ import annotations
 
 import errno
@@ -43,10 +42,12 @@ def _digest(path: Path, alive: Alive) -> tuple[int, str]:
 
 
 def _files(folder: Path, alive: Alive = lambda: None) -> dict[str, list[Any]]:
-    """{relative name: [bytes, SHA-256]} of all files but FACTS itself. Hashing leaves Python's lock, so threads help."""
+    """{relative name: [bytes, SHA-256]} of all files but FACTS itself. Hashing leaves Python's lock, so threads
+    help."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
     with ThreadPoolExecutor(8) as pool:
-        return {name: list(found) for name, found in zip(names, pool.map(lambda name: _digest(folder / name, alive), names))}
+        return {name: list(found)
+                for name, found in zip(names, pool.map(lambda name: _digest(folder / name, alive), names))}
 
 
 def step(tag: str) -> int:
@@ -69,13 +70,15 @@ def size(folder: Path) -> int:
 
 
 def room(root: Path) -> None:
-    """Raise a UserError when another checkpoint like the newest does not fit: better known before a rank fails halfway."""
+    """Raise a UserError when another checkpoint like the newest does not fit: better known before a rank fails
+    halfway."""
     known = tags(root)
     if not known:
         return
     need, free = ROOM * size(root / known[-1]), shutil.disk_usage(root).free
     if free < need:
-        raise UserError(f"no room for a checkpoint: {root} has {free / 2**20:.0f} MiB free, one takes {need / 2**20:.0f}",
+        raise UserError(f"no room for a checkpoint: {root} has {free / 2**20:.0f} MiB free, one takes "
+                        f"{need / 2**20:.0f}",
                         "make room there; the run goes on and tries again")
 
 
@@ -95,7 +98,8 @@ def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[
         dist.barrier()
         if first:
             write_json(root / temporary / FACTS, {
-                "facts": facts, "ranks": dist.get_world_size(), "state": state, "files": _files(root / temporary, alive)})
+                "facts": facts, "ranks": dist.get_world_size(), "state": state,
+                "files": _files(root / temporary, alive)})
             sync_tree(root / temporary, alive)
             replace_folder(root / temporary, root / tag)
             write_text(root / "latest", tag)  # for DeepSpeed's own tools
@@ -131,19 +135,22 @@ def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Opt
 
 
 def is_dealt(folder: Path) -> bool:
-    """Whether each rank holds a part of the optimizer's states; where all hold the same, any number of ranks can load it."""
+    """Whether each rank holds a part of the optimizer's states; where all hold the same, any number of ranks can load
+    it."""
     return any(folder.glob("*_optim_states.pt"))
 
 
 def reshard(root: Path, tag: str) -> None:
-    """Make the copy RESHARDED of a DeepSpeed checkpoint of stage 1 or 2, which any number of ranks can load. One rank does this.
+    """Make the copy RESHARDED of a DeepSpeed checkpoint of stage 1 or 2, which any number of ranks can load. One rank
+    does this.
 
     DeepSpeed's own converter makes it, a universal checkpoint, in a process of its own: it starts workers and talks.
     """
     drop_resharded(root)
     made = subprocess.run(
         [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(root / tag),
-         "--output_folder", str(root / RESHARDED), "--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"],
+         "--output_folder", str(root / RESHARDED), "--num_extract_workers", "1", "--num_merge_workers", "1",
+         "--inject_missing_state"],
         capture_output=True, text=True)
     if made.returncode:
         raise UserError(f"DeepSpeed could not convert the checkpoint {tag} for another number of ranks: "

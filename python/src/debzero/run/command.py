@@ -9,7 +9,8 @@ from debzero.base.command_line import Commands, add_command, add_json, add_run_n
 def add_status(commands: Commands) -> None:
     parser = add_command(
         commands, "status", show_status, "Show a run's progress, or its report. Without a name: all jobs of this host.",
-        ["debzero status", "debzero status demo", "debzero status demo --watch", "debzero status /var/lib/debzero/demo --json"])
+        ["debzero status", "debzero status demo", "debzero status demo --watch",
+         "debzero status /var/lib/debzero/demo --json"])
     add_run_name(parser, nargs="?")
     add_json(parser)
     parser.add_argument("--watch", action="store_true", help="follow the run until it ends")
@@ -24,7 +25,8 @@ def show_status(options: argparse.Namespace) -> int:
 def add_stop(commands: Commands) -> None:
     parser = add_command(
         commands, "stop", stop_run,
-        "Stop a run after its current step. It writes a checkpoint, from which the next start resumes; then this returns.",
+        "Stop a run after its current step. It writes a checkpoint, from which the next start resumes; then this "
+        "returns.",
         ["debzero stop demo", "debzero stop /var/lib/debzero/demo"])
     add_run_name(parser)
 

@@ -1,8 +1,7 @@
 """For whom a run is written down besides its own files: TensorBoard, a spreadsheet, Prometheus.
 
-None of them may end a training: one that fails (a full disk, a missing package) is left out, and said so once. Their packages
-are imported when rank 0 starts to train, and nowhere else.
-"""
+None of them may end a training: one that fails (a full disk, a missing package) is left out, and said so once. Their
+packages are imported when rank 0 starts to train, and nowhere else. """
 from __future__ import annotations
 
 import csv
@@ -25,8 +24,9 @@ def columns() -> list[str]:
     from debzero.model.tasks import TASKS
 
     scores = dict.fromkeys(score for task in TASKS.values() for score in task.scores)
-    return ["time", "step", "total_steps", "epoch", "loss", "learning_rate", "samples_per_second", "tokens_per_second", "padding_share",
-            "tflops", "peak_share", "memory_bytes", "skipped_steps", "loss_scale", "eta_seconds", *(EVALUATION + name for name in scores)]
+    return ["time", "step", "total_steps", "epoch", "loss", "learning_rate", "samples_per_second", "tokens_per_second",
+            "padding_share", "tflops", "peak_share", "memory_bytes", "skipped_steps", "loss_scale", "eta_seconds",
+            *(EVALUATION + name for name in scores)]
 
 
 class Watcher(Protocol):
@@ -38,7 +38,8 @@ class Watcher(Protocol):
 
 
 class TensorBoard:
-    """Event files in tensorboard/. The file of an interrupted run stays; what it has from `step` on is declared void."""
+    """Event files in tensorboard/. The file of an interrupted run stays; what it has from `step` on is declared
+    void."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -59,7 +60,8 @@ class TensorBoard:
 
     def measured(self, values: dict[str, Any]) -> None:
         scalars = {f"evaluation/{name[len(EVALUATION):]}" if name.startswith(EVALUATION) else f"training/{name}": value
-                   for name, value in values.items() if isinstance(value, (int, float)) and name not in ("step", "total_steps")}
+                   for name, value in values.items() if isinstance(value, (int, float))
+                   and name not in ("step", "total_steps")}
         scalars.update({f"memory/rank{rank}": value for rank, value in enumerate(values.get("memory_bytes", []))})
         self._add(values["step"], summary=self.summary(
             value=[self.summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]))
@@ -92,7 +94,8 @@ class Table:
 
 
 class Prometheus:
-    """debzero-<job>.prom in `folder`, for node_exporter's textfile collector: the newest values, replaced as a whole."""
+    """debzero-<job>.prom in `folder`, for node_exporter's textfile collector: the newest values, replaced as a
+    whole."""
 
     GAUGES = {
         "step": ("step", "Optimizer steps done"), "total_steps": ("steps_total", "Optimizer steps in all"),
@@ -108,7 +111,8 @@ class Prometheus:
         from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
         self.job, self.registry, self.write = job, CollectorRegistry(), write_to_textfile
-        self.gauges = {key: Gauge(f"debzero_{name}", text, ["job"], registry=self.registry) for key, (name, text) in self.GAUGES.items()}
+        self.gauges = {key: Gauge(f"debzero_{name}", text, ["job"], registry=self.registry)
+                       for key, (name, text) in self.GAUGES.items()}
         self.memory = Gauge("debzero_memory_bytes", "Peak memory", ["job", "rank"], registry=self.registry)
         self.scores = Gauge("debzero_eval", "Held-out score", ["job", "metric"], registry=self.registry)
         self.file = folder / f"debzero-{job}.prom"

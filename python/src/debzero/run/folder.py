@@ -57,7 +57,8 @@ class Output:
                     os.close(handle)
                     raise InputError([Problem(
                         str(self.folder), "output", f"another run (process {holder}) is training into this folder",
-                        "wait for it (`debzero status " + str(self.folder) + " --watch`), stop it, or set another output"
+                        "wait for it (`debzero status " + str(self.folder)
+                        + " --watch`), stop it, or set another output"
                     )]) from None
                 time.sleep(0.2)  # `debzero status` may have been looking at the lock just now
         self._lock = handle
@@ -73,7 +74,8 @@ class Output:
         except OSError as error:
             if later := full(error, str(nearest(self.folder))):
                 raise later from None
-            raise InputError([Problem(str(self.folder), "output", f"no folder that this user may write to: {error.strerror or error}",
+            raise InputError([Problem(str(self.folder), "output",
+                                      f"no folder that this user may write to: {error.strerror or error}",
                                       "choose another folder, or give this user the right to write there")]) from None
 
     def held(self) -> bool:
@@ -100,7 +102,8 @@ class Output:
             return None
 
     def status(self) -> dict[str, Any]:
-        """status.json as it is now, empty where no run wrote it; a run whose process is gone has failed, whatever it last wrote."""
+        """status.json as it is now, empty where no run wrote it; a run whose process is gone has failed, whatever it
+        last wrote."""
         values = self._written()
         if values and values["state"] not in FINAL and not self.held():
             values = self._written()  # it may have ended between the two looks
@@ -130,7 +133,8 @@ class Output:
         return read_json(self.report_file) if same and self.model.is_dir() else None
 
     def begin(self, job: str, fingerprint: str, again: bool) -> Optional[Path]:
-        """Make room for a run: another job's (or, with `again`, this one's) results move to archive/, whose path is returned.
+        """Make room for a run: another job's (or, with `again`, this one's) results move to archive/, whose path is
+        returned.
 
         An unfinished run of the same job stays: its newest checkpoint is where the new one starts.
         """
@@ -177,7 +181,8 @@ class Output:
         return read_json(self.first_error).get("error")
 
     def fails_alike(self, error: Optional[str]) -> bool:
-        """Count a failure; true when the last SAME_FAILURES were at one step with one error: another start would end like them."""
+        """Count a failure; true when the last SAME_FAILURES were at one step with one error: another start would end
+        like them."""
         step = max(map(checkpoint.step, checkpoint.tags(self.checkpoints)), default=0)
         this = {"step": step, "error": error}
         before = read_json(self.failures_file)

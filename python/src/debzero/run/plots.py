@@ -15,10 +15,11 @@ INK, FAINT, GRID = "#22303c", "#75828e", "#e6eaee"
 TRAINING, HELD_OUT, SPEED = "#1f6f8b", "#c8553d", "#5a7d3a"
 STYLE = {
     "svg.hashsalt": "debzero", "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT, "axes.linewidth": 0.8, "axes.axisbelow": True, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False, "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK, "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
-    "legend.frameon": False, "legend.fontsize": 8.5, "legend.handlelength": 1.6}
+    "axes.edgecolor": FAINT, "axes.linewidth": 0.8, "axes.axisbelow": True, "axes.grid": True, "grid.color": GRID,
+    "grid.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "xtick.color": FAINT,
+    "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "figure.facecolor": "white",
+    "axes.facecolor": "white", "savefig.facecolor": "white", "legend.frameon": False, "legend.fontsize": 8.5,
+    "legend.handlelength": 1.6}
 MOST = 600  # points in a line: more would not be seen, but swell the file
 
 
@@ -44,7 +45,8 @@ def draw(metrics: Path, metric: str, baseline: Optional[float], folder: Path, ti
     if not loss:
         return False
     # matplotlib looks for a folder of its own where a service may not write, and would say so.
-    os.environ.setdefault("MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib"))
+    os.environ.setdefault("MPLCONFIGDIR",
+                          str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib"))
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
     from matplotlib.figure import Figure
@@ -63,14 +65,14 @@ def draw(metrics: Path, metric: str, baseline: Optional[float], folder: Path, ti
         if scores:
             _line(panels[1], scores, HELD_OUT, f"held-out {metric}", dots=True)
             panels[1].set_ylabel(metric)
-            panels[1].annotate(f"{scores[-1][1]:.4g}", scores[-1], xytext=(0, 6), textcoords="offset points", ha="right", fontsize=8.5,
-                               color=HELD_OUT)
+            panels[1].annotate(f"{scores[-1][1]:.4g}", scores[-1], xytext=(0, 6), textcoords="offset points",
+                               ha="right", fontsize=8.5, color=HELD_OUT)
             panels[1].margins(y=0.3)
         if baseline is not None and (scores or metric == "loss"):
             panels[1 if scores else 0].axhline(baseline, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)))
             panels[1 if scores else 0].annotate(
-                f"a guess without looking: {baseline:.4g}", (0, baseline), xycoords=("axes fraction", "data"), xytext=(4, 3),
-                textcoords="offset points", fontsize=8.5, color=FAINT)
+                f"a guess without looking: {baseline:.4g}", (0, baseline), xycoords=("axes fraction", "data"),
+                xytext=(4, 3), textcoords="offset points", fontsize=8.5, color=FAINT)
         _line(panels[-1], thinned(speed), SPEED, "speed")
         panels[-1].set_ylabel("samples/s")
         panels[-1].set_ylim(0, 1.15 * max([value for _, value in speed] or [1]) or 1)
@@ -89,5 +91,6 @@ def draw(metrics: Path, metric: str, baseline: Optional[float], folder: Path, ti
 def _line(axes: Any, points: list[tuple[float, float]], color: str, label: str, dots: bool = False) -> None:
     """With dots where points are few, as a line through one point is nothing."""
     if points:
-        marks: dict[str, Any] = {"marker": "o", "markersize": 4} if (dots and len(points) <= 50) or len(points) < 3 else {}
+        marks: dict[str, Any] = {"marker": "o",
+                                 "markersize": 4} if (dots and len(points) <= 50) or len(points) < 3 else {}
         axes.plot(*zip(*points), color=color, linewidth=1.5, label=label, **marks)

@@ -20,7 +20,8 @@ PAUSE = 1.0  # seconds between two status.json, each of which waits for the disk
 
 
 def line(status: dict[str, Any]) -> str:
-    """One step's progress as text; also what `debzero status --watch` shows. Every number but the step may be missing."""
+    """One step's progress as text; also what `debzero status --watch` shows. Every number but the step may be
+    missing."""
     def shown(key: str, text: Callable[[Any], str], hide: tuple[Any, ...] = (None,)) -> list[str]:
         value = status.get(key)
         return [] if value in hide else [text(value)]
@@ -28,7 +29,8 @@ def line(status: dict[str, Any]) -> str:
     return "  ".join([
         f"step {status['step']}/{status.get('total_steps') or '?'}", *shown("epoch", "epoch {:.2f}".format),
         *shown("loss", "loss {:.4f}".format), *shown("learning_rate", "lr {:.2e}".format),
-        *shown("samples_per_second", "{:.1f} samples/s".format), *shown("tokens_per_second", "{:.0f} tokens/s".format, (None, 0)),
+        *shown("samples_per_second", "{:.1f} samples/s".format),
+        *shown("tokens_per_second", "{:.0f} tokens/s".format, (None, 0)),
         *shown("tflops", lambda value: computing_text(value, status.get("peak_share")), (None, 0)),
         *shown("memory_bytes", memory_text, (None, [])), *shown("skipped_steps", "{} skipped".format, (None, 0)),
         f"ETA {duration_text(status.get('eta_seconds'))}"])
@@ -36,7 +38,8 @@ def line(status: dict[str, Any]) -> str:
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no infinite numbers."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()}
 
 
 class Progress:
@@ -96,7 +99,8 @@ class Progress:
     def evaluated(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         if self.speaks:
             self.say(f"step {step}  held-out " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-            self._measured({"step": step, "epoch": round(epoch, 4), **{EVALUATION + name: value for name, value in metrics.items()}})
+            self._measured({"step": step, "epoch": round(epoch, 4),
+                            **{EVALUATION + name: value for name, value in metrics.items()}})
 
     def close(self) -> None:
         self.pending.pop("state", None)  # how it ended is another's to say, who may have said it
@@ -113,7 +117,8 @@ class Progress:
             self.watchers.measured(values)
 
     def _append(self) -> None:
-        """All lines or none: half a line would spoil the next one. What found no room is tried again with the next line."""
+        """All lines or none: half a line would spoil the next one. What found no room is tried again with the next
+        line."""
         text = "".join(self.lines).encode()
         with open(self.output.metrics_file, "ab", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size

@@ -68,35 +68,37 @@ class Outcome:
     peaks: list[int]           # of this start: bytes, one per rank
 
 
-def _own(plan: Any, section: str) -> Optional[str]:
+def _own(resolved: Any, section: str) -> Optional[str]:
     """What the user's DeepSpeed JSON names as the type of its optimizer or scheduler."""
-    values = (plan.deepspeed or {}).get(section)
+    values = (resolved.deepspeed or {}).get(section)
     name = values.get("type") if isinstance(values, dict) else None
     return name if isinstance(name, str) and name != "auto" else None
 
 
 def highest(output: Output, peaks: list[int]) -> list[int]:
-    """Each rank's peak over all starts of the run, from what this start has seen and the lines that earlier ones left; bytes."""
-    seen = [line["memory_bytes"] for line in read_lines(output.metrics_file) if len(line.get("memory_bytes", ())) == len(peaks)]
+    """Each rank's peak over all starts of the run, from what this start has seen and the lines that earlier ones left;
+    bytes."""
+    seen = [line["memory_bytes"] for line in read_lines(output.metrics_file)
+            if len(line.get("memory_bytes", ())) == len(peaks)]
     return [int(max(own)) for own in zip(peaks, *seen)]
 
 
-def make(plan: Any, output: Output, task: Any, data: Any, outcome: Outcome, device: Any) -> dict[str, Any]:
+def make(resolved: Any, output: Output, task: Any, data: Any, outcome: Outcome, device: Any) -> dict[str, Any]:
     """Gather the facts and write report.json."""
     job = str(read_json(output.status_file).get("job", ""))
     under_systemd = "INVOCATION_ID" in os.environ and "JOURNAL_STREAM" in os.environ
     baseline = task.baseline(data)
     seconds = outcome.seconds or None
-    peak = flops.peak(device_name(device), plan.precision)
-    rate = outcome.flops / plan.batch.ranks / seconds if seconds else None  # of one rank
+    peak = flops.peak(device_name(device), resolved.precision)
+    rate = outcome.flops / resolved.batch.ranks / seconds if seconds else None  # of one rank
     report = {
-        "job": job, "task": plan.job.task, "auto": task.auto,
+        "job": job, "task": resolved.job.task, "auto": task.auto,
         "metric": outcome.metric, "evaluation": outcome.result, "baseline": baseline,
         **{name: value for name, value in outcome.result.items() if name != "loss"},
         **({"majority_accuracy": baseline["accuracy"]} if "accuracy" in baseline else {}),
         "eval_samples": len(data.held_out), "train_samples": len(data.train), "classes": len(data.labels),
-        "steps": outcome.steps, "total_steps": outcome.total_steps, "best_step": outcome.best_step, "resumed": outcome.resumed,
-        "skipped_steps": outcome.skipped_steps, "training_seconds": outcome.seconds,
+        "steps": outcome.steps, "total_steps": outcome.total_steps, "best_step": outcome.best_step,
+        "resumed": outcome.resumed, "skipped_steps": outcome.skipped_steps, "training_seconds": outcome.seconds,
         "steps_per_second": outcome.steps / seconds if seconds else None,
         "samples_per_second": outcome.samples / seconds if seconds else None,
         "tokens_per_second": outcome.real_tokens / seconds if seconds else None,
@@ -104,12 +106,13 @@ def make(plan: Any, output: Output, task: Any, data: Any, outcome: Outcome, devi
         "tflops": rate / 1e12 if rate else None, "peak_share": rate / peak if rate and peak else None,
         "peak_memory_bytes": highest(output, outcome.peaks),
         "peak_memory_of": "the GPU allocator" if device.type == "cuda" else "the process (resident set)",
-        "world_size": plan.batch.ranks, "zero_stage": plan.stage if plan.stage else "none",
-        "offload_optimizer": plan.job.zero.offload_optimizer, "offload_param": plan.job.zero.offload_param,
-        "optimizer": _own(plan, "optimizer") or "AdamW", "schedule": _own(plan, "scheduler"),
-        "precision": plan.precision, "global_batch": plan.batch.total, "micro_batch": plan.batch.micro,
-        "accumulation": plan.batch.accumulation, "device": device_name(device), "versions": _versions(plan.uses_deepspeed),
-        "model": str(output.model), "checkpoint": str(output.checkpoints / (output.checkpoints / "latest").read_text()),
+        "world_size": resolved.batch.ranks, "zero_stage": resolved.stage if resolved.stage else "none",
+        "offload_optimizer": resolved.job.zero.offload_optimizer, "offload_param": resolved.job.zero.offload_param,
+        "optimizer": _own(resolved, "optimizer") or "AdamW", "schedule": _own(resolved, "scheduler"),
+        "precision": resolved.precision, "global_batch": resolved.batch.total, "micro_batch": resolved.batch.micro,
+        "accumulation": resolved.batch.accumulation, "device": device_name(device),
+        "versions": _versions(resolved.uses_deepspeed), "model": str(output.model),
+        "checkpoint": str(output.checkpoints / (output.checkpoints / "latest").read_text()),
         "metrics": str(output.metrics_file), "curves": str(output.folder / "tensorboard"),
         "log": f"journalctl -u debzero@{Path(job).stem}" if under_systemd else "the terminal it ran in",
     }
@@ -168,11 +171,13 @@ def text(report: dict[str, Any]) -> str:
         "batch": f"{report['global_batch']} = {report['micro_batch']} x {report['accumulation']} accumulation x "
                  f"{report['world_size']} ranks, {report['precision']}",
         "device": report["device"],
-        "model": report["model"], "checkpoint": report["checkpoint"], "metrics": report["metrics"], "log": report["log"],
+        "model": report["model"], "checkpoint": report["checkpoint"], "metrics": report["metrics"],
+        "log": report["log"],
     }
     lines = ["", f"Finished: {report['job']}", *(f"  {name:<13}{value}" for name, value in rows.items()), "",
              "What next", f"  use the model   {report['auto']}.from_pretrained(\"{report['model']}\")",
-             *([f"  see the curves  tensorboard --logdir {report['curves']}"] if Path(report.get("curves", "-")).is_dir() else []),
+             *([f"  see the curves  tensorboard --logdir {report['curves']}"]
+               if Path(report.get("curves", "-")).is_dir() else []),
              f"  train another   copy and change {report['job']}, then: debzero check, debzero train",
              f"  see this again  debzero status {Path(report['model']).parent}"]
     return "\n".join(lines)

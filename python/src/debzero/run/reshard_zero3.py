@@ -1,10 +1,9 @@
 """A ZeRO-3 checkpoint for another number of ranks.
 
-DeepSpeed's converter to universal checkpoints knows ZeRO-3 with one parameter group only (release 0.15 reads and writes the first
-of each), and weight decay makes two. What it writes itself is simple enough: each rank's file holds, for each group, the flat
-float32 weights and Adam's two moments of that rank's part of each parameter in order, a part being 1/ranks of the parameter,
-rounded up, with zeros at the end of the last one.
-"""
+DeepSpeed's converter to universal checkpoints knows ZeRO-3 with one parameter group only (release 0.15 reads and writes
+the first of each), and weight decay makes two. What it writes itself is simple enough: each rank's file holds, for each
+group, the flat float32 weights and Adam's two moments of that rank's part of each parameter in order, a part being
+1/ranks of the parameter, rounded up, with zeros at the end of the last one. """
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -50,15 +49,18 @@ def reshard(source: Path, target: Path, before: int, ranks: int) -> None:
     model, states = load(_file(source, 0, "model")), [load(_file(source, rank, "optim")) for rank in range(before)]
     groups = model["param_shapes"]
     if len(states[0][STATE]["fp32_flat_groups"]) != len(groups):
-        raise UserError("this model's optimizer states lie in more pieces than it has parameter groups, which cannot be dealt anew",
+        raise UserError("this model's optimizer states lie in more pieces than it has parameter groups, which cannot "
+                        "be dealt anew",
                         f"start the job with {before} ranks, as before (`--ranks`)")
 
     def dealt(flats: list[Any], number: int) -> list[Any]:
         return _deal(list(_parts(flats, groups[number])), ranks)
 
     target.mkdir()
-    weights = [dealt([state[STATE]["fp32_flat_groups"][number] for state in states], number) for number in range(len(groups))]
-    moments = {key: [dealt([state[STATE][STATE]["state"][number][key] for state in states], number) for number in range(len(groups))]
+    weights = [dealt([state[STATE]["fp32_flat_groups"][number] for state in states], number)
+               for number in range(len(groups))]
+    moments = {key: [dealt([state[STATE][STATE]["state"][number][key] for state in states], number)
+                     for number in range(len(groups))]
                for key in ("exp_avg", "exp_avg_sq")}
     model["dp_world_size"] = ranks
     kept = states[0][STATE]

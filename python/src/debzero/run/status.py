@@ -28,7 +28,8 @@ def find(name: str) -> Output:
     output = Output(str(path.absolute() if os.path.isdir(path) else _named(path, name)))
     for file in (output.lock_file, output.status_file):  # what cannot be seen must not pass for a run that is not there
         if reason := unreadable(file):
-            raise InputError([Problem(name, "output", f"{file} {reason}", "run this as the user that trains there, or as root")])
+            raise InputError([Problem(name, "output", f"{file} {reason}",
+                                      "run this as the user that trains there, or as root")])
     return output
 
 
@@ -52,7 +53,8 @@ def show(status: dict[str, Any]) -> str:
         text += "  " + progress.line(status)
     elif status["state"] != "finished":
         text += f"  at step {status.get('step', 0)}/{status.get('total_steps') or '?'}"
-    notes = [status.get("error"), status.get("given_up") and f"given up: {status['given_up']}; mend the cause, then start it again",
+    notes = [status.get("error"),
+             status.get("given_up") and f"given up: {status['given_up']}; mend the cause, then start it again",
              status.get("warning") and f"warning: {status['warning']}"]
     return text + "".join(f"\n  {note}" for note in notes if note)
 
@@ -88,8 +90,8 @@ def _overview(as_json: bool) -> int:
         print(f"no jobs in {jobs_folder()}")
     else:
         shown = [("job", "state", "step", "", "changed"), *(
-            (row["name"], row["state"], f"{row['step']}/{row.get('total_steps') or '?'}" if row.get("step") is not None else "-",
-             row["words"], row.get("updated") or "-") for row in rows)]
+            (row["name"], row["state"], f"{row['step']}/{row.get('total_steps') or '?'}" if row.get("step") is not None
+             else "-", row["words"], row.get("updated") or "-") for row in rows)]
         widths = [max(map(len, column)) for column in zip(*shown)]
         for cells in shown:
             print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())

@@ -1,9 +1,8 @@
 """What the ranks agree on between steps: to stop, and when to write a checkpoint.
 
-A signal reaches the ranks at different moments, and clocks differ, but all ranks must leave the loop, or enter a save, at the
-same step. So at each turn every rank hands in what it knows, and hears what all had handed in at the turn before: the exchange
-runs beside the step (on gloo, in the processor's memory) and nobody waits for it.
-"""
+A signal reaches the ranks at different moments, and clocks differ, but all ranks must leave the loop, or enter a save,
+at the same step. So at each turn every rank hands in what it knows, and hears what all had handed in at the turn
+before: the exchange runs beside the step (on gloo, in the processor's memory) and nobody waits for it. """
 from __future__ import annotations
 
 import os
@@ -15,7 +14,8 @@ SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def block_signals() -> None:
-    """Keep the signals for whoever waits for them. Before any library is imported that starts threads: they inherit it."""
+    """Keep the signals for whoever waits for them. Before any library is imported that starts threads: they inherit
+    it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -39,7 +39,8 @@ class Stop:
         self.number = signal.SIGTERM
 
     def listen(self, at_once: Callable[[], None], failed: Callable[[], bool]) -> None:
-        """Wait for the signals in a thread of its own: the main one may be in a collective. `failed()`: whether any rank has."""
+        """Wait for the signals in a thread of its own: the main one may be in a collective. `failed()`: whether any
+        rank has."""
         def wait() -> NoReturn:
             while True:
                 self.number = signal.Signals(signal.sigwait(SIGNALS))

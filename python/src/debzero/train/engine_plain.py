@@ -13,7 +13,7 @@ import torch.distributed as dist
 from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve import deepspeed_config
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 from debzero.train.engine import HALF, on_host, parameter_groups, to_device
 
 STATE = "state.pt"
@@ -22,11 +22,11 @@ STATE = "state.pt"
 class PlainEngine:
     """torch's AdamW, and DistributedDataParallel where there are several ranks; fp16 and bf16 by autocast."""
 
-    def __init__(self, model: Any, plan: Plan, device: Any, task: Any) -> None:
-        train = plan.job.train
+    def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any) -> None:
+        train = resolved.job.train
         self.device, self.task, self.clip = device, task, train.gradient_clipping
         self.updating = False  # or the weights and the optimizer may be of two steps
-        self.half = HALF.get(plan.precision)
+        self.half = HALF.get(resolved.precision)
         self.model = model.to(device)
         # Tensors, so that a recorded step reads what the host has written since.
         self.rate = torch.tensor(train.learning_rate, device=device)
@@ -40,11 +40,11 @@ class PlainEngine:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, train.weight_decay), **{
             "lr": train.learning_rate, "betas": tuple(deepspeed_config.BETAS), "eps": deepspeed_config.EPS, **best})
         scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
-        self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=plan.precision == "fp16")
+        self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=resolved.precision == "fp16")
         layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
         self.ddp = torch.nn.parallel.DistributedDataParallel(
-            self.model, device_ids=[device.index] if cuda else None) if plan.batch.ranks > 1 else self.model
-        graphs = layers and plan.batch.ranks == plan.batch.accumulation == 1 and plan.precision != "fp16"
+            self.model, device_ids=[device.index] if cuda else None) if resolved.batch.ranks > 1 else self.model
+        graphs = layers and resolved.batch.ranks == resolved.batch.accumulation == 1 and resolved.precision != "fp16"
         self.graphs = None
         if graphs and not train.gradient_checkpointing:
             self.graphs = compiled.StepGraphs(self._whole_step, self.optimizer.zero_grad)
@@ -65,7 +65,8 @@ class PlainEngine:
     def _update(self) -> None:
         self.updating = True
         if self.clip and self.fused and not self.scaler.is_enabled():
-            # Clipping without a pass of its own over the gradients: the fused optimizer divides them by this as it reads them.
+            # Clipping without a pass of its own over the gradients: the fused optimizer divides them by this as it
+            # reads them.
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             self.optimizer.grad_scale = (norm / self.clip).clamp(min=1.0)

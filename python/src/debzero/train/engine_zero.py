@@ -10,22 +10,23 @@ import torch.distributed as dist
 
 from debzero.data.stream import Micro
 from debzero.model import compiled
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 from debzero.train.engine import on_host, parameter_groups, to_device
 
 
 class ZeroEngine:
     """DeepSpeed; what it shards is the configuration's matter."""
 
-    def __init__(self, model: Any, plan: Plan, device: Any, task: Any, config: dict[str, Any]) -> None:
+    def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, config: dict[str, Any]) -> None:
         import deepspeed
 
         self.device, self.task, self.updating = device, task, False
         self.stage3 = config["zero_optimization"]["stage"] == 3
-        if not self.stage3 and plan.job.train.compile == "auto" and compiled.can_compile(device):
-            compiled.compile_layers(model)  # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
+        if not self.stage3 and resolved.job.train.compile == "auto" and compiled.can_compile(device):
+            # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
+            compiled.compile_layers(model)
         self.engine, _, _, self.own_schedule = deepspeed.initialize(
-            model=model, model_parameters=parameter_groups(model, plan.job.train.weight_decay), config=config)
+            model=model, model_parameters=parameter_groups(model, resolved.job.train.weight_decay), config=config)
 
     @property
     def model(self) -> Any:
@@ -71,14 +72,16 @@ class ZeroEngine:
         self.engine.load_checkpoint(str(root), tag=tag)
 
     def weights(self) -> dict[str, Any]:
-        """All weights, on rank 0's CPU (elsewhere empty). Stage 3 gathers one parameter at a time: the whole may not fit."""
+        """All weights, on rank 0's CPU (elsewhere empty). Stage 3 gathers one parameter at a time: the whole may not
+        fit."""
         import deepspeed
 
         first = dist.get_rank() == 0
         if not self.stage3:
             return on_host(self.model.state_dict()) if first else {}
         made: dict[str, Any] = {}
-        for name, parameter in self.model.named_parameters():  # tied weights appear once; from_pretrained ties them again
+        # tied weights appear once; from_pretrained ties them again
+        for name, parameter in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter]):
                 if first:
                     made[name] = parameter.detach().cpu().clone()

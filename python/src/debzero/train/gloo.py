@@ -1,8 +1,8 @@
 """What DeepSpeed's CPU accelerator needs and torch's gloo lacks.
 
-torch 1.13's gloo has neither `_allgather_base` nor `reduce_scatter`. And on every torch it runs collectives on two threads:
-DeepSpeed's ZeRO-3 starts several and waits for the last alone, which orders them on NCCL's stream but not here. So both
-functions are replaced by ones that are done when they return; on a CPU there is nothing to overlap with.
+torch 1.13's gloo has neither `_allgather_base` nor `reduce_scatter`. And on every torch it runs collectives on two
+threads: DeepSpeed's ZeRO-3 starts several and waits for the last alone, which orders them on NCCL's stream but not
+here. So both functions are replaced by ones that are done when they return; on a CPU there is nothing to overlap with.
 """
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from debzero.data.collator import Collator
 from debzero.data.sampler import EpochSampler, steps_per_epoch
 from debzero.model import build, compiled, flops, tasks
 from debzero.resolve import deepspeed_config, nvme_swap
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 from debzero.run import card, checkpoint, plots, report, reshard_zero3
 from debzero.run.folder import Output
 from debzero.run.progress import Progress
@@ -53,18 +53,19 @@ class State:
     best_result: dict[str, float] = field(default_factory=dict)
     since_best: int = 0                 # evaluations
     resumed: int = 0                    # times
-    # Since the last progress line: the ranks' loss sums (in order of rank), steps, samples, seconds, and tokens as above.
+    # Since the last progress line: the ranks' loss sums (in order of rank), steps, samples, seconds, and tokens as
+    # above.
     losses: list[float] = field(default_factory=list)
     since: int = 0
     interval: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0, 0.0])
 
 
-def train(plan: Plan, output: Output, device: torch.device, agree: Agree, stop: Stop) -> None:
+def train(resolved: ResolvedJob, output: Output, device: torch.device, agree: Agree, stop: Stop) -> None:
     """Run `plan` to its report. `agree` runs a function on rank 0 and gives all ranks its result or its error. Raises Stopping,
     with a checkpoint written, when the run was asked to stop."""
     progress = Progress(output, speaks=dist.get_rank() == 0)
     try:
-        Run(plan, output, device, agree, stop, progress).run()
+        Run(resolved, output, device, agree, stop, progress).run()
     finally:
         progress.close()
 
@@ -72,53 +73,59 @@ def train(plan: Plan, output: Output, device: torch.device, agree: Agree, stop: 
 class Run:
     """One training. Every rank makes one, and all call the same methods in the same order."""
 
-    def __init__(self, plan: Plan, output: Output, device: torch.device, agree: Agree, stop: Stop, progress: Progress) -> None:
-        self.plan, self.output, self.device, self.agree, self.stop, self.progress = plan, output, device, agree, stop, progress
-        self.settings, self.batch = plan.job.train, plan.batch
-        self.rank, self.ranks = dist.get_rank(), plan.batch.ranks
+    def __init__(self, resolved: ResolvedJob, output: Output, device: torch.device, agree: Agree, stop: Stop,
+                 progress: Progress) -> None:
+        self.resolved, self.output, self.device, self.agree, self.stop, self.progress = resolved, output, device, agree, stop, progress
+        self.settings, self.batch = resolved.job.train, resolved.batch
+        self.rank, self.ranks = dist.get_rank(), resolved.batch.ranks
         self.state = State()
         self.measured = environment().measured
 
-        progress.state("preparing", "preparing the data", world_size=self.ranks, zero_stage=plan.stage if plan.stage else "none")
-        self.task = tasks.of(plan.job)
-        self.data = prepare.load(agree(lambda: prepare.prepare(plan, output.data)), self.task)
+        progress.state("preparing", "preparing the data", world_size=self.ranks,
+                       zero_stage=resolved.stage if resolved.stage else "none")
+        self.task = tasks.of(resolved.job)
+        self.data = prepare.load(agree(lambda: prepare.prepare(resolved, output.data)), self.task)
         cuda = device.type == "cuda"
-        width = plan.job.data.max_length if plan.job.data.padding == "max_length" else None
+        width = resolved.job.data.max_length if resolved.job.data.padding == "max_length" else None
         self.collate = Collator(self.data.tokenizer, 8 if cuda else 1, width, pin=cuda)
         samples = len(self.data.train)
         self.per_epoch = steps_per_epoch(samples, self.batch.total)
-        self.steps = min(self.settings.epochs * self.per_epoch, self.settings.max_steps or self.settings.epochs * self.per_epoch)
+        self.steps = min(self.settings.epochs * self.per_epoch,
+                         self.settings.max_steps or self.settings.epochs * self.per_epoch)
         self.every = self.settings.evaluate_every or self.per_epoch
-        progress.say(f"{samples} training and {len(self.data.held_out)} held-out samples; {self.batch}; {plan.precision}"
-                     f"{f' ({plan.why})' if plan.why else ''}; {math.ceil(self.steps / self.per_epoch)} epochs, {self.steps} steps")
+        progress.say(f"{samples} training and {len(self.data.held_out)} held-out samples; {self.batch}; "
+                     f"{resolved.precision}{f' ({resolved.why})' if resolved.why else ''}; "
+                     f"{math.ceil(self.steps / self.per_epoch)} epochs, {self.steps} steps")
 
         progress.state("preparing", "preparing the model", total_steps=self.steps)
-        self.facts = {"fingerprint": plan.fingerprint, "data": self.data.digest}
+        self.facts = {"fingerprint": resolved.fingerprint, "data": self.data.digest}
         found, words = agree(self._look)
         for line in words:
             progress.say(line)
-        self.config = build.config(plan.job.model, self.data.labels, self.data.tokenizer)
+        self.config = build.config(resolved.job.model, self.data.labels, self.data.tokenizer)
         self.engine = self._engine(found)
         self.metric = self.task.main if self.settings.metric == "auto" else self.settings.metric
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
         progress.resume(self.state.step)
         self.control = Control(stop, self.ranks)
         words = 0 if self.data.train.targets is None else self.data.train.targets.shape[1]
-        self._flops = cache(lambda width: flops.per_sample(self.config, float(width), plan.job.task, words))
+        self._flops = cache(lambda width: flops.per_sample(self.config, float(width), resolved.job.task, words))
 
     def _look(self) -> tuple[Optional[checkpoint.Found], list[str]]:
-        """The checkpoint to go on from (for another number of ranks: converted), and what to say about it. Rank 0's work."""
+        """The checkpoint to go on from (for another number of ranks: converted), and what to say about it. Rank 0's
+        work."""
         words: list[str] = []
         found = checkpoint.newest(self.output.checkpoints, self.facts, words.append)
         if found and found.ranks != self.ranks and checkpoint.is_dealt(self.output.checkpoints / found.tag):
-            if self.plan.stage == 3:
-                words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: dealing it out anew to {self.ranks}")
+            if self.resolved.stage == 3:
+                words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: dealing it out anew to "
+                             f"{self.ranks}")
                 checkpoint.drop_resharded(self.output.checkpoints)
                 root = self.output.checkpoints
                 reshard_zero3.reshard(root / found.tag, root / checkpoint.RESHARDED, found.ranks, self.ranks)
             else:
-                words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: converting it to a universal checkpoint "
-                             f"for {self.ranks}")
+                words.append(f"the checkpoint {found.tag} was written by {found.ranks} ranks: converting it to a "
+                             f"universal checkpoint for {self.ranks}")
                 checkpoint.reshard(self.output.checkpoints, found.tag)
             return found._replace(tag=checkpoint.RESHARDED), [*words, f"going on from step {found.state['step']}"]
         return found, [*words, f"going on from the checkpoint {found.tag}"] if found else words
@@ -126,19 +133,20 @@ class Run:
     def _engine(self, found: Optional[checkpoint.Found]) -> Any:
         hidden: int = getattr(self.config, "hidden_size", None) or getattr(self.config, "d_model", None) or 768
         nvme, aio = self.agree(self._swap)
-        config = deepspeed_config.generate(self.plan, hidden, self.steps, nvme, aio) if self.plan.uses_deepspeed else {}
+        config = deepspeed_config.generate(self.resolved, hidden, self.steps, nvme, aio) if self.resolved.uses_deepspeed else {}
         resharded = found is not None and found.tag == checkpoint.RESHARDED
-        if resharded and self.plan.stage != 3:
+        if resharded and self.resolved.stage != 3:
             config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
         torch.manual_seed(self.settings.seed)  # the same first weights on every rank
-        model = build.build(self.plan, self.config, config)
-        engine: Any = (ZeroEngine(model, self.plan, self.device, self.task, config) if self.plan.uses_deepspeed
-                       else PlainEngine(model, self.plan, self.device, self.task))
+        model = build.build(self.resolved, self.config, config)
+        engine: Any = (ZeroEngine(model, self.resolved, self.device, self.task, config) if self.resolved.uses_deepspeed
+                       else PlainEngine(model, self.resolved, self.device, self.task))
         if found:
             engine.load(self.output.checkpoints, found.tag)
             self.state = State(**found.state)
             self.state.resumed += 1
-            if found.ranks != self.ranks:  # what the ranks had summed up, the first one keeps; a rank's share of all is another now
+            # what the ranks had summed up, the first one keeps; a rank's share of all is another now
+            if found.ranks != self.ranks:
                 share = found.ranks / self.ranks
                 self.state.losses = [sum(self.state.losses) / share] + [0.0] * (self.ranks - 1)
                 self.state.tokens = [count * share for count in self.state.tokens]
@@ -151,7 +159,7 @@ class Run:
 
     def _swap(self) -> tuple[str, Optional[dict[str, Any]]]:
         """The folder for NVMe offload and what DeepSpeed's asynchronous I/O is set to there. Rank 0's work."""
-        zero = self.plan.job.zero
+        zero = self.resolved.job.zero
         if "nvme" not in (zero.offload_optimizer, zero.offload_param) or zero.nvme_path is None:
             return "", None
         own = nvme_swap.prepare(zero.nvme_path, str(self.output.folder))
@@ -164,7 +172,8 @@ class Run:
             self._steps()
         except Stopping:
             self.control.heard()
-            self.progress.state("stopping", f"step {self.state.step}/{self.steps}, writing a checkpoint before the stop",
+            self.progress.state("stopping",
+                                f"step {self.state.step}/{self.steps}, writing a checkpoint before the stop",
                                 step=self.state.step)
             self._save()
             raise
@@ -177,18 +186,21 @@ class Run:
         """Train, evaluate and save until the last step is done, or no further one is worth it."""
         state = self.state
         self.loss_sum = torch.tensor(state.losses[self.rank] if state.losses else 0.0, device=self.device)
-        bucketed = self.plan.job.data.batching == "bucketed"
+        bucketed = self.resolved.job.data.batching == "bucketed"
         sampler = EpochSampler(self.data.train.lengths, self.batch, self.rank, self.settings.seed, bucketed)
-        batches = stream.steps(sampler.epoch, lambda part: self.collate(self.data.train, part), state.step, self.steps, self.per_epoch,
-                               self.batch, fill=self.device.type == "cuda")
+        batches = stream.steps(sampler.epoch, lambda part: self.collate(self.data.train, part), state.step, self.steps,
+                               self.per_epoch, self.batch, fill=self.device.type == "cuda")
         self._evaluate_if_due()
         started = time.perf_counter()
         for batch in batches:
             if self._worn_out():
                 break
-            # Dropout's numbers depend on the step alone, so a run that went on from a checkpoint equals one that never stopped.
-            torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, state.step, self.rank]).generate_state(1)[0]))
-            rate = self.engine.rate_of(rate_at(state.step, self.steps, self.settings.learning_rate, self.settings.warmup))
+            # Dropout's numbers depend on the step alone, so a run that went on from a checkpoint equals one that never
+            # stopped.
+            torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, state.step,
+                                                          self.rank]).generate_state(1)[0]))
+            rate = self.engine.rate_of(rate_at(state.step, self.steps, self.settings.learning_rate,
+                                               self.settings.warmup))
             self.loss_sum += self._step(batch.micros, rate)
             state.step, state.since = state.step + 1, state.since + 1
             due = self._evaluation_due()
@@ -245,10 +257,10 @@ class Run:
         loss, *memory = shares.tolist()
         loss = loss / self.ranks / self.state.since
         if math.isnan(loss):  # the same on every rank, and no later step can mend it
-            raise UserError(f"the loss is not a number any more (between steps {self.state.step - self.state.since + 1} and "
-                            f"{self.state.step})",
-                            "lower train.learning_rate, or set train.precision to bf16 or fp32; then start the job again: "
-                            "it goes on from its newest checkpoint")
+            raise UserError("the loss is not a number any more (between steps "
+                            f"{self.state.step - self.state.since + 1} and {self.state.step})",
+                            "lower train.learning_rate, or set train.precision to bf16 or fp32; then start the job "
+                            "again: it goes on from its newest checkpoint")
         return {"loss": loss, "memory_bytes": [int(share) for share in memory]}
 
     def _say(self, reduced: dict[str, Any], rate: float) -> None:
@@ -256,13 +268,14 @@ class Run:
         samples, seconds, padded, real, work = state.interval
         total = max(seconds, 1e-9)
         # Every rank does its share; rank 0's tokens stand for all.
-        peak = flops.peak(report.device_name(self.device), self.plan.precision)
+        peak = flops.peak(report.device_name(self.device), self.resolved.precision)
         tflops = work / total / 1e12
         self.progress.step({
             "step": state.step, "total_steps": self.steps, "epoch": round(state.step / self.per_epoch, 4), **reduced,
             "learning_rate": rate, "samples_per_second": round(samples / total, 2),
-            "tokens_per_second": round(real * self.ranks / total, 1), "padding_share": round(1 - real / padded, 4) if padded else 0.0,
-            "tflops": round(tflops, 3), "peak_share": round(tflops * 1e12 / peak, 4) if peak else None,
+            "tokens_per_second": round(real * self.ranks / total, 1),
+            "padding_share": round(1 - real / padded, 4) if padded else 0.0, "tflops": round(tflops, 3),
+            "peak_share": round(tflops * 1e12 / peak, 4) if peak else None,
             "skipped_steps": state.step - self.engine.applied_steps, "loss_scale": self.engine.loss_scale,
             "eta_seconds": round((self.steps - state.step) * total / state.since, 1),
             # Unrounded, for what is computed from them.
@@ -284,10 +297,12 @@ class Run:
         self.progress.state("evaluating", f"step {state.step}/{self.steps}, evaluating")
         self.engine.model.eval()
         with compiled.eager():
-            result = evaluate(self.engine.forward, self.task, self.data, self.collate, self.device, self.batch.micro, self._between)
+            result = evaluate(self.engine.forward, self.task, self.data, self.collate, self.device, self.batch.micro,
+                              self._between)
         state.evaluated, state.result = state.step, result
         value = result[self.metric]
-        better = state.best is None or (value > state.best if self.task.higher_is_better(self.metric) else value < state.best)
+        better = state.best is None or (value > state.best if self.task.higher_is_better(self.metric)
+                                        else value < state.best)
         if better:
             state.best, state.best_step, state.best_result, state.since_best = value, state.step, result, 0
             if self.settings.select == "best":
@@ -307,7 +322,7 @@ class Run:
         self.progress.alive()
 
     def _checkpoint_due(self) -> bool:
-        wanted = self.plan.job.checkpoint
+        wanted = self.resolved.job.checkpoint
         late = time.monotonic() - self.saved_at > 60 * wanted.minutes
         if late:  # the ranks hear of it at the next turn, when it must not be asked for again
             self.saved_at = time.monotonic()
@@ -331,7 +346,7 @@ class Run:
         self.state.losses = shares
         with self._patience(self.output.checkpoints):
             checkpoint.save(self.engine, self.output.checkpoints, self.state.step, self.facts, asdict(self.state),
-                            self.plan.job.checkpoint.keep, self.progress.alive)
+                            self.resolved.job.checkpoint.keep, self.progress.alive)
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
 
     @contextmanager
@@ -368,8 +383,9 @@ class Run:
         """A picture of the run and a card, beside the weights. Whatever is wrong with them, the model is there."""
         folder, name = self.output.model, Path(made["job"]).stem
         works: dict[str, Callable[[], Any]] = {
-            "picture": lambda: plots.draw(self.output.metrics_file, self.metric, made["baseline"].get(self.metric), folder, name),
-            "card": lambda: card.write(made, self.plan.job, folder)}
+            "picture": lambda: plots.draw(self.output.metrics_file, self.metric, made["baseline"].get(self.metric),
+                                          folder, name),
+            "card": lambda: card.write(made, self.resolved.job, folder)}
         for what, work in works.items():
             try:
                 work()
@@ -387,11 +403,12 @@ class Run:
         peaks: list[Any] = [None] * self.ranks
         dist.all_gather_object(peaks, report.peak_memory(self.device))
         if self.rank == 0:
-            made = report.make(self.plan, self.output, self.task, self.data, report.Outcome(
+            made = report.make(self.resolved, self.output, self.task, self.data, report.Outcome(
                 result=state.best_result if best else state.result, metric=self.metric,
-                best_step=state.best_step, steps=state.step, total_steps=self.steps, samples=state.samples, seconds=state.seconds,
-                padded_tokens=tokens[0].item(), real_tokens=tokens[1].item(), flops=tokens[2].item(),
-                skipped_steps=state.step - self.engine.applied_steps, resumed=state.resumed, peaks=peaks), self.device)
+                best_step=state.best_step, steps=state.step, total_steps=self.steps, samples=state.samples,
+                seconds=state.seconds, padded_tokens=tokens[0].item(), real_tokens=tokens[1].item(),
+                flops=tokens[2].item(), skipped_steps=state.step - self.engine.applied_steps, resumed=state.resumed,
+                peaks=peaks), self.device)
             self._describe(made)
             self.output.end("finished")
             self.progress.state("finished", f"finished, {report.headline(made)}")

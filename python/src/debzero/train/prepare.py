@@ -22,7 +22,7 @@ from debzero.job.local_files import stamps
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import tasks
 from debzero.model.tokenizer import check_length, load_tokenizer
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
 LAYOUT = 1      # of the tokenised folders; another number makes them anew
@@ -48,7 +48,8 @@ def _label_names(train: Any, column: str) -> list[str]:
     if any(isinstance(v, float) and not v.is_integer() for v in values):
         raise UserError(f"the column {column!r} holds numbers, not classes (for example {next(iter(values))})",
                         "name a column of class labels in data.label, or set task: regression")
-    return [str(v) for v in (sorted(values) if all(isinstance(v, (int, float)) for v in values) else sorted(map(str, values)))]
+    return [str(v) for v in (sorted(values) if all(isinstance(v, (int, float)) for v in values)
+                             else sorted(map(str, values)))]
 
 
 def _classes(found: list[Any], labels: list[str], named: bool, place: Place) -> np.ndarray:
@@ -64,7 +65,8 @@ def _classes(found: list[Any], labels: list[str], named: bool, place: Place) -> 
 
 def _values(found: list[Any], place: Place) -> np.ndarray:
     """float32: the numbers to predict for some rows."""
-    bad = next((i for i, v in enumerate(found) if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)), None)
+    bad = next((i for i, v in enumerate(found) if isinstance(v, bool) or not isinstance(v, (int, float))
+                or not math.isfinite(v)), None)
     if bad is not None:
         raise UserError(f"{place(bad)} has {found[bad]!r} where task regression needs a number",
                         "correct the row, name a column of numbers in data.label, or set task: classification")
@@ -83,7 +85,8 @@ def _texts(rows: dict[str, list[Any]], data: Data) -> list[list[str]]:
     return [["".join(chain.from_iterable(zip(data.prefix, texts))) for texts in zip(*columns)]]
 
 
-def _samples(rows: Any, data: Data, tokenizer: Any, side: str, numbers: Callable[[list[Any], Place], np.ndarray]) -> Iterator[Piece]:
+def _samples(rows: Any, data: Data, tokenizer: Any, side: str,
+             numbers: Callable[[list[Any], Place], np.ndarray]) -> Iterator[Piece]:
     """One sample a row, cut off at data.max_length."""
     kind, start = tokens.smallest(len(tokenizer)), 0
     # GPT-2's tokenizer makes nothing of an empty text, and a sample must have something to look at.
@@ -134,9 +137,9 @@ def _facts(job: Job, cache: Path) -> list[Any]:
     return facts + stamps(job)
 
 
-def prepare(plan: Plan, cache: Path) -> Path:
+def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     """Read, split and tokenise into a folder of `cache` (one rank does this); done before, it is reused."""
-    job = plan.job
+    job = resolved.job
     facts = json.dumps(_facts(job, cache), sort_keys=True)
     folder = cache / ("tokenised-" + hashlib.sha256(facts.encode()).hexdigest()[:16])
     if (folder / "data.json").is_file():
@@ -172,7 +175,8 @@ def prepare(plan: Plan, cache: Path) -> Path:
             raise UserError(f"the {empty[0].replace('_', '-')} texts of {job.data.dataset} have no two tokens",
                             "name the column of texts in data.text")
         tokenizer.save_pretrained(temporary / "tokenizer")
-        write_json(temporary / "data.json", {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
+        write_json(temporary / "data.json",
+                   {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
                                              "max_length": job.data.max_length})
     shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
     return folder

@@ -23,7 +23,7 @@ from debzero.base.stack import jobs_folder
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.resolve.host import Host, this_host
-from debzero.resolve.resolve import Plan, resolve
+from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.run.folder import Output
 from debzero.run.open import open_output
 from debzero.train import memory_retry, torch_imports
@@ -39,18 +39,19 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="train even if this job has finished")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by DeepSpeed's launcher")
     arguments = parser.parse_args()
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1",
+             "MASTER_PORT": "29500"}
     for name, value in alone.items():
         os.environ.setdefault(name, value)
     block_signals()
     _die_with_launcher()
     try:
-        plan = _plan(arguments)
+        resolved = _plan(arguments)
     except InputError as error:
         if os.environ["RANK"] == "0":
             print(error.text(), file=sys.stderr)
         return 2
-    output = Output(plan.job.output)
+    output = Output(resolved.job.output)
     stop = Stop()
 
     def stopped() -> None:
@@ -60,7 +61,7 @@ def main() -> int:
     stop.listen(stopped, output.first_error.exists)
     code = 0
     try:
-        _run(plan, output, arguments.job or "mrpc", arguments.again, stop)
+        _run(resolved, output, arguments.job or "mrpc", arguments.again, stop)
     except Stopping:
         stopped()
         code = SIGNALS[stop.number]
@@ -70,7 +71,7 @@ def main() -> int:
     os._exit(code)  # no destructor of a communication library may turn a finished run into a hanging one
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
+def _plan(arguments: argparse.Namespace) -> ResolvedJob:
     file = arguments.job or jobs_folder() / "mrpc.yml"
     job, problems = parse(file)
     if problems or job is None:
@@ -93,7 +94,8 @@ def _die_with_launcher() -> None:
 
 
 def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
-    """Say why, once for all ranks, and end without waiting for anybody. `began`: to train, not only to get ready for it."""
+    """Say why, once for all ranks, and end without waiting for anybody. `began`: to train, not only to get ready for
+    it."""
     known = explain(error, str(nearest(output.folder))) if not isinstance(error, InputError) else None
     text = error.text() if isinstance(error, InputError) else str(known) if known else (
         f"{type(error).__name__}: {error}")
@@ -113,7 +115,7 @@ def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
     os._exit(code)
 
 
-def _device(host: Host, plan: Plan) -> Any:
+def _device(host: Host, resolved: ResolvedJob) -> Any:
     """This rank's device, and the environment that the communication libraries read when they start."""
     import torch
 
@@ -128,7 +130,7 @@ def _device(host: Host, plan: Plan) -> Any:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
         return torch.device("cpu")
-    if plan.shares_gpus:
+    if resolved.shares_gpus:
         # NCCL refuses two ranks on one GPU unless it takes them for two hosts, which then talk over the loopback.
         os.environ.update(NCCL_HOSTID=f"rank{rank}", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1")
     device = torch.device("cuda", local % host.gpus)
@@ -175,17 +177,17 @@ def _agree(work: Any) -> Any:
     return told[0]
 
 
-def _run(plan: Plan, output: Output, name: object, again: bool, stop: Stop) -> None:
+def _run(resolved: ResolvedJob, output: Output, name: object, again: bool, stop: Stop) -> None:
     """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
     import torch.distributed as dist
 
     torch_imports.name_quickly()
-    device = _device(plan.host, plan)
+    device = _device(resolved.host, resolved)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    if plan.uses_deepspeed:
+    if resolved.uses_deepspeed:
         _join_deepspeed(device)
-    if environment().launcher_pid is None and not _agree(lambda: open_output(plan, output, str(name), again)):
+    if environment().launcher_pid is None and not _agree(lambda: open_output(resolved, output, str(name), again)):
         return
 
 
-    debzero.train.loop.train(plan, output, device, _agree, stop)
+    debzero.train.loop.train(resolved, output, device, _agree, stop)

@@ -23,7 +23,8 @@ def add_tune(commands: Commands) -> None:
         "Find the micro-batch with the highest samples/s that fits, and write it into the job file. The global batch\n"
         "is unchanged. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest.\n"
         "An interrupted search resumes with the trials that it has finished.",
-        ["debzero tune mrpc.yml", "debzero tune mrpc.yml --search stage,offload,checkpointing --dry-run", "debzero tune mrpc.yml --json"])
+        ["debzero tune mrpc.yml", "debzero tune mrpc.yml --search stage,offload,checkpointing --dry-run",
+         "debzero tune mrpc.yml --json"])
     add_job(parser)
     add_ranks(parser)
     parser.add_argument("--search", type=some_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",

@@ -13,7 +13,8 @@ FEWEST = 2     # trials: one setting has to be compared with something
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train, and the micro-batches that it could have: those of `sizes` (ascending), beginning with `first`."""
+    """A way to train, and the micro-batches that it could have: those of `sizes` (ascending), beginning with
+    `first`."""
 
     sharding: Sharding
     checkpointing: bool
@@ -22,7 +23,8 @@ class Way:
 
     def __str__(self) -> str:
         return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "")
-# samples/s of a way with a micro-batch; None where memory does not reach, or time. Raises Unfit where no micro-batch would run.
+# samples/s of a way with a micro-batch; None where memory does not reach, or time. Raises Unfit where no micro-batch
+# would run.
 Trial = Callable[[Way, int], Optional[float]]
 
 

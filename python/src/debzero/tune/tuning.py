@@ -1,9 +1,9 @@
-"""`debzero tune`: the settings with the highest samples/s that fit, found by a few short trials and written into the job file.
+"""`debzero tune`: the settings with the highest samples/s that fit, found by a few short trials and written into the
+job file.
 
-The global batch stays exactly what it is. It is to find what a sweep over all settings would, in a third of the trials: `debzero plan`
-tells where to begin (the largest micro-batch that fits), speed hardly ever has more than one hill along the micro-batch, and a setting
-that loses with its best-looking micro-batch is not tried with others.
-"""
+The global batch stays exactly what it is. It is to find what a sweep over all settings would, in a third of the trials:
+`debzero plan` tells where to begin (the largest micro-batch that fits), speed hardly ever has more than one hill along
+the micro-batch, and a setting that loses with its best-looking micro-batch is not tried with others. """
 from __future__ import annotations
 
 import argparse
@@ -23,77 +23,82 @@ from debzero.measure.facts import command_line, host_facts, identity, installed
 from debzero.measure.run import MENDABLE, claim, measure, per_second
 from debzero.plan.largest_micro import predicted
 from debzero.resolve.micro_batch import with_micro
-from debzero.resolve.resolve import Plan
+from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import SHARDINGS, Sharding
 from debzero.run.folder import now
 from debzero.tune.job_file import check_writable, rewritten
 from debzero.tune.search import Unfit, Way, allowed, search
 
 
-def ways(plan: Plan, file: Path, dimensions: list[str]) -> list[Way]:
-    """What is to be tried: the job's own way and, along the `dimensions`, others. Ways that cannot fit are left out where GPUs tell."""
-    zero, sizes = plan.job.zero, tuple(divisors(plan.batch.total // plan.batch.ranks))
-    own = plan.sharding
+def ways(resolved: ResolvedJob, file: Path, dimensions: list[str]) -> list[Way]:
+    """What is to be tried: the job's own way and, along the `dimensions`, others. Ways that cannot fit are left out
+    where GPUs tell."""
+    zero, sizes = resolved.job.zero, tuple(divisors(resolved.batch.total // resolved.batch.ranks))
+    own = resolved.sharding
     choices = [c for c in SHARDINGS if (c.stage == own.stage or "stage" in dimensions)
-               and ((c.offload_optimizer, c.offload_param) == (own.offload_optimizer, own.offload_param) or "offload" in dimensions)
+               and ((c.offload_optimizer, c.offload_param) == (own.offload_optimizer, own.offload_param)
+                    or "offload" in dimensions)
                and ("nvme" not in (c.offload_optimizer, c.offload_param) or zero.nvme_path)]
     made = []
     for sharding in choices if own in choices else [own, *choices]:
-        for checkpointing in (False, True) if "checkpointing" in dimensions else (plan.job.train.gradient_checkpointing,):
-            first = predicted(_as(plan, sharding, checkpointing, plan.batch.micro), file) if plan.host.gpus else None
+        for checkpointing in (False, True) if "checkpointing" in dimensions else (resolved.job.train.gradient_checkpointing,):
+            first = predicted(_as(resolved, sharding, checkpointing, resolved.batch.micro), file) if resolved.host.gpus else None
             if first is None:
-                first = max(size for size in sizes if size <= plan.batch.micro)
+                first = max(size for size in sizes if size <= resolved.batch.micro)
             if first or sharding == own:
                 made.append(Way(sharding, checkpointing, sizes, first or 1))
     return made
 
 
-def _as(plan: Plan, sharding: Sharding, checkpointing: bool, micro: int) -> Plan:
+def _as(resolved: ResolvedJob, sharding: Sharding, checkpointing: bool, micro: int) -> ResolvedJob:
     """The plan with these settings."""
-    made = with_micro(plan, micro)
+    made = with_micro(resolved, micro)
     job = made.job.model_copy(update={
         "train": made.job.train.model_copy(update={"gradient_checkpointing": checkpointing}),
         "zero": sharding.in_section(made.job.zero)})
-    return Plan(job, made.batch, made.precision, made.why, sharding.stage, None, made.host)
+    return ResolvedJob(job, made.batch, made.precision, made.why, sharding.stage, None, made.host)
 
 
 def tune(options: argparse.Namespace) -> int:
     """The command. Exit code: 0 where something runs, else 1."""
-    plan = checks.check(options.job, options.ranks)
-    if plan.deepspeed is not None:
-        raise InputError([Problem(str(options.job), "deepspeed", "the job's own DeepSpeed JSON decides the settings that would be tuned",
+    resolved = checks.check(options.job, options.ranks)
+    if resolved.deepspeed is not None:
+        raise InputError([Problem(str(options.job), "deepspeed",
+                                  "the job's own DeepSpeed JSON decides the settings that would be tuned",
                                   "put what it says into the job's `train:` and `zero:`, and take the key out")])
-    if plan.shares_gpus:
-        raise InputError([Problem(str(options.job), "--ranks", f"{plan.batch.ranks} ranks need as many GPUs, and there are fewer: their "
-                                  "speed would say nothing", f"use --ranks {plan.host.gpus}")])
+    if resolved.shares_gpus:
+        raise InputError([Problem(str(options.job), "--ranks",
+                                  f"{resolved.batch.ranks} ranks need as many GPUs, and there are fewer: their "
+                                  "speed would say nothing", f"use --ranks {resolved.host.gpus}")])
     if not options.dry_run:
         check_writable(options.job)
-    folder = Path(plan.job.output + "-tune").absolute()
+    folder = Path(resolved.job.output + "-tune").absolute()
     claim(folder)
-    return Tuning(options, plan, folder).run()
+    return Tuning(options, resolved, folder).run()
 
 
 class Tuning:
-    """One search and its folder: tune.json, runs/ with each trial's log, data/. An interrupted search goes on with its trials."""
+    """One search and its folder: tune.json, runs/ with each trial's log, data/. An interrupted search goes on with its
+    trials."""
 
-    def __init__(self, options: argparse.Namespace, plan: Plan, folder: Path) -> None:
-        self.options, self.plan, self.folder = options, plan, folder
-        self.ways = ways(plan, options.job, options.search)
+    def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path) -> None:
+        self.options, self.resolved, self.folder = options, resolved, folder
+        self.ways = ways(resolved, options.job, options.search)
         self.sweep = sum(len(way.sizes) for way in self.ways)
         self.trials: list[dict[str, Any]] = []
-        settings = {"ranks": plan.batch.ranks, **{key: getattr(options, key) for key in ("steps", "warmup", "limit")}}
-        host, versions = host_facts(plan, options.name), installed()
+        settings = {"ranks": resolved.batch.ranks, **{key: getattr(options, key) for key in ("steps", "warmup", "limit")}}
+        host, versions = host_facts(resolved, options.name), installed()
         self.made: dict[str, Any] = {
-            "ok": False, "complete": False, "identity": identity(plan, settings, host, versions), "command": command_line(),
-            "job": str(options.job), "settings": settings, "host": host, "versions": versions, "sweep": self.sweep, "trials": self.trials,
-            "chosen": None, "written": False}
+            "ok": False, "complete": False, "identity": identity(resolved, settings, host, versions),
+            "command": command_line(), "job": str(options.job), "settings": settings, "host": host,
+            "versions": versions, "sweep": self.sweep, "trials": self.trials, "chosen": None, "written": False}
         before = read_json(folder / "tune.json")
         goes_on = before.get("identity") == self.made["identity"] and not before["complete"]
         self.seen = {(trial["way"], trial["micro_batch"]): trial for trial in (before["trials"] if goes_on else ())
                      if trial["kind"] not in MENDABLE}
 
     def run(self) -> int:
-        self._say(f"{self.plan.batch}; {allowed(self.ways)} trials of the {self.sweep} that a sweep takes")
+        self._say(f"{self.resolved.batch}; {allowed(self.ways)} trials of the {self.sweep} that a sweep takes")
         found = search(self.ways, self._trial)
         made = self.made
         if self.options.exhaustive:
@@ -101,8 +106,10 @@ class Tuning:
             best = self._rest(found)
             if found and best:
                 share = found[2] / best[2]
-                made["search"] = {**self._lines(*found[:2]), "samples_per_second": found[2], "trials": count, "share_of_best": share}
-                self._say(f"the search: {found[0]}, micro-batch {found[1]} after {count} trials, {share:.1%} of the best of {self.sweep}")
+                made["search"] = {**self._lines(*found[:2]), "samples_per_second": found[2], "trials": count,
+                                  "share_of_best": share}
+                self._say(f"the search: {found[0]}, micro-batch {found[1]} after {count} trials, {share:.1%} of the "
+                          f"best of {self.sweep}")
             found = best
         if found:
             way, micro, speed = found
@@ -117,7 +124,7 @@ class Tuning:
         if not found:
             self._say("nothing runs: see the reasons above")
             return 1
-        batch = with_micro(self.plan, micro).batch
+        batch = with_micro(self.resolved, micro).batch
         self._say(f"\n{way}, {batch}: {rate_text(speed)} samples/s",
                   *(f"  {key}: {value}" for key, value in lines.items()),
                   f"{'not written (--dry-run)' if self.options.dry_run else f'written into {self.options.job}'}; "
@@ -132,7 +139,8 @@ class Tuning:
         if "stage" in self.options.search:
             lines["zero.stage"] = way.sharding.stage_word
         if "offload" in self.options.search:
-            lines.update({"zero.offload_optimizer": way.sharding.offload_optimizer, "zero.offload_param": way.sharding.offload_param})
+            lines.update({"zero.offload_optimizer": way.sharding.offload_optimizer,
+                          "zero.offload_param": way.sharding.offload_param})
         if "checkpointing" in self.options.search:
             lines["train.gradient_checkpointing"] = way.checkpointing
         return lines
@@ -166,11 +174,12 @@ class Tuning:
 
     def _measured(self, way: Way, micro: int) -> dict[str, Any]:
         folder = self.folder / "runs" / f"{len(self.trials) + 1}"
-        plan = _as(self.plan, way.sharding, way.checkpointing, micro)
-        job = derive(plan, way.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
+        resolved = _as(self.resolved, way.sharding, way.checkpointing, micro)
+        job = derive(resolved, way.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         run = asdict(measure(job, folder, self.options.warmup, self.options.limit * 60))
-        return {"way": str(way), **way.sharding.as_dict(), "gradient_checkpointing": way.checkpointing, "micro_batch": micro,
-                "samples_per_second": per_second(run, "samples") if run["segments"] else None, **run}
+        return {"way": str(way), **way.sharding.as_dict(), "gradient_checkpointing": way.checkpointing,
+                "micro_batch": micro, "samples_per_second": per_second(run, "samples") if run["segments"] else None,
+                **run}
 
     def _write(self) -> None:
         """After each trial: an interrupted search keeps what it has seen."""

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from conftest import JOB
-from test_recovery import end, ranks_of, start, step_of, wait_for
+from running import end, ranks_of, start, step_of, wait_for
+from support import JOB
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
@@ -34,7 +34,8 @@ LARGE = Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=Tr
 
 
 def resolved(path, total=64, micro="auto", config=None, **train):
-    values = {**JOB, "train": {**JOB["train"], "global_batch": total, "micro_batch": micro, **train}, "output": str(path)}
+    values = {**JOB, "train": {**JOB["train"], "global_batch": total, "micro_batch": micro, **train},
+              "output": str(path)}
     return resolve(schema.Job.model_validate(values), GPUS, None, "job.yml", config)
 
 
@@ -70,7 +71,8 @@ def test_what_is_not_halved(output, monkeypatch, case):
     failed(output, memory=case != "another failure")
     if case == "a measured run":
         monkeypatch.setenv("DEBZERO_MEASURED", "1")
-    config = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2}} if case == "the JSON decides" else None
+    config = {"train_micro_batch_size_per_gpu": 8,
+              "zero_optimization": {"stage": 2}} if case == "the JSON decides" else None
     assert memory_retry.after_failure(resolved(output.folder, config=config), output) is None
 
 
@@ -93,15 +95,18 @@ def test_a_later_start_remembers_and_a_job_that_asks_for_less_gets_less(output):
     for micro, expected in (("auto", 64), (128, 64), (16, 16)):
         asked = resolved(output.folder, total=256, micro=micro)
         assert memory_retry.at_start(asked, output.folder / "job.yml", output).batch.micro == expected
-    assert memory_retry.at_start(resolved(output.folder, total=48, micro="auto"), output.folder / "job.yml", output).batch.micro == 24
+    assert memory_retry.at_start(resolved(output.folder, total=48, micro="auto"), output.folder / "job.yml",
+                                 output).batch.micro == 24
 
 
 def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
-    """planner.hardware() knows of no disk where there are GPUs; 0 says that nothing fits, not that nothing can be told."""
+    """planner.hardware() knows of no disk where there are GPUs; 0 says that nothing fits, not that nothing can be
+    told."""
     own = resolved(output.folder, total=256)
     monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (replace(LARGE, nvme=int(sizes["nvme"] or 0)), []))
     for path, lacks in ((output.folder / "not" / "yet" / "there", False), (None, True)):
-        zero = own.job.zero.model_copy(update={"stage": 3, "offload_optimizer": "nvme", "nvme_path": path and str(path)})
+        zero = own.job.zero.model_copy(update={"stage": 3, "offload_optimizer": "nvme",
+                                               "nvme_path": path and str(path)})
         asked = replace(own, stage=3, job=own.job.model_copy(update={"zero": zero}))
         found = predicted(asked, output.folder / "job.yml")
         assert found == (0 if lacks else 128)
@@ -133,7 +138,8 @@ def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_t
     """A rank that hangs in NCCL when its partner is gone outlives the request to end; seen on a GPU."""
     def elastic_launch(config, entrypoint):
         def run(*arguments):
-            raise ChildFailedError("train.py", {0: ProcessFailure(0, 1, -9, "<N/A>"), 1: ProcessFailure(1, 2, 1, "<N/A>")})
+            raise ChildFailedError("train.py",
+                                   {0: ProcessFailure(0, 1, -9, "<N/A>"), 1: ProcessFailure(1, 2, 1, "<N/A>")})
         return run
 
     monkeypatch.setattr(api, "elastic_launch", elastic_launch)
@@ -164,9 +170,10 @@ def test_a_rank_in_a_step_that_cannot_end_does_not_wait_for_it(bench):
 
 @pytest.mark.parametrize(("ranks", "stage"), [(2, 2), (1, "none"), (1, 3)])
 def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(bench, ranks, stage):
-    """While it trains, a rank's limit is lowered to little more than it holds between steps: a tensor of 32 MiB finds no room."""
-    path = bench.job(ranks=ranks, zero__stage=stage, train__micro_batch=16, train__epochs=3, checkpoint={"minutes": 1000},
-                     data__max_length=512, data__padding="max_length")
+    """While it trains, a rank's limit is lowered to little more than it holds between steps: a tensor of 32 MiB finds
+    no room."""
+    path = bench.job(ranks=ranks, zero__stage=stage, train__micro_batch=16, train__epochs=3,
+                     checkpoint={"minutes": 1000}, data__max_length=512, data__padding="max_length")
     process = start(bench, path)
     wait_for(process, lambda: step_of(bench, "job") >= 15)
     rank = psutil.Process(ranks_of(process)[-1].pid)
@@ -177,7 +184,8 @@ def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(benc
     assert ("out of memory with a micro-batch of 16: going on with global batch 32 = micro-batch 8 x "
             f"{4 // ranks} accumulation steps x {'1 rank' if ranks == 1 else '2 ranks'}") in said
     assert "going on from the checkpoint step-" in said
-    trained = [int(line.split()[1].partition("/")[0]) for line in said.splitlines() if line.startswith("step ") and "epoch" in line]
+    trained = [int(line.split()[1].partition("/")[0]) for line in said.splitlines() if line.startswith("step ")
+               and "epoch" in line]
     assert set(trained) == set(range(1, 40))
     assert len(trained) == 39 or ranks > 1, "a rank that is alone saves what it has before it gives up"
     report = json.loads((bench.output() / "report.json").read_text())
@@ -187,9 +195,11 @@ def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(benc
 
 
 def test_a_cap_that_only_smaller_batches_keep_to_is_kept_to(bench):
-    """What `debzero bench --cap` sets: here each rank may take 600 MiB beside its code, and 64 samples of 512 tokens take more."""
-    done = bench.run("train", bench.job(train__micro_batch=64, train__global_batch=128, train__max_steps=1, data__max_length=512,
-                                        data__padding="max_length"), DEBZERO_MEMORY_CAP=str(600 * 2**20))
+    """What `debzero bench --cap` sets: here each rank may take 600 MiB beside its code, and 64 samples of 512 tokens
+    take more."""
+    done = bench.run("train", bench.job(train__micro_batch=64, train__global_batch=128, train__max_steps=1,
+                                        data__max_length=512, data__padding="max_length"),
+                                        DEBZERO_MEMORY_CAP=str(600 * 2**20))
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((bench.output() / "report.json").read_text())

@@ -121,7 +121,8 @@ def test_what_has_run_counts_when_another_size_fails():
 
 def test_a_job_file_that_cannot_be_written_is_refused_before_the_first_trial(bench, capsys):
     path = bench.job()
-    path.write_text(path.read_text() + "checkpoint: {<<: {keep: 1}, <<: {steps: 5}}\n")  # one parser takes both, the other none
+    # one parser takes both, the other none
+    path.write_text(path.read_text() + "checkpoint: {<<: {keep: 1}, <<: {steps: 5}}\n")
     assert main(["tune", str(path)]) == 2
     assert "cannot be written again" in capsys.readouterr().err
 
@@ -152,19 +153,21 @@ def test_the_job_file_keeps_its_comments():
 
 
 def test_what_is_searched(bench, monkeypatch):
-    plan = checks.check(bench.job(train__global_batch=24, train__micro_batch=4))
-    ways = tuning.ways(plan, bench.folder / "job.yml", [])
+    resolved = checks.check(bench.job(train__global_batch=24, train__micro_batch=4))
+    ways = tuning.ways(resolved, bench.folder / "job.yml", [])
     assert ways == [Way(Sharding(0), False, (1, 2, 3, 4, 6, 12), 4)]
-    both = tuning.ways(plan, bench.folder / "job.yml", ["stage", "checkpointing"])
+    both = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "checkpointing"])
     assert [(way.choice.stage, way.checkpointing) for way in both] == [(s, c) for s in range(4) for c in (False, True)]
-    offloads = tuning.ways(plan, bench.folder / "job.yml", ["stage", "offload"])
+    offloads = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "offload"])
     assert {str(way.choice.optimizer) for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
-    monkeypatch.setattr(tuning, "predicted", lambda plan, file: 12 if plan.stage == 3 else 0)
-    there = tuning.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
-    assert [(way.choice.stage, way.first) for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
-    monkeypatch.setattr(tuning, "predicted", lambda plan, file: None)
-    there = tuning.ways(replace(plan, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
-    assert [(way.choice.stage, way.first) for way in there] == [(stage, 4) for stage in range(4)], "where nothing can be told, as it was"
+    monkeypatch.setattr(tuning, "predicted", lambda resolved, file: 12 if resolved.stage == 3 else 0)
+    there = tuning.ways(replace(resolved, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    assert [(way.choice.stage, way.first)
+            for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
+    monkeypatch.setattr(tuning, "predicted", lambda resolved, file: None)
+    there = tuning.ways(replace(resolved, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    assert [(way.choice.stage, way.first)
+            for way in there] == [(stage, 4) for stage in range(4)], "where nothing can be told, as it was"
 
 
 def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_was(bench, monkeypatch, capsys):
@@ -183,7 +186,8 @@ def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_w
     assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
     made = json.loads(capsys.readouterr().out)
     assert sorted(trial["micro_batch"] for trial in made["trials"]) == sorted(speeds)
-    assert made["search"] == {"train.micro_batch": 4, "ranks": 2, "samples_per_second": 100.0, "trials": 2, "share_of_best": 0.8}
+    assert made["search"] == {"train.micro_batch": 4, "ranks": 2, "samples_per_second": 100.0, "trials": 2,
+                              "share_of_best": 0.8}
     assert made["chosen"] == {"train.micro_batch": 12, "ranks": 2, "samples_per_second": 125.0}
     assert yaml.safe_load(path.read_text())["train"]["micro_batch"] == 12
 
@@ -233,7 +237,8 @@ def trials(monkeypatch):
 
 def test_an_interrupted_search_goes_on_with_its_trials_and_an_ended_one_begins_anew(bench, trials, capsys):
     answers, asked = trials
-    answers += [MEASURED, KeyboardInterrupt(), Run(kind="failed", reason="a cable"), Run(kind="memory", reason="out of memory"), MEASURED]
+    answers += [MEASURED, KeyboardInterrupt(), Run(kind="failed", reason="a cable"),
+                Run(kind="memory", reason="out of memory"), MEASURED]
     command = ["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run", "--limit", "3"]
     assert main(command) == 130 and asked == [4, 3]
     assert main(command) == 0 and asked == [4, 3, 3, 6], "the interrupted one is tried again, what was measured is not"

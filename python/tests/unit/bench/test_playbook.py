@@ -10,11 +10,11 @@ import yaml
 
 from debzero.bench.page import FILES
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PATH = os.pathsep.join([str(ROOT / ".cache/controller/bin"), os.environ["PATH"]])
 
-# In systemd-run's place: notes how it was called, and writes made-up results where the bench was told to, but for the host `broken`; on
-# `small` nothing could be measured.
+# In systemd-run's place: notes how it was called, and writes made-up results where the bench was told to, but for the
+# host `broken`; on `small` nothing could be measured.
 STAND_IN = """#!{python}
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_playbook_fetches_and_compares_what_could_be_measured(tmp_path):
         pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     stand_in, log = tmp_path / "bin" / "systemd-run", tmp_path / "log"
     stand_in.parent.mkdir()
-    sources = [str(ROOT / "python/src"), str(Path(__file__).parent)]
+    sources = [str(ROOT / "python/src"), str(Path(__file__).parents[1])]
     stand_in.write_text(STAND_IN.format(python=sys.executable, log=str(log), sources=sources))
     busy = tmp_path / "busy"
     busy.touch()
@@ -51,12 +51,14 @@ def test_the_playbook_fetches_and_compares_what_could_be_measured(tmp_path):
         program.chmod(0o755)
     host = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
     inventory = tmp_path / "hosts.yml"
-    inventory.write_text(yaml.safe_dump({"gpu_servers": {"hosts": dict.fromkeys(("one", "two", "small", "broken"), host)}}))
+    inventory.write_text(yaml.safe_dump({"gpu_servers": {"hosts": dict.fromkeys(("one", "two", "small", "broken"),
+                                                                                host)}}))
     results = tmp_path / "results"
-    choices = {"ansible_become": "false", "bench_folder": f"{tmp_path}/{{{{ inventory_hostname }}}}", "bench_results": str(results),
-               "bench_options": "--ranks 2 --repeats 1", "bench_poll": "1"}
+    choices = {"ansible_become": "false", "bench_folder": f"{tmp_path}/{{{{ inventory_hostname }}}}",
+               "bench_results": str(results), "bench_options": "--ranks 2 --repeats 1", "bench_poll": "1"}
     extra = [word for name, value in choices.items() for word in ("-e", f"{name}='{value}'")]
-    done = subprocess.run([playbook, "-i", str(inventory), "playbooks/bench.yml", *extra], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run([playbook, "-i", str(inventory), "playbooks/bench.yml", *extra], cwd=ROOT,
+                          capture_output=True, text=True,
                           env={**os.environ, "PATH": f"{stand_in.parent}{os.pathsep}{PATH}", "NO_COLOR": "1"})
     assert done.returncode != 0 and "broken: job.yml: 1 problem" in done.stdout, done.stdout + done.stderr
     assert not busy.exists(), "it waits for a bench that runs"
@@ -66,4 +68,5 @@ def test_the_playbook_fetches_and_compares_what_could_be_measured(tmp_path):
     assert ">one<" in page and ">two<" in page and ">small<" not in page
     calls = log.read_text().splitlines()
     assert len(calls) == 4
-    assert all("--uid=debzero" in call and "/etc/debzero/jobs/mrpc.yml" in call and "--ranks 2 --repeats 1" in call for call in calls)
+    assert all("--uid=debzero" in call and "/etc/debzero/jobs/mrpc.yml" in call and "--ranks 2 --repeats 1" in call
+               for call in calls)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import JOB, SOURCE, changed
 from hypothesis import given
 from hypothesis import strategies as st
+from support import JOB, SOURCE, plan_of, prepared
 
 from debzero.base.errors import UserError
 from debzero.check import checks
@@ -18,24 +18,9 @@ from debzero.data.collator import Collator
 from debzero.data.sources import _read_files
 from debzero.job.local_files import hub_name
 from debzero.job.schema import Job
-from debzero.model import tasks
-from debzero.resolve.host import Host
-from debzero.resolve.resolve import resolve
 from debzero.train import prepare
 
 PAD = SimpleNamespace(pad_token_id=9)
-
-
-def plan_of(bench, **changes):
-    """A plan for the bench's rows with changes to its job, by path with dots as two underscores."""
-    values = changed(JOB, {"data.dataset": str(bench.folder / "rows.csv"), "output": str(bench.folder / "out"),
-                           **{key.replace("__", "."): value for key, value in changes.items()}})
-    return resolve(Job.model_validate(values), Host(0, False), 1, "job.yml", None)
-
-
-def prepared(bench, **changes):
-    plan = plan_of(bench, **changes)
-    return prepare.load(prepare.prepare(plan, bench.folder / "cache"), tasks.of(plan.job))
 
 
 def rows_of(samples):
@@ -80,32 +65,38 @@ def test_a_batch_holds_its_samples_padded_on_the_right(tmp_path_factory, drawn, 
 
 def test_a_batch_is_made_well_under_a_millisecond(tmp_path):
     dice = np.random.default_rng(0)
-    stored = written(tmp_path / "s", [dice.integers(0, 999, n).tolist() for n in dice.integers(20, 31, 4000)], [0] * 4000)
+    stored = written(tmp_path / "s", [dice.integers(0, 999, n).tolist() for n in dice.integers(20, 31, 4000)],
+                     [0] * 4000)
     collate, order = Collator(PAD, 8, 128, False), dice.permutation(4000)[:64]
     assert min(timeit.repeat(lambda: collate(stored, order), number=10, repeat=20)) / 10 < 1e-3
 
 
 def test_the_stored_tokens_are_what_the_tokenizer_says(bench):
     made = prepared(bench)
-    raw = {line.rpartition(",")[0]: line.rpartition(",")[2] for line in (bench.folder / "rows.csv").read_text().splitlines()[1:]}
+    raw = {line.rpartition(",")[0]: line.rpartition(",")[2]
+           for line in (bench.folder / "rows.csv").read_text().splitlines()[1:]}
     expected = sorted((made.tokenizer(text, truncation=True, max_length=16)["input_ids"], made.labels.index(label))
                       for text, label in raw.items())
-    found = [(ids, int(label)) for side in (made.train, made.held_out) for ids, label in zip(rows_of(side), side.labels)]
-    assert sorted(map(str, {str(pair): pair for pair in found}.values())) == sorted(map(str, {str(p): p for p in expected}.values()))
+    found = [(ids, int(label)) for side in (made.train, made.held_out) for ids, label in zip(rows_of(side),
+                                                                                             side.labels)]
+    assert sorted(map(str, {str(pair): pair
+                            for pair in found}.values())) == sorted(map(str, {str(p): p for p in expected}.values()))
     assert (len(made.train), len(made.held_out)) == (400, 100)
     assert not made.train.ids.flags.owndata and not made.train.labels.flags.writeable, "mapped, not read"
 
 
 def test_the_digest_and_the_tokens_do_not_depend_on_the_process(bench):
     script = ("import sys; sys.path[:0] = [{tests!r}, {source!r}]\n"
-              "from pathlib import Path; import test_data, conftest\n"
-              "print(test_data.prepared(conftest.Bench(Path(sys.argv[1]))).digest)")
+              "from pathlib import Path; import support\n"
+              "print(support.prepared(support.Bench(Path(sys.argv[1]))).digest)")
     digests = set()
     for seed in ("1", "2"):
         folder = bench.folder / seed
         folder.mkdir()
-        done = subprocess.run([sys.executable, "-c", script.format(tests=str(SOURCE.parent / "tests/unit"), source=str(SOURCE)), folder],
-                              capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed, "PATH": "/usr/bin:/bin"})
+        done = subprocess.run([sys.executable, "-c",
+                               script.format(tests=str(SOURCE.parent / "tests/unit"), source=str(SOURCE)), folder],
+                              capture_output=True, text=True, check=True,
+                              env={"PYTHONHASHSEED": seed, "PATH": "/usr/bin:/bin"})
         digests.add(done.stdout.strip())
     assert digests == {prepared(bench).digest}
 
@@ -114,7 +105,8 @@ def test_prepared_data_is_reused_until_something_it_depends_on_changes(bench):
     cache = bench.folder / "cache"
     folder = prepare.prepare(plan_of(bench), cache)
     before = folder.stat().st_ino
-    for same in ({"train__learning_rate": 1e-4}, {"data__batching": "shuffled"}, {"data__padding": "max_length"}, {"train__metric": "f1"}):
+    for same in ({"train__learning_rate": 1e-4}, {"data__batching": "shuffled"}, {"data__padding": "max_length"},
+                 {"train__metric": "f1"}):
         assert prepare.prepare(plan_of(bench, **same), cache).stat().st_ino == before
     other = prepare.prepare(plan_of(bench, data__max_length=8), cache)
     assert other != folder and not folder.exists()
@@ -126,8 +118,8 @@ def test_a_local_model_that_changes_is_another(bench):
     (folder / "tokenizer.json").write_text("a b c")
 
     def facts():
-        plan = plan_of(bench, model=str(folder))
-        return plan.fingerprint, prepare._facts(plan.job, bench.folder)
+        resolved = plan_of(bench, model=str(folder))
+        return resolved.fingerprint, prepare._facts(resolved.job, bench.folder)
 
     before = facts()
     assert facts() == before
@@ -155,7 +147,9 @@ def test_blocks_are_the_texts_one_after_the_other(texts, size):
     whole = [i for text in texts if text for i in [*map(ord, text), 0]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "CHUNK", 3)
-        pieces = list(prepare._blocks(Rows(texts), Job.model_validate(JOB).data.model_copy(update={"max_length": size}), Tokenizer()))
+        pieces = list(prepare._blocks(Rows(texts),
+                                      Job.model_validate(JOB).data.model_copy(update={"max_length": size}),
+                                      Tokenizer()))
     flat = [i for piece in pieces for i in piece["ids"].tolist()]
     lengths = [n for piece in pieces for n in piece["lengths"].tolist()]
     assert [o for piece in pieces for o in piece["offsets"].tolist()] == np.cumsum([0, *lengths])[:-1].tolist()
@@ -166,8 +160,9 @@ def test_blocks_are_the_texts_one_after_the_other(texts, size):
 
 
 @pytest.mark.parametrize(("name", "expected"), [
-    ("glue/mrpc", ("glue", "mrpc")), ("wikitext/wikitext-2-raw-v1", ("wikitext", "wikitext-2-raw-v1")), ("imdb", ("imdb", None)),
-    ("someone/something", ("someone/something", None)), ("someone/something/part", ("someone/something", "part"))])
+    ("glue/mrpc", ("glue", "mrpc")), ("wikitext/wikitext-2-raw-v1", ("wikitext", "wikitext-2-raw-v1")),
+    ("imdb", ("imdb", None)), ("someone/something", ("someone/something", None)),
+    ("someone/something/part", ("someone/something", "part"))])
 def test_a_hub_data_set_has_a_name_and_perhaps_a_configuration(name, expected):
     assert hub_name(name) == expected
 
@@ -180,7 +175,8 @@ MISTAKES = [
     ("text,label\n" + "a,1\nb,\n" * 9, {"task": "regression"}, "correct the row"),
     ("text,label\n" + ",x\n" * 9, {"task": "causal-lm"}, "name the column of texts"),
     ("text\na\nb\n", {}, "set data.text and data.label"),
-    ("text,label\n" + "a,é\nb,É\n" * 9, {"task": "text-to-text", "model": {"type": "t5", "vocab_size": 100}}, "names that differ"),
+    ("text,label\n" + "a,é\nb,É\n" * 9, {"task": "text-to-text", "model": {"type": "t5", "vocab_size": 100}},
+     "names that differ"),
 ]
 
 
@@ -198,7 +194,8 @@ def test_rows_that_cannot_be_used_are_named(bench, content, changes, fix):
     ("rows.jsonl", '\ufeff{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n', ""),
     ("rows.json", '\ufeff[{"text": "a", "label": "x"}]', "BOM"), ("rows.json", "[1, 2]", "no object with columns"),
     ("rows.json", '"text label"', "no object with columns"), ("rows.json", "[" * 100_000, "cannot be read"),
-    ("rows.csv", f"text,{'l' * 200_000}\n", "cannot be read")], ids=["csv", "jsonl", "json", "numbers", "words", "deep", "wide"])
+    ("rows.csv", f"text,{'l' * 200_000}\n", "cannot be read")],
+    ids=["csv", "jsonl", "json", "numbers", "words", "deep", "wide"])
 def test_check_sees_the_columns_that_the_training_will(bench, name, content, reason):
     from debzero.base.errors import InputError
 
@@ -217,8 +214,8 @@ def test_check_sees_the_columns_that_the_training_will(bench, name, content, rea
 def test_prefixes_and_columns_make_one_text(bench):
     lines = [json.dumps({"a": f"cat number {i}", "b": "saw", "label": i % 2}) for i in range(40)]
     (bench.folder / "rows.jsonl").write_text("\n".join(lines))
-    made = prepared(bench, data__dataset=str(bench.folder / "rows.jsonl"), data__text=["a", "b"], data__prefix=["first: ", " second: "],
-                    data__max_length=64)
+    made = prepared(bench, data__dataset=str(bench.folder / "rows.jsonl"), data__text=["a", "b"],
+                    data__prefix=["first: ", " second: "], data__max_length=64)
     texts = {made.tokenizer.decode(ids, skip_special_tokens=True) for ids in rows_of(made.train)}
     assert "first : cat number 1 second : saw" in texts
     assert all(t.max() == 0 for t in [made.train.types]), "one segment"

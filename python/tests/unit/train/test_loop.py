@@ -7,13 +7,14 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import POWERLESS, SOURCE, rows
+from support import POWERLESS, SOURCE, rows
 
 from debzero.data import tokens
 from debzero.resolve import deepspeed_config
 from debzero.train import launch, torch_imports
 
-# Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this small.
+# Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this
+# small.
 TOLERANCE = 2e-4
 
 STAGES = {
@@ -155,8 +156,8 @@ def test_deepspeeds_own_launcher_works_with_deepspeeds_own_json(bench):
     config = bench.folder / "deepspeed_config.json"
     config.write_text(json.dumps({"train_batch_size": 16, "gradient_accumulation_steps": "auto",
                                   "zero_optimization": {"stage": 1}, "fp16": {"enabled": "auto"}}))
-    done = bench.run("--num_gpus=2", "--master_port=29533", SOURCE / "train.py", "--deepspeed", config, "--job", bench.job(),
-                     module=("-c", "from deepspeed.launcher.runner import main; main()"), LOCAL_SIZE="2",
+    done = bench.run("--num_gpus=2", "--master_port=29533", SOURCE / "train.py", "--deepspeed", config, "--job",
+                     bench.job(), module=("-c", "from deepspeed.launcher.runner import main; main()"), LOCAL_SIZE="2",
                      PATH=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((bench.output() / "report.json").read_text())
@@ -216,7 +217,8 @@ def test_an_output_that_may_not_be_written_is_named(bench):
 
 
 def test_a_gather_that_returns_is_done(bench):
-    """DeepSpeed starts several and waits for the last alone, which orders them on NCCL's one stream; gloo has two threads."""
+    """DeepSpeed starts several and waits for the last alone, which orders them on NCCL's one stream; gloo has two
+    threads."""
     script = textwrap.dedent(f"""
         import os, time
         import torch

@@ -1,4 +1,5 @@
-"""Nothing that is killed, stopped, cut off or damaged may cost more than the steps since the last checkpoint, or change the outcome."""
+"""Nothing that is killed, stopped, cut off or damaged may cost more than the steps since the last checkpoint, or change
+the outcome."""
 import errno
 import json
 import os
@@ -6,8 +7,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from conftest import SOURCE
+from running import end, ranks_of, start, step_of, wait_for
 
 from debzero.base import files
 from debzero.check.checks import _output
@@ -28,30 +27,8 @@ LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob":
 KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "5"))
 
 
-def start(bench, job, *options):
-    return subprocess.Popen([sys.executable, "-m", "debzero", "train", str(job), *options], cwd=bench.folder, start_new_session=True,
-                            env={**os.environ, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(process, condition, seconds=400):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it took too long"
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
-
-
-def step_of(bench, name):
-    return files.read_json(bench.output(name) / "status.json").get("step", 0)
-
-
 def weights(bench, name):
     return (bench.output(name) / "model" / "model.safetensors").read_bytes()
-
-
-def ranks_of(process):
-    return psutil.Process(process.pid).children()
 
 
 def undisturbed(bench, stage):
@@ -60,11 +37,6 @@ def undisturbed(bench, stage):
     if not bench.output(name).exists():
         bench.train(name, zero__stage=stage, **LONG)
     return name
-
-
-def end(process):
-    """What it printed, when the last of its processes has gone (they share the pipe)."""
-    return process.communicate(timeout=300)[0]
 
 
 @pytest.mark.parametrize("stage", ["none", 2, 3])
@@ -87,7 +59,8 @@ def test_a_stopped_run_saves_its_last_step_and_goes_on_to_the_same_weights(train
 
 
 def test_many_kills_at_random_moments_leave_nobody_behind_and_end_in_the_same_weights(bench):
-    """DEBZERO_TEST_KILLS sets how many; the moments differ from run to run and are printed. Each victim has its turn."""
+    """DEBZERO_TEST_KILLS sets how many; the moments differ from run to run and are printed. Each victim has its
+    turn."""
     settings = {"zero__stage": 2, "train__epochs": 10 + 8 * KILLS, "train__log_every": 10, "train__evaluate_every": 200,
                 "model__hidden_dropout_prob": 0.1, "checkpoint": {"steps": 20}}
     bench.train("whole", **settings)
@@ -110,7 +83,8 @@ def test_many_kills_at_random_moments_leave_nobody_behind_and_end_in_the_same_we
         assert alive, process.stdout.read()
         ranks = ranks_of(process)
         assert len(ranks) == 2 or not trains
-        print(f"kill {number + 1}: {victim} after {patience:.2f} s at step {step_of(bench, 'killed')} (from {begun})", flush=True)
+        print(f"kill {number + 1}: {victim} after {patience:.2f} s at step {step_of(bench, 'killed')} (from {begun})",
+              flush=True)
         lost = dice.choice(ranks) if victim == "rank" and ranks else None
         if lost:
             lost.kill()
@@ -156,7 +130,8 @@ def test_another_number_of_ranks_goes_on(trained, stage):
     tokens = [made["tokens_per_second"] / made["samples_per_second"] for made in (report, known)]
     assert tokens[0] == pytest.approx(tokens[1], rel=0.05), "tokens of a sample"
     if stage == "own":
-        rates = [line["learning_rate"] for line in files.read_lines(trained.output(name) / "metrics.jsonl") if "learning_rate" in line]
+        rates = [line["learning_rate"] for line in files.read_lines(trained.output(name) / "metrics.jsonl")
+                 if "learning_rate" in line]
         assert len(rates) > 10 and set(rates) == {0.002}
 
 
@@ -249,7 +224,8 @@ def test_a_checkpoint_of_another_run_is_not_used(alone):
 
 @pytest.mark.parametrize("step", [3, 2])  # a new one, and once more after a resume that was stopped at once
 def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeypatch, step):
-    """Power fails at the n-th call that changes the disk, for every n; what is renamed or written after it never happens."""
+    """Power fails at the n-th call that changes the disk, for every n; what is renamed or written after it never
+    happens."""
     class PowerCutError(BaseException):
         pass
 
@@ -270,8 +246,8 @@ def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeyp
         save(alone, 2, "old")
         calls["left"] = points
         with monkeypatch.context() as patch:
-            for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "write_text"),
-                                 (files, "_exchange")):
+            for module, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"),
+                                 (Path, "write_text"), (files, "_exchange")):
                 patch.setattr(module, name, failing(getattr(module, name)))
             try:
                 save(alone, step, "new")
@@ -281,7 +257,8 @@ def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeyp
         found = checkpoint.newest(alone, FACTS, lambda _: None)
         assert found is not None and found.tag in ("step-2", "step-3"), points
         text = (alone / found.tag / "weights").read_text()
-        assert text in (("newweights",) if found.tag == "step-3" else ("newweights", "oldweights") if step == 2 else ("oldweights",))
+        assert text in (("newweights",) if found.tag == "step-3" else ("newweights", "oldweights") if step == 2
+                        else ("oldweights",))
         if survived:
             break
         points += 1
@@ -300,8 +277,8 @@ def test_too_little_room_is_seen_before_anything_is_written(alone, monkeypatch):
 
 
 def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
-    job = Job.model_validate({"model": {"type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 1}, "output": str(tmp_path),
-                              "data": {"dataset": "x.csv"}})
+    job = Job.model_validate({"model": {"type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 1},
+                              "output": str(tmp_path), "data": {"dataset": "x.csv"}})
     need = bytes_needed(job)
     assert need == 52 * (12 * 32**2 + 100 * 32)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000}))
@@ -316,7 +293,7 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
 def test_a_late_checkpoint_is_asked_for_once():
     """The ranks hear of it a step later, when it must not be late again."""
     run = object.__new__(loop.Run)
-    run.plan = SimpleNamespace(job=SimpleNamespace(checkpoint=Checkpoint(minutes=1)))
+    run.resolved = SimpleNamespace(job=SimpleNamespace(checkpoint=Checkpoint(minutes=1)))
     run.state, run.saved_at = loop.State(step=7), time.monotonic() - 61
     assert [run._checkpoint_due(), run._checkpoint_due()] == [True, False]
 

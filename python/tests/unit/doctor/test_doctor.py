@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SOURCE
+from support import SOURCE
 
 from debzero.base.stack import stack
 from debzero.doctor import command, software, trials

@@ -3,7 +3,7 @@ import json
 import signal
 
 import pytest
-from conftest import JOB, changed
+from support import JOB, changed
 
 import debzero.train.launch
 from debzero.check import checks
@@ -43,16 +43,20 @@ MISTAKES = [
     ({"train.global_batch": 2**50}, "train.global_batch", "64"),
     ({"ranks": 0}, "ranks", "auto"),
     ({"deepspeed": "none.json"}, "deepspeed", "relative to the job file"),
-    ({"deepspeed": {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}}, "deepspeed.train_batch_size", "set it to 32"),
-    ({"deepspeed": {"gradient_acumulation_steps": 2}}, "deepspeed.gradient_acumulation_steps", "did you mean gradient_accumulation_steps"),
+    ({"deepspeed": {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}}, "deepspeed.train_batch_size",
+     "set it to 32"),
+    ({"deepspeed": {"gradient_acumulation_steps": 2}}, "deepspeed.gradient_acumulation_steps",
+     "did you mean gradient_accumulation_steps"),
     ({"deepspeed": {"optimizer": {"params": {"lr": "1e-5"}}}}, "deepspeed.optimizer.params.lr", "1.0"),
     ({"zero.stage": 2, "deepspeed": {"zero_optimization": {"offload_param": {"device": "cpu"}}}},
      "deepspeed.zero_optimization.offload_param", "set zero_optimization.stage: 3"),
-    ({"zero.stage": 2, "zero.offload_optimizer": "nvme", "zero.nvme_path": "."}, "zero.offload_optimizer", "offload_optimizer: cpu"),
+    ({"zero.stage": 2, "zero.offload_optimizer": "nvme", "zero.nvme_path": "."}, "zero.offload_optimizer",
+     "offload_optimizer: cpu"),
     ({"zero.stage": 2, "zero.offload_param": "nvme"}, "zero.offload_param", "set zero.stage: 3"),
     ({"zero.stage": 3, "zero.offload_optimizer": "nvme"}, "zero.nvme_path", "nvme_path: /nvme/swap"),
     ({"zero.stage": 3, "zero.offload_optimizer": "nvme", "zero.nvme_path": "nowhere"}, "zero.nvme_path", "create it"),
-    ({"model": {"type": "t5", "vocab_size": 200}, "task": "text-to-text", "train.precision": "fp16"}, "train.precision", "bf16"),
+    ({"model": {"type": "t5", "vocab_size": 200}, "task": "text-to-text", "train.precision": "fp16"},
+     "train.precision", "bf16"),
 ]
 
 
@@ -80,7 +84,8 @@ def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):
     assert not bench.output().exists()
 
 
-@pytest.mark.parametrize("text", ["", "just words", "- a list", "a: [1,", "\tx: 1", "model: {a: b: c}", "model: &a [{b: *a}]", "\x00"])
+@pytest.mark.parametrize("text", ["", "just words", "- a list", "a: [1,", "\tx: 1", "model: {a: b: c}",
+                                  "model: &a [{b: *a}]", "\x00"])
 def test_no_text_at_all_makes_a_traceback(bench, text):
     path = bench.folder / "broken.yml"
     path.write_text(text)
@@ -121,7 +126,8 @@ def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
     monkeypatch.chdir(bench.folder)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
-        assert cli.main(["train", str(bench.job(deepspeed={"zero_optimization": {"stage": 2}, "of_our_own": True}))]) == 0
+        assert cli.main(["train", str(bench.job(deepspeed={"zero_optimization": {"stage": 2},
+                                                           "of_our_own": True}))]) == 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert "1 warning" in (said := capsys.readouterr().err) and "of_our_own" in said
@@ -137,14 +143,16 @@ def test_a_key_that_is_written_again_is_refused_with_its_line(bench, capsys):
     assert main(["check", str(path), "--json"]) == 2
     problems = {p["key"]: p["reason"] for p in json.loads(capsys.readouterr().out)["problems"]}
     assert problems.keys() == {"train", "train.epochs", "ranks"}
-    assert all(f"again on line {len(lines) - (key != 'ranks')}," in reason for key, reason in problems.items()), problems
+    assert all(f"again on line {len(lines) - (key != 'ranks')}," in reason
+               for key, reason in problems.items()), problems
 
 
 def test_fix_leaves_a_file_alone_that_a_job_may_not_mean(bench):
     from debzero.cli import main
 
     for name in ("a", "b"):
-        (bench.folder / f"{name}.json").write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}))
+        (bench.folder / f"{name}.json").write_text(json.dumps({"zero_optimization": {"stage": 2,
+                                                                                     "offload_param": {"device": "cpu"}}}))
     path = bench.job()
     path.write_text(path.read_text() + "deepspeed: a.json\ndeepspeed: b.json\n")
     assert main(["check", str(path), "--fix"]) == 2
@@ -188,7 +196,7 @@ def test_packaged_jobs_are_good():
     from pathlib import Path
 
 
-    folder = Path(__file__).resolve().parents[3] / "debian" / "jobs"
+    folder = Path(__file__).resolve().parents[4] / "debian" / "jobs"
     found = sorted(folder.glob("*.yml"))
     assert {path.stem for path in found} >= {"demo", "mrpc", "gpt2-medium", "t5-base"}
     for path in found:

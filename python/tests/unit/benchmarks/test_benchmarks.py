@@ -1,4 +1,5 @@
-"""The benchmark programs in small: their data is what they say it is, both sides finish, and the JSON has what is judged."""
+"""The benchmark programs in small: their data is what they say it is, both sides finish, and the JSON has what is
+judged."""
 import argparse
 import csv
 import json
@@ -13,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCH = Path(__file__).resolve().parents[3] / "benchmarks"
 sys.path.insert(0, str(BENCH))
 
 import common  # noqa: E402
@@ -41,7 +42,8 @@ def test_pairs_are_the_same_each_time_and_new_for_another_seed(made, tmp_path):
     assert list(pairs.Language(1200).pairs(50, "train 0")) == list(pairs.Language(1200).pairs(50, "train 0"))
     assert list(pairs.Language(1200).pairs(50, "train 0")) != list(pairs.Language(1200).pairs(50, "train 1"))
     pairs.write_pairs(tmp_path, rows=20, held_out=10)
-    rows = {name: list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in ("train", "validation")}
+    rows = {name: list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines()))
+            for name in ("train", "validation")}
     assert [len(table) for table in rows.values()] == [20, 10]
     assert not {row["sentence1"] for row in rows["train"]} & {row["sentence1"] for row in rows["validation"]}
 
@@ -61,17 +63,20 @@ def test_words_are_never_alike():
 def test_the_speed_leaves_out_the_first_steps_and_counts_the_short_ones():
     assert [common.samples_done(step, 100, 64) for step in range(5)] == [0, 64, 100, 164, 200]
     metrics = [{"step": 2, "samples_per_second": 1.0, "tflops": 9.0}, {"step": 2, "eval_accuracy": 0.5},
-               {"step": 3, "samples_per_second": 64.0, "tflops": 1.0}, {"step": 4, "samples_per_second": 12.0, "tflops": 5.0}]
+               {"step": 3, "samples_per_second": 64.0, "tflops": 1.0},
+               {"step": 4, "samples_per_second": 12.0, "tflops": 5.0}]
     # 64 samples in one second, then 36 in three.
-    assert common.steady(metrics, 100, 64, 2) == {"samples_per_second": pytest.approx(25.0), "tflops": pytest.approx(4.0)}
+    assert common.steady(metrics, 100, 64, 2) == {"samples_per_second": pytest.approx(25.0),
+                                                  "tflops": pytest.approx(4.0)}
     with pytest.raises(SystemExit, match="train longer"):
         common.steady(metrics, 100, 64, 4)
 
 
 def test_the_verdict_is_the_median_over_the_seeds():
-    runs = [{"side": side, "seed": seed, "samples_per_second": speed, "wall_seconds": 100 / speed, "cpu_seconds": 10 / speed,
-             "accuracy": accuracy}
-            for side, speeds, scores in (("debzero", (9, 5, 7), (0.9, 0.7, 0.8)), ("article", (3, 5, 2), (0.9, 0.7, 0.9)))
+    runs = [{"side": side, "seed": seed, "samples_per_second": speed, "wall_seconds": 100 / speed,
+             "cpu_seconds": 10 / speed, "accuracy": accuracy}
+            for side, speeds, scores in (("debzero", (9, 5, 7), (0.9, 0.7, 0.8)),
+                                         ("article", (3, 5, 2), (0.9, 0.7, 0.9)))
             for seed, speed, accuracy in zip((1, 2, 3), speeds, scores)]
     verdict = race.judge(runs)
     assert verdict["speed_ratios"] == [3, 1, 3.5] and verdict["speed_ratio"] == 3 and verdict["cpu_ratio"] == 3 and verdict["fast_enough"]
@@ -82,7 +87,8 @@ def test_a_program_that_fails_is_a_row_with_its_reason(tmp_path, capsys):
     def work(options, name):
         if name == "bad":
             raise common.Failed("out of memory")
-        return {"samples_per_second": 8.0, "step_ms": 1.0, "tflops": 1.0, "peak_share": None, "peak_memory_bytes": [2**30]}
+        return {"samples_per_second": 8.0, "step_ms": 1.0, "tflops": 1.0, "peak_share": None,
+                "peak_memory_bytes": [2**30]}
 
     options = argparse.Namespace(folder=tmp_path, python=sys.executable)
     rows = gpu.each(["bad", "plain"], work, options, lambda name, row: "good")
@@ -94,7 +100,8 @@ def test_a_program_that_fails_is_a_row_with_its_reason(tmp_path, capsys):
 
 @pytest.mark.timeout(1500)
 def test_the_published_measurements_can_be_rehearsed(tmp_path):
-    done = subprocess.run([sys.executable, BENCH / "published.py", "--tiny", "--results", tmp_path, "--only", "bert-large-1", "tune"],
+    done = subprocess.run([sys.executable, BENCH / "published.py", "--tiny", "--results", tmp_path, "--only",
+                           "bert-large-1", "tune"],
                           text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "bert-large-1.json").read_text())["configurations"]
@@ -105,7 +112,8 @@ def test_the_published_measurements_can_be_rehearsed(tmp_path):
 
 
 def test_an_interruption_leaves_no_training_behind(tmp_path):
-    process = psutil.Popen([sys.executable, BENCH / "published.py", "--tiny", "--results", tmp_path, "--only", "bert-large-1", "tune"],
+    process = psutil.Popen([sys.executable, BENCH / "published.py", "--tiny", "--results", tmp_path, "--only",
+                            "bert-large-1", "tune"],
                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     until = time.monotonic() + 300
     while not list(tmp_path.glob("bert-large-1/runs/*/out/status.json")):  # its run writes it
@@ -119,8 +127,8 @@ def test_an_interruption_leaves_no_training_behind(tmp_path):
 
 
 def finish(program, folder, *arguments):
-    done = subprocess.run([sys.executable, BENCH / f"{program}.py", "--tiny", "--folder", folder, *arguments], text=True,
-                          capture_output=True)
+    done = subprocess.run([sys.executable, BENCH / f"{program}.py", "--tiny", "--folder", folder, *arguments],
+                          text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "results.json").read_text()), done.stdout
 

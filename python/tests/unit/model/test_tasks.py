@@ -1,10 +1,10 @@
-"""Each task's loss is transformers' own, sample by sample, whatever a batch is padded to; answers and scores are what they say."""
+"""Each task's loss is transformers' own, sample by sample, whatever a batch is padded to; answers and scores are what
+they say."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS
-from test_data import plan_of
+from support import WORDS, plan_of
 
 from debzero.base.errors import UserError
 from debzero.data.collator import Collator
@@ -31,12 +31,12 @@ def make(bench):
     def made(kind, task, **changes):
         dataset = str(bench.folder / ("scores.csv" if task == "regression" else "rows.csv"))
         changes = {"model": SMALL[kind], "task": task, "data__dataset": dataset, "data__max_length": 24, **changes}
-        plan = plan_of(bench, **changes)
-        own = tasks.of(plan.job)
-        loaded = prepare.load(prepare.prepare(plan, bench.folder / "cache"), own)
+        resolved = plan_of(bench, **changes)
+        own = tasks.of(resolved.job)
+        loaded = prepare.load(prepare.prepare(resolved, bench.folder / "cache"), own)
         torch.manual_seed(0)
-        settings = build.config(plan.job.model, loaded.labels, loaded.tokenizer)
-        return own, loaded, build.build(plan, settings, {}).eval()
+        settings = build.config(resolved.job.model, loaded.labels, loaded.tokenizer)
+        return own, loaded, build.build(resolved, settings, {}).eval()
 
     return made
 
@@ -53,7 +53,8 @@ def own_loss(model, loaded, batch, row):
 @torch.no_grad()
 def test_a_samples_loss_is_transformers_own(make, kind, task):
     own, loaded, model = make(kind, task)
-    assert model.dtype == torch.float32 and type(model).__name__.startswith({"bert": "Bert", "gpt2": "GPT2", "t5": "T5"}[kind])
+    assert model.dtype == torch.float32 and type(model).__name__.startswith({"bert": "Bert", "gpt2": "GPT2",
+                                                                             "t5": "T5"}[kind])
     batch = Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(9))
     losses = own.losses(model, batch)
     assert losses.shape == (9,) and losses.dtype == torch.float32
@@ -88,7 +89,8 @@ def test_text_to_text_answers_the_likeliest_name(make):
 
 def test_text_to_text_learns(make):
     """The words are the classes' own, so a few dozen steps tell them apart."""
-    own, loaded, model = make("t5", "text-to-text", model={**SMALL["t5"], "d_model": 64, "num_layers": 1, "dropout_rate": 0.0})
+    own, loaded, model = make("t5", "text-to-text",
+                              model={**SMALL["t5"], "d_model": 64, "num_layers": 1, "dropout_rate": 0.0})
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     collate = Collator(loaded.tokenizer, 1, None, False)
     for step in range(40):
@@ -134,10 +136,10 @@ def test_gpt2s_own_tokenizer_pads_with_its_end_and_no_empty_text_is_lost(make, b
 
     folder = bench.folder / "gpt2"
     pieces = ByteLevelBPETokenizer()
-    pieces.train_from_iterator((bench.folder / "rows.csv").read_text().splitlines(), vocab_size=300, special_tokens=["<|endoftext|>"],
-                               show_progress=False)
-    own = PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>",
-                                  model_input_names=["input_ids", "attention_mask"])
+    pieces.train_from_iterator((bench.folder / "rows.csv").read_text().splitlines(), vocab_size=300,
+                               special_tokens=["<|endoftext|>"], show_progress=False)
+    own = PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, eos_token="<|endoftext|>",
+                                  bos_token="<|endoftext|>", model_input_names=["input_ids", "attention_mask"])
     _, _, model = make("gpt2", "causal-lm")
     model.resize_token_embeddings(len(own))
     model.save_pretrained(folder)
@@ -148,7 +150,8 @@ def test_gpt2s_own_tokenizer_pads_with_its_end_and_no_empty_text_is_lost(make, b
     assert loaded.train.lengths.min() >= 1
     batch = Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(12))
     with torch.no_grad():
-        assert own.losses(model, batch).tolist() == pytest.approx([own_loss(model, loaded, batch, i) for i in range(12)], rel=1e-4)
+        assert own.losses(model, batch).tolist() == pytest.approx([own_loss(model, loaded, batch, i)
+                                                                   for i in range(12)], rel=1e-4)
 
 
 def test_what_a_model_cannot_do_is_named(make, bench):
@@ -162,8 +165,10 @@ def test_what_a_model_cannot_do_is_named(make, bench):
 
 
 @pytest.mark.parametrize(("changes", "key"), [
-    ({"task": "causal-lm", "train__metric": "f1"}, "train.metric"), ({"task": "regression", "train__metric": "matthews"}, "train.metric"),
-    ({"task": "causal-lm", "data__text": ["text", "label"]}, "data.text"), ({"data__prefix": ["a", "b"]}, "data.prefix"),
+    ({"task": "causal-lm", "train__metric": "f1"}, "train.metric"),
+    ({"task": "regression", "train__metric": "matthews"}, "train.metric"),
+    ({"task": "causal-lm", "data__text": ["text", "label"]}, "data.text"),
+    ({"data__prefix": ["a", "b"]}, "data.prefix"),
     ({"task": "regression", "data__dataset": "debian-sections"}, "task"), ({"task": "text-to-text"}, "model.type"),
     ({"task": "causal-lm", "model": SMALL["t5"]}, "model.type"), ({}, None)])
 def test_a_job_that_its_task_does_not_go_with_is_refused(bench, changes, key):
@@ -216,7 +221,8 @@ def test_a_language_model_is_measured_against_counting(make):
 
 @pytest.mark.parametrize(("kind", "task"), [("bert", "classification"), ("t5", "text-to-text"), ("bert", "regression")])
 def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
-    """Each rank in turn in this process, rank 0 last: its answers are kept until that one gathers and counts them all."""
+    """Each rank in turn in this process, rank 0 last: its answers are kept until that one gathers and counts them
+    all."""
     own, loaded, model = make(kind, task)
     collate = Collator(loaded.tokenizer, 8, None, False)
 

@@ -20,8 +20,9 @@ from debzero.run import card, plots, progress, report, status
 from debzero.run.folder import Output
 from debzero.run.progress import Progress
 
-STEP = {"total_steps": 6, "learning_rate": 1e-3, "samples_per_second": 64.0, "tokens_per_second": 640.0, "padding_share": 0.1,
-        "tflops": 1.5, "peak_share": 0.4, "memory_bytes": [2**30, 2**31], "skipped_steps": 1, "loss_scale": 4096.0}
+STEP = {"total_steps": 6, "learning_rate": 1e-3, "samples_per_second": 64.0, "tokens_per_second": 640.0,
+        "padding_share": 0.1, "tflops": 1.5, "peak_share": 0.4, "memory_bytes": [2**30, 2**31], "skipped_steps": 1,
+        "loss_scale": 4096.0}
 
 
 def step(number: int, loss: float, **values: object) -> dict:
@@ -64,7 +65,8 @@ def test_tensorboard_shows_a_resumed_run_as_one(interrupted):
 
     events = EventAccumulator(str(interrupted.folder / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("training/loss")] == [(s, pytest.approx(loss)) for s, loss in LOSSES]
+    assert [(e.step, e.value) for e in events.Scalars("training/loss")] == [(s, pytest.approx(loss))
+                                                                            for s, loss in LOSSES]
     assert [(e.step, e.value) for e in events.Scalars("evaluation/accuracy")] == [(3, 0.5), (6, 0.75)]
     assert events.Scalars("memory/rank1")[-1].value == 2**31
 
@@ -88,7 +90,8 @@ def test_the_table_holds_what_the_lines_hold(interrupted):
     lines = read_lines(interrupted.metrics_file)
     assert len(rows) == len(lines) == 8
     assert [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]] == LOSSES
-    assert [(int(row["step"]), float(row["eval_accuracy"])) for row in rows if row["eval_accuracy"]] == [(3, 0.5), (6, 0.75)]
+    assert [(int(row["step"]), float(row["eval_accuracy"])) for row in rows
+            if row["eval_accuracy"]] == [(3, 0.5), (6, 0.75)]
     assert {row["memory_bytes"] for row in rows} == {"", str(2**31)}
     for row, line in zip(rows, lines):
         assert {name for name in line if not isinstance(line[name], list)} <= set(row), "a number has no column"
@@ -108,9 +111,10 @@ def test_prometheus_reads_the_newest_values_in_both_folders(interrupted, tmp_pat
         assert samples["debzero_loss", ] == pytest.approx(1 / 6)
         assert samples["debzero_eval", "accuracy"] == 0.75
         assert (samples["debzero_memory_bytes", "0"], samples["debzero_memory_bytes", "1"]) == (2**30, 2**31)
-        shown = ("step", "steps_total", "loss", "learning_rate", "samples_per_second", "tokens_per_second", "padding_share", "tflops",
-                 "peak_share", "skipped_steps", "loss_scale", "eta_seconds")
-        assert {name[0] for name in samples} == {"debzero_eval", "debzero_memory_bytes", *(f"debzero_{name}" for name in shown)}
+        shown = ("step", "steps_total", "loss", "learning_rate", "samples_per_second", "tokens_per_second",
+                 "padding_share", "tflops", "peak_share", "skipped_steps", "loss_scale", "eta_seconds")
+        assert {name[0] for name in samples} == {"debzero_eval", "debzero_memory_bytes",
+                                                 *(f"debzero_{name}" for name in shown)}
 
 
 def test_a_watcher_that_fails_is_left_out_once_and_the_others_go_on(output, monkeypatch, tmp_path, capsys):
@@ -194,25 +198,28 @@ def test_systemd_hears_of_it_and_need_not_listen(output, monkeypatch, tmp_path):
 
 def test_the_line_shows_what_is_known():
     assert progress.line(step(2, 0.5)) == (
-        "step 2/6  epoch 0.67  loss 0.5000  lr 1.00e-03  64.0 samples/s  640 tokens/s  1.5 TFLOP/s (40% of peak)  1.00-2.00 GiB  "
-        "1 skipped  ETA 0:04")
+        "step 2/6  epoch 0.67  loss 0.5000  lr 1.00e-03  64.0 samples/s  640 tokens/s  1.5 TFLOP/s (40% of peak)  "
+        "1.00-2.00 GiB  1 skipped  ETA 0:04")
     assert progress.line({"step": 2, "total_steps": None, "loss": None}) == "step 2/?  ETA -"
     assert computing_text(0.01234, None) == "12.3 GFLOP/s"
 
 
 # What a run leaves, in a report as training makes it.
 REPORT = {
-    "job": "/etc/debzero/jobs/mrpc.yml", "task": "classification", "auto": "AutoModelForSequenceClassification", "metric": "f1",
-    "evaluation": {"accuracy": 0.875, "f1": 0.9, "matthews": 0.7, "loss": 0.3}, "accuracy": 0.875, "f1": 0.9, "majority_accuracy": 0.68,
-    "baseline": {"accuracy": 0.68, "f1": 0.81, "matthews": 0.0, "loss": 0.62}, "eval_samples": 408, "train_samples": 3668, "classes": 2,
-    "steps": 116, "total_steps": 174, "best_step": 58, "resumed": 1, "skipped_steps": 2, "training_seconds": 61.0,
-    "steps_per_second": 2.0, "samples_per_second": 128.0, "tokens_per_second": 6800.0, "padding_share": 0.05, "tflops": 40.5,
-    "peak_share": 0.13, "peak_memory_bytes": [2**32, 2**32], "peak_memory_of": "the GPU allocator", "world_size": 2, "zero_stage": 2,
-    "offload_optimizer": "cpu", "offload_param": "none", "optimizer": "AdamW", "schedule": None, "precision": "bf16", "global_batch": 64,
-    "micro_batch": 16, "accumulation": 2, "device": "NVIDIA A100-SXM4-40GB", "versions": {"torch": "7.1", "deepspeed": "7.2"},
-    "model": "/var/lib/debzero/mrpc/model", "checkpoint": "/var/lib/debzero/mrpc/checkpoints/step-116",
-    "metrics": "/var/lib/debzero/mrpc/metrics.jsonl", "curves": "/var/lib/debzero/mrpc/tensorboard", "log": "journalctl -u debzero@mrpc"}
-MRPC = {"model": "bert-large-uncased", "data": {"dataset": "glue/mrpc", "text": ["sentence1", "sentence2"], "label": "label"},
+    "job": "/etc/debzero/jobs/mrpc.yml", "task": "classification", "auto": "AutoModelForSequenceClassification",
+    "metric": "f1", "evaluation": {"accuracy": 0.875, "f1": 0.9, "matthews": 0.7, "loss": 0.3}, "accuracy": 0.875,
+    "f1": 0.9, "majority_accuracy": 0.68, "baseline": {"accuracy": 0.68, "f1": 0.81, "matthews": 0.0, "loss": 0.62},
+    "eval_samples": 408, "train_samples": 3668, "classes": 2, "steps": 116, "total_steps": 174, "best_step": 58,
+    "resumed": 1, "skipped_steps": 2, "training_seconds": 61.0, "steps_per_second": 2.0, "samples_per_second": 128.0,
+    "tokens_per_second": 6800.0, "padding_share": 0.05, "tflops": 40.5, "peak_share": 0.13,
+    "peak_memory_bytes": [2**32, 2**32], "peak_memory_of": "the GPU allocator", "world_size": 2, "zero_stage": 2,
+    "offload_optimizer": "cpu", "offload_param": "none", "optimizer": "AdamW", "schedule": None, "precision": "bf16",
+    "global_batch": 64, "micro_batch": 16, "accumulation": 2, "device": "NVIDIA A100-SXM4-40GB",
+    "versions": {"torch": "7.1", "deepspeed": "7.2"}, "model": "/var/lib/debzero/mrpc/model",
+    "checkpoint": "/var/lib/debzero/mrpc/checkpoints/step-116", "metrics": "/var/lib/debzero/mrpc/metrics.jsonl",
+    "curves": "/var/lib/debzero/mrpc/tensorboard", "log": "journalctl -u debzero@mrpc"}
+MRPC = {"model": "bert-large-uncased",
+        "data": {"dataset": "glue/mrpc", "text": ["sentence1", "sentence2"], "label": "label"},
         "train": {"select": "best", "metric": "f1"}, "output": "/var/lib/debzero/mrpc"}
 
 
@@ -229,16 +236,17 @@ def test_the_card_says_what_hubs_and_people_ask(tmp_path):
     assert {name: result.metric_value for name, result in results.items()} == {
         "accuracy": 0.875, "f1": 0.9, "matthews_correlation": 0.7, "loss": 0.3}
     assert results["f1"].dataset_config == "mrpc"
-    for words in ("| **f1** | **0.9000** | 0.8100 |", "64 = micro-batch 16 x 2 accumulation steps x 2 ranks", "step 58", "(loss.svg)",
-                  "ZeRO stage 2, optimizer on cpu", "bf16", "A100", "deepspeed 7.2", "AutoModelForSequenceClassification.from_pretrained",
-                  "40.5 TFLOP/s (13% of peak)"):
+    for words in ("| **f1** | **0.9000** | 0.8100 |", "64 = micro-batch 16 x 2 accumulation steps x 2 ranks",
+                  "step 58", "(loss.svg)", "ZeRO stage 2, optimizer on cpu", "bf16", "A100", "deepspeed 7.2",
+                  "AutoModelForSequenceClassification.from_pretrained", "40.5 TFLOP/s (13% of peak)"):
         assert words in read.text, words
 
 
 def test_the_card_of_local_things_names_no_path(tmp_path):
     from huggingface_hub import ModelCard
 
-    job = Job.model_validate({**MRPC, "model": "/home/kim/secret/mine", "data": {"dataset": "/srv/customers/rows|a.csv", "label": "x|y"}})
+    job = Job.model_validate({**MRPC, "model": "/home/kim/secret/mine",
+                              "data": {"dataset": "/srv/customers/rows|a.csv", "label": "x|y"}})
     card.write(REPORT, job, tmp_path)
     read = ModelCard.load(tmp_path / "README.md")
     assert (read.data.base_model, read.data.datasets) == (None, None)
@@ -250,9 +258,9 @@ def test_the_card_of_local_things_names_no_path(tmp_path):
 
 def test_the_report_says_whose_weights_and_how_fast():
     text = report.text(REPORT)
-    for words in ("AutoModelForSequenceClassification.from_pretrained", "0.8750   (always the commonest class: 0.6800; 1.3 times that)",
-                  "116 of 174, stopped early; best at step 58; 2 skipped for an overflow; resumed 1 time", "6800 tokens/s",
-                  "40.5 TFLOP/s (13% of peak) a rank, 5% of the tokens were padding"):
+    for words in ("AutoModelForSequenceClassification.from_pretrained",
+                  "0.8750   (always the commonest class: 0.6800; 1.3 times that)",
+                  "116 of 174, stopped early; best at step 58; 2 skipped for an overflow; resumed 1 time", "6800 tokens/s", "40.5 TFLOP/s (13% of peak) a rank, 5% of the tokens were padding"):
         assert words in text, text
     assert report.headline(REPORT) == "f1 0.9000"
     assert report.headline({"accuracy": 0.5}) == "accuracy 0.5000" and "accuracy 0.5000" in report.text({"accuracy": 0.5})
@@ -268,9 +276,12 @@ def test_the_peak_is_that_of_all_starts(tmp_path):
 
 @pytest.mark.parametrize(("rows", "metric"), [
     ([{"step": 1, "loss": 0.7, "samples_per_second": 5.0}], "accuracy"),
-    ([{"step": 1, "loss": 0.7, "samples_per_second": 5.0}, {"step": 1, "eval_loss": 0.6, "eval_accuracy": 0.5}], "accuracy"),
-    ([{"step": n, "loss": 1 / n, "samples_per_second": 0.0} for n in range(1, 5000)] + [{"step": 4000, "eval_loss": 0.6}], "loss"),
-    ([{"step": 1, "loss": None, "samples_per_second": None}, {"step": 2, "loss": 1.0, "samples_per_second": None}], "f1"),
+    ([{"step": 1, "loss": 0.7, "samples_per_second": 5.0}, {"step": 1, "eval_loss": 0.6, "eval_accuracy": 0.5}],
+     "accuracy"),
+    ([{"step": n, "loss": 1 / n, "samples_per_second": 0.0} for n in range(1, 5000)]
+     + [{"step": 4000, "eval_loss": 0.6}], "loss"),
+    ([{"step": 1, "loss": None, "samples_per_second": None}, {"step": 2, "loss": 1.0, "samples_per_second": None}],
+     "f1"),
 ], ids=["one", "one-evaluated", "many", "holes"])
 def test_the_picture_is_one_and_always_the_same(tmp_path, rows, metric):
     from PIL import Image
@@ -314,7 +325,8 @@ def jobs(tmp_path, monkeypatch):
         "going": {"state": "training", "step": 3, "total_steps": 6, "loss": 0.5, "eta_seconds": 61.0},
         "done": {"state": "finished", "step": 6, "total_steps": 6},
         "broken": {"state": "failed", "step": 2, "total_steps": 6, "error": "out of memory\n  -> buy more"},
-        "hopeless": {"state": "failed", "step": 2, "total_steps": 6, "error": "no", "given_up": "failed 3 times in the same way"},
+        "hopeless": {"state": "failed", "step": 2, "total_steps": 6, "error": "no",
+                     "given_up": "failed 3 times in the same way"},
         "old": {"state": "stopped", "step": 0}}
     held = []
     for name, values in states.items():
@@ -332,9 +344,9 @@ def test_status_without_a_name_lists_all_jobs(jobs, capsys):
     assert status.status(None, as_json=False, watch=False) == 0
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()[1:]}
     assert lines == {
-        "going": "training 3/6 loss 0.5000, ETA 1:01 -", "done": "finished 6/6 f1 0.9000 -", "broken": "failed 2/6 out of memory -",
-        "hopeless": "failed 2/6 given up: failed 3 times in the same way -", "old": "stopped 0/? -", "new": "not started - -",
-        "unreadable": lines["unreadable"]}
+        "going": "training 3/6 loss 0.5000, ETA 1:01 -", "done": "finished 6/6 f1 0.9000 -",
+        "broken": "failed 2/6 out of memory -", "hopeless": "failed 2/6 given up: failed 3 times in the same way -",
+        "old": "stopped 0/? -", "new": "not started - -", "unreadable": lines["unreadable"]}
     assert lines["unreadable"].startswith("wrong - line ") and "is not YAML" in lines["unreadable"]
     assert status.status(None, as_json=True, watch=False) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
@@ -365,7 +377,8 @@ def test_a_real_run_leaves_all_of_it(bench):
     done = bench.run("train", job, DEBZERO_TEXTFILE_DIR=str(node))
     assert done.returncode == 0 and "warning" not in done.stdout and "goes on without" not in done.stdout, done.stdout + done.stderr
     out, made = bench.output(), json.loads((bench.output() / "report.json").read_text())
-    assert {path.name for path in (out / "model").iterdir()} >= {"README.md", "loss.svg", "loss.png", "model.safetensors", "config.json"}
+    assert {path.name for path in (out / "model").iterdir()} >= {"README.md", "loss.svg", "loss.png",
+                                                                 "model.safetensors", "config.json"}
     assert ModelCard.load(out / "model" / "README.md").data.eval_results[0].metric_value == made["accuracy"]
     assert str(bench.folder) not in (out / "model" / "README.md").read_text()
     events = EventAccumulator(str(out / "tensorboard"))
@@ -378,6 +391,8 @@ def test_a_real_run_leaves_all_of_it(bench):
     assert (node / "debzero-job.prom").read_text() == (out / "debzero-job.prom").read_text()
     assert made["tflops"] > 0 and made["peak_share"] is None
     # A BERT of one layer, 32 wide and 64 inside: what it computed follows from how many tokens it read.
-    assert 6 * (4 * 32 * 32 + 2 * 32 * 64) < made["tflops"] * 1e12 * 2 / made["tokens_per_second"] < 2 * 6 * (4 * 32 * 32 + 2 * 32 * 64)
+    assert 6 * (4 * 32 * 32
+                + 2 * 32 * 64) < made["tflops"] * 1e12 * 2 / made["tokens_per_second"] < 2 * 6 * (4 * 32 * 32
+                                                                                                  + 2 * 32 * 64)
     shown = bench.run("status", job)
     assert shown.returncode == 0 and "tensorboard --logdir" in shown.stdout and "GFLOP/s a rank" in shown.stdout

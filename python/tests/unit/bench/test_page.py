@@ -84,7 +84,8 @@ def test_a_comparison_shows_every_host_and_what_differs():
 
 PAGES = {
     "bench": lambda: page.render(sample()), "rehearsal": lambda: page.render(sample(speed_comparable=False)),
-    "comparison": lambda: comparison.render([sample("gpu1"), sample("a-host-with-a-rather-long-name.example.org", 2), sample("gpu3")]),
+    "comparison": lambda: comparison.render([sample("gpu1"), sample("a-host-with-a-rather-long-name.example.org", 2),
+                                             sample("gpu3")]),
 }
 
 
@@ -109,6 +110,7 @@ def test_a_page_fits_a_phone_and_a_desk(name, tmp_path):
 
 def test_the_browser_sees_what_is_wrong(tmp_path):
     text = page.render(sample()).replace("default-src", "unknown-src")
-    wrong = text.replace("<footer>", '<div style="width:900px">x</div><img src="http://127.0.0.1:9/x.png" alt=""/><footer>')
+    wrong = text.replace("<footer>",
+                         '<div style="width:900px">x</div><img src="http://127.0.0.1:9/x.png" alt=""/><footer>')
     (found,) = look(wrong, [360], tmp_path)
     assert found["overflow"] > 0 and found["sticking_out"] and found["requests"] == ["http://127.0.0.1:9/x.png"]

@@ -5,9 +5,9 @@ import json
 import os
 
 import pytest
-from conftest import JOB
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support import JOB
 
 from debzero.check import checks
 from debzero.deepspeed_json import keys, lint
@@ -39,27 +39,34 @@ CPU, NVME = {"device": "cpu"}, {"device": "nvme", "nvme_path": "/nvme"}
 RULES = [
     ("DZ101", {"train_batchsize": 8}, "train_batchsize", {"train_batch_size": 8}),
     ("DZ101", zero(2, overlap_com=True), "zero_optimization.overlap_com", zero(2, overlap_comm=False)),
-    ("DZ101", zero(2, offload_optimizer={"device": "cpu", "pin_memroy": True}), "zero_optimization.offload_optimizer.pin_memroy",
+    ("DZ101", zero(2, offload_optimizer={"device": "cpu", "pin_memroy": True}),
+     "zero_optimization.offload_optimizer.pin_memroy",
      zero(2, offload_optimizer={"device": "cpu", "pin_memory": True})),
     ("DZ101", {"entirely_new": 1}, "entirely_new", {"sparse_attention": {"entirely_new": 1}}),
     ("DZ102", {"fp16": {"enabled": "yes"}}, "fp16.enabled", {"fp16": {"enabled": False}}),
     ("DZ102", {"zero_optimization": 1}, "zero_optimization", {"zero_optimization": {}}),
-    ("DZ102", zero(2, reduce_bucket_size="5e8"), "zero_optimization.reduce_bucket_size", zero(2, reduce_bucket_size=5e8)),
-    ("DZ102", zero(2, offload_optimizer={"device": "disk"}), "zero_optimization.offload_optimizer.device", zero(2, offload_optimizer=CPU)),
+    ("DZ102", zero(2, reduce_bucket_size="5e8"), "zero_optimization.reduce_bucket_size",
+     zero(2, reduce_bucket_size=5e8)),
+    ("DZ102", zero(2, offload_optimizer={"device": "disk"}), "zero_optimization.offload_optimizer.device",
+     zero(2, offload_optimizer=CPU)),
     ("DZ102", {"train_batch_size": 1.5}, "train_batch_size", {"train_batch_size": 2.0}),
     ("DZ102", {"gradient_clipping": None}, "gradient_clipping", {"train_batch_size": None}),
     ("DZ102", adam(lr="3e-5"), "optimizer.params.lr", adam(lr=3e-5)),
-    ("DZ102", decay("WarmupLR", warmup_type="cubic"), "scheduler.params.warmup_type", decay("WarmupLR", warmup_type="linear")),
+    ("DZ102", decay("WarmupLR", warmup_type="cubic"), "scheduler.params.warmup_type",
+     decay("WarmupLR", warmup_type="linear")),
     ("DZ103", zero(2, overlap_comm="auto"), "zero_optimization.overlap_comm", zero(2, reduce_bucket_size="auto")),
-    ("DZ103", {"fp16": {"enabled": True, "loss_scale_window": "auto"}}, "fp16.loss_scale_window", {"fp16": {"enabled": "auto"}}),
+    ("DZ103", {"fp16": {"enabled": True, "loss_scale_window": "auto"}}, "fp16.loss_scale_window",
+     {"fp16": {"enabled": "auto"}}),
     ("DZ103", {"wall_clock_breakdown": "auto"}, "wall_clock_breakdown", {"pipeline": {"stages": "auto"}}),
     ("DZ104", {"zero_optimization": True}, "zero_optimization", zero(1)),
     ("DZ104", {"zero_optimization": False}, "zero_optimization", zero(0)),
     ("DZ104", zero(2, cpu_offload=True), "zero_optimization.cpu_offload", zero(2, offload_optimizer=CPU)),
-    ("DZ104", zero(3, cpu_offload_params=True, stage3_gather_16bit_weights_on_model_save=True), "zero_optimization.cpu_offload_params",
+    ("DZ104", zero(3, cpu_offload_params=True, stage3_gather_16bit_weights_on_model_save=True),
+     "zero_optimization.cpu_offload_params",
      zero(3, offload_param=CPU, stage3_gather_16bit_weights_on_model_save=True)),
     ("DZ104", zero(2, cpu_offload_use_pin_memory=True), "zero_optimization.cpu_offload_use_pin_memory", zero(2)),
-    ("DZ104", zero(3, stage3_gather_fp16_weights_on_model_save=True), "zero_optimization.stage3_gather_fp16_weights_on_model_save",
+    ("DZ104", zero(3, stage3_gather_fp16_weights_on_model_save=True),
+     "zero_optimization.stage3_gather_fp16_weights_on_model_save",
      zero(3, stage3_gather_16bit_weights_on_model_save=True)),
     ("DZ104", {"bfloat16": {"enabled": True}}, "bfloat16", {"bf16": {"enabled": True}}),
     ("DZ106", zero(2, reduce_bucket_size=0), "zero_optimization.reduce_bucket_size", zero(2, reduce_bucket_size=1)),
@@ -86,16 +93,19 @@ RULES = [
     ("DZ118", zero(2, overlap_comm=True), "zero_optimization.overlap_comm", zero(2, overlap_comm=False)),
     ("DZ120", {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}, "train_batch_size",
      {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}),
-    ("DZ120", {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}, "train_batch_size",
+    ("DZ120", {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2},
+     "train_batch_size",
      {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}),
     ("DZ120", {"train_batch_size": 7}, "train_batch_size", {"train_batch_size": 7, "elasticity": {"enabled": True}}),
     ("DZ130", {**fp16(), "bf16": {"enabled": True}}, "bf16.enabled", {**fp16(), "bf16": {"enabled": False}}),
-    ("DZ131", fp16(initial_scale_power=16), "fp16.initial_scale_power", {"fp16": {"enabled": False, "initial_scale_power": 16}}),
+    ("DZ131", fp16(initial_scale_power=16), "fp16.initial_scale_power",
+     {"fp16": {"enabled": False, "initial_scale_power": 16}}),
     ("DZ132", fp16(loss_scale=128), "fp16.loss_scale", fp16(loss_scale=0, initial_scale_power=12)),
     ("DZ140", adam(max_grad_norm=1.0), "optimizer.params.max_grad_norm", {**adam(), "gradient_clipping": 1.0}),
     ("DZ141", adam("AdanW"), "optimizer.type", adam("adamw")),
     ("DZ141", adam("sgd"), "optimizer.type", adam("SGD")),
-    ("DZ142", {**zero(1), **adam("SGD")}, "optimizer.type", {**zero(1), **adam("SGD"), "zero_allow_untested_optimizer": True}),
+    ("DZ142", {**zero(1), **adam("SGD")}, "optimizer.type",
+     {**zero(1), **adam("SGD"), "zero_allow_untested_optimizer": True}),
     ("DZ142", {**zero(1), **adam("OneBitAdam"), "zero_allow_untested_optimizer": True}, "optimizer.type",
      {**zero(0), **adam("OneBitAdam")}),
     ("DZ143", {**zero(2, offload_optimizer=CPU), **adam(torch_adam=True)}, "optimizer.params.torch_adam",
@@ -107,7 +117,8 @@ RULES = [
     ("DZ145", decay("WarmupLR", total_num_steps=9), "scheduler.params.total_num_steps", decay(total_num_steps=9)),
     ("DZ146", decay(warmup_num_steps=11, total_num_steps=10), "scheduler.params.warmup_num_steps",
      decay(warmup_num_steps=10, total_num_steps=10)),
-    ("DZ150", {"checkpoint": {"load_universal": True}}, "checkpoint.load_universal", {"checkpoint": {"load_universal": False}}),
+    ("DZ150", {"checkpoint": {"load_universal": True}}, "checkpoint.load_universal",
+     {"checkpoint": {"load_universal": False}}),
 ]
 
 
@@ -144,8 +155,10 @@ def test_a_jobs_own_zero_section_counts():
     config = {"zero_optimization": {"offload_param": {"device": "nvme"}}}
     job = Job.model_validate({**JOB, "deepspeed": config, "zero": {"stage": 3, "nvme_path": "/nvme"}})
     assert not lint.problems(config, "job.yml", 2, 1, job)
-    (problem,) = lint.problems(config, "job.yml", 2, 1, job.model_copy(update={"zero": job.zero.model_copy(update={"stage": 2})}))
-    assert (problem.code, problem.key, problem.file) == ("DZ110", "deepspeed.zero_optimization.offload_param", "job.yml")
+    (problem,) = lint.problems(config, "job.yml", 2, 1,
+                               job.model_copy(update={"zero": job.zero.model_copy(update={"stage": 2})}))
+    assert (problem.code, problem.key, problem.file) == ("DZ110", "deepspeed.zero_optimization.offload_param",
+                                                         "job.yml")
 
 
 def test_the_tables_are_what_the_installed_deepspeed_reads():
@@ -153,18 +166,25 @@ def test_the_tables_are_what_the_installed_deepspeed_reads():
     from deepspeed.runtime import constants, lr_schedules
     from deepspeed.runtime.swap_tensor import constants as aio
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
 
     def named(module: object, prefix: str) -> set:
-        values = {name: value for name, value in vars(module).items() if name.startswith(prefix) and isinstance(value, str)}
-        return {value for name, value in values.items() if not name.endswith(("DEFAULT", "FORMAT", "OLD")) and "\n" not in value}
+        values = {name: value for name, value in vars(module).items() if name.startswith(prefix)
+                  and isinstance(value, str)}
+        return {value for name, value in values.items() if not name.endswith(("DEFAULT", "FORMAT", "OLD"))
+                and "\n" not in value}
 
     def fields(model: type) -> set:
         return {field.alias or name for name, field in model.model_fields.items()}
 
-    for table, read in ((keys.ZERO, fields(DeepSpeedZeroConfig)), (keys.OFFLOAD_PARAM, fields(DeepSpeedZeroOffloadParamConfig)),
-                        (keys.OFFLOAD_OPTIMIZER, fields(DeepSpeedZeroOffloadOptimizerConfig)), (keys.FP16, named(constants, "FP16_")),
-                        (keys.BF16, named(constants, "BFLOAT16_")), (keys.AIO, named(aio, "AIO_"))):
+    for table, read in ((keys.ZERO, fields(DeepSpeedZeroConfig)),
+                        (keys.OFFLOAD_PARAM, fields(DeepSpeedZeroOffloadParamConfig)),
+                        (keys.OFFLOAD_OPTIMIZER, fields(DeepSpeedZeroOffloadOptimizerConfig)),
+                        (keys.FP16, named(constants, "FP16_")), (keys.BF16, named(constants, "BFLOAT16_")),
+                        (keys.AIO, named(aio, "AIO_"))):
         assert set(table) - keys.NEWER - keys.OLDER <= read <= set(table)
     assert {name.lower() for name in keys.OPTIMIZERS} >= set(settings_of.DEEPSPEED_OPTIMIZERS)
     assert set(keys.SCHEDULERS) == set(lr_schedules.VALID_LR_SCHEDULES)
@@ -179,8 +199,8 @@ def test_auto_means_something_exactly_where_debzero_fills_it_in():
     from debzero.resolve.host import Host
     from debzero.resolve.resolve import resolve
 
-    plan = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)
-    assert set(deepspeed_config._autos(plan, 32, 10)) == keys.AUTO
+    resolved = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)
+    assert set(deepspeed_config._autos(resolved, 32, 10)) == keys.AUTO
 
 
 OLD = """{
@@ -216,7 +236,8 @@ def test_fix_of_the_file_that_a_job_names_keeps_order_and_layout(bench, capsys):
 
     path = bench.folder / "ds.json"
     path.write_text(OLD)
-    assert main(["check", "--fix", str(bench.job(deepspeed="ds.json", zero__stage=2, train__precision="fp32"))]) == 2  # bf16 on a CPU
+    # bf16 on a CPU
+    assert main(["check", "--fix", str(bench.job(deepspeed="ds.json", zero__stage=2, train__precision="fp32"))]) == 2
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 6 and "train.precision" in printed.err
     values = json.loads(path.read_text())
@@ -231,10 +252,10 @@ def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(benc
     """DeepSpeed's own "getting started" switches ZeRO on with true; other programs write 2.0 for 2."""
 
     config = {"zero_optimization": True, "gradient_accumulation_steps": 2.0, "train_micro_batch_size_per_gpu": 4.0}
-    plan, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
+    resolved, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
     assert [(p.code, p.key) for p in warnings] == [("DZ104", "deepspeed.zero_optimization")]
-    assert (plan.stage, plan.batch.total, plan.batch.micro, plan.batch.accumulation) == (1, 16, 4, 2)
-    made = deepspeed_config.generate(plan, 32, 10)
+    assert (resolved.stage, resolved.batch.total, resolved.batch.micro, resolved.batch.accumulation) == (1, 16, 4, 2)
+    made = deepspeed_config.generate(resolved, 32, 10)
     assert made["zero_optimization"]["stage"] == 1 and type(made["gradient_accumulation_steps"]) is int
     assert lint.mend(config)[0]["zero_optimization"] == {"stage": 1}
 
@@ -250,7 +271,8 @@ def test_fix_keeps_the_owner_and_tells_scripts_what_it_changed(bench, capsys):
     told = json.loads(capsys.readouterr().out)
     assert len(told["changes"]) == 1 and "DZ110" in told["changes"][0] and [p["code"] for p in told["problems"]] == ["DZ101"]
     now = path.stat()
-    assert "offload_param" not in path.read_text() and (now.st_uid, now.st_gid, now.st_mode & 0o777) == (1234, 2345, 0o640)
+    assert "offload_param" not in path.read_text() and (now.st_uid, now.st_gid, now.st_mode & 0o777) == (1234, 2345,
+                                                                                                         0o640)
 
 
 def test_a_key_written_twice_hides_nothing_else_and_is_not_chosen_from(bench, capsys):
@@ -300,17 +322,22 @@ def test_no_json_text_makes_a_traceback(bench, capsys, text):
         assert "cannot be read" in capsys.readouterr().err
 
 
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(["auto", "cpu", "nvme"]))
-WORDS = st.sampled_from(sorted({*keys.CONFIG, *keys.ZERO, *keys.OFFLOAD_PARAM, *keys.FP16, "cpu_offload_params", "type", "params",
-                                "max_grad_norm", "load_universal", "warmup_num_steps", "total_num_steps", "bfloat16"}))
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS | st.text(max_size=4), inner, max_size=4))
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
+                    st.sampled_from(["auto", "cpu", "nvme"]))
+WORDS = st.sampled_from(sorted({*keys.CONFIG, *keys.ZERO, *keys.OFFLOAD_PARAM, *keys.FP16, "cpu_offload_params",
+                                "type", "params", "max_grad_norm", "load_universal", "warmup_num_steps",
+                                "total_num_steps", "bfloat16"}))
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS | st.text(max_size=4),
+                                                                                           inner, max_size=4))
 CONFIGS = st.dictionaries(WORDS | st.text(max_size=6), VALUES, max_size=6)
 
 
 @given(CONFIGS, st.none() | st.integers(1, 8), st.none() | st.integers(0, 4))
 @settings(max_examples=150)
-@example({"train_batch_size": 10**400, "gradient_clipping": float("nan"), "fp16": {"enabled": True, "initial_scale_power": 10**400}}, 2, 1)
-@example({"train_batch_size": 10**300, "train_micro_batch_size_per_gpu": 1e300, "scheduler": {"params": {"warmup_num_steps": 1e308}}}, 2, 1)
+@example({"train_batch_size": 10**400, "gradient_clipping": float("nan"),
+          "fp16": {"enabled": True, "initial_scale_power": 10**400}}, 2, 1)
+@example({"train_batch_size": 10**300, "train_micro_batch_size_per_gpu": 1e300,
+          "scheduler": {"params": {"warmup_num_steps": 1e308}}}, 2, 1)
 def test_whatever_a_config_holds_it_is_judged_and_mended(config, ranks, gpus):
     for finding in lint.lint(config, "ds.json", ranks, gpus):
         assert finding.problem.code in lint.CODES and finding.problem.reason and finding.problem.fix
@@ -318,8 +345,9 @@ def test_whatever_a_config_holds_it_is_judged_and_mended(config, ranks, gpus):
     assert not any(finding.edit for finding in lint.lint(mended, "")) or not changes
 
 
-PATHS = [*JOB, *(f"data.{key}" for key in JOB["data"]), *(f"train.{key}" for key in JOB["train"]), "model.vocab_size", "model.hidden_size",
-         "zero", "zero.stage", "zero.offload_param", "zero.nvme_path", "deepspeed", "checkpoint", "checkpoint.keep", "task", "nonsense"]
+PATHS = [*JOB, *(f"data.{key}" for key in JOB["data"]), *(f"train.{key}" for key in JOB["train"]), "model.vocab_size",
+         "model.hidden_size", "zero", "zero.stage", "zero.offload_param", "zero.nvme_path", "deepspeed", "checkpoint",
+         "checkpoint.keep", "task", "nonsense"]
 
 
 @given(st.dictionaries(st.sampled_from(PATHS), VALUES, min_size=1, max_size=3), st.none() | CONFIGS)

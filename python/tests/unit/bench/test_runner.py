@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 from bench_results import GB, failed, run, sample
-from conftest import SOURCE
+from support import SOURCE
 
 from debzero import tune
 from debzero.bench import page, results, runner
@@ -26,8 +26,8 @@ from debzero.measure.run import per_second
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
 
-OPTIONS = {"job": None, "ranks": None, "share_gpu": False, "steps": 4, "warmup": 2, "repeats": 3, "limit": 5, "again": False, "json": False,
-           "cap": None, "name": None}
+OPTIONS = {"job": None, "ranks": None, "share_gpu": False, "steps": 4, "warmup": 2, "repeats": 3, "limit": 5,
+           "again": False, "json": False, "cap": None, "name": None}
 
 
 def test_the_configurations_are_those_that_deepspeed_has():
@@ -39,31 +39,34 @@ def test_the_configurations_are_those_that_deepspeed_has():
 
 
 def test_a_derived_job_differs_in_what_is_compared_alone(bench):
-    plan = checks.check(bench.job(zero__stage=2, train__evaluate_every=1, train__select="best", deepspeed={"gradient_clipping": 0.5}))
-    made = derive(plan, Sharding(3, "cpu", "cpu"), str(bench.folder / "out"), 10, 20)
+    resolved = checks.check(bench.job(zero__stage=2, train__evaluate_every=1, train__select="best",
+                                  deepspeed={"gradient_clipping": 0.5}))
+    made = derive(resolved, Sharding(3, "cpu", "cpu"), str(bench.folder / "out"), 10, 20)
     path = bench.folder / "derived.yml"
     path.write_text(yaml.safe_dump(made))
     derived = checks.check(path)
     assert (derived.stage, derived.job.zero.offload_optimizer, derived.job.zero.offload_param) == (3, "cpu", "cpu")
-    assert derived.batch == plan.batch and derived.precision == plan.precision
-    assert derived.job.data == plan.job.data.model_copy(update={"padding": "max_length"}), "steps of other lengths would be compiled for"
+    assert derived.batch == resolved.batch and derived.precision == resolved.precision
+    assert derived.job.data == resolved.job.data.model_copy(update={"padding": "max_length"}), "steps of other lengths would be compiled for"
     assert derived.job.train.gradient_clipping == 0.5 and derived.deepspeed is None
     assert (derived.job.train.max_steps, derived.job.train.log_every, derived.job.train.select) == (30, 10, "last")
     assert derived.job.train.evaluate_every is None
     baseline = bench.folder / "baseline.yml"
-    baseline.write_text(yaml.safe_dump(derive(plan, Sharding(0), str(bench.folder / "out"), 10, 20)))
+    baseline.write_text(yaml.safe_dump(derive(resolved, Sharding(0), str(bench.folder / "out"), 10, 20)))
     assert not checks.check(baseline).uses_deepspeed
 
 
 def test_what_cannot_be_measured_is_said_before_anything_runs(bench, capsys):
     job = bench.job()
-    plan = checks.check(job)
-    assert problems(plan, "x", ["none"], chosen(["none"], ["none"]), False) == []
-    assert [p.key for p in problems(plan, "x", ["nvme"], [], False)] == ["zero.nvme_path", "--stages"]
-    shared = type("Plan", (), {"job": plan.job, "batch": plan.batch, "shares_gpus": True, "host": type("Host", (), {"gpus": 1})})
+    resolved = checks.check(job)
+    assert problems(resolved, "x", ["none"], chosen(["none"], ["none"]), False) == []
+    assert [p.key for p in problems(resolved, "x", ["nvme"], [], False)] == ["zero.nvme_path", "--stages"]
+    shared = type("ResolvedJob", (),
+                  {"job": resolved.job, "batch": resolved.batch, "shares_gpus": True, "host": type("Host", (), {"gpus": 1})})
     assert [p.key for p in problems(shared, "x", ["none"], chosen([1], ["none"]), False)] == ["--ranks"]
     assert problems(shared, "x", ["none"], chosen([1], ["none"]), True) == []
-    for arguments, key in ((["--stages", "none", "--offload", "cpu"], "--stages"), (["--offload", "nvme"], "zero.nvme_path")):
+    for arguments, key in ((["--stages", "none", "--offload", "cpu"], "--stages"),
+                           (["--offload", "nvme"], "zero.nvme_path")):
         assert main(["bench", str(job), *arguments]) == 2
         assert key in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -101,13 +104,15 @@ def test_repeats_take_turns_and_a_failing_row_is_not_the_end(planned, bench):
     assert asked == ["baseline-1", "zero2-1", "baseline-2", "baseline-3"]
     made = results.load(bench.folder / "results")
     baseline, zero2 = made["configurations"]
-    assert baseline["summary"]["samples_per_second"] == pytest.approx({"median": 100, "lowest": 90, "highest": 120, "spread": 0.3})
+    assert baseline["summary"]["samples_per_second"] == pytest.approx({"median": 100, "lowest": 90, "highest": 120,
+                                                                       "spread": 0.3})
     assert zero2["summary"] is None and results.reason(zero2) == "out of memory: CUDA out of memory"
     assert "out of memory: CUDA out of memory" in (bench.folder / "results" / "results.md").read_text()
 
 
 def test_the_prediction_of_a_row_is_the_choice_with_its_stage_and_offload():
-    choices = [{"stage": stage, "offload_optimizer": moved, "offload_param": "none", "peak_bytes": number, "parts": {"parameters": number}}
+    choices = [{"stage": stage, "offload_optimizer": moved, "offload_param": "none", "peak_bytes": number,
+                "parts": {"parameters": number}}
                for number, (stage, moved) in enumerate([("none", "none"), (2, "none"), (2, "cpu")])]
     assert prediction(choices, Sharding(2, "cpu").as_dict()) == {"total_bytes": 2, "parts": {"parameters": 2}}
     assert prediction(choices, Sharding(1).as_dict()) is None
@@ -131,7 +136,8 @@ def test_an_interrupted_bench_goes_on_and_another_setting_starts_anew(planned, b
     assert start(repeats=1).run() == 0 and len(asked) == 3      # nothing is left to do
     answers += [run(4, 70)]
     assert start(repeats=1, stages=[3]).run() == 0              # another row, beside those that are there
-    rows = {row["name"]: row["summary"]["memory_bytes"] for row in results.load(bench.folder / "results")["configurations"]}
+    rows = {row["name"]: row["summary"]["memory_bytes"]
+            for row in results.load(bench.folder / "results")["configurations"]}
     assert rows == {"baseline": 8 * GB, "zero2": 5 * GB, "zero3": 4 * GB}
     answers += [run(8, 100), run(8, 100)]
     assert start(repeats=1, steps=6).run() == 0                 # other figures: not to be mixed with the first
@@ -144,13 +150,15 @@ def test_what_else_lies_in_the_folder_stays_there(planned, bench):
     (bench.folder / "results" / "thesis.tex").touch()
     answers += [run(8, 100)] * 4
     assert start(repeats=1).run() == start(repeats=1, steps=6).run() == 0
-    assert {path.name for path in (bench.folder / "results").iterdir()} == {"archive", "runs", "thesis.tex", *page.FILES}
+    assert {path.name for path in (bench.folder / "results").iterdir()} == {"archive", "runs", "thesis.tex",
+                                                                            *page.FILES}
 
 
 def test_all_commands_that_made_the_figures_are_shown(planned, bench, monkeypatch):
     start, answers, _ = planned
     answers += [run(8, 100), run(5, 80)]
-    for words in (["bench", "job.yml", "--stages", "none"], ["bench", "job.yml", "--stages", "2"], ["bench", "job.yml", "--stages", "2"]):
+    for words in (["bench", "job.yml", "--stages", "none"], ["bench", "job.yml", "--stages", "2"],
+                  ["bench", "job.yml", "--stages", "2"]):
         monkeypatch.setattr(sys, "argv", ["debzero", *words])
         start(repeats=1, stages=["none" if words[-1] == "none" else 2]).run()
     made = results.load(bench.folder / "results")
@@ -178,7 +186,8 @@ def test_more_time_is_another_chance(planned):
 
 def test_a_new_start_tries_again_what_somebody_may_have_mended(planned, bench):
     start, answers, asked = planned
-    answers += [run(8, 100), failed("refused", "the swap folder does not exist"), failed("memory", "CUDA out of memory")]
+    answers += [run(8, 100), failed("refused", "the swap folder does not exist"),
+                failed("memory", "CUDA out of memory")]
     start(repeats=1, stages=["none", 2, 3]).run()
     start(repeats=1, stages=["none"]).run()
     assert results.load(bench.folder / "results")["configurations"][1]["runs"], "the reason of a row that is not asked for stays"
@@ -204,7 +213,8 @@ def test_a_summary_is_the_highest_memory_and_the_median_speed():
     found = results.summarize([run(5, 100, memory_bytes=[5 * GB, 4 * GB]), run(5, 140, memory_bytes=[3 * GB, 6 * GB]),
                                run(5, 110, memory_bytes=[1, 1]), failed("time", "late")])
     assert (found["repeats"], found["memory_bytes"], found["memory_bytes_per_rank"]) == (3, 6 * GB, [5 * GB, 6 * GB])
-    assert found["samples_per_second"] == pytest.approx({"median": 110, "lowest": 100, "highest": 140, "spread": 40 / 110})
+    assert found["samples_per_second"] == pytest.approx({"median": 110, "lowest": 100, "highest": 140,
+                                                         "spread": 40 / 110})
     assert found["steps_per_second"]["median"] == pytest.approx(110 / 64)
     assert results.summarize([failed("time", "late")]) is None
     slow, fast = {"steps": 10, "samples": 640, "seconds": 9}, {"steps": 10, "samples": 640, "seconds": 1}
@@ -263,7 +273,8 @@ def test_what_a_killed_one_has_left_does_not_run_beside_the_next(bench, monkeypa
     job = bench.job()
     output = bench.folder / f"out-job-{command}" / "runs" / "another" / "out"
     hold = f"import time; from debzero.run.folder import Output; Output({str(output)!r}).lock(); print('held', flush=True); time.sleep(600)"
-    left = subprocess.Popen([sys.executable, "-c", hold], env={**os.environ, "PYTHONPATH": str(SOURCE)}, stdout=subprocess.PIPE)
+    left = subprocess.Popen([sys.executable, "-c", hold], env={**os.environ, "PYTHONPATH": str(SOURCE)},
+                            stdout=subprocess.PIPE)
     assert left.stdout.readline() == b"held\n"
 
     def measure(*_):
@@ -309,7 +320,8 @@ PUBLISHED = [path for path in sorted((SOURCE.parents[1] / "docs" / "benchmarks")
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda path: path.stem)
 def test_a_published_bench_is_whole_and_makes_its_page(file, tmp_path):
-    """Every row has its figures, from as many runs as the others; the page is made from a copy, beside which it lands."""
+    """Every row has its figures, from as many runs as the others; the page is made from a copy, beside which it
+    lands."""
     rows = json.loads(file.read_text())["configurations"]
     assert {run["kind"] for row in rows for run in row["runs"]} == {"measured"}
     assert len({len(row["runs"]) for row in rows}) == 1, "a row was measured less often than the others"
@@ -358,8 +370,8 @@ def test_an_interruption_while_a_run_starts_ends_that_run(bench, monkeypatch):
 @pytest.mark.timeout(1500)
 def test_a_real_bench_that_is_interrupted_ends_with_all_its_figures(bench):
     folder = bench.folder / "results"
-    arguments = ["bench", str(bench.job()), "--stages", "none,1", "--offload", "none", "--steps", "4", "--warmup", "2", "--repeats", "1",
-                 "-o", str(folder)]
+    arguments = ["bench", str(bench.job()), "--stages", "none,1", "--offload", "none", "--steps", "4", "--warmup", "2",
+                 "--repeats", "1", "-o", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen([sys.executable, "-m", "debzero", *arguments], env=environment, cwd=bench.folder)
     deadline = time.monotonic() + 200

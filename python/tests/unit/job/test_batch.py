@@ -14,7 +14,8 @@ from debzero.train.engine import rate_at
 small = st.integers(1, 64)
 
 
-@given(st.integers(1, 4096), st.one_of(st.just("auto"), small), st.integers(1, 16), st.one_of(st.none(), st.integers(1, 16)))
+@given(st.integers(1, 4096), st.one_of(st.just("auto"), small), st.integers(1, 16),
+       st.one_of(st.none(), st.integers(1, 16)))
 def test_a_batch_holds_exactly_or_says_what_would(total, micro, ranks, accumulation):
     try:
         batch = split(total, micro, ranks, accumulation)
@@ -40,13 +41,15 @@ def dealt(lengths, micro, accumulation, ranks, epoch=0, start=0, bucketed=True):
     """Per step: its size, and each rank's parts."""
     batch = split(micro * accumulation * ranks, micro, ranks)
     sides = [list(EpochSampler(lengths, batch, rank, 3, bucketed).epoch(epoch, start)) for rank in range(ranks)]
-    assert len({len(side) for side in sides}) == 1 and len(sides[0]) == len(EpochSampler(lengths, batch, 0, 3, bucketed)) - start
+    assert len({len(side) for side in sides}) == 1 and len(sides[0]) == len(EpochSampler(lengths, batch, 0, 3,
+                                                                                         bucketed)) - start
     assert all(len({size for size, _ in step}) == 1 for step in zip(*sides))
     return [(step[0][0], [parts for _, parts in step]) for step in zip(*sides)]
 
 
 @given(st.integers(1, 300), st.integers(1, 4), st.integers(1, 4), st.integers(1, 8), st.integers(0, 5), st.booleans())
-def test_an_epoch_deals_every_sample_once_and_the_same_steps_to_all(samples, ranks, accumulation, micro, epoch, bucketed):
+def test_an_epoch_deals_every_sample_once_and_the_same_steps_to_all(samples, ranks, accumulation, micro, epoch,
+                                                                    bucketed):
     steps = dealt(lengths_of(samples), micro, accumulation, ranks, epoch, bucketed=bucketed)
     for size, sides in steps:
         assert all(len(parts) == accumulation and max(map(len, parts)) <= micro for parts in sides)
@@ -84,8 +87,10 @@ def test_bucketed_batches_are_of_one_length_and_their_parts_of_the_same_on_all_r
     lengths = lengths_of(samples)
 
     def padding(bucketed):
-        """How much longer than its samples each micro-batch is, and how much longer one rank's than another's, in whole steps."""
-        steps = [sides for size, sides in dealt(lengths, 8, accumulation, ranks, bucketed=bucketed) if size == 8 * accumulation * ranks]
+        """How much longer than its samples each micro-batch is, and how much longer one rank's than another's, in whole
+        steps."""
+        steps = [sides for size, sides in dealt(lengths, 8, accumulation, ranks, bucketed=bucketed)
+                 if size == 8 * accumulation * ranks]
         longest = np.array([[[lengths[part].max() for part in parts] for parts in sides] for sides in steps])
         means = np.array([[[lengths[part].mean() for part in parts] for parts in sides] for sides in steps])
         return (longest - means).mean(), (longest.max(1) - longest.min(1)).mean()

@@ -3,7 +3,7 @@ import json
 import subprocess
 
 import pytest
-from conftest import JOB, POWERLESS, changed
+from support import JOB, POWERLESS, changed
 
 from debzero.base.errors import InputError, UserError
 from debzero.check import checks
@@ -12,8 +12,8 @@ from debzero.run.folder import Output
 
 
 @pytest.mark.parametrize("changes", [
-    {"data__dataset": "closed/rows.csv"}, {"data__dataset": "unlisted"}, {"model": "./closed/model"}, {"model": "./unlisted"},
-    {"output": "closed/out"},
+    {"data__dataset": "closed/rows.csv"}, {"data__dataset": "unlisted"}, {"model": "./closed/model"},
+    {"model": "./unlisted"}, {"output": "closed/out"},
     {"zero__stage": 3, "zero__offload_optimizer": "nvme", "zero__nvme_path": "closed/nvme"}], ids=str)
 def test_what_this_user_may_not_look_into_is_named(bench, changes):
     for name, mode in (("closed", 0o000), ("unlisted", 0o300)):

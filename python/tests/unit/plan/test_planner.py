@@ -1,4 +1,5 @@
-"""The memory that `debzero plan` predicts: against torch's own saved tensors, against the papers, and through the command."""
+"""The memory that `debzero plan` predicts: against torch's own saved tensors, against the papers, and through the
+command."""
 import json
 import resource
 import socket
@@ -22,23 +23,26 @@ from debzero.plan.hardware import parse_size
 from debzero.plan.memory import Model, Setting, predict
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "memory.py"
+PROGRAM = Path(__file__).resolve().parents[3] / "benchmarks" / "memory.py"
 PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
 TINY = {
-    "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2,
-                       "intermediate_size": 128},
-    "causal-lm": {"type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 6, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0},
-    "text-to-text": {"type": "t5", "vocab_size": 100, "d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 6, "num_heads": 2},
+    "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6,
+                       "num_attention_heads": 2, "intermediate_size": 128},
+    "causal-lm": {"type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 6, "n_head": 2, "bos_token_id": 0,
+                  "eos_token_id": 0},
+    "text-to-text": {"type": "t5", "vocab_size": 100, "d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 6,
+                     "num_heads": 2},
 }
-LLAMA_7B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 32,
-            "vocab_size": 32000, "max_position_embeddings": 4096, "pad_token_id": 0}
+LLAMA_7B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
+            "num_hidden_layers": 32, "vocab_size": 32000, "max_position_embeddings": 4096, "pad_token_id": 0}
 
 
 def shapes(task, length=16, **changes):
     from debzero.plan.model_shapes import Shapes
 
     model = {**TINY[task], **changes}
-    job = Job.model_validate({"model": model, "task": task, "data": {"dataset": "x.csv", "max_length": length}, "output": "out"})
+    job = Job.model_validate({"model": model, "task": task, "data": {"dataset": "x.csv", "max_length": length},
+                              "output": "out"})
     return Shapes(job, "job.yml", None)
 
 
@@ -68,7 +72,8 @@ def test_all_gradients_come_and_no_activation_stays(task):
 
 def test_a_layer_of_bert_keeps_what_korthikanti_et_al_count():
     length, hidden, heads = 64, 128, 4
-    sizes = {"length": length, "hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 4 * hidden, "dtype": torch.float16}
+    sizes = {"length": length, "hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 4 * hidden,
+             "dtype": torch.float16}
     two, three = (curve("classification", num_hidden_layers=layers, **sizes) for layers in (3, 4))
     layer = three.sample[three.forward - 1] - two.sample[two.forward - 1]
     eager = getattr(shapes("classification")._build().config, "_attn_implementation", "eager") == "eager"
@@ -81,11 +86,14 @@ def test_a_layer_of_bert_keeps_what_korthikanti_et_al_count():
 
 @pytest.mark.parametrize("task", list(TINY))
 def test_the_forward_pass_keeps_what_torch_saves_on_the_cpu(task):
-    """Without dropout, whose kernel keeps other things on the CPU, the same code on real tensors must save as many bytes."""
+    """Without dropout, whose kernel keeps other things on the CPU, the same code on real tensors must save as many
+    bytes."""
     import transformers
 
-    quiet = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0) if task == "classification" else (
-        dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0) if task == "causal-lm" else {"dropout_rate": 0.0})
+    quiet = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"),
+                          0.0) if task == "classification" else (
+        dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0) if task == "causal-lm"
+        else {"dropout_rate": 0.0})
     made = shapes(task, **quiet)
     made.config._attn_implementation = "eager"
     model = getattr(transformers, made.task.auto).from_config(made.config).float().train()
@@ -99,7 +107,8 @@ def test_the_forward_pass_keeps_what_torch_saves_on_the_cpu(task):
     batch = {name: torch.ones(rows, *tensor.shape[1:], dtype=tensor.dtype) for name, tensor in made._batch().items()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         made.task.losses(model, batch).sum()
-    weights = {getattr(t, "untyped_storage", t.storage)().data_ptr() for t in [*model.parameters(), *model.buffers(), *batch.values()]}
+    weights = {getattr(t, "untyped_storage", t.storage)().data_ptr() for t in [*model.parameters(), *model.buffers(),
+                                                                               *batch.values()]}
     real = sum(size for place, size in saved.items() if place not in weights)
     with meta_device.OnMeta():
         meta = getattr(transformers, made.task.auto).from_config(made.config).float()
@@ -111,7 +120,8 @@ def test_the_forward_pass_keeps_what_torch_saves_on_the_cpu(task):
 
 @pytest.mark.parametrize(("strides", "fused"), [("straight", True), ("permuted", False)])
 def test_attention_is_fused_where_the_masks_strides_allow(strides, fused):
-    """torch's own kernels keep nothing of s x s; with other strides it makes two products in fp32 (seen on an H200 with T5)."""
+    """torch's own kernels keep nothing of s x s; with other strides it makes two products in fp32 (seen on an H200 with
+    T5)."""
     def scaled_dot_product_attention():
         """Only the name counts."""
 
@@ -149,7 +159,8 @@ def setting(stage, ranks=4, **changes):
     return Setting(stage, ranks, 1, 1, "bf16", {**zero, **changes.pop("zero", {})}, **changes)
 
 
-@pytest.mark.parametrize(("stage", "weights", "states"), [(0, 4, 8), (1, 2, 12 / 4), (2, 2, 12 / 4), (3, 2 / 4, 12 / 4)])
+@pytest.mark.parametrize(("stage", "weights", "states"),
+                         [(0, 4, 8), (1, 2, 12 / 4), (2, 2, 12 / 4), (3, 2 / 4, 12 / 4)])
 def test_the_states_are_those_of_the_zero_paper(stage, weights, states):
     found = predict(MODEL, NOTHING, setting(stage))
     assert found.parts["parameters"] == pytest.approx(weights * MODEL.total, rel=0.01)
@@ -174,7 +185,8 @@ def test_offloading_moves_the_states_off_the_gpu_and_says_where():
 
 
 def test_stage_3_gathers_as_much_as_it_may_ahead():
-    """Prefetching runs ahead: with DeepSpeed's own limit of 1e9 elements, all of a small model is whole when the backward pass begins."""
+    """Prefetching runs ahead: with DeepSpeed's own limit of 1e9 elements, all of a small model is whole when the
+    backward pass begins."""
     zero = {"stage3_prefetch_bucket_size": 1, "stage3_max_live_parameters": 10**9}
     layers = np.linspace(0.0, MODEL.total, 101)
     curve = Curve(np.zeros(101), np.zeros(101), layers, 1)
@@ -189,7 +201,8 @@ def test_accumulation_keeps_gradients_through_the_forward_pass():
     assert twice.phases.get("forward", 0) > once.phases.get("forward", 0)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("40G", 40 * 2**30), ("1.5T", 1.5 * 2**40), ("512MiB", 2**29), ("100", 100)])
+@pytest.mark.parametrize(("text", "expected"),
+                         [("40G", 40 * 2**30), ("1.5T", 1.5 * 2**40), ("512MiB", 2**29), ("100", 100)])
 def test_sizes(text, expected):
     assert parse_size(text) == expected
 
@@ -202,8 +215,8 @@ def test_sizes_that_are_none(text):
 
 def job(bench, name, **values):
     path = bench.folder / f"{name}.yml"
-    path.write_text(yaml.safe_dump({"data": {"dataset": "rows.csv", "held_out": 0.2, "max_length": 128}, "output": "out",
-                                    "train": {"global_batch": 64}, **values}))
+    path.write_text(yaml.safe_dump({"data": {"dataset": "rows.csv", "held_out": 0.2, "max_length": 128},
+                                    "output": "out", "train": {"global_batch": 64}, **values}))
     return path
 
 
@@ -274,7 +287,8 @@ def test_each_row_of_an_automatic_micro_batch_is_what_would_run(bench, planned):
 
 def test_every_row_of_a_bench_and_the_jobs_own_choice_are_planned(bench, planned):
     own = {"stage": 3, "offload_param": "cpu"}
-    found = planned(job(bench, "plan", model="bert-large-uncased", zero=own), "--gpus", 2, "--gpu-memory", "40G", "--nvme", 0)
+    found = planned(job(bench, "plan", model="bert-large-uncased", zero=own), "--gpus", 2, "--gpu-memory", "40G",
+                    "--nvme", 0)
     for configuration in chosen(["none", 1, 2, 3], ["none", "cpu", "nvme"]):
         assert prediction(found["choices"], configuration.as_dict()), configuration
     assert (found["choices"][-1]["offload_optimizer"], found["choices"][-1]["offload_param"]) == ("none", "cpu")
@@ -297,7 +311,8 @@ def test_a_model_that_cannot_be_is_one_problem(bench, capsys, model, key):
     assert [problem["key"] for problem in json.loads(capsys.readouterr().out)["problems"]] == [key]
 
 
-@pytest.mark.parametrize("config", [[], {"model_type": "bert", "num_attention_heads": "x"}, {"model_type": "bert", "hidden_size": 100}])
+@pytest.mark.parametrize("config", [[], {"model_type": "bert", "num_attention_heads": "x"},
+                                    {"model_type": "bert", "hidden_size": 100}])
 def test_a_configuration_that_is_none_is_one_problem(bench, capsys, config):
     (bench.folder / "config.json").write_text(json.dumps(config))
     arguments = ["plan", str(job(bench, "plan", model="gpt2")), "--config", str(bench.folder / "config.json"), "--json"]
@@ -306,7 +321,8 @@ def test_a_configuration_that_is_none_is_one_problem(bench, capsys, config):
 
 
 def test_what_was_said_of_a_key_is_not_followed_by_what_it_leads_to(bench, capsys):
-    assert cli.main(["plan", str(job(bench, "plan", model="gpt2", train={"global_batch": "abc"})), "--gpus", "3", "--json"]) == 2
+    assert cli.main(["plan", str(job(bench, "plan", model="gpt2", train={"global_batch": "abc"})), "--gpus", "3",
+                     "--json"]) == 2
     assert [problem["key"] for problem in json.loads(capsys.readouterr().out)["problems"]] == ["train.global_batch"]
 
 
@@ -320,7 +336,8 @@ def test_the_table_is_narrow_and_names_the_choice(bench):
 
 def test_checkpointing_takes_activations_away(bench, planned):
     path = {"often": job(bench, "often", model="bert-large-uncased"),
-            "again": job(bench, "again", model="bert-large-uncased", train={"global_batch": 64, "gradient_checkpointing": True})}
+            "again": job(bench, "again", model="bert-large-uncased",
+                         train={"global_batch": 64, "gradient_checkpointing": True})}
     peaks = {name: planned(file)["choices"][2]["peak_bytes"] for name, file in path.items()}
     assert peaks["again"] < 0.8 * peaks["often"]
 
@@ -347,7 +364,8 @@ def test_a_model_of_seven_billion_parameters_takes_seconds(bench):
     (bench.folder / "config.json").write_text(json.dumps(LLAMA_7B))
     path = job(bench, "plan", model="gpt2", task="causal-lm")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = bench.run("plan", path, "--config", bench.folder / "config.json", "--gpus", 8, "--gpu-memory", "80G", "--json")
+    done = bench.run("plan", path, "--config", bench.folder / "config.json", "--gpus", 8, "--gpu-memory", "80G",
+                     "--json")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert json.loads(done.stdout)["model"]["parameters"] == 6_738_415_616
     # Processor time, which other processes on the host do not add to: 5 seconds of two cores.
@@ -360,7 +378,8 @@ def test_every_task_has_a_model_here():
 
 def test_the_bench_measures_a_cell_and_judges_it(tmp_path):
     results = tmp_path / "memory.json"
-    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results, "--cells", "bert-large-uncased/none/1"], text=True,
+    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results, "--cells",
+                           "bert-large-uncased/none/1"], text=True,
                           capture_output=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     cell = json.loads(results.read_text())["cells"]["bert-large-uncased/none/1"]
@@ -368,11 +387,13 @@ def test_the_bench_measures_a_cell_and_judges_it(tmp_path):
     assert "23 missing, 0 failed: not good enough" in done.stdout
     made = json.loads(results.read_text())
     results.write_text(json.dumps({**made, "facts": {**made["facts"], "gpu": "another"}}))
-    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results], text=True, capture_output=True, timeout=600)
+    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results], text=True, capture_output=True,
+                          timeout=600)
     assert done.returncode == 2 and "differ from this call in gpu" in done.stderr
 
 
 def test_the_published_cells_are_all_there_and_good():
-    done = subprocess.run([sys.executable, PROGRAM, "--show", "--results", PUBLISHED], text=True, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, PROGRAM, "--show", "--results", PUBLISHED], text=True, capture_output=True,
+                          timeout=60)
     assert done.returncode == 0 and "0 missing, 0 failed: good" in done.stdout, done.stdout + done.stderr
     assert memory.WORKSPACES > 0
