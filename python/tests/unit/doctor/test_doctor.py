@@ -12,8 +12,9 @@ from support import SOURCE
 
 from debzero.base.stack import stack
 from debzero.doctor import command, software, trials
-from debzero.doctor.chain import Check, Context, fail, follow, ok, skip, warn
-from debzero.doctor.host import Asked, Host
+from debzero.doctor.chain import Check, Context, run_checks
+from debzero.doctor.host_check import Requirements, fail, ok, skip, warn
+from debzero.doctor.probe import HostProbe
 
 PINNED = f"{stack()['torch']}+cu{stack()['cuda'].replace('.', '')}"
 TORCH = """
@@ -65,13 +66,13 @@ class Fakes:
         path.chmod(0o755)
 
     def examine(self, gpus: int = 2, fast: bool = False) -> dict:
-        """{check: finding} of the software's part, on a host whose driver works."""
-        host = Host(self.root)
-        host.__dict__["working"] = [{"name": "A100"}] * gpus
-        below = {name: ok("fine") if gpus else skip("no GPU") for name in ("gpu", "nvidia-smi", "driver")}
-        context = Context(host, Asked(gpus=gpus), stack(), fast, findings=below)
-        follow(software.CHECKS, context, lambda check: None)
-        return context.findings
+        """{check: result} of the software's part, on a host whose driver works."""
+        probe = HostProbe(self.root)
+        probe.__dict__["smi_gpus"] = [{"name": "A100"}] * gpus
+        results = {name: ok("fine") if gpus else skip("no GPU") for name in ("gpu", "nvidia-smi", "driver")}
+        context = Context(probe, Requirements(gpus=gpus), stack(), fast, results=results)
+        run_checks(software.CHECKS, context, lambda check: None)
+        return context.results
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ BROKEN = {
     "torch that crashes": (lambda f: f.write(f.packages / "torch/__init__.py", KILLED), "torch", "killed by SIGILL", "remove"),
     "torch without a library": (lambda f: f.write(f.packages / "torch/__init__.py", "raise ImportError('libcudart.so.11.0: no such file')"),
                                 "torch", "libcudart.so.11.0", "runtime.yml"),
-    "torch for CPUs": (lambda f: f.torch(f"{stack()['torch']}+cpu", None), "torch", "CPUs alone", "runtime.yml"),
+    "torch for CPUs": (lambda f: f.torch(f"{stack()['torch']}+cpu", None), "torch", "CPUs only", "runtime.yml"),
     "an old driver": (lambda f: f.torch(init="raise RuntimeError('The NVIDIA driver is insufficient for the CUDA runtime')"),
                       "torch.cuda", "insufficient", "newer driver"),
     "no fabric manager": (lambda f: f.torch(init="raise RuntimeError('Error 802: system not yet initialized')"), "torch.cuda", "802",
@@ -165,7 +166,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("name", list(DIFFERENT))
-def test_what_differs_from_stack_yml_is_said(fakes, name):
+def test_what_differs_from_stack_yml_is_a_warning(fakes, name):
     change, check, found = DIFFERENT[name]
     change(fakes)
     findings = fakes.examine()
@@ -219,14 +220,14 @@ def test_the_chain_skips_what_follows_and_survives_a_defect():
     def defect(context):
         raise KeyError("x")
 
-    checks = [Check("a", lambda context: fail("broken", "mend it")), Check("b", lambda context: ok("x"), needs=("a",)),
+    checks = [Check("a", lambda context: fail("broken", "fix it")), Check("b", lambda context: ok("x"), needs=("a",)),
               Check("c", lambda context: ok("x"), needs=("b",)), Check("d", lambda context: skip("not here")),
               Check("e", lambda context: ok("x"), after=("d",)), Check("f", lambda context: ok("x"), after=("c",)),
               Check("g", defect), Check("h", lambda context: ok("x"), slow=True)]
-    context = Context(Host(), Asked(), {}, fast=True)
+    context = Context(HostProbe(), Requirements(), {}, fast=True)
     seen = []
-    follow(checks, context, lambda check: seen.append(check.name))
-    assert [(f.check, f.status, f.found) for f in context.findings.values()] == [
+    run_checks(checks, context, lambda check: seen.append(check.name))
+    assert [(f.check, f.status, f.found) for f in context.results.values()] == [
         ("a", "fail", "broken"), ("b", "skip", "because of a"), ("c", "skip", "because of a"), ("d", "skip", "not here"), ("e", "ok", "x"),
         ("f", "skip", "because of a"), ("g", "fail", "the check itself failed: KeyError: 'x'")]
     assert seen == ["a", "d", "e", "g"]
@@ -234,17 +235,17 @@ def test_the_chain_skips_what_follows_and_survives_a_defect():
 
 def test_an_all_reduce_that_fails_names_the_gpu(fakes, tmp_path):
     """The fake torch has no distributed package at all."""
-    finding = trials.nccl(Context(Host(tmp_path), Asked(), stack(), findings={"torch.cuda": ok("2", devices=[{}, {}])}))
+    finding = trials.nccl(Context(HostProbe(tmp_path), Requirements(), stack(), results={"torch.cuda": ok("2", devices=[{}, {}])}))
     assert finding.status == "fail" and "An all-reduce over 2 GPUs fails on GPU" in finding.found
     assert "torch.distributed" in finding.found and "NCCL_DEBUG=INFO" in finding.advice
 
 
 def test_the_table_ends_with_the_cause_and_gathers_what_was_skipped():
-    findings = [f._replace(check=name) for name, f in {"a": ok("fine"), "b": skip("no GPU"), "c": fail("broken", "mend it"),
+    findings = [f._replace(check=name) for name, f in {"a": ok("fine"), "b": skip("no GPU"), "c": fail("broken", "fix it"),
                                                        "d": skip("no GPU"), "e": warn("odd", "look")}.items()]
     assert command.as_text(findings, 80).splitlines() == [
-        "a  ok    fine", "c  fail  broken", "         -> mend it", "e  warn  odd", "         -> look", "   skip  no GPU: b, d", "",
-        "This host cannot train (1 ok, 1 warn, 1 fail, 2 skip). First cause: c: broken", "-> mend it"]
+        "a  ok    fine", "c  fail  broken", "         -> fix it", "e  warn  odd", "         -> look", "   skip  no GPU: b, d", "",
+        "This host cannot train (1 ok, 1 warn, 1 fail, 2 skip). First cause: c: broken", "-> fix it"]
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess:

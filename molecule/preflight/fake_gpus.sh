@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a container look like a host with NVIDIA GPUs: mounts over what the kernel shows, commands first on PATH.
-# gpus.sh GPUS LOADED ON_DISK (a version, or "" for none); `gpus.sh undo` takes all of it away.
+# fake_gpus.sh GPUS LOADED ON_DISK (versions, or "" for none); `fake_gpus.sh undo` removes it all.
 set -eu
 fake=/run/fake-gpus
 undo() {
