@@ -52,7 +52,7 @@ def as_json(context: Context) -> dict[str, Any]:
 
 
 def as_text(results: Iterable[CheckResult], width: int) -> str:
-    """A line for each result, with its advice below it, and one for each reason to skip some; last, the first failure."""
+    """A line for each result, with its advice below it, and one for each reason to skip some; last, the cause."""
     results = list(results)
     column = max(len(result.check) for result in results) + 2
     pad = " " * (column + 6)
@@ -100,8 +100,10 @@ def add_doctor(commands: Commands) -> None:
         "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the cause,\n"
         "with what to do about it; what depends on it is skipped. Nothing is changed or left behind.",
         ["debzero doctor", "debzero doctor --fast --gpus 2", "debzero doctor --nvme /data --json"])
-    parser.add_argument("--fast", action="store_true", help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
-    parser.add_argument("--gpus", type=count, metavar="N", help="GPUs that must be there (default: $DEBZERO_GPUS, or those that are)")
+    parser.add_argument("--fast", action="store_true",
+                        help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
+    parser.add_argument("--gpus", type=count, metavar="N",
+                        help="GPUs that must be there (default: $DEBZERO_GPUS, or those that are)")
     parser.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
     add_json(parser)
 

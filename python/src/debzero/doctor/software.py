@@ -17,7 +17,7 @@ from debzero.doctor.process import ProcessResult, python, run
 
 SECONDS = 120  # torch's first import from a cold disk reads a gigabyte
 RUNTIME = "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"
-PINNED = f"nothing if it is meant; else {RUNTIME}, which installs the pinned versions"
+PINNED = f"nothing, if that is intended; else {RUNTIME}, which installs the pinned versions"
 # What CUDA says when it cannot start, and what helps.
 CUDA_ADVICE = {
     "Error 802": "start NVSwitch's manager, of the driver's version: systemctl enable --now nvidia-fabricmanager",
@@ -81,7 +81,7 @@ def environment(context: Context) -> CheckResult:
         return fail(f"{venv} is missing, the Python environment with torch and DeepSpeed",
                     f"{RUNTIME}; `debzero --help` explains how to create it by hand")
     if short(version) != context.stack["python"]:
-        return warn(f"{here}, and stack.yml pins {context.stack['python']}", PINNED)
+        return warn(f"{here}, but stack.yml pins {context.stack['python']}", PINNED)
     return ok(here)
 
 
@@ -97,7 +97,7 @@ def compiler(context: Context) -> CheckResult:
         return fail(f"{nvcc} does not work: {text[:200] or f'exit code {code}'}", install)
     found = f"CUDA {release.group(1)} in {context.cuda_home}"
     if major(release.group(1)) != major(wanted):
-        return warn(f"{found}, and stack.yml pins {wanted}: it compiles operators only for a torch with CUDA "
+        return warn(f"{found}, but stack.yml pins {wanted}: it compiles operators only for a torch with CUDA "
                     f"{major(release.group(1))}", PINNED.replace("runtime", "gpu"), release=release.group(1))
     note = "" if release.group(1) == wanted else f" (stack.yml pins {wanted}; any {major(wanted)}.x will do)"
     return ok(found + note, release=release.group(1))
@@ -254,7 +254,7 @@ def operators(context: Context) -> CheckResult:
         compiled = "DeepSpeed compiles them when a job first needs them"
         if missing and installed:
             compiled = f"{', '.join(missing)} missing: compiled when a job first needs them"
-        return warn("; ".join([*words, compiled]), "nothing if a compiler is here and the minutes do not matter "
+        return warn("; ".join([*words, compiled]), "nothing, if a compiler is here and the minutes do not matter "
                     f"(g++, ninja{', nvcc' if context.on_gpus else ''}); else {RUNTIME}", **data)
     return ok("; ".join(words), **data)
 

@@ -56,7 +56,7 @@ def nvme(context: Context) -> CheckResult:
     """DeepSpeed opens its swap files with O_DIRECT. The file measured here has no name, so none can be left behind."""
     folder = context.nvme
     if folder is None:
-        return skip("not asked for (--nvme PATH)")
+        return skip("not requested (--nvme PATH)")
     if not folder.is_dir():
         return fail(f"{folder} is not a folder", "create it, or give another --nvme PATH")
     _, kind = context.probe.run("stat", "--file-system", "--format=%T", str(folder))
