@@ -145,8 +145,8 @@ OBSTACLES = {
     "switches without a fabric manager": (host(switches=["0000:c1:00.0"]), {}, ["set nvidia_driver_source to nvidia."]),
     "both": (host(run_file=True, switches=["0000:c1:00.0"]), {}, ["run nvidia-uninstall", "fabric manager"]),
     "nothing to roll back to": (working(OLD), {"state": "rolled_back"}, [
-        "nvidia_driver_state is rolled_back, but no earlier version is recorded in /state: name the version to return to "
-        "with nvidia_driver_branch, and leave nvidia_driver_state at present."]),
+        "nvidia_driver_state is rolled_back, but no earlier version is recorded in /state: name the version to return "
+        "to with nvidia_driver_branch, and leave nvidia_driver_state at present."]),
 }
 
 

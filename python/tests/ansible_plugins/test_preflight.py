@@ -41,13 +41,14 @@ def test_archives_that_answer():
 
 
 def test_each_archive_that_does_not_answer_is_a_failure_with_its_own_advice():
-    unreachable = ["http://mirror.example.org/debian/dists/buster/InRelease\tE: Failed to fetch http://x  404  Not Found",
-                   "http://mirror.example.org/debian/dists/bullseye/InRelease\tCould not resolve 'mirror.example.org'",
-                   "no archive\tapt has none configured"]
+    unreachable = [
+        "http://mirror.example.org/debian/dists/buster/InRelease\tE: Failed to fetch http://x  404 Not Found",
+        "http://mirror.example.org/debian/dists/bullseye/InRelease\tCould not resolve 'mirror.example.org'",
+        "no archive\tapt has none configured"]
     found = preflight.archive_results(unreachable, HOST)
     assert [(one["check"], one["status"]) for one in found] == [("apt", "fail")] * 3
     assert [one["found"] for one in found] == [
-        "apt cannot fetch http://mirror.example.org/debian/dists/buster/InRelease (404  Not Found)",
+        "apt cannot fetch http://mirror.example.org/debian/dists/buster/InRelease (404 Not Found)",
         "apt cannot fetch http://mirror.example.org/debian/dists/bullseye/InRelease (Could not resolve "
         "'mirror.example.org')",
         "apt cannot fetch no archive (apt has none configured)"]

@@ -1,4 +1,4 @@
-"""A healthy host with two GPUs, as a folder that the probe takes for the root, and commands: tests then break one thing."""
+"""A healthy host with two GPUs, as a folder that the probe takes for the root, and commands: tests break one thing."""
 from __future__ import annotations
 
 import shlex

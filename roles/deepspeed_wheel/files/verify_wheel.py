@@ -1,7 +1,7 @@
 """Check that a DeepSpeed wheel is the requested one, or (--load) that the installed one works on this host.
 
-A wheel built on a machine without a GPU can silently carry the wrong accelerator, miss an operator or an architecture, or
-hold machine code for the builder's own processor alone. Every problem is printed; the exit code is 1 if there is one.
+A wheel built on a machine without a GPU can silently carry the wrong accelerator, miss an operator or an architecture,
+or hold machine code for the builder's own processor alone. Every problem is printed; exit code 1 if there is one.
 """
 
 import argparse
@@ -32,7 +32,11 @@ def build_problems(built, args):
             yield f"the wheel is built with {name} {built['torch_info'][key]}, expected {expected}"
     has = {op for op, compiled in built["installed_ops"].items() if compiled}
     for op in sorted(has ^ set(args.ops)):
-        yield f"operator {op} is in the wheel, but was not requested" if op in has else f"operator {op} is not in the wheel"
+        yield f"operator {op} is {'in the wheel, but was not requested' if op in has else 'not in the wheel'}"
+
+
+def printed(*command):
+    return subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=True).stdout
 
 
 def code_problems(folder, args):
@@ -42,12 +46,11 @@ def code_problems(folder, args):
         yield f"the wheel holds {len(libraries)} compiled operators, expected {len(args.ops)}"
     wanted = {f"sm_{name.replace('.', '')}" for name in args.architectures}
     for library in libraries:
-        code = subprocess.run(["objdump", "-d", str(library)], stdout=subprocess.PIPE, check=True).stdout
-        if b"%zmm" in code:
+        if b"%zmm" in printed("objdump", "-d", library):
             yield f"{library.name} holds AVX-512 code and would crash on processors without it"
         # An operator without a CUDA section runs on the processor alone.
-        if wanted and b".nv_fatbin" in subprocess.run(["objdump", "-h", str(library)], stdout=subprocess.PIPE, check=True).stdout:
-            listed = subprocess.run(["cuobjdump", "--list-elf", str(library)], stdout=subprocess.PIPE, check=True).stdout
+        if wanted and b".nv_fatbin" in printed("objdump", "-h", library):
+            listed = printed("cuobjdump", "--list-elf", library)
             for missing in sorted(wanted - set(re.findall(r"sm_\d+", listed.decode()))):
                 yield f"{library.name} holds no machine code for {missing}"
 
@@ -62,7 +65,8 @@ def load_problems(folder, ops):
             yield f"operator {op} is not installed"
             continue
         try:
-            spec = importlib.util.spec_from_file_location(f"{op}_op", library)  # the file alone, not the packages around it
+            # The file alone, not the packages around it.
+            spec = importlib.util.spec_from_file_location(f"{op}_op", library)
             spec.loader.exec_module(importlib.util.module_from_spec(spec))
         except ImportError as error:
             yield f"operator {op} does not load: {error}"

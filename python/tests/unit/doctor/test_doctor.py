@@ -1,4 +1,4 @@
-"""The doctor above the driver: fake packages and compilers for what is broken, and this machine itself for what works."""
+"""The doctor above the driver: fake packages and compilers for what is broken, this machine itself for what works."""
 import json
 import os
 import signal
@@ -26,7 +26,8 @@ class GPU:
     name, major, minor, total_memory = 'A100', {major}, 0, 40536 * 2**20
 def init():
     {init}
-cuda = types.SimpleNamespace(nccl=types.SimpleNamespace(version=lambda: (2, 14, 3)), init=init, device_count=lambda: {gpus},
+cuda = types.SimpleNamespace(nccl=types.SimpleNamespace(version=lambda: (2, 14, 3)), init=init,
+                             device_count=lambda: {gpus},
                              get_device_properties=lambda number: GPU, get_arch_list=lambda: ['sm_80', 'sm_86'])
 """
 FACTS = """version='{version}'
@@ -46,10 +47,13 @@ class Fakes:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def torch(self, version: str = PINNED, cuda: str = stack()["cuda"], gpus: int = 2, init: str = "pass", major: int = 8) -> None:
-        self.write(self.packages / "torch/__init__.py", TORCH.format(version=version, cuda=cuda, gpus=gpus, init=init, major=major))
+    def torch(self, version: str = PINNED, cuda: str = stack()["cuda"], gpus: int = 2, init: str = "pass",
+              major: int = 8) -> None:
+        self.write(self.packages / "torch/__init__.py",
+                   TORCH.format(version=version, cuda=cuda, gpus=gpus, init=init, major=major))
 
-    def deepspeed(self, version: str = stack()["deepspeed"], accelerator: str = "cuda", torch: str = software.short(stack()["torch"]),
+    def deepspeed(self, version: str = stack()["deepspeed"], accelerator: str = "cuda",
+                  torch: str = software.short(stack()["torch"]),
                   cuda: str = stack()["cuda"], ops: tuple = tuple(stack()["deepspeed_ops"]), **operators: str) -> None:
         """`operators`: the source of those that are not sound."""
         top = self.packages / "deepspeed"
@@ -113,29 +117,40 @@ NO_LIBCUDA = "raise ImportError('libcuda.so.1: cannot open shared object file: N
 # What is broken, the first check that must fail, and words of what it found and of its advice.
 BROKEN = {
     "no compiler": (lambda f: (f.root / "cuda/bin/nvcc").unlink(), "compiler", "There is no", "role cuda"),
-    "a compiler that fails": (lambda f: f.nvcc("Segmentation fault", 139), "compiler", "Segmentation fault", "CUDA_HOME"),
-    "torch that crashes": (lambda f: f.write(f.packages / "torch/__init__.py", KILLED), "torch", "killed by SIGILL", "remove"),
-    "torch without a library": (lambda f: f.write(f.packages / "torch/__init__.py", "raise ImportError('libcudart.so.11.0: no such file')"),
+    "a compiler that fails": (lambda f: f.nvcc("Segmentation fault", 139), "compiler", "Segmentation fault",
+                              "CUDA_HOME"),
+    "torch that crashes": (lambda f: f.write(f.packages / "torch/__init__.py", KILLED), "torch", "killed by SIGILL",
+                           "remove"),
+    "torch without a library": (lambda f: f.write(f.packages / "torch/__init__.py",
+                                                  "raise ImportError('libcudart.so.11.0: no such file')"),
                                 "torch", "libcudart.so.11.0", "runtime.yml"),
     "torch for CPUs": (lambda f: f.torch(f"{stack()['torch']}+cpu", None), "torch", "CPUs only", "runtime.yml"),
-    "an old driver": (lambda f: f.torch(init="raise RuntimeError('The NVIDIA driver is insufficient for the CUDA runtime')"),
+    "an old driver": (lambda f: f.torch(init="raise RuntimeError('The driver is insufficient for the CUDA runtime')"),
                       "torch.cuda", "insufficient", "newer driver"),
-    "no fabric manager": (lambda f: f.torch(init="raise RuntimeError('Error 802: system not yet initialized')"), "torch.cuda", "802",
+    "no fabric manager": (lambda f: f.torch(init="raise RuntimeError('Error 802: system not yet initialized')"),
+                          "torch.cuda", "802",
                           "fabricmanager"),
     "CUDA that crashes": (lambda f: f.torch(init="import os; os.abort()"), "torch.cuda", "SIGABRT", "nvidia-smi"),
-    "a GPU that torch does not know": (lambda f: f.torch(major=9), "torch.cuda", "compute capability 9.0", "built for this GPU"),
+    "a GPU that torch does not know": (lambda f: f.torch(major=9), "torch.cuda", "compute capability 9.0",
+                                       "built for this GPU"),
     "a GPU that torch does not see": (lambda f: f.torch(gpus=1), "torch.cuda", "sees 1 GPUs and nvidia-smi 2", "video"),
-    "an old processor": (lambda f: f.write(f.root / "proc/cpuinfo", "flags\t: fpu sse4_2 avx\n"), "processor", "AVX2 and FMA", "2013"),
-    "DeepSpeed that cannot be imported": (lambda f: f.write(f.packages / "deepspeed/__init__.py", "raise ImportError('no pydantic')"),
+    "an old processor": (lambda f: f.write(f.root / "proc/cpuinfo", "flags\t: fpu sse4_2 avx\n"), "processor",
+                         "AVX2 and FMA", "2013"),
+    "DeepSpeed that cannot be imported": (lambda f: f.write(f.packages / "deepspeed/__init__.py",
+                                                            "raise ImportError('no pydantic')"),
                                           "deepspeed", "no pydantic", "runtime.yml"),
-    "a wheel for CPUs": (lambda f: f.deepspeed(accelerator="cpu"), "deepspeed", "'cpu'", "deepspeed_wheel_accelerator: cuda"),
-    "a wheel for another torch": (lambda f: f.deepspeed(torch="2.1"), "deepspeed", "built for torch 2.1", "runtime.yml"),
+    "a wheel for CPUs": (lambda f: f.deepspeed(accelerator="cpu"), "deepspeed", "'cpu'",
+                         "deepspeed_wheel_accelerator: cuda"),
+    "a wheel for another torch": (lambda f: f.deepspeed(torch="2.1"), "deepspeed", "built for torch 2.1",
+                                  "runtime.yml"),
     "a wheel for another CUDA": (lambda f: f.deepspeed(cuda="11.8"), "deepspeed", "CUDA 11.8", "runtime.yml"),
     "an operator with foreign instructions": (lambda f: f.deepspeed(cpu_adam=KILLED), "operators",
                                               "cpu_adam does not load: killed by SIGILL", "controller's store"),
-    "an operator without its library": (lambda f: f.deepspeed(async_io="raise ImportError('libaio.so.1: cannot open')"), "operators",
+    "an operator without its library": (lambda f: f.deepspeed(async_io="raise ImportError('libaio.so.1: cannot open')"),
+                                        "operators",
                                         "async_io does not load: ImportError: libaio.so.1", "runtime.yml"),
-    "an operator whose file is gone": (lambda f: (f.packages / "deepspeed/ops/some/quantizer_op.py").unlink(), "operators",
+    "an operator whose file is gone": (lambda f: (f.packages / "deepspeed/ops/some/quantizer_op.py").unlink(),
+                                       "operators",
                                        "quantizer does not load", "runtime.yml"),
     "libcuda out of reach": (lambda f: f.deepspeed(async_io=NO_LIBCUDA), "operators", "libcuda.so.1", "runtime.yml"),
 }
@@ -160,7 +175,8 @@ DIFFERENT = {
     "a newer torch": (lambda f: f.torch(PINNED + ".post1"), "torch",
                       f"{PINNED}.post1, built for CUDA {stack()['cuda']}; stack.yml pins {PINNED}"),
     "a newer DeepSpeed": (lambda f: f.deepspeed("0.19.8"), "deepspeed", "0.19.8; stack.yml pins"),
-    "a missing operator": (lambda f: f.deepspeed(ops=tuple(stack()["deepspeed_ops"][1:])), "operators", "fused_adam missing"),
+    "a missing operator": (lambda f: f.deepspeed(ops=tuple(stack()["deepspeed_ops"][1:])), "operators",
+                           "fused_adam missing"),
     "no operator at all": (lambda f: f.deepspeed(ops=(), torch="0.0"), "operators", "none is prebuilt"),
 }
 
@@ -171,7 +187,8 @@ def test_what_differs_from_stack_yml_is_a_warning(fakes, name):
     change(fakes)
     findings = fakes.examine()
     assert first(findings) is None
-    assert findings[check].status == "warn" and found in findings[check].found and findings[check].advice, findings[check]
+    finding = findings[check]
+    assert finding.status == "warn" and found in finding.found and finding.advice, finding
 
 
 def test_any_compiler_of_the_same_cuda_will_do(fakes):
@@ -181,7 +198,8 @@ def test_any_compiler_of_the_same_cuda_will_do(fakes):
 
 
 def test_the_system_s_cudnn_is_read_from_its_header_and_not_compared_with_torch_s(fakes):
-    fakes.write(fakes.root / "usr/include/cudnn_version.h", "#define CUDNN_MAJOR 8\n#define CUDNN_MINOR 4\n#define CUDNN_PATCHLEVEL 1\n")
+    fakes.write(fakes.root / "usr/include/cudnn_version.h",
+                "#define CUDNN_MAJOR 8\n#define CUDNN_MINOR 4\n#define CUDNN_PATCHLEVEL 1\n")
     finding = fakes.examine(fast=True)["cudnn"]
     assert finding.status == "ok" and finding.data == {"system": "8.4.1", "torch": "8.5.0"}
 
@@ -192,7 +210,8 @@ def test_without_a_gpu_its_checks_are_skipped_and_one_wheel_serves_all(fakes):
     (fakes.root / "cuda/bin/nvcc").unlink()
     findings = fakes.examine(gpus=0)
     assert first(findings) is None
-    assert {name for name, finding in findings.items() if finding.found == "no GPU"} >= {"compiler", "cudnn", "torch.cuda"}
+    assert {name for name, finding in findings.items() if finding.found == "no GPU"} >= {"compiler", "cudnn",
+                                                                                         "torch.cuda"}
     assert findings["deepspeed"].status == findings["operators"].status == "ok"
     assert "async_io would need libcuda" in findings["operators"].found
 
@@ -201,7 +220,8 @@ def test_a_missing_environment_is_the_cause_of_all_that_is_missing(fakes, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     findings = fakes.examine()
     assert "is missing" in first(findings).found and "debzero --help" in first(findings).advice
-    assert {findings[name].found for name in ("torch", "torch.cuda", "deepspeed", "operators")} == {"because of environment"}
+    assert {findings[name].found for name in ("torch", "torch.cuda", "deepspeed",
+                                              "operators")} == {"because of environment"}
 
 
 def test_a_missing_deepspeed_is_named(fakes, monkeypatch):
@@ -210,8 +230,10 @@ def test_a_missing_deepspeed_is_named(fakes, monkeypatch):
 
 
 @pytest.mark.parametrize(("capability", "architectures", "runs"), [
-    ("8.0", ["sm_70", "sm_80"], True), ("8.6", ["sm_80"], True), ("8.0", ["sm_86"], False), ("9.0", ["sm_80", "sm_86"], False),
-    ("9.0", ["sm_80", "compute_80"], True), ("9.0", ["sm_90a"], True), ("10.0", ["sm_90", "sm_100"], True), ("12.0", ["sm_100"], False)])
+    ("8.0", ["sm_70", "sm_80"], True), ("8.6", ["sm_80"], True), ("8.0", ["sm_86"], False),
+    ("9.0", ["sm_80", "sm_86"], False),
+    ("9.0", ["sm_80", "compute_80"], True), ("9.0", ["sm_90a"], True), ("10.0", ["sm_90", "sm_100"], True),
+    ("12.0", ["sm_100"], False)])
 def test_which_gpus_run_which_code(capability, architectures, runs):
     assert software.runs_on(capability, architectures) is runs
 
@@ -228,23 +250,27 @@ def test_the_chain_skips_what_follows_and_survives_a_defect():
     seen = []
     run_checks(checks, context, lambda check: seen.append(check.name))
     assert [(f.check, f.status, f.found) for f in context.results.values()] == [
-        ("a", "fail", "broken"), ("b", "skip", "because of a"), ("c", "skip", "because of a"), ("d", "skip", "not here"), ("e", "ok", "x"),
+        ("a", "fail", "broken"), ("b", "skip", "because of a"), ("c", "skip", "because of a"),
+        ("d", "skip", "not here"), ("e", "ok", "x"),
         ("f", "skip", "because of a"), ("g", "fail", "the check itself failed: KeyError: 'x'")]
     assert seen == ["a", "d", "e", "g"]
 
 
 def test_an_all_reduce_that_fails_names_the_gpu(fakes, tmp_path):
     """The fake torch has no distributed package at all."""
-    finding = trials.nccl(Context(HostProbe(tmp_path), Requirements(), stack(), results={"torch.cuda": ok("2", devices=[{}, {}])}))
+    finding = trials.nccl(Context(HostProbe(tmp_path), Requirements(), stack(),
+                                  results={"torch.cuda": ok("2", devices=[{}, {}])}))
     assert finding.status == "fail" and "An all-reduce over 2 GPUs fails on GPU" in finding.found
     assert "torch.distributed" in finding.found and "NCCL_DEBUG=INFO" in finding.advice
 
 
 def test_the_table_ends_with_the_cause_and_gathers_what_was_skipped():
-    findings = [f._replace(check=name) for name, f in {"a": ok("fine"), "b": skip("no GPU"), "c": fail("broken", "fix it"),
+    findings = [f._replace(check=name) for name,
+                f in {"a": ok("fine"), "b": skip("no GPU"), "c": fail("broken", "fix it"),
                                                        "d": skip("no GPU"), "e": warn("odd", "look")}.items()]
     assert command.as_text(findings, 80).splitlines() == [
-        "a  ok    fine", "c  fail  broken", "         -> fix it", "e  warn  odd", "         -> look", "   skip  no GPU: b, d", "",
+        "a  ok    fine", "c  fail  broken", "         -> fix it", "e  warn  odd", "         -> look",
+        "   skip  no GPU: b, d", "",
         "This host cannot train (1 ok, 1 warn, 1 fail, 2 skip). First cause: c: broken", "-> fix it"]
 
 
@@ -278,7 +304,8 @@ def test_a_gpu_that_is_expected_and_missing_is_the_cause():
     answer = json.loads(done.stdout)
     failures = [finding["check"] for finding in answer["findings"] if finding["status"] == "fail"]
     assert answer["ok"] is False and failures == ["gpu"]
-    assert {finding["found"] for finding in answer["findings"] if finding["check"] in ("compiler", "torch.cuda")} == {"because of gpu"}
+    assert {finding["found"] for finding in answer["findings"]
+            if finding["check"] in ("compiler", "torch.cuda")} == {"because of gpu"}
     assert not {"nccl", "hub", "step"} & {finding["check"] for finding in answer["findings"]}
 
 
@@ -289,8 +316,10 @@ def test_a_wrong_number_of_gpus_is_a_usage_error():
 
 
 def test_an_interrupted_doctor_leaves_nothing_behind(tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "debzero", "doctor"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(SOURCE), "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"})
+    process = subprocess.Popen([sys.executable, "-m", "debzero", "doctor"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(SOURCE), "TMPDIR": str(tmp_path),
+                                    "HF_HUB_OFFLINE": "1"})
     until = time.monotonic() + 120
     while not list(tmp_path.glob("debzero-doctor-*/out")):
         assert time.monotonic() < until and process.poll() is None

@@ -5,8 +5,8 @@ import sys
 import time
 
 import pytest
-from conftest import SOURCE
 from fake_host import DRIVER, GPUS, KERNEL, healthy
+from support import SOURCE
 
 from debzero.doctor import probe
 from debzero.doctor.host import HOST_CHECKS
