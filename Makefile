@@ -47,22 +47,22 @@ bench-provision: ## Time site.yml against the commands typed by hand, on bare co
 
 bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, data, batch, 2 CPU ranks (12 minutes)
 	@ansible/bootstrap tests
-	.cache/test/bin/python python/bench/race.py
+	.cache/test/bin/python python/benchmarks/race.py
 
 bench-gpu: ## On a GPU with current releases in $(PYTHON): debzero beside transformers' Trainer and a plain loop
-	$(or $(PYTHON),python3) python/bench/gpu.py
+	$(or $(PYTHON),python3) python/benchmarks/gpu.py
 
 bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings really take
-	$(or $(PYTHON),python3) python/bench/memory.py --results .cache/bench/memory.json
+	$(or $(PYTHON),python3) python/benchmarks/memory.py --results .cache/bench/memory.json
 
 bench-oom: ## On a GPU: a job whose memory shrinks while it trains
-	$(or $(PYTHON),python3) python/bench/oom.py
+	$(or $(PYTHON),python3) python/benchmarks/oom.py
 
 bench-published: ## On a GPU: what one GPU can measure of docs/benchmarks with `debzero bench` and `debzero tune`
-	$(or $(PYTHON),python3) python/bench/published.py
+	$(or $(PYTHON),python3) python/benchmarks/published.py
 
 bench-fused: ## On a GPU: DeepSpeed's fused transformer layer beside BERT's own
-	$(or $(PYTHON),python3) python/bench/fused.py
+	$(or $(PYTHON),python3) python/benchmarks/fused.py
 
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock

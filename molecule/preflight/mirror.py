@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A proxy before apt's archives that has lost some files: mirror.py WORD answers 404 for each address that holds the word."""
+"""A proxy before apt's archives that has lost some files: mirror.py WORD answers 404 to addresses with that word."""
 import sys
 import urllib.error
 import urllib.request

@@ -5,6 +5,6 @@
 """
 import sys
 
-from debzero.worker import main
+from debzero.train.rank import main
 
 sys.exit(main())

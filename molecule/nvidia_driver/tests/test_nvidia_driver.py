@@ -33,13 +33,15 @@ def test_nothing_for_screens_came_along(host):
 
 
 def test_the_packages_are_kept_for_the_way_back(host, version):
-    assert [name for name in host.file(f"{STATE}/packages/{version}").listdir() if name.startswith("nvidia-kernel-dkms")]
+    assert [name for name in host.file(f"{STATE}/packages/{version}").listdir()
+            if name.startswith("nvidia-kernel-dkms")]
     assert host.file(f"{STATE}/packages").listdir() == [version]
 
 
 def test_upgrades_leave_driver_and_kernel_alone(host, kernel):
     held = host.check_output("apt-mark showhold").split()
-    assert {"nvidia-kernel-dkms", "libcuda1", "nvidia-smi", "nvidia-persistenced", f"linux-headers-{kernel}"} <= set(held)
+    assert {"nvidia-kernel-dkms", "libcuda1", "nvidia-smi", "nvidia-persistenced",
+            f"linux-headers-{kernel}"} <= set(held)
     blocked = host.check_output("apt-config dump Unattended-Upgrade::Package-Blacklist")
     assert '"linux-image-"' in blocked and '"libcuda1$"' in blocked
     assert "nvidia" not in host.check_output("apt-get dist-upgrade --simulate | grep ^Inst || true")

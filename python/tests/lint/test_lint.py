@@ -33,7 +33,7 @@ def lint(*command: str, folder: str = ".") -> None:
     tool = shutil.which(command[0], path=PATH)
     if not tool:
         pytest.fail(f"{command[0]} is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
-    environment = {**os.environ, "PATH": PATH, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
+    environment = {**os.environ, "PATH": PATH, "PYTHONPATH": str(ROOT / folder / "src"), "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run([tool, *command[1:]], cwd=ROOT / folder, env=environment, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     if done.returncode:
@@ -82,3 +82,17 @@ def test_shellcheck():
     scripts = shell_scripts(tracked())
     assert {"ansible/bootstrap", "roles/preflight/files/fetch_indexes.sh"} <= set(scripts)
     lint("shellcheck", *scripts)
+
+
+def test_imports_run_downward_only():
+    lint("lint-imports", "pyproject.toml", folder="python")
+
+
+def test_the_import_linter_sees_an_import_that_goes_up(tmp_path):
+    """A package that imports one above it breaks the contract of this very file."""
+    shutil.copytree(ROOT / "python/src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "src/debzero/base/text.py").open("a") as file:
+        file.write("\nimport debzero.train.loop\n")
+    shutil.copy(ROOT / "python/pyproject.toml", tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="debzero.base is not allowed to import debzero.train"):
+        lint("lint-imports", "pyproject.toml", folder=str(tmp_path))

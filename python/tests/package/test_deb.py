@@ -202,7 +202,7 @@ def test_completion_is_silent_without_the_environment(tree: Path) -> None:
 
 
 def test_manual_covers_every_command_and_key_of_a_job(tree: Path) -> None:
-    from debzero.job import Job, Section
+    from debzero.job.schema import Job, Section
 
     def keys(section: type[Section]) -> list[str]:
         inner = {name: field.annotation for name, field in section.model_fields.items()}

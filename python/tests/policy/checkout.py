@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from debzero.cli import parser
+
 ROOT = Path(__file__).resolve().parents[3]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 IMPORTS = {"import_tasks", "include_tasks", "import_role", "include_role", "include_vars"}
@@ -80,6 +82,39 @@ def plays(content: Any) -> Iterator[dict[str, Any]]:
 def module(task: dict[str, Any]) -> str:
     """A task's module without its namespace; empty for a block."""
     return next((key.rpartition(".")[2] for key in task if "." in key), "")
+
+
+def targets(makefile):
+    """{target: its help text, None where it has none}."""
+    found = re.findall(r"^([a-z][\w-]*):(?!=)[^#\n]*(?:## (.+))?$", makefile, re.MULTILINE)
+    return {name: text or None for name, text in found}
+
+
+def commands(markdown):
+    """The command lines of a Markdown file: lines of fenced blocks, without prompts and comments, and inline code."""
+    fenced = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", markdown, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", markdown, flags=re.MULTILINE | re.DOTALL))
+    lines = [re.sub(r"^\s*[$#]\s+|\s+#.*", "", line).strip() for line in "\n".join(fenced).split("\n")]
+    return [line for line in [*lines, *inline] if line]
+
+
+def subcommands():
+    """The commands of `debzero`."""
+    return next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
+
+
+def missing(command, known, subcommands=()):
+    """What a command line names that does not exist; the tools of others are theirs to keep."""
+    words = command.split()
+    if words[0] in ("sudo", "time"):
+        return missing(" ".join(words[1:]), known, subcommands) if words[1:] else []
+    if words[0] == "make":
+        return [f"make {word}" for word in words[1:] if re.fullmatch(r"[a-z][\w-]*", word) and word not in known]
+    if words[0] == "debzero" and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
+        return [] if words[1] in subcommands else [f"debzero {words[1]}"]
+    own = words if words[0].endswith("ansible-playbook") else words[:1]
+    ours = r"(?:\./)?(?:ansible|playbooks|inventory|molecule|roles|python|debian|\.ci)/[\w./@-]+$|[\w-]+\.yml$"
+    return [word for word in own if re.match(ours, word) and not (ROOT / word).exists()]
 
 
 def refuse(findings: Iterable[str]) -> None:

@@ -3,9 +3,7 @@ from __future__ import annotations
 
 import re
 
-from checkout import ROOT, files, hits, load, module, refuse, tasks
-
-from debzero.cli import parser
+from checkout import ROOT, commands, files, hits, load, missing, module, refuse, subcommands, targets, tasks
 
 # Hosts that may be named: placeholders, and where Debian's copyright format is defined.
 HOST = r"(?i)://(?!(?:[\w.-]+\.)?example\.(?:org|com)\b)(?!www\.debian\.org/doc/)[\w.-]*(?:debian|pypi|pythonhosted|npm)[\w.-]*"
@@ -37,34 +35,6 @@ def too_long(texts, most=400):
     return [f"{name}: {text.count(chr(10))} lines" for name, text in texts.items() if text.count("\n") > most]
 
 
-def targets(makefile):
-    """{target: its help text, None where it has none}."""
-    found = re.findall(r"^([a-z][\w-]*):(?!=)[^#\n]*(?:## (.+))?$", makefile, re.MULTILINE)
-    return {name: text or None for name, text in found}
-
-
-def commands(markdown):
-    """The command lines of a Markdown file: lines of fenced blocks, without prompts and comments, and inline code."""
-    fenced = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", markdown, re.MULTILINE | re.DOTALL)
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", markdown, flags=re.MULTILINE | re.DOTALL))
-    lines = [re.sub(r"^\s*[$#]\s+|\s+#.*", "", line).strip() for line in "\n".join(fenced).split("\n")]
-    return [line for line in [*lines, *inline] if line]
-
-
-def missing(command, known, subcommands=()):
-    """What a command line names that does not exist; the tools of others are theirs to keep."""
-    words = command.split()
-    if words[0] in ("sudo", "time"):
-        return missing(" ".join(words[1:]), known, subcommands) if words[1:] else []
-    if words[0] == "make":
-        return [f"make {word}" for word in words[1:] if re.fullmatch(r"[a-z][\w-]*", word) and word not in known]
-    if words[0] == "debzero" and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
-        return [] if words[1] in subcommands else [f"debzero {words[1]}"]
-    own = words if words[0].endswith("ansible-playbook") else words[:1]
-    ours = r"(?:\./)?(?:ansible|playbooks|inventory|molecule|roles|python|debian|\.ci)/[\w./@-]+$|[\w-]+\.yml$"
-    return [word for word in own if re.match(ours, word) and not (ROOT / word).exists()]
-
-
 def test_no_file_is_too_long():
     refuse(too_long(files("*.py", "*.yml", "*.sh", "*.j2", "ansible/*", "Makefile", without=("*.lock",))))
 
@@ -94,9 +64,8 @@ def test_the_readme_is_short_and_shows_commands_that_exist():
     assert markdown.count("\n") <= 150
     first_screen = "\n".join(markdown.split("\n")[:40])
     assert {"make demo", "make test"} <= set(commands(first_screen))
-    subcommands = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
     known = targets((ROOT / "Makefile").read_text())
-    refuse(name for command in commands(markdown) for name in missing(command, known, subcommands))
+    refuse(name for command in commands(markdown) for name in missing(command, known, subcommands()))
 
 
 def test_ci_runs_the_tests():

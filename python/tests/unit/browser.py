@@ -46,9 +46,11 @@ def chromium() -> str:
 def look(page: str, widths: Sequence[int], folder: Path) -> list[dict[str, Any]]:
     """Show `page` in windows of `widths` CSS pixels and measure it in each."""
     file = folder / "frames.html"
-    file.write_text(LOOK.replace("FRAMES", "".join(FRAME.format(width=width, page=html.escape(page)) for width in widths)))
-    command = [chromium(), "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
-               f"--user-data-dir={folder / 'profile'}", "--no-sandbox", "--dump-dom", f"--window-size={max(widths) + 50},900"]
+    file.write_text(LOOK.replace("FRAMES", "".join(FRAME.format(width=width, page=html.escape(page))
+                                                   for width in widths)))
+    command = [chromium(), "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
+               "--disable-background-networking", f"--user-data-dir={folder / 'profile'}", "--no-sandbox",
+               "--dump-dom", f"--window-size={max(widths) + 50},900"]
     done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=300)
     found = re.search(r'<pre id="facts">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr

@@ -1,7 +1,7 @@
-"""Prove that a DeepSpeed wheel is the one that was asked for, or (--load) that the installed one works on this host.
+"""Check that a DeepSpeed wheel is the requested one, or (--load) that the installed one works on this host.
 
-A wheel built on a machine without a GPU can silently carry the wrong accelerator, miss an operator or an architecture, or
-hold machine code for the builder's own processor alone. Every problem is printed; the exit code is 1 if there is one.
+A wheel built on a machine without a GPU can silently carry the wrong accelerator, miss an operator or an architecture,
+or hold machine code for the builder's own processor alone. Every problem is printed; exit code 1 if there is one.
 """
 
 import argparse
@@ -19,35 +19,38 @@ FACTS = "deepspeed/git_version_info_installed.py"
 
 
 def facts(archive):
-    """What the wheel says of itself: the assignments in FACTS, read and not run."""
+    """What the wheel records of its build: the assignments in FACTS, read and not run."""
     body = ast.parse(archive.read(FACTS)).body
     return {a.targets[0].id: ast.literal_eval(a.value) for a in body if isinstance(a, ast.Assign)}
 
 
 def build_problems(built, args):
     if built["accelerator_name"] != args.accelerator:
-        yield f"the wheel is built for accelerator {built['accelerator_name']!r}, wanted {args.accelerator!r}"
-    for key, wanted in (("version", args.torch), ("cuda_version", args.cuda)):
-        if not wanted.startswith(built["torch_info"][key]):
-            yield f"the wheel is built with {key} {built['torch_info'][key]}, wanted {wanted}"
+        yield f"the wheel is built for accelerator {built['accelerator_name']!r}, expected {args.accelerator!r}"
+    for name, key, expected in (("torch", "version", args.torch), ("CUDA", "cuda_version", args.cuda)):
+        if not expected.startswith(built["torch_info"][key]):
+            yield f"the wheel is built with {name} {built['torch_info'][key]}, expected {expected}"
     has = {op for op, compiled in built["installed_ops"].items() if compiled}
     for op in sorted(has ^ set(args.ops)):
-        yield f"operator {op} is in the wheel, but nobody asked for it" if op in has else f"operator {op} is not in the wheel"
+        yield f"operator {op} is {'in the wheel, but was not requested' if op in has else 'not in the wheel'}"
+
+
+def printed(*command):
+    return subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=True).stdout
 
 
 def code_problems(folder, args):
     """Machine code: none beyond AVX2 (512-bit registers are named zmm), and some for each GPU architecture."""
     libraries = sorted(folder.rglob("*_op.*.so"))
     if len(libraries) != len(args.ops):
-        yield f"the wheel holds {len(libraries)} compiled operators, wanted {len(args.ops)}"
+        yield f"the wheel holds {len(libraries)} compiled operators, expected {len(args.ops)}"
     wanted = {f"sm_{name.replace('.', '')}" for name in args.architectures}
     for library in libraries:
-        code = subprocess.run(["objdump", "-d", str(library)], stdout=subprocess.PIPE, check=True).stdout
-        if b"%zmm" in code:
-            yield f"{library.name} holds AVX-512 code and would die on processors without it"
+        if b"%zmm" in printed("objdump", "-d", library):
+            yield f"{library.name} holds AVX-512 code and would crash on processors without it"
         # An operator without a CUDA section runs on the processor alone.
-        if wanted and b".nv_fatbin" in subprocess.run(["objdump", "-h", str(library)], stdout=subprocess.PIPE, check=True).stdout:
-            listed = subprocess.run(["cuobjdump", "--list-elf", str(library)], stdout=subprocess.PIPE, check=True).stdout
+        if wanted and b".nv_fatbin" in printed("objdump", "-h", library):
+            listed = printed("cuobjdump", "--list-elf", library)
             for missing in sorted(wanted - set(re.findall(r"sm_\d+", listed.decode()))):
                 yield f"{library.name} holds no machine code for {missing}"
 
@@ -62,7 +65,8 @@ def load_problems(folder, ops):
             yield f"operator {op} is not installed"
             continue
         try:
-            spec = importlib.util.spec_from_file_location(f"{op}_op", library)  # the file alone, not the packages around it
+            # The file alone, not the packages around it.
+            spec = importlib.util.spec_from_file_location(f"{op}_op", library)
             spec.loader.exec_module(importlib.util.module_from_spec(spec))
         except ImportError as error:
             yield f"operator {op} does not load: {error}"

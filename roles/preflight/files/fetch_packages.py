@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Can apt really fetch what will be installed? Mirrors list files that they no longer have.
 
-Takes JSON, {"packages": [...], "non_free": [...], "url": an archive or "", "components": "main"}, and prints for both lists
-[name, reason] of each package and file that cannot be fetched. `non_free` are packages whose roles add contrib and non-free later.
-Nothing is installed, and neither apt's lists nor its caches are written: lists older than an hour are fetched to a folder that
-is removed again. A HEAD request to each file is the quick answer, apt's own download the final one.
+Takes JSON, {"packages": [...], "non_free": [...], "url": an archive or "", "components": "main"}, and prints for both
+lists [name, reason] of each package and file that cannot be fetched. `non_free` are packages whose roles add contrib
+and non-free later. Nothing is installed, and neither apt's lists nor its caches are written: lists older than an hour
+are fetched to a folder that is removed again. A HEAD request to each file is the quick answer, apt's own download the
+final one.
 """
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from pathlib import Path
 
 FRESH_SECONDS = 3600
 MOST_DOWNLOADS = 3  # of files that did not answer to HEAD: the first ones tell enough
-QUIET = ["-qq", "-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache=", "-oAPT::Sandbox::User=root", "-oDebug::NoLocking=1",
+QUIET = ["-qq", "-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache=", "-oAPT::Sandbox::User=root",
+         "-oDebug::NoLocking=1",
          "-oAcquire::Retries=2", "-oAcquire::http::Timeout=20", "-oAcquire::https::Timeout=20"]
 
 
@@ -38,7 +40,8 @@ def complaint(text: str) -> str:
 def non_free_lines(options: list[str]) -> str:
     """contrib and non-free of each of Debian's archives that apt takes main from, as lines of sources.list."""
     fields = "|".join(f"$({name})" for name in ("REPO_URI", "RELEASE", "COMPONENT", "ORIGIN", "SIGNED_BY"))
-    targets = run("apt-get", *QUIET, *options, "indextargets", "--format", fields, "Created-By: Packages").stdout.splitlines()
+    targets = run("apt-get", *QUIET, *options, "indextargets", "--format", fields,
+                  "Created-By: Packages").stdout.splitlines()
     rows = [line.split("|") for line in targets if line.count("|") == 4]
     return "".join(f"deb {f'[signed-by={key}] ' if key.startswith('/') else ''}{url} {release} contrib non-free\n"
                    for url, release, component, origin, key in rows if component == "main" and origin == "Debian")
@@ -48,9 +51,11 @@ def private_lists(folder: Path, url: str, components: str, non_free: bool) -> li
     """Options that make apt use lists of its own, of `url` or of the archives that the host is configured with."""
     (folder / "lists/partial").mkdir(parents=True)
     configured, mine = Path("/etc/apt/sources.list"), folder / "sources.list"
-    options = [f"-oDir::State::lists={folder}/lists", f"-oDir::Cache::pkgcache={folder}/pkgcache.bin", "-oAcquire::Languages=none",
+    options = [f"-oDir::State::lists={folder}/lists", f"-oDir::Cache::pkgcache={folder}/pkgcache.bin",
+               "-oAcquire::Languages=none",
                f"-oDir::Etc::sourcelist={mine}", *(["-oDir::Etc::sourceparts=-"] if url else [])]
-    mine.write_text(f"deb {url} bullseye {components}\n" if url else configured.read_text() if configured.is_file() else "")
+    given = f"deb {url} bullseye {components}\n" if url else ""
+    mine.write_text(given or (configured.read_text() if configured.is_file() else ""))
     run("apt-get", *QUIET, *options, "update")
     more = non_free_lines(options) if non_free else ""
     if more:
@@ -63,7 +68,8 @@ def uris(packages: list[str], options: list[str]) -> tuple[dict[str, str], list[
     """{file: its address} of all that installing the packages would fetch, and what apt cannot even find."""
     unknown: list[tuple[str, str]] = []
     while packages:
-        asked = run("apt-get", *QUIET, *options, "install", "--yes", "--no-install-recommends", "--print-uris", *packages)
+        asked = run("apt-get", *QUIET, *options, "install", "--yes", "--no-install-recommends", "--print-uris",
+                    *packages)
         if not asked.returncode:
             return {file: uri for uri, file in re.findall(r"^'([^']+)' (\S+) ", asked.stdout, re.MULTILINE)}, unknown
         names = re.findall(r"^E: (?:Unable to locate package|Package) '?([^\s']+)", asked.stdout, re.MULTILINE)
@@ -84,7 +90,8 @@ def answers(uri: str) -> bool:
 
 
 def unfetchable(files: dict[str, str]) -> list[tuple[str, str]]:
-    for protocol, proxy in re.findall(r'^Acquire::(https?)::Proxy "([^"]+)";', run("apt-config", "dump").stdout, re.MULTILINE):
+    for protocol, proxy in re.findall(r'^Acquire::(https?)::Proxy "([^"]+)";', run("apt-config", "dump").stdout,
+                                      re.MULTILINE):
         os.environ[f"{protocol}_proxy"] = proxy
     with ThreadPoolExecutor(16) as pool:
         silent = [file for file, there in zip(files, pool.map(answers, files.values())) if not there]

@@ -1,5 +1,6 @@
-"""Bar charts for a page without scripts: text in HTML, so that it wraps, scales and is read aloud; shapes in inline SVG, which
-printers keep where they drop background colours. Lengths are shares of the track's width, so one chart fits a phone and a desk."""
+"""Bar charts for a page without scripts: text in HTML, so that it wraps, scales and is read aloud; shapes in inline
+SVG, which printers keep where they drop background colours. Lengths are shares of the track's width, so one chart fits
+a phone and a desk."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -59,7 +60,8 @@ def longest(bars: Iterable[Bar]) -> float:
 
 
 def listed(bars: Sequence[Bar], width: Optional[float] = None) -> str:
-    """The bars as a list, on a common scale (`width`: of several lists). Long names stand above their bars on a desk, too."""
+    """The bars as a list, on a common scale (`width`: of several lists). Long names stand above their bars on a desk,
+    too."""
     scale = width or longest(bars)
     made = []
     for bar in bars:
@@ -77,11 +79,14 @@ def figure(title: str, caption: str, bars: Sequence[Bar], badge: str = "") -> st
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 
-def groups(title: str, caption: str, grouped: Sequence[tuple[str, Sequence[Bar]]], legend: Sequence[tuple[str, str]] = ()) -> str:
+def groups(title: str, caption: str, grouped: Sequence[tuple[str, Sequence[Bar]]],
+           legend: Sequence[tuple[str, str]] = ()) -> str:
     """Several lists of bars under names of their own, on one scale; `legend`: (colour, what it stands for)."""
     width = longest(bar for _, bars in grouped for bar in bars)
     inner = "".join((f"<h3>{escape(name)}</h3>" if name else "") + listed(bars, width) for name, bars in grouped)
-    keys = "".join(f'<li><svg class="key" aria-hidden="true" focusable="false"><rect class="fill {colour}" width="100%" height="100%" '
+    keys = "".join(f'<li><svg class="key" aria-hidden="true" focusable="false"><rect class="fill {colour}" '
+                   'width="100%" height="100%" '
                    f'rx="2"/></svg>{escape(words)}</li>' for colour, words in legend)
-    return (f'<figure class="card"><h2>{escape(title)}</h2>' + (f'<ul class="legend">{keys}</ul>' if keys else "") + inner
+    return (f'<figure class="card"><h2>{escape(title)}</h2>' + (f'<ul class="legend">{keys}</ul>' if keys else "")
+            + inner
             + f"<figcaption>{escape(caption)}</figcaption></figure>")

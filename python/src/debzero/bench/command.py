@@ -1,17 +1,71 @@
-"""`debzero bench`: measure, or only make pages from what was measured. The latter needs neither torch nor a GPU host."""
+"""`debzero bench` on the command line: measure, or only render what was measured, which needs neither torch nor a GPU
+host."""
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import Optional
 
-from debzero.bench import page, results
-from debzero.errors import InputError, Problem
-from debzero.files import write_text
+from debzero.base.command_line import (
+    JOB_HELP,
+    NAME_HELP,
+    STEPS_HELP,
+    WARMUP_HELP,
+    Commands,
+    add_command,
+    add_json,
+    add_ranks,
+    count,
+    some_of,
+)
+
+
+def add_bench(commands: Commands) -> None:
+    parser = add_command(
+        commands, "bench", bench,
+        "Measure what ZeRO and offload cost and save for a job on this host: plain PyTorch and the stages\n"
+        "1 to 3, each with and without offload, each run in a process of its own. Results are results.json, .csv, .md\n"
+        "and a page, results.html. An interrupted bench resumes where it was; a configuration that fails is a row "
+        "with\nits reason, and the next start tries it again unless it ran out of memory or time.",
+        ["debzero bench mrpc.yml", "debzero bench mrpc.yml --ranks 4 --share-gpu --stages 2,3 --repeats 1",
+         "debzero bench --render /var/lib/debzero/mrpc-bench",
+         "debzero bench --compare a/results.json b/results.json -o comparison.html"])
+    parser.add_argument("job", type=Path, metavar="JOB.yml", nargs="?", help=JOB_HELP)
+    add_ranks(parser)
+    _add_measuring(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH",
+                        help="the folder for the results (default: the job's output with "
+                        "-bench appended); with --compare, the page")
+    parser.add_argument("--name", metavar="HOST", help=NAME_HELP)
+    parser.add_argument("--again", action="store_true",
+                        help="measure everything again; earlier results move to archive/")
+    add_json(parser, "print results.json")
+    parser.add_argument("--render", type=Path, metavar="FILE",
+                        help="only render the tables and the page of results (a folder or JSON)")
+    parser.add_argument("--compare", type=Path, nargs="+", metavar="FILE",
+                        help="only render one page of several results.json")
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--share-gpu", action="store_true",
+                        help="let ranks share GPUs: speed is not comparable, and memory lacks the "
+                        "second bucket of overlapped communication (ZeRO-1 and 2)")
+    parser.add_argument("--cap", type=count, metavar="GIB", help="limit each rank to this much GPU memory")
+    parser.add_argument("--stages", type=some_of("none", 1, 2, 3), default=["none", 1, 2, 3], metavar="LIST",
+                        help="some of none,1,2,3 (default: all)")
+    parser.add_argument("--offload", type=some_of("none", "cpu", "nvme"), metavar="LIST",
+                        help="some of none,cpu,nvme (default: none,cpu, and nvme if the job has zero.nvme_path)")
+    parser.add_argument("--steps", type=count, default=20, metavar="N", help=STEPS_HELP)
+    parser.add_argument("--warmup", type=count, default=10, metavar="N", help=WARMUP_HELP)
+    parser.add_argument("--repeats", type=count, default=3, metavar="N", help="runs of each configuration (default: 3)")
+    parser.add_argument("--limit", type=count, default=30, metavar="MINUTES", help="time limit per run (default: 30)")
 
 
 def bench(options: argparse.Namespace) -> int:
     """The exit code."""
+    from debzero.base.errors import InputError, Problem
+    from debzero.bench import page, results
+
     if options.compare:
         return compare(options.compare, options.output)
     if options.render:
@@ -28,11 +82,15 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def compare(files: list[Path], target: Optional[Path]) -> int:
+    """Write one page of several results; the exit code."""
+    from debzero.base.errors import InputError, Problem
+    from debzero.base.files import write_text
+    from debzero.bench import comparison, results
+
     if len(files) < 2 or target is None:
         raise InputError([Problem("debzero bench", "--compare", "takes two or more results.json and -o FILE",
-                                  "for example: debzero bench --compare a/results.json b/results.json -o comparison.html")])
-    from debzero.bench import comparison
-
+                                  "for example: debzero bench --compare a/results.json b/results.json -o "
+                                  "comparison.html")])
     made = comparison.render([results.load(file) for file in files])
     target = target / "comparison.html" if target.is_dir() else target
     try:

@@ -5,15 +5,16 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, Optional
 
+from debzero.base.text import rate_text, size_text
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.page import shell, table, terms
-from debzero.bench.results import rate, size
 
 COLOURS = [f"p{number}" for number in range(8)]
 # What must be the same where speeds and sizes are to be compared.
 SAME = {
-    "model": lambda made: made["model"], "precision": lambda made: made["precision"], "batch": lambda made: made["batch"]["text"],
+    "model": lambda made: made["model"], "precision": lambda made: made["precision"],
+    "batch": lambda made: made["batch"]["text"],
     "data": lambda made: f"{made['job']['data']['dataset']}, at most {made['job']['data']['max_length']} tokens",
     "measured": lambda made: f"{made['settings']['steps']} steps after {made['settings']['warmup']}",
 }
@@ -21,7 +22,8 @@ SAME = {
 
 def names(all_made: Sequence[dict[str, Any]]) -> list[str]:
     """A name for each: the host's, or, where that is not enough, with its device, ranks or number."""
-    for name in (lambda made: made["host"]["name"], lambda made: f"{made['host']['name']}, {made['batch']['ranks']} ranks"):
+    for name in (lambda made: made["host"]["name"],
+                 lambda made: f"{made['host']['name']}, {made['batch']['ranks']} ranks"):
         found = [name(made) for made in all_made]
         if len(set(found)) == len(found):
             return found
@@ -37,8 +39,8 @@ def differences(all_made: Sequence[dict[str, Any]]) -> list[str]:
             found.append(f"Not the same {word}: {'; '.join(dict.fromkeys(values))}.")
     for name, made in zip(names(all_made), all_made):
         if not made["speed_comparable"]:
-            found.append(f"{name} shared GPUs between ranks: its memory lacks the bucket of overlapped communication, its speed is not "
-                         "comparable.")
+            found.append(f"{name} shared GPUs between ranks: its memory lacks the bucket of overlapped communication, "
+                         "its speed is not comparable.")
     return found
 
 
@@ -59,7 +61,8 @@ def render(all_made: Sequence[dict[str, Any]]) -> str:
             bars = []
             for number, host in enumerate(hosts):
                 value = _figure(rows[number].get(name), read)
-                bars.append(Bar(host, "no result") if value is None else Bar(host, show(value), value, COLOURS[number % 8]))
+                bars.append(Bar(host, "no result") if value is None else Bar(host, show(value), value,
+                                                                             COLOURS[number % 8]))
             made.append((label, bars))
         return made
 
@@ -82,16 +85,19 @@ def render(all_made: Sequence[dict[str, Any]]) -> str:
     legend = [(COLOURS[number % 8], host) for number, host in enumerate(hosts)]
     facts = "".join(
         f'<section class="card"><h2>{escape(host)}</h2>' + terms([
-            ("device", made["host"]["device"]), ("GPUs", made["host"]["gpus"] or "none"), ("ranks", made["batch"]["ranks"]),
-            ("precision", made["precision"]), ("batch", made["batch"]["text"]), ("system", made["host"]["system"]),
-            ("NVIDIA driver", made["host"]["driver"]), *made["versions"].items(), ("measured", made["made"][:10])]) + "</section>"
+            ("device", made["host"]["device"]), ("GPUs", made["host"]["gpus"] or "none"),
+            ("ranks", made["batch"]["ranks"]), ("precision", made["precision"]), ("batch", made["batch"]["text"]),
+            ("system", made["host"]["system"]), ("NVIDIA driver", made["host"]["driver"]), *made["versions"].items(),
+            ("measured", made["made"][:10])]) + "</section>"
         for host, made in zip(hosts, all_made))
-    drawn = (charts.groups("Memory per rank", "The highest peak of any rank; shorter is better.", grouped(memory, size), legend)
-               + charts.groups("Speed", "Samples a second, median; longer is better.", grouped(speed, rate), legend))
+    drawn = (charts.groups("Memory per rank", "The highest peak of any rank; shorter is better.",
+                           grouped(memory, size_text), legend)
+               + charts.groups("Speed", "Samples a second, median; longer is better.", grouped(speed, rate_text),
+                               legend))
     body = (
         f'<header><p class="eyebrow">debzero bench, {len(hosts)} hosts</p><h1>{escape(models)}</h1>{notes}</header>'
         f'<div class="grid two">{drawn}</div>'
-        f"{figures('Memory per rank, host by host', memory, size)}{figures('Samples a second, host by host', speed, rate)}"
+        f"{figures('Memory per rank, host by host', memory, size_text)}{figures('Samples a second, host by host', speed, rate_text)}"
         f'<section class="card"><h2>What the words mean</h2>{terms(list(all_made[0]["definitions"].items()))}</section>'
         f'<div class="grid two">{facts}</div>')
     return shell(f"{models}: {len(hosts)} hosts", body)

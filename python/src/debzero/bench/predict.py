@@ -14,7 +14,8 @@ def predictions(job: Path) -> list[dict[str, Any]]:
     """The choices of `debzero plan --json` for a job file; none where it cannot tell. In a process of its own: what it holds of the
     model's shapes is gone when the runs begin."""
     try:
-        done = subprocess.run([sys.executable, "-m", "debzero", "plan", str(job), "--json"], capture_output=True, text=True, timeout=LIMIT)
+        done = subprocess.run([sys.executable, "-m", "debzero", "plan", str(job), "--json"], capture_output=True,
+                              text=True, timeout=LIMIT)
         choices = json.loads(done.stdout)["choices"]
     except (subprocess.TimeoutExpired, ValueError, KeyError):
         return []

@@ -7,28 +7,17 @@ import statistics
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.errors import InputError, Problem
-from debzero.files import read_json
+from debzero.base.errors import InputError, Problem
+from debzero.base.files import read_json
+from debzero.base.text import rate_text, size_text
+from debzero.measure.run import per_second
 
 FORMAT = 1
 
-DEFINITIONS = {
-    "batch": "padded to data.max_length, so that all steps are alike and memory is the most that the job can take; a job that pads each "
-             "batch to its own longest sample is faster",
-    "step": "one optimizer step: the whole global batch, on all ranks, forward, backward and update",
-    "memory": "the highest rank's peak: of the GPU, what torch's allocator had handed out (max_memory_allocated); of a run without "
-              "a GPU, the process's resident set",
-    "device memory": "the highest use of a GPU during the run, by the driver's count, over what was in use before it: with the "
-                     "allocator's reserve, the CUDA context and the libraries' buffers, of all ranks on that GPU",
-    "host memory": "how far the host's available memory fell during the run; what other programs took in that time counts, too",
-    "speed": "samples of the measured steps / the seconds they took; the warm-up before them does not count, nor do start, "
-             "evaluation and saving",
-    "spread": "the lowest and the highest of the repeats, each in a process of its own; the figure shown is their median",
-}
 # The tutorial that this kit makes real. It says neither what a step is nor how memory was read.
 ARTICLE = {
-    "about": "The table of the article that this kit began with. It defines neither \"step\" nor how memory was read, so its figures "
-             "show a tendency and no common scale.",
+    "about": "The table of the article that this kit began with. It defines neither \"step\" nor how memory was read, "
+             "so its figures show a tendency and no common scale.",
     "rows": [
         {"stage": "none", "label": "Baseline", "memory": "32 GB+", "memory_gb": 32, "steps_per_second": 3.2},
         {"stage": 1, "label": "ZeRO-1", "memory": "18 GB", "memory_gb": 18, "steps_per_second": 3.90},
@@ -48,7 +37,8 @@ def load(path: Path) -> dict[str, Any]:
     file = file_of(path)
     results = read_json(file)
     if results.get("format") != FORMAT:
-        raise InputError([Problem(str(file), "file", "does not exist" if not file.is_file() else "is no results.json of this version",
+        raise InputError([Problem(str(file), "file",
+                                  "does not exist" if not file.is_file() else "is no results.json of this version",
                                   "give a results.json that `debzero bench` wrote, or its folder")])
     return results
 
@@ -58,11 +48,6 @@ def of_repeats(values: list[float]) -> dict[str, float]:
     middle = statistics.median(values)
     return {"median": middle, "lowest": min(values), "highest": max(values),
             "spread": (max(values) - min(values)) / middle if middle else 0.0}
-
-
-def per_second(run: dict[str, Any], what: str) -> float:
-    """A run's samples or steps a second, over all its measured segments."""
-    return float(sum(segment[what] for segment in run["segments"]) / sum(segment["seconds"] for segment in run["segments"]))
 
 
 def summarize(runs: list[dict[str, Any]]) -> Optional[dict[str, Any]]:
@@ -96,43 +81,35 @@ def of_baseline(results: dict[str, Any], row: dict[str, Any]) -> dict[str, Optio
             "speed": own["samples_per_second"]["median"] / base["samples_per_second"]["median"]}
 
 
-def size(value: Optional[float]) -> str:
-    """Bytes for people, to about three figures: 484 MiB, 7.35 GiB, 31.2 GiB."""
-    if value is None:
-        return "-"
-    return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.{2 if value < 10 * 2**30 else 1}f} GiB"
-
-
-def rate(value: float) -> str:
-    """A speed for people: 1218, 74.6, 3.21, 0.035."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def reason(row: dict[str, Any]) -> str:
     """Why a row has no figures, in one line."""
     failed = next((run for run in row["runs"] if run["kind"] != "measured"), None)
     if failed is None:
         return "not measured yet"
-    return {"memory": "out of memory", "refused": "refused", "time": "timed out"}.get(failed["kind"], "failed") + f": {failed['reason']}"
+    return {"memory": "out of memory", "refused": "refused",
+            "time": "timed out"}.get(failed["kind"], "failed") + f": {failed['reason']}"
 
 
 def as_csv(results: dict[str, Any]) -> str:
     """A line for each configuration; bytes and rates as they are, for spreadsheets."""
     text = io.StringIO()
-    columns = ["configuration", "stage", "offload_optimizer", "offload_param", "ranks", "repeats", "memory_bytes", "device_bytes",
-               "host_bytes", "samples_per_second", "samples_per_second_lowest", "samples_per_second_highest", "steps_per_second",
-               "speed_comparable", "reason"]
+    columns = ["configuration", "stage", "offload_optimizer", "offload_param", "ranks", "repeats", "memory_bytes",
+               "device_bytes", "host_bytes", "samples_per_second", "samples_per_second_lowest",
+               "samples_per_second_highest", "steps_per_second", "speed_comparable", "reason"]
     writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     writer.writeheader()
     for row in results["configurations"]:
-        line = {"configuration": row["name"], **{key: row[key] for key in ("stage", "offload_optimizer", "offload_param")},
+        line = {"configuration": row["name"],
+                **{key: row[key] for key in ("stage", "offload_optimizer", "offload_param")},
                 "ranks": results["batch"]["ranks"], "speed_comparable": str(results["speed_comparable"]).lower()}
         own = row["summary"]
         if own:
             speed = own["samples_per_second"]
             line.update({key: own[key] for key in ("repeats", "memory_bytes", "device_bytes", "host_bytes")},
-                        samples_per_second=round(speed["median"], 4), samples_per_second_lowest=round(speed["lowest"], 4),
-                        samples_per_second_highest=round(speed["highest"], 4), steps_per_second=round(own["steps_per_second"]["median"], 5))
+                        samples_per_second=round(speed["median"], 4),
+                        samples_per_second_lowest=round(speed["lowest"], 4),
+                        samples_per_second_highest=round(speed["highest"], 4),
+                        steps_per_second=round(own["steps_per_second"]["median"], 5))
         else:
             line["reason"] = reason(row)
         writer.writerow(line)
@@ -140,15 +117,16 @@ def as_csv(results: dict[str, Any]) -> str:
 
 
 def cells(results: dict[str, Any], row: dict[str, Any]) -> Optional[list[str]]:
-    """The figures of a row as text: memory, of the baseline, device, host, samples/s, spread, steps/s. None where it has none."""
+    """The figures of a row as text: memory, of the baseline, device, host, samples/s, spread, steps/s. None where it
+    has none."""
     own = row["summary"]
     if own is None:
         return None
     shares, speed = of_baseline(results, row), own["samples_per_second"]
     share = "-" if shares["memory"] is None else f"{shares['memory']:.0%}"
-    spread = f"{rate(speed['lowest'])}–{rate(speed['highest'])}" if own["repeats"] > 1 else "one run"
-    return [size(own["memory_bytes"]), share, size(own["device_bytes"]), size(own["host_bytes"]), rate(speed["median"]), spread,
-            rate(own["steps_per_second"]["median"])]
+    spread = f"{rate_text(speed['lowest'])}–{rate_text(speed['highest'])}" if own["repeats"] > 1 else "one run"
+    return [size_text(own["memory_bytes"]), share, size_text(own["device_bytes"]), size_text(own["host_bytes"]),
+            rate_text(speed["median"]), spread, rate_text(own["steps_per_second"]["median"])]
 
 
 HEADINGS = ["memory per rank", "of the baseline", "device memory", "host memory", "samples/s", "spread", "steps/s"]
@@ -164,16 +142,19 @@ def notes(results: dict[str, Any]) -> list[str]:
     found = []
     batch = results["batch"]
     if not results["speed_comparable"]:
-        found.append(f"{batch['ranks']} ranks shared {results['host']['gpus']} GPU{'s' if results['host']['gpus'] > 1 else ''}: each "
-                     "rank's memory is its own, without the second bucket that overlapped communication takes in ZeRO-1 and 2; speed "
-                     "is not comparable with that of ranks that have a GPU each.")
+        found.append(f"{batch['ranks']} ranks shared {results['host']['gpus']} "
+                     f"GPU{'s' if results['host']['gpus'] > 1 else ''}: each rank's memory is its own, without the "
+                     "second bucket that overlapped communication takes in ZeRO-1 and 2; speed is not comparable with "
+                     "that of ranks that have a GPU each.")
     if results["settings"]["cap_gib"]:
-        found.append(f"Each rank could take {results['settings']['cap_gib']} GiB of its GPU and no more, as if it were that small.")
+        found.append(f"Each rank could take {results['settings']['cap_gib']} GiB of its GPU and no more, as if it "
+                     "were that small.")
     if batch["ranks"] == 1:
-        found.append("With one rank there is nobody to share with: ZeRO's stages can save next to nothing here, they show their "
-                     "cost. Offload does save.")
+        found.append("With one rank there is nobody to share with: ZeRO's stages can save next to nothing here, they "
+                     "show their cost. Offload does save.")
     if not results["host"]["gpus"]:
-        found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the processor's.")
+        found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the "
+                     "processor's.")
     if results.get("left_out"):
         found.append(results["left_out"])
     for row in results["configurations"]:

@@ -2,103 +2,107 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import platform
-import shlex
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-import psutil
 import yaml
 
-from debzero import __version__, checks, report
+from debzero.base.files import read_json, write_text
+from debzero.base.text import rate_text, size_text
 from debzero.bench import page, results
-from debzero.bench.configurations import Configuration, check, chosen, default_offloads, derive
+from debzero.bench.configurations import check, chosen, default_offloads
 from debzero.bench.predict import prediction, predictions
-from debzero.bench.run import MENDABLE, claim, measure
-from debzero.files import read_json, write_text
-from debzero.job import Job
-from debzero.plan import Plan, stamps
-from debzero.runstate import now
+from debzero.check import checks
+from debzero.job.schema import Job
+from debzero.measure.derive import derive
+from debzero.measure.facts import DEFINITIONS, command_line, host_facts, identity, installed
+from debzero.measure.run import MENDABLE, claim, measure, per_second
+from debzero.resolve.resolve import ResolvedJob
+from debzero.resolve.sharding import Sharding
+from debzero.run.folder import now
 
 
 def start(options: argparse.Namespace) -> int:
     """Check what was asked for, then measure it. Exit code: 0 where at least one configuration was measured, else 1."""
-    plan = checks.check(options.job, options.ranks)
-    offloads = options.offload or default_offloads(plan)
+    resolved = checks.check(options.job, options.ranks)
+    offloads = options.offload or default_offloads(resolved)
     found = chosen(options.stages, offloads)
-    check(plan, str(options.job), offloads, found, options.share_gpu)
-    folder = (options.output or Path(plan.job.output + "-bench")).absolute()
+    check(resolved, str(options.job), offloads, found, options.share_gpu)
+    folder = (options.output or Path(resolved.job.output + "-bench")).absolute()
     claim(folder)
-    return Bench(options, plan, folder, found).run()
+    return Bench(options, resolved, folder, found).run()
 
 
 class Bench:
     """One bench and its folder: results.json, results.csv, results.md, results.html, runs/, data/, archive/."""
 
-    def __init__(self, options: argparse.Namespace, plan: Plan, folder: Path, found: list[Configuration]) -> None:
-        self.options, self.plan, self.folder, self.found = options, plan, folder, found
-        self.facts = facts(options, plan)
+    def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path, found: list[Sharding]) -> None:
+        self.options, self.resolved, self.folder, self.found = options, resolved, folder, found
+        self.facts = facts(options, resolved)
         before = read_json(folder / "results.json")
         if before and (options.again or before.get("identity") != self.facts["identity"]):
-            self._say(f"earlier results are {'measured again' if options.again else 'of another job, host or setting'}: moved to "
+            self._say("earlier results are "
+                      f"{'measured again' if options.again else 'of another job, host or setting'}: moved to "
                       f"{self._archive()}")
             before = {}
         elif before:
             self._say(f"going on with the results in {folder} (--again measures everything anew)")
         kept = {row["name"]: row for row in before.get("configurations", [])}
-        names = [configuration.name for configuration in found]
+        names = [sharding.name for sharding in found]
         for name in set(names) & set(kept):
             kept[name]["runs"] = [run for run in kept[name]["runs"] if not self._to_repeat(run)]
         commands = dict.fromkeys([*before.get("command", "").splitlines(), self.facts["command"]])
-        rows = [{**kept.pop(c.name, {"runs": [], "summary": None, "predicted": None}), **c.as_dict()} for c in found]
+        rows = [{**kept.pop(sharding.name, {"runs": [], "summary": None, "predicted": None}), **sharding.described()}
+                for sharding in found]
         self.results = {**self.facts, "command": "\n".join(commands),
                         "configurations": rows + [row for name, row in kept.items() if name not in names]}
 
     def _to_repeat(self, run: dict[str, Any]) -> bool:
-        """Whether a run of an earlier start is to be made again: its cause may have been mended, or it has more time now."""
+        """Whether a run of an earlier start is to be made again: its cause may have been mended, or it has more time
+        now."""
         return run["kind"] in MENDABLE or (run["kind"] == "time" and run["wall_seconds"] < self.options.limit * 60)
 
     def run(self) -> int:
         repeats = self.options.repeats
         self._predict()
         for repeat in range(1, repeats + 1):  # all rows once, then again: a host that slows down does so for all
-            for configuration, row in zip(self.found, self.results["configurations"]):
+            for sharding, row in zip(self.found, self.results["configurations"]):
                 failed = any(run["kind"] != "measured" for run in row["runs"])
                 if len(row["runs"]) < repeat and not failed:
-                    self._measure(configuration, row, repeat)
+                    self._measure(sharding, row, repeat)
         self._write()
         if self.options.json:
             print(json.dumps(self.results, indent=2))
-        self._say("\n" + results.as_text(self.results), f"\nwritten: {self.folder / page.NAME}, and results.json, .csv and .md beside it")
+        self._say("\n" + results.as_text(self.results),
+                  f"\nwritten: {self.folder / page.NAME}, and results.json, .csv and .md beside it")
         return 0 if any(row["summary"] for row in self.results["configurations"]) else 1
 
     def _predict(self) -> None:
-        """Each row's prediction, made before its first run. It speaks of GPUs: without one, nothing here could be held against it."""
+        """Each row's prediction, made before its first run. It speaks of GPUs: without one, nothing here could be held
+        against it."""
         rows = [row for row in self.results["configurations"] if not row["runs"] and row["predicted"] is None]
-        if rows and self.plan.host.gpus:
+        if rows and self.resolved.host.gpus:
             job = self.folder / "predicted.yml"
-            write_text(job, yaml.safe_dump(derive(self.plan, self.found[0], str(self.folder / "predicted"), 1, 1)))
+            write_text(job, yaml.safe_dump(derive(self.resolved, self.found[0], str(self.folder / "predicted"), 1, 1)))
             choices = predictions(job)
             for row in rows:
                 row["predicted"] = prediction(choices, row)
 
-    def _measure(self, configuration: Configuration, row: dict[str, Any], repeat: int) -> None:
-        folder = self.folder / "runs" / f"{configuration.name}-{repeat}"
-        job = derive(self.plan, configuration, str(folder / "out"), self.options.warmup, self.options.steps)
+    def _measure(self, sharding: Sharding, row: dict[str, Any], repeat: int) -> None:
+        folder = self.folder / "runs" / f"{sharding.name}-{repeat}"
+        job = derive(self.resolved, sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         run = measure(job, folder, self.options.warmup, self.options.limit * 60,
                       self.options.cap * 2**30 if self.options.cap else None)
         row["runs"].append(asdict(run))
         row["summary"] = results.summarize(row["runs"])
         self._write()
-        shown = run.reason or (f"{results.size(max(run.memory_bytes))} a rank, "
-                               f"{results.rate(results.per_second(asdict(run), 'samples'))} samples/s")
-        self._say(f"{configuration.label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
+        shown = run.reason or (f"{size_text(max(run.memory_bytes))} a rank, "
+                               f"{rate_text(per_second(asdict(run), 'samples'))} samples/s")
+        self._say(f"{sharding.label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
 
     def _write(self) -> None:
         self.results["made"] = now()
@@ -117,24 +121,26 @@ class Bench:
             print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
 
 
-def facts(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def facts(options: argparse.Namespace, resolved: ResolvedJob) -> dict[str, Any]:
     """All of results.json that is known before the first run."""
-    model = plan.job.model if isinstance(plan.job.model, str) else f"{plan.job.model['type']} from scratch"
-    settings = {"ranks": plan.batch.ranks, "share_gpu": plan.shares_gpus, "steps": options.steps, "warmup": options.warmup,
-                "cap_gib": options.cap}
-    host, versions = host_facts(plan, options.name), installed()
+    model = resolved.job.model if isinstance(resolved.job.model, str) else f"{resolved.job.model['type']} from scratch"
+    settings = {"ranks": resolved.batch.ranks, "share_gpu": resolved.shares_gpus, "steps": options.steps,
+                "warmup": options.warmup, "cap_gib": options.cap}
+    host, versions = host_facts(resolved, options.name), installed()
     return {
-        "format": results.FORMAT, "identity": identity(plan, settings, host, versions),
-        "made": now(), "command": command_line(), "job_file": options.job.name, "job": _as_written(plan.job, options.job),
-        "model": Path(model).name if model.startswith("/") else model, "precision": plan.precision,
-        "batch": {**asdict(plan.batch), "text": str(plan.batch)}, "settings": settings, "speed_comparable": not plan.shares_gpus,
-        "left_out": "The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision were taken, the rest "
-                    "was left out." if plan.deepspeed else None,
-        "host": host, "versions": versions, "definitions": results.DEFINITIONS, "article": results.ARTICLE}
+        "format": results.FORMAT, "identity": identity(resolved, settings, host, versions),
+        "made": now(), "command": command_line(), "job_file": options.job.name,
+        "job": _as_written(resolved.job, options.job), "model": Path(model).name if model.startswith("/") else model,
+        "precision": resolved.precision, "batch": {**asdict(resolved.batch), "text": str(resolved.batch)}, "settings": settings,
+        "speed_comparable": not resolved.shares_gpus,
+        "left_out": "The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision "
+                    "were taken, the rest was left out." if resolved.deepspeed else None,
+        "host": host, "versions": versions, "definitions": DEFINITIONS, "article": results.ARTICLE}
 
 
 def _as_written(job: Job, file: Path) -> dict[str, Any]:
-    """The job with every key; its paths are relative to the job file where they can be, so that it is the same job elsewhere."""
+    """The job with every key; its paths are relative to the job file where they can be, so that it is the same job
+    elsewhere."""
     values, folder = job.model_dump(mode="json"), str(file.absolute().parent)
     for section, key in ((values, "model"), (values["data"], "dataset"), (values, "output")):
         if isinstance(section[key], str) and section[key].startswith(folder + os.sep):
@@ -142,46 +148,3 @@ def _as_written(job: Job, file: Path) -> dict[str, Any]:
     return values
 
 
-def identity(plan: Plan, settings: dict[str, Any], host: dict[str, Any], versions: dict[str, str]) -> str:
-    """The same for figures that belong together. Where they lie and which rows were asked for does not matter."""
-    same = {"job": plan.job.model_dump(mode="json", exclude={"output": True, "zero": True}), "settings": settings, "versions": versions,
-            "definitions": results.DEFINITIONS, "host": host["name"], "device": host["device"], "precision": plan.precision,
-            "micro_batch": plan.batch.micro, "nvme_path": plan.job.zero.nvme_path, "files": stamps(plan.job)}
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def command_line() -> str:
-    return "debzero " + shlex.join(sys.argv[1:])
-
-
-def host_facts(plan: Plan, name: Optional[str]) -> dict[str, Any]:
-    """The hardware and the system. `name`: what to call it instead of its host name."""
-    import torch
-
-    device = torch.device("cuda", 0) if plan.host.gpus else torch.device("cpu")
-    return {
-        "name": name or platform.node(), "device": report.device_name(device), "gpus": plan.host.gpus,
-        "gpu_memory_bytes": int(torch.cuda.get_device_properties(0).total_memory) if plan.host.gpus else None,
-        "cuda": torch.version.cuda if plan.host.gpus else None, "driver": _driver(), "processor": report.device_name(torch.device("cpu")),
-        "cores": len(os.sched_getaffinity(0)), "memory_bytes": psutil.virtual_memory().total, "system": _os_release(),
-        "kernel": platform.release()}
-
-
-def installed() -> dict[str, str]:
-    """Asked of the installed packages: importing DeepSpeed takes seconds, and prints."""
-    import torch
-
-    return {"debzero": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
-            **{name: metadata.version(name) for name in ("transformers", "deepspeed")}}
-
-
-def _driver() -> Optional[str]:
-    try:
-        return Path("/sys/module/nvidia/version").read_text().strip()
-    except OSError:
-        return None
-
-
-def _os_release() -> str:
-    lines = Path("/etc/os-release").read_text().splitlines() if Path("/etc/os-release").is_file() else []
-    return next((line.partition("=")[2].strip('"') for line in lines if line.startswith("PRETTY_NAME=")), "")

@@ -1,6 +1,7 @@
 """What may crash or hang, and therefore runs in a process of its own: `python -m debzero.doctor.child TOPIC ...`.
 
-Each fact is told as soon as it is known, as a line [topic, facts] on standard output: after a crash it is clear how far it came.
+Facts are reported as soon as they are known, each as a line [topic, facts] on standard output: after a crash it is
+clear how far it came.
 """
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ FORK_SECONDS = 60
 ELEMENTS, ROUNDS = 2**24, 10  # NCCL's test: 64 MiB in fp32, large enough that latency does not count
 
 
-def tell(topic: str, **facts: Any) -> None:
+def report(topic: str, **facts: Any) -> None:
     print(json.dumps([topic, facts]), file=_facts, flush=True)
 
 
-def apart(work: Callable[..., dict[str, Any]], *arguments: str, seconds: float = FORK_SECONDS) -> dict[str, Any]:
-    """What `work` returns, or {"error": ...}. It runs in a fork: a crash or a hang stays there, and torch is not imported again."""
+def run_in_fork(work: Callable[..., dict[str, Any]], *arguments: str, seconds: float = FORK_SECONDS) -> dict[str, Any]:
+    """What `work` returns, or {"error": ...}. A crash or a hang stays in the fork, and torch is not imported again."""
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
 
@@ -48,24 +49,26 @@ def apart(work: Callable[..., dict[str, Any]], *arguments: str, seconds: float =
         facts = {"error": f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"}
     process.kill()
     process.join(KILL_SECONDS)
-    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]  # else exit waits for one that cannot be killed
+    # Else this process's exit waits for one that cannot be killed.
+    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
     return facts
 
 
-def software(operators: list[str], whole: bool) -> None:
-    """torch, the prebuilt operators, the GPUs as torch sees them, and with `whole` DeepSpeed (whose import takes seconds)."""
+def software(operators: list[str], with_deepspeed: bool) -> None:
+    """torch, the prebuilt operators, the GPUs as torch sees them, and on demand DeepSpeed (its import takes long)."""
     import torch
 
-    tell("torch", version=str(torch.__version__), cuda=torch.version.cuda)
+    report("torch", version=str(torch.__version__), cuda=torch.version.cuda)
     for name in operators:
-        tell(f"operator {name}", **apart(_load, name))
-    tell("cuda", **apart(_cuda))
+        report(f"operator {name}", **run_in_fork(_load, name))
+    report("cuda", **run_in_fork(_cuda))
     # Not before: once a process has touched CUDA, its forks cannot.
-    tell("libraries", cudnn=torch.backends.cudnn.version(), nccl=torch.cuda.nccl.version() if torch.version.cuda else None)
-    if whole:
+    nccl = torch.cuda.nccl.version() if torch.version.cuda else None
+    report("libraries", cudnn=torch.backends.cudnn.version(), nccl=nccl)
+    if with_deepspeed:
         import deepspeed
 
-        tell("deepspeed", version=deepspeed.__version__)
+        report("deepspeed", version=deepspeed.__version__)
 
 
 def _load(operator: str) -> dict[str, Any]:
@@ -85,12 +88,13 @@ def _cuda() -> dict[str, Any]:
 
     torch.cuda.init()  # says why it cannot, where is_available() only warns
     devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return {"devices": [{"name": device.name, "capability": f"{device.major}.{device.minor}", "memory_mb": device.total_memory // 2**20}
-                        for device in devices], "architectures": torch.cuda.get_arch_list()}
+    return {"architectures": torch.cuda.get_arch_list(),
+            "devices": [{"name": device.name, "capability": f"{device.major}.{device.minor}",
+                         "memory_mb": device.total_memory // 2**20} for device in devices]}
 
 
 def nccl(rank: int, ranks: int, meeting_point: str) -> None:
-    """One rank of an all-reduce over all GPUs of this host. Tells the bytes a second that each GPU sent and received."""
+    """One rank of an all-reduce over all GPUs of this host. Reports the GB/s that each GPU sent and received."""
     from datetime import timedelta
 
     import torch
@@ -98,11 +102,12 @@ def nccl(rank: int, ranks: int, meeting_point: str) -> None:
 
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
-    dist.init_process_group("nccl", init_method=f"file://{meeting_point}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
+    dist.init_process_group("nccl", init_method=f"file://{meeting_point}", rank=rank, world_size=ranks,
+                            timeout=timedelta(seconds=60))
     values = torch.full((ELEMENTS,), float(rank + 1), device=device)
     dist.all_reduce(values)
-    wanted = ranks * (ranks + 1) / 2
-    wrong = int((values != wanted).sum())
+    expected = ranks * (ranks + 1) / 2
+    wrong = int((values != expected).sum())
     if wrong:
         raise ArithmeticError(f"rank {rank} got {wrong} of {ELEMENTS} sums wrong")
     torch.cuda.synchronize(device)
@@ -112,7 +117,7 @@ def nccl(rank: int, ranks: int, meeting_point: str) -> None:
     torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - start) / ROUNDS
     # nccl-tests' "bus bandwidth": of a ring, in which each GPU passes on 2 (n-1)/n of the data.
-    tell("nccl", gigabytes_per_second=round(2 * (ranks - 1) / ranks * 4 * ELEMENTS / seconds / 1e9, 2))
+    report("nccl", gigabytes_per_second=round(2 * (ranks - 1) / ranks * 4 * ELEMENTS / seconds / 1e9, 2))
     dist.destroy_process_group()
 
 
@@ -120,7 +125,7 @@ def main() -> None:
     os.dup2(2, 1)
     topic, *arguments = sys.argv[1:]
     if topic == "software":
-        software([name for name in arguments if name != "--whole"], "--whole" in arguments)
+        software([name for name in arguments if name != "--deepspeed"], "--deepspeed" in arguments)
     elif topic == "nccl":
         nccl(int(arguments[0]), int(arguments[1]), arguments[2])
 

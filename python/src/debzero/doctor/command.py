@@ -1,6 +1,7 @@
-"""`debzero doctor`: follow the whole chain, then print it as a table or as JSON. Exit code 0: this host can train; 1: it cannot."""
+"""`debzero doctor`: run all checks, then print a table or JSON. Exit code 0: this host can train; 1: it cannot."""
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -13,43 +14,47 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero import __version__, systemd
+from debzero import __version__
+from debzero.base import systemd
+from debzero.base.command_line import Commands, add_command, add_json, count
+from debzero.base.environment import environment
+from debzero.base.stack import stack
 from debzero.doctor import software, trials
-from debzero.doctor.chain import Check, Context, below, follow
-from debzero.doctor.host import Asked, Finding, Host
-from debzero.errors import InputError, Problem
-from debzero.stack import stack
+from debzero.doctor.chain import Check, Context, examine_host, run_checks
+from debzero.doctor.host_check import CheckResult, Requirements
+from debzero.doctor.probe import HostProbe
 
 FREE_MB = 1024  # in the state and the cache folder; what a job needs is for `debzero check` to say
 WIDEST = 140
 
 
-def first_failure(findings: Iterable[Finding]) -> Optional[Finding]:
+def first_failure(results: Iterable[CheckResult]) -> Optional[CheckResult]:
     """The root cause, where there is one."""
-    return next((finding for finding in findings if finding.status == "fail"), None)
+    return next((result for result in results if result.status == "fail"), None)
 
 
 def as_json(context: Context) -> dict[str, Any]:
     """What --json prints. Versions are those found; None for what is not there."""
-    findings = context.findings
-    facts = {name: finding.data or {} for name, finding in findings.items()}
+    results = context.results
+    facts = {name: result.data or {} for name, result in results.items()}
     torch = facts.get("torch", {})
     smi = facts.get("nvidia-smi", {}).get("gpus") or []
     return {
-        "ok": first_failure(findings.values()) is None,
-        "findings": [finding._asdict() for finding in findings.values()],
-        "host": {"name": platform.node(), "kernel": context.host.kernel, "gpus": [gpu["name"] for gpu in smi]},
+        "ok": first_failure(results.values()) is None,
+        "findings": [result._asdict() for result in results.values()],
+        "host": {"name": platform.node(), "kernel": context.probe.kernel, "gpus": [gpu["name"] for gpu in smi]},
         "versions": {
-            "debzero": __version__, "python": platform.python_version(), "driver": context.host.loaded or None,
-            "compiler": facts.get("compiler", {}).get("release"), "torch": torch.get("version"), "cuda": torch.get("cuda"),
-            "nccl": ".".join(map(str, torch.get("nccl") or [])) or None, "deepspeed": facts.get("deepspeed", {}).get("version"),
+            "debzero": __version__, "python": platform.python_version(), "driver": context.probe.loaded_version or None,
+            "compiler": facts.get("compiler", {}).get("release"), "torch": torch.get("version"),
+            "cuda": torch.get("cuda"), "nccl": ".".join(map(str, torch.get("nccl") or [])) or None,
+            "deepspeed": facts.get("deepspeed", {}).get("version"),
             "pinned": {key: context.stack[key] for key in ("python", "cuda", "cudnn", "torch", "deepspeed")}}}
 
 
-def as_text(findings: Iterable[Finding], width: int) -> str:
-    """A line for each finding, with what to do below it, and one for each reason to skip some; the last lines repeat the first failure."""
-    findings = list(findings)
-    column = max(len(finding.check) for finding in findings) + 2
+def as_text(results: Iterable[CheckResult], width: int) -> str:
+    """A line for each result, with its advice below it, and one for each reason to skip some; last, the cause."""
+    results = list(results)
+    column = max(len(result.check) for result in results) + 2
     pad = " " * (column + 6)
     lines: list[str] = []
 
@@ -57,16 +62,17 @@ def as_text(findings: Iterable[Finding], width: int) -> str:
         lines.extend(textwrap.wrap(text, width, initial_indent=first, subsequent_indent=others, break_long_words=False,
                                    break_on_hyphens=False))
 
-    for finding in findings:
-        if finding.status != "skip":
-            add(finding.found, f"{finding.check:<{column}}{finding.status:<6}", pad)
-            if finding.advice:
-                add(finding.advice, f"{pad}-> ", f"{pad}   ")
-    for reason in dict.fromkeys(finding.found for finding in findings if finding.status == "skip"):
-        skipped = ", ".join(finding.check for finding in findings if (finding.status, finding.found) == ("skip", reason))
+    for result in results:
+        if result.status != "skip":
+            add(result.found, f"{result.check:<{column}}{result.status:<6}", pad)
+            if result.advice:
+                add(result.advice, f"{pad}-> ", f"{pad}   ")
+    for reason in dict.fromkeys(result.found for result in results if result.status == "skip"):
+        skipped = ", ".join(one.check for one in results if (one.status, one.found) == ("skip", reason))
         add(f"{reason}: {skipped}", f"{'':<{column}}skip  ", pad)
-    cause = first_failure(findings)
-    counts = ", ".join(f"{sum(finding.status == status for finding in findings)} {status}" for status in ("ok", "warn", "fail", "skip"))
+    cause = first_failure(results)
+    counts = ", ".join(f"{sum(result.status == status for result in results)} {status}"
+                       for status in ("ok", "warn", "fail", "skip"))
     end = f"This host can train ({counts})." if cause is None else (
         f"This host cannot train ({counts}). First cause: {cause.check}: {cause.found}\n-> {cause.advice}")
     return "\n".join([*lines, "", end])
@@ -79,35 +85,54 @@ def _announce(check: Check) -> None:
 
 
 def _settings(file: Path) -> int:
-    """Take over host.env where nobody set its variables: systemd and login shells do, sudo and Ansible do not. The GPUs it asks for."""
+    """Set the variables of host.env that are not set: systemd and login shells set them, sudo and Ansible do not.
+
+    Return how many GPUs it requires.
+    """
     for name, value in re.findall(r"^(\w+)=(.*)$", file.read_text() if file.is_file() else "", re.MULTILINE):
         os.environ.setdefault(name, value.strip("\"' "))
-    gpus = os.environ.get("DEBZERO_GPUS") or "0"
-    if not gpus.isdigit():
-        reason = f"must be a whole number, not {gpus!r}"
-        raise InputError([Problem(str(file), "DEBZERO_GPUS", reason, "correct it there, or in the environment")])
-    return int(gpus)
+    return environment(source=str(file)).gpus or 0
+
+
+def add_doctor(commands: Commands) -> None:
+    parser = add_command(
+        commands, "doctor", run,
+        "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the cause,\n"
+        "with what to do about it; what depends on it is skipped. Nothing is changed or left behind.",
+        ["debzero doctor", "debzero doctor --fast --gpus 2", "debzero doctor --nvme /data --json"])
+    parser.add_argument("--fast", action="store_true",
+                        help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
+    parser.add_argument("--gpus", type=count, metavar="N",
+                        help="GPUs that must be there (default: $DEBZERO_GPUS, or those that are)")
+    parser.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    return doctor(options.gpus, options.fast, options.nvme, options.json)
 
 
 def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: bool) -> int:
     pins = stack()
     expected = _settings(Path(pins["config"], "host.env"))
     gpus = expected if gpus is None else gpus
-    context = Context(Host(), Asked(gpus=gpus, free_mb={pins["state"]: FREE_MB, pins["cache"]: FREE_MB}), pins, fast, nvme)
+    required = Requirements(gpus=gpus, free_mb={pins["state"]: FREE_MB, pins["cache"]: FREE_MB})
+    context = Context(HostProbe(), required, pins, fast, nvme)
     terminal = sys.stderr.isatty()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that temporary folders and children go
+    # So that temporary folders and children go.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        below(context)
-        follow([*software.CHECKS, *trials.CHECKS], context, _announce if terminal else lambda check: None)
+        examine_host(context)
+        run_checks([*software.CHECKS, *trials.CHECKS], context, _announce if terminal else lambda check: None)
     finally:
         if terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-    findings = context.findings.values()
+    results = context.results.values()
     if json_wanted:
         print(json.dumps(as_json(context), indent=2))
     else:
-        print(as_text(findings, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)))
-    cause = first_failure(findings)
+        print(as_text(results, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)))
+    cause = first_failure(results)
     if cause is not None:
         systemd.notify(f"STATUS=this host cannot train: {cause.check}: {cause.found} -> {cause.advice}")
     return 0 if cause is None else 1

@@ -1,4 +1,4 @@
-"""Other programs: side by side, each in a group of its own, with a time limit; and in a few words how they ended."""
+"""Other programs: run side by side, each in a process group of its own, with a time limit; and why they failed."""
 from __future__ import annotations
 
 import json
@@ -15,19 +15,20 @@ from typing import IO, Any, NamedTuple, Optional
 
 KILL_SECONDS = 5
 SOURCE = Path(__file__).resolve().parents[2]
+ENDED_WITH_ANOTHER = "stopped, because another one failed"
 
 
-class Outcome(NamedTuple):
-    """What a program printed, and how it ended: `trouble` is empty when it ended well."""
+class ProcessResult(NamedTuple):
+    """What a program printed, and why it failed: `error` is empty when it ended well."""
 
-    out: str
-    trouble: str
+    output: str
+    error: str
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What debzero.doctor.child told, {topic: facts}. A child that was killed told what it knew until then."""
+    def facts(self) -> dict[str, Any]:
+        """What debzero.doctor.child reported, {topic: facts}: one that was killed reported what it knew until then."""
         found = {}
-        for line in self.out.splitlines():
+        for line in self.output.splitlines():
             with suppress(ValueError):
                 topic, facts = json.loads(line)
                 found[topic] = facts
@@ -40,15 +41,16 @@ def signal_name(number: int) -> str:
     return f"signal {number}"
 
 
-def last_words(text: str) -> str:
-    """The line of a program's complaints that says why: the last error, else the last line."""
+def error_line(text: str) -> str:
+    """The line of a program's standard error that says why: the last one with an error, else the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line] or lines
-    return telling[-1][:300] if telling else ""
+    errors = [line for line in lines if "rror" in line] or lines
+    return errors[-1][:300] if errors else ""
 
 
-def together(commands: Sequence[Sequence[str]], environments: Sequence[dict[str, str]], seconds: float) -> list[Outcome]:
-    """Run programs until all have ended well, or one has failed, or the time is over; whatever is left then is killed."""
+def run_side_by_side(commands: Sequence[Sequence[str]], environments: Sequence[dict[str, str]],
+                     seconds: float) -> list[ProcessResult]:
+    """Run programs until all have ended well, one has failed, or the time is over; then kill those that still run."""
     with ExitStack() as stack:
         files: list[tuple[IO[str], IO[str]]] = []
         running: list[subprocess.Popen[str]] = []
@@ -66,7 +68,8 @@ def together(commands: Sequence[Sequence[str]], environments: Sequence[dict[str,
         codes = [process.poll() for process in running]
         for process in running:
             _kill(process)
-        return [Outcome(_whole(out), _ending(code, late, seconds, _whole(err))) for code, (out, err) in zip(codes, files)]
+        return [ProcessResult(_content(out), _describe_failure(code, late, seconds, _content(err)))
+                for code, (out, err) in zip(codes, files)]
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
@@ -77,26 +80,29 @@ def _kill(process: subprocess.Popen[str]) -> None:
         process.wait(KILL_SECONDS)
 
 
-def _whole(file: IO[str]) -> str:
+def _content(file: IO[str]) -> str:
     file.seek(0)
     return file.read()
 
 
-def _ending(code: Optional[int], late: bool, seconds: float, complaints: str) -> str:
-    words = last_words(complaints)
+def _describe_failure(code: Optional[int], late: bool, seconds: float, stderr: str) -> str:
+    """Empty for exit code 0. `code` is None for a program that still ran."""
+    line = error_line(stderr)
+    if code is None and late:
+        return f"no end within {seconds:g} s" + (f"; its last line: {line}" if line else "")
     if code is None:
-        return (f"no end within {seconds:g} s" + (f"; its last words: {words}" if words else "")) if late else "another one failed"
+        return ENDED_WITH_ANOTHER
     if code < 0:
         return f"killed by {signal_name(-code)}"
-    return (words or f"exit code {code}") if code else ""
+    return (line or f"exit code {code}") if code else ""
 
 
-def run(command: Sequence[str], seconds: float, **changes: str) -> Outcome:
-    """One program; one that is not there is trouble as well."""
+def run(command: Sequence[str], seconds: float, **changes: str) -> ProcessResult:
+    """Run one program; that it does not exist is an error as well. `changes` go to its environment."""
     try:
-        return together([command], [environment(**changes)], seconds)[0]
+        return run_side_by_side([command], [environment(**changes)], seconds)[0]
     except OSError as error:
-        return Outcome("", f"{command[0]}: {error.strerror}")
+        return ProcessResult("", f"{command[0]}: {error.strerror}")
 
 
 def python(*arguments: str) -> list[str]:
@@ -106,6 +112,6 @@ def python(*arguments: str) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment, with debzero importable and systemd out of reach: a trial job is not the unit's."""
-    kept = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    inherited = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **changes}
+    return {**inherited, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **changes}

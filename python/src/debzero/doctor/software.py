@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from debzero.doctor.chain import Check, Context, fail, ok, warn
-from debzero.doctor.host import Finding
-from debzero.doctor.process import Outcome, python, run
+from debzero.doctor.chain import Check, Context
+from debzero.doctor.host_check import CheckResult, fail, ok, warn
+from debzero.doctor.process import ProcessResult, python, run
 
 SECONDS = 120  # torch's first import from a cold disk reads a gigabyte
 RUNTIME = "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"
-PINNED = f"nothing if it is meant; else {RUNTIME}, which installs the pinned versions"
+PINNED = f"nothing, if that is intended; else {RUNTIME}, which installs the pinned versions"
 # What CUDA says when it cannot start, and what helps.
 CUDA_ADVICE = {
-    "Error 802": "start NVSwitch's manager: systemctl enable --now nvidia-fabricmanager (its version must be the driver's)",
+    "Error 802": "start NVSwitch's manager, of the driver's version: systemctl enable --now nvidia-fabricmanager",
     "Error 803": "reboot: the driver's library and its module are of two versions, or this GPU is unknown to them",
     "Error 804": "remove the package cuda-compat, or install a newer driver",
     "no NVIDIA driver": "apt install libcuda1, of the driver's version: libcuda.so.1 is not found",
@@ -49,7 +49,7 @@ def major(version: str) -> str:
 
 
 def wheel() -> Optional[Wheel]:
-    """Read and not imported: on a GPU host `import deepspeed` already needs a CUDA compiler. None: there is no DeepSpeed."""
+    """Read, not imported: on a GPU host `import deepspeed` already needs a CUDA compiler. None: it is not installed."""
     package = importlib.util.find_spec("deepspeed")
     if package is None:
         return None
@@ -58,36 +58,37 @@ def wheel() -> Optional[Wheel]:
     facts = {a.targets[0].id: ast.literal_eval(a.value) for a in body
              if isinstance(a, ast.Assign) and isinstance(a.targets[0], ast.Name)}
     torch = facts.get("torch_info", {})
-    return Wheel(facts.get("version", "unknown"), sorted(op for op, built in facts.get("installed_ops", {}).items() if built),
+    operators = sorted(name for name, built in facts.get("installed_ops", {}).items() if built)
+    return Wheel(facts.get("version", "unknown"), operators,
                  facts.get("accelerator_name", ""), torch.get("version", ""), torch.get("cuda_version", ""))
 
 
-def software(context: Context) -> Outcome:
-    """What the child with torch in it told; it is asked once."""
+def software(context: Context) -> ProcessResult:
+    """What the child process that imports torch reported; it runs once."""
     if "software" not in context.facts:
         found = wheel()
-        arguments = [*(found.operators if found else []), *(["--whole"] if found and not context.fast else [])]
+        arguments = [*(found.operators if found else []), *(["--deepspeed"] if found and not context.fast else [])]
         context.facts["software"] = run(python("debzero.doctor.child", "software", *arguments), SECONDS,
                                         **({} if context.on_gpus else {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}))
-    outcome: Outcome = context.facts["software"]
-    return outcome
+    result: ProcessResult = context.facts["software"]
+    return result
 
 
-def environment(context: Context) -> Finding:
+def environment(context: Context) -> CheckResult:
     venv, version = Path(context.stack["venv"]), platform.python_version()
     here = f"Python {version} in {sys.prefix}"
     if importlib.util.find_spec("torch") is None and not (venv / "bin/python").exists():
         return fail(f"{venv} is missing, the Python environment with torch and DeepSpeed",
-                    f"{RUNTIME}; `debzero --help` tells how it is made by hand")
+                    f"{RUNTIME}; `debzero --help` explains how to create it by hand")
     if short(version) != context.stack["python"]:
-        return warn(f"{here}, and stack.yml pins {context.stack['python']}", PINNED)
+        return warn(f"{here}, but stack.yml pins {context.stack['python']}", PINNED)
     return ok(here)
 
 
-def compiler(context: Context) -> Finding:
+def compiler(context: Context) -> CheckResult:
     """`import deepspeed` runs nvcc on GPU hosts and fails without it, whether or not anything is to be compiled."""
     nvcc, wanted = context.cuda_home / "bin/nvcc", context.stack["cuda"]
-    code, text = context.host.run(str(nvcc), "--version")
+    code, text = context.probe.run(str(nvcc), "--version")
     release = re.search(r"release (\d+\.\d+)", text)
     install = "run `ansible-playbook playbooks/gpu.yml` (role cuda), or set CUDA_HOME to the folder above bin/nvcc"
     if code == 127:
@@ -96,24 +97,24 @@ def compiler(context: Context) -> Finding:
         return fail(f"{nvcc} does not work: {text[:200] or f'exit code {code}'}", install)
     found = f"CUDA {release.group(1)} in {context.cuda_home}"
     if major(release.group(1)) != major(wanted):
-        return warn(f"{found}, and stack.yml pins {wanted}: it compiles operators only for a torch with CUDA "
+        return warn(f"{found}, but stack.yml pins {wanted}: it compiles operators only for a torch with CUDA "
                     f"{major(release.group(1))}", PINNED.replace("runtime", "gpu"), release=release.group(1))
     note = "" if release.group(1) == wanted else f" (stack.yml pins {wanted}; any {major(wanted)}.x will do)"
     return ok(found + note, release=release.group(1))
 
 
-def torch(context: Context) -> Finding:
+def torch(context: Context) -> CheckResult:
     if importlib.util.find_spec("torch") is None:
         return fail(f"torch is not installed in {sys.prefix}", RUNTIME)
-    outcome = software(context)
-    facts = outcome.told.get("torch")
+    result = software(context)
+    facts = result.facts.get("torch")
     if facts is None:
-        return fail(f"`import torch` fails: {outcome.trouble}",
-                    f"remove {context.stack['venv']} and {RUNTIME}" if "no end" not in outcome.trouble else
+        return fail(f"`import torch` fails: {result.error}",
+                    f"remove {context.stack['venv']} and {RUNTIME}" if "no end" not in result.error else
                     "look for a slow or broken disk, or a driver that hangs (dmesg)")
-    facts.update(outcome.told.get("libraries", {}))
+    facts.update(result.facts.get("libraries", {}))
     pinned = f"{context.stack['torch']}+cu{context.stack['cuda'].replace('.', '')}"
-    found = f"{facts['version']}, built for " + (f"CUDA {facts['cuda']}" if facts["cuda"] else "CPUs alone")
+    found = f"{facts['version']}, built for " + (f"CUDA {facts['cuda']}" if facts["cuda"] else "CPUs only")
     if context.on_gpus and not facts["cuda"]:
         return fail(f"{found}: it cannot use this host's GPUs", RUNTIME, **facts)
     if facts["version"] != pinned:
@@ -129,21 +130,23 @@ def _dotted(number: int) -> str:
 
 def _system_cudnn(context: Context) -> str:
     """By its package; else by its header, beside CUDA's or in the system's own folder."""
-    _, listed = context.host.run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Version}\n", "libcudnn[0-9]*")
+    _, listed = context.probe.run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Version}\n",
+                                  "libcudnn[0-9]*")
     package = re.search(r"^[ih]i (\d[\d.]*)", listed, re.MULTILINE)
     if package:
         return package.group(1).rstrip(".")
     for folder in (f"{context.cuda_home}/include", "/usr/include", "/usr/include/x86_64-linux-gnu"):
-        numbers = re.findall(r"#define CUDNN_(?:MAJOR|MINOR|PATCHLEVEL) (\d+)", context.host.read(f"{folder}/cudnn_version.h"))
+        header = context.probe.read(f"{folder}/cudnn_version.h")
+        numbers = re.findall(r"#define CUDNN_(?:MAJOR|MINOR|PATCHLEVEL) (\d+)", header)
         if len(numbers) == 3:
             return ".".join(numbers)
     return ""
 
 
-def cudnn(context: Context) -> Finding:
-    """Two libraries for two users, never to be compared with each other: the system's is for programs outside the environment."""
+def cudnn(context: Context) -> CheckResult:
+    """Two libraries for two users, not to be compared: the system's is for other programs than torch."""
     system, pinned = _system_cudnn(context), context.stack["cudnn"]
-    bundled = software(context).told.get("libraries", {}).get("cudnn")
+    bundled = software(context).facts.get("libraries", {}).get("cudnn")
     data = {"system": system or None, "torch": _dotted(bundled) if bundled else None}
     found = f"the system's: {system or 'none'}; torch's own: {data['torch'] or 'none'}"
     if not pinned.startswith(system or "-"):
@@ -153,7 +156,9 @@ def cudnn(context: Context) -> Finding:
 
 
 def runs_on(capability: str, architectures: Iterable[str]) -> bool:
-    """Whether a GPU runs code for one of these: machine code (sm_80) of its generation, not newer than it, or older PTX (compute_80)."""
+    """Whether a GPU runs code for one of these: machine code (sm_80) of its generation and not newer than it, or older
+    PTX (compute_80).
+    """
     def number(text: str) -> int:
         return int(text.replace(".", ""))
 
@@ -165,33 +170,36 @@ def runs_on(capability: str, architectures: Iterable[str]) -> bool:
     return False
 
 
-def cuda(context: Context) -> Finding:
-    outcome = software(context)
-    facts = outcome.told.get("cuda", {"error": outcome.trouble})
+def cuda(context: Context) -> CheckResult:
+    result = software(context)
+    facts = result.facts.get("cuda", {"error": result.error})
     if "error" in facts:
         advice = next((text for words, text in CUDA_ADVICE.items() if words in facts["error"]),
                       "run nvidia-smi and read dmesg; a reboot clears most states of the driver")
         return fail(f"torch cannot start CUDA: {facts['error'].split('. ')[0]}", advice)
     devices: list[dict[str, Any]] = facts["devices"]
-    found = ", ".join(f"{number}: {d['name']} ({d['capability']}, {d['memory_mb']} MiB)" for number, d in enumerate(devices))
+    found = ", ".join(f"{number}: {d['name']} ({d['capability']}, {d['memory_mb']} MiB)"
+                      for number, d in enumerate(devices))
     strange = sorted({f"{d['name']} (compute capability {d['capability']})" for d in devices
                       if not runs_on(d["capability"], facts["architectures"])})
-    version = outcome.told["torch"]["version"]
+    version = result.facts["torch"]["version"]
     if strange:
         return fail(f"torch {version} holds no code for {', '.join(strange)}, only for "
-                    f"{' '.join(facts['architectures'])}", "use a torch that was built for this GPU, or another GPU", **facts)
-    there = len(context.host.working)
-    if len(devices) != there:
-        chosen = "CUDA_VISIBLE_DEVICES" in os.environ
-        return (warn if chosen else fail)(
-            f"torch sees {len(devices)} GPUs and nvidia-smi {there}: {found}", "unset CUDA_VISIBLE_DEVICES if all are to be used" if chosen
-            else "check that this user may open every /dev/nvidia* (group video, DeviceAllow= of the unit)", **facts)
+                    f"{' '.join(facts['architectures'])}", "use a torch that was built for this GPU, or another GPU",
+                    **facts)
+    count = len(context.probe.smi_gpus)
+    if len(devices) != count:
+        differ = f"torch sees {len(devices)} GPUs and nvidia-smi {count}: {found}"
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            return warn(differ, "unset CUDA_VISIBLE_DEVICES if all are to be used", **facts)
+        return fail(differ, "check that this user may open every /dev/nvidia* (group video, DeviceAllow= of the unit)",
+                    **facts)
     return ok(found, **facts)
 
 
-def processor(context: Context) -> Finding:
+def processor(context: Context) -> CheckResult:
     """The prebuilt operators that run on the processor are compiled for Haswell (2013), which brought AVX2 and FMA."""
-    flags = re.search(r"^flags\s*:(.*)$", context.host.read("/proc/cpuinfo"), re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", context.probe.read("/proc/cpuinfo"), re.MULTILINE)
     lacking = [name.upper() for name in ("avx2", "fma") if flags and name not in flags.group(1).split()]
     found = wheel()
     if lacking and found and found.operators:
@@ -200,15 +208,15 @@ def processor(context: Context) -> Finding:
     return ok("has AVX2 and FMA" if flags and not lacking else "nothing is compiled for it beforehand")
 
 
-def deepspeed(context: Context) -> Finding:
+def deepspeed(context: Context) -> CheckResult:
     found = wheel()
     if found is None:
         return fail(f"DeepSpeed is not installed in {sys.prefix}", RUNTIME)
-    outcome, pinned = software(context), context.stack["deepspeed"]
-    facts = outcome.told["torch"]
+    result, pinned = software(context), context.stack["deepspeed"]
+    facts = result.facts["torch"]
     data = found._asdict()
-    if not context.fast and "deepspeed" not in outcome.told:
-        return fail(f"`import deepspeed` fails: {outcome.trouble or 'it ended this process'}",
+    if not context.fast and "deepspeed" not in result.facts:
+        return fail(f"`import deepspeed` fails: {result.error or 'it ended this process'}",
                     f"read the error; {RUNTIME}, which installs what fits together", **data)
     if found.operators and context.on_gpus and found.accelerator != "cuda":
         return fail(f"The wheel is built for the accelerator {found.accelerator!r}: on GPUs DeepSpeed ignores all its "
@@ -222,29 +230,31 @@ def deepspeed(context: Context) -> Finding:
     return ok(found.version + (f", built for torch {built[0]} with CUDA {built[1]}" if found.operators else ""), **data)
 
 
-def operators(context: Context) -> Finding:
-    """Each prebuilt operator is loaded, in a process of its own. Without a GPU, one may need libcuda, which comes with the driver."""
+def operators(context: Context) -> CheckResult:
+    """Each prebuilt operator is loaded in a process of its own. Some need libcuda, which comes with a GPU's driver."""
     found = wheel()
     installed = found.operators if found else []
-    outcome = software(context)
-    told = {name: outcome.told.get(f"operator {name}", {"error": outcome.trouble}) for name in installed}
-    troubles = {name: facts.get("error", "") for name, facts in told.items()}
-    need_driver = [name for name, trouble in troubles.items() if "libcuda.so" in trouble and not context.on_gpus]
-    broken = {name: trouble for name, trouble in troubles.items() if trouble and name not in need_driver}
+    result = software(context)
+    reports = {name: result.facts.get(f"operator {name}", {"error": result.error}) for name in installed}
+    errors = {name: report.get("error", "") for name, report in reports.items()}
+    need_driver = [name for name, error in errors.items() if "libcuda.so" in error and not context.on_gpus]
+    broken = {name: error for name, error in errors.items() if error and name not in need_driver}
     missing = [name for name in context.stack["deepspeed_ops"] if name not in installed] if context.on_gpus else []
-    data = {"load": [name for name, trouble in troubles.items() if not trouble], "need_libcuda": need_driver, "broken": broken,
-            "missing": missing}
+    data = {"load": [name for name, error in errors.items() if not error], "need_libcuda": need_driver,
+            "broken": broken, "missing": missing}
     if broken:
-        crash = any("SIGILL" in trouble for trouble in broken.values())
-        return fail("; ".join(f"{name} does not load: {trouble}" for name, trouble in broken.items()),
-                    ("it holds instructions that this processor lacks: remove the wheel from the controller's store and " if crash else
-                     "the wheel does not fit what is installed here: ") + RUNTIME, **data)
+        why = "the wheel does not fit what is installed here: "
+        if any("SIGILL" in error for error in broken.values()):
+            why = "it holds instructions that this processor lacks: remove the wheel from the controller's store and "
+        found_broken = "; ".join(f"{name} does not load: {error}" for name, error in broken.items())
+        return fail(found_broken, why + RUNTIME, **data)
     words = [f"{len(data['load'])} load ({', '.join(data['load'])})"] if data["load"] else ["none is prebuilt"]
     words += [f"{', '.join(need_driver)} would need libcuda, which comes with a GPU's driver"] if need_driver else []
     if missing or not installed:
-        lacking = [f"{', '.join(missing)} missing: compiled when a job first needs them"] if missing and installed else [
-            "DeepSpeed compiles them when a job first needs them"]
-        return warn("; ".join(words + lacking), "nothing if a compiler is here and the minutes do not matter "
+        compiled = "DeepSpeed compiles them when a job first needs them"
+        if missing and installed:
+            compiled = f"{', '.join(missing)} missing: compiled when a job first needs them"
+        return warn("; ".join([*words, compiled]), "nothing, if a compiler is here and the minutes do not matter "
                     f"(g++, ninja{', nvcc' if context.on_gpus else ''}); else {RUNTIME}", **data)
     return ok("; ".join(words), **data)
 

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""`make bench-published`: what `debzero bench` and `debzero tune` measure for docs/benchmarks, anew, on a host with one
+GPU.
+
+Each part leaves its raw JSON there; `debzero bench --render FILE.json` makes a bench's page from it. After an
+interruption the next start continues: a bench with the rows it has not measured, a search with its trials.
+
+    python3 python/benchmarks/published.py                            # all that one GPU can measure
+    python3 python/benchmarks/published.py --only article-2 tune      # these
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import common
+import pairs
+import yaml
+
+from debzero.plan.model_shapes import PUBLISHED
+
+BENCHMARKS = common.ROOT / "docs" / "benchmarks"
+WORK = common.ROOT / ".cache" / "bench"
+SHARED = ["--share-gpu", "--cap", "40", "--steps", "4", "--warmup", "2", "--repeats", "1", "--limit", "3"]
+# The job, the command, and what is asked of it. Memory is the same in each step: few will do.
+PARTS = {
+    "article-2": ("article.yml", "bench", ["--ranks", "2", *SHARED]),
+    "article-2-gpus": ("article.yml", "bench",
+                       ["--ranks", "2", "--offload", "none", "--cap", "40", "--repeats", "1", "--limit", "3"]),
+    "article-4": ("article.yml", "bench", ["--ranks", "4", "--offload", "none", *SHARED]),
+    "bert-large-1": ("bert-large.yml", "bench",
+                     ["--ranks", "1", "--offload", "none", "--repeats", "2", "--limit", "3"]),
+    "tune": ("bert-large.yml", "tune", ["--exhaustive", "--dry-run", "--steps", "10", "--warmup", "5", "--limit", "3"]),
+}
+LEFT = {"bench": "results.json", "tune": "tune.json"}
+TINY = {"vocab_size": 1200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 64}
+TINY_ASKED = {"bench": ["--stages", "none", "--offload", "none", "--repeats", "1"], "tune": []}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS,
+                        default=[part for part in PARTS if part != "article-2-gpus"], metavar="PART",
+                        help=f"some of {', '.join(PARTS)} (default: all but article-2-gpus, which takes two GPUs)")
+    parser.add_argument("--results", type=Path, default=BENCHMARKS, help="where the JSON goes")
+    parser.add_argument("--name", default="gpu", help="what the host is called in it")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter with torch (default: this one)")
+    parser.add_argument("--tiny", action="store_true", help="a small model, for a rehearsal on a CPU")
+    options = parser.parse_args()
+    jobs = options.results.absolute() / "tiny" if options.tiny else BENCHMARKS
+    make(jobs, options.python, options.tiny)
+    failed = [part for part in options.only if not measure(part, jobs, options)]
+    print(f"not measured: {', '.join(failed)}" if failed else f"all are in {options.results}")
+    return 1 if failed else 0
+
+
+def make(folder: Path, python: str, tiny: bool) -> None:
+    """The data and the model that the jobs name, and the folder for what is offloaded to NVMe."""
+    large = {key: value for key, value in PUBLISHED["bert-large-uncased"].items() if key != "type"}
+    shape = TINY if tiny else {"vocab_size": 30522, **large}
+    folder.mkdir(parents=True, exist_ok=True)
+    if not tiny:
+        Path(yaml.safe_load((BENCHMARKS / "article.yml").read_text())["zero"]["nvme_path"]).mkdir(parents=True,
+                                                                                                  exist_ok=True)
+    if not (folder / "pairs").is_dir():
+        pairs.write_pairs(folder / "pairs", pairs.TRAIN, pairs.HELD_OUT, shape["vocab_size"])
+    if not (folder / "bert-large" / "config.json").is_file():
+        command = [python, common.BENCH / "pairs.py", "model", folder / "bert-large", "--shape", json.dumps(shape)]
+        WORK.mkdir(parents=True, exist_ok=True)
+        common.run(command, WORK / "model.log", 300)
+    for job in {job for job, _, _ in PARTS.values()} if tiny else ():
+        values = yaml.safe_load((BENCHMARKS / job).read_text())
+        values["train"].update(precision="fp32", global_batch=4, micro_batch=2)
+        values["output"] = str(folder / "out" / Path(job).stem)
+        del values["data"]["max_length"]
+        (folder / job).write_text(json.dumps(values))
+
+
+def measure(part: str, jobs: Path, options: argparse.Namespace) -> bool:
+    """Run one part, and keep what it leaves."""
+    job, command, asked = PARTS[part]
+    asked = [*asked, *TINY_ASKED[command], "--steps", "2", "--warmup", "2"] if options.tiny else asked
+    kept = options.results.absolute()
+    left = Path(yaml.safe_load((jobs / job).read_text())["output"] + f"-{command}")
+    asked = [*asked, "--name", options.name]
+    if command == "bench":
+        left = (kept if options.tiny else WORK) / part
+        asked = [*asked, "--output", os.path.relpath(left)]
+    print(f"== {part}: debzero {command} {' '.join(asked)}", flush=True)
+    # Ctrl-C reaches the command, too. It ends its run, which takes longer than Python lets a child live that it was
+    # waiting for.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *asked],
+                          env=common.variables_of(options.python)).returncode
+    signal.signal(signal.SIGINT, before)
+    if (left / LEFT[command]).is_file():
+        shutil.copy(left / LEFT[command], kept / f"{part}.json")
+    if code == 128 + signal.SIGINT:
+        raise SystemExit(code)
+    return code == 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

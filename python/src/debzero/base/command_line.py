@@ -1,0 +1,71 @@
+"""What the commands' parsers share. Only the standard library is imported, so that --help works on a host without the
+environment."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+JOB_HELP = "the job file (YAML)"
+RANKS_HELP = "processes to train with (default: the job's, or one per GPU)"
+NAME_HELP = "what to call this host in the results (default: its host name)"
+STEPS_HELP = "optimizer steps to measure (default: 20)"
+WARMUP_HELP = "steps before those that do not count; compiling and CUDA graphs take the first two (default: 10)"
+
+Commands = Any  # what argparse's add_subparsers returns
+
+
+def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str,
+                examples: Sequence[str]) -> argparse.ArgumentParser:
+    """A command's parser. The first sentence of `text` is its line in `debzero --help`; `run` returns the exit code."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text.split(".")[0][0].lower() + text.split(".")[0][1:], description=text,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", type=Path, metavar="JOB.yml", help=JOB_HELP)
+
+
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ranks", type=count, metavar="N", help=RANKS_HELP)
+
+
+def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=text)
+
+
+def add_run_name(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """A run, by the name of its job, which the shell completes."""
+    name = parser.add_argument("name", metavar="NAME",
+                               help="a job in /etc/debzero/jobs, a job file, or an output folder", **options)
+    name.completer = _job_names  # type: ignore[attr-defined]
+
+
+def _job_names(prefix: str, **_: Any) -> list[str]:
+    from debzero.base.stack import jobs_folder
+
+    return [path.stem for path in jobs_folder().glob(f"{prefix}*.yml")]
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def some_of(*choices: Any) -> Callable[[str], list[Any]]:
+    """A parser of comma-separated lists of `choices`."""
+    def parse(text: str) -> list[Any]:
+        known = {str(choice): choice for choice in choices}
+        wrong = [word for word in text.split(",") if word not in known]
+        if wrong:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)} (separate several with "
+                                             "commas)")
+        return [known[word] for word in text.split(",")]
+    return parse

@@ -1,0 +1,151 @@
+"""Files that are either whole or not there: written under another name, synced, renamed."""
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+CHUNK = 2**28  # bytes; what a slow disk takes in seconds
+LIBC = ctypes.CDLL(None)
+SYNC_AND_WAIT = 7  # sync_file_range(2): write what is to be written, and wait for it
+RENAME_EXCHANGE = 2  # of renameat2(2)
+AT_FDCWD = -100
+
+Alive = Callable[[], None]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path, alive: Alive = lambda: None) -> None:
+    """Everything in `folder` is on the disk when this returns. `alive` is called every now and then."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file():
+            with open(path, "rb") as file:  # without a sign of life, fsync would write all of it
+                for start in range(0, os.fstat(file.fileno()).st_size - CHUNK, CHUNK):
+                    LIBC.sync_file_range(file.fileno(), ctypes.c_int64(start), ctypes.c_int64(CHUNK), SYNC_AND_WAIT)
+                    alive()
+        _sync(path)
+        alive()
+
+
+def replace(temporary: Path, final: Path) -> None:
+    """Rename, durably."""
+    os.replace(temporary, final)
+    _sync(final.parent)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Rename, durably. A folder already at `final` goes away after that: at no moment is neither there, but where the
+    file system cannot exchange names."""
+    if not final.is_dir():
+        replace(temporary, final)
+        return
+    _exchange(temporary, final)
+    _sync(final.parent)
+    shutil.rmtree(temporary)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    # NFS, for one, cannot
+    if LIBC.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
+        aside = other.with_name(f".{other.name}.aside")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(other, aside)
+        os.replace(one, other)
+        os.replace(aside, one)
+
+
+def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
+    """`like`: whose owner, group and mode the file gets, as far as this user may give files away."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            if like:
+                for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
+                    with suppress(OSError):
+                        os.fchown(file.fileno(), user, group)
+                os.fchmod(file.fileno(), like.st_mode & 0o7777)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def rewrite_text(path: Path, text: str) -> None:
+    """write_text for a file that somebody else made: a link stays one, and its target keeps its owner, group and
+    mode."""
+    path = path.resolve()
+    write_bytes(path, text.encode(), path.stat())
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest of its parents that this user can see."""
+    return next(found for found in [path, *path.parents] if os.path.exists(found))
+
+
+def unreadable(path: Path) -> str:
+    """Why this user can neither read `path` nor know that it is not there; empty where it can do either."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except PermissionError:
+        return "lies in a folder that this user may not enter"
+    except (OSError, ValueError) as error:
+        return f"cannot be looked at: {getattr(error, 'strerror', None) or error}"
+    return "" if os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)) else "may not be read by this user"
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; empty when it is not there or not whole."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in `path`, one a line; without those that are not whole, as a crash leaves the last one."""
+    made = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            made.append(json.loads(line))
+    return [values for values in made if isinstance(values, dict)]
+
+
+@contextmanager
+def new_folder(final: Path, alive: Alive = lambda: None) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not. `alive`: see
+    sync_tree."""
+    temporary = final.with_name(f".{final.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_tree(temporary, alive)
+        replace_folder(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

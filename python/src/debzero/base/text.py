@@ -1,0 +1,44 @@
+"""Words and numbers as people read and write them."""
+from __future__ import annotations
+
+import difflib
+from typing import Optional
+
+
+def did_you_mean(word: object, choices: list[str]) -> str:
+    close = difflib.get_close_matches(str(word), choices, 1, 0.6)
+    return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(choices)}"
+
+
+
+def size_text(value: Optional[float]) -> str:
+    """Bytes for people, to about three figures: 484 MiB, 7.35 GiB, 31.2 GiB."""
+    if value is None:
+        return "-"
+    return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.{2 if value < 10 * 2**30 else 1}f} GiB"
+
+
+def rate_text(value: float) -> str:
+    """A speed for people: 1218, 74.6, 3.21, 0.035."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+
+def duration_text(seconds: Optional[float]) -> str:
+    if seconds is None:
+        return "-"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def computing_text(tflops: float, share: Optional[float]) -> str:
+    """What one rank computes; `share`: of its device's peak, where that is known."""
+    speed = f"{tflops:.1f} TFLOP/s" if tflops >= 1 else f"{1000 * tflops:.3g} GFLOP/s"
+    return speed + (f" ({share:.0%} of peak)" if share else "")
+
+
+def memory_text(ranks: list[int]) -> str:
+    """What the ranks hold, each, or the least and the most that one does."""
+    low, high = (f"{size / 2**30:.2f}" for size in (min(ranks), max(ranks)))
+    return f"{low} GiB" if low == high else f"{low}-{high} GiB"

@@ -1,0 +1,173 @@
+"""`debzero check`: everything that can be known before the ranks start, all at once."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero.base.errors import InputError, Problem, unsaid
+from debzero.base.files import nearest, read_json, unreadable
+from debzero.base.text import did_you_mean
+from debzero.deepspeed_json import lint
+from debzero.deepspeed_json.reader import read_deepspeed
+from debzero.job.local_files import FORMATS, local_files
+from debzero.job.reader import parse
+from debzero.job.schema import SECTIONS_DATASET, Job
+from debzero.model import tasks
+from debzero.model.checks import bytes_needed, model_problems
+from debzero.resolve import nvme_swap
+from debzero.resolve.host import this_host
+from debzero.resolve.resolve import ResolvedJob, resolve
+from debzero.run import checkpoint
+from debzero.run.folder import KEPT, Output
+
+
+def check(path: Path, ranks: Optional[int] = None) -> ResolvedJob:
+    """The plan for the job in `path`; raises an InputError with every problem found."""
+    return examine(path, ranks)[0]
+
+
+def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tuple[ResolvedJob, list[Problem]]:
+    """As check, with the warnings. `again`: for a run that starts from the beginning, whatever there is."""
+    job, problems = parse(path)
+    warnings: list[Problem] = []
+    resolved = None
+    if job is not None:
+        file = str(path)
+        said = list(problems)
+        config, wrong = read_deepspeed(job, file)
+        problems += unsaid(wrong, said)
+        try:
+            resolved = resolve(job, this_host(), ranks, file, config)
+        except InputError as error:
+            problems += unsaid(error.problems, said)
+        if config is not None:
+            warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
+        problems += unsaid([*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
+                            *_swap(resolved.job if resolved else job, file),
+                            *_output(job, file, resolved.fingerprint if resolved and not again else None)], said)
+    if problems or resolved is None:
+        raise InputError(problems + warnings)
+    return resolved, warnings
+
+
+def _swap(job: Job, file: str) -> list[Problem]:
+    used = job.zero.nvme_path and "nvme" in (job.zero.offload_optimizer, job.zero.offload_param)
+    return nvme_swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
+
+
+def _columns(path: Path) -> list[str]:
+    """The column names of a local data file."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return list(pyarrow.parquet.read_schema(path).names)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".csv":
+            return next(csv.reader(file), [])
+        start = file.read(1)
+        file.seek(0)
+        # Of an array, `datasets` takes no byte order mark, and json does not either.
+        first: Any = json.loads(path.read_text(encoding="utf-8"))[0] if start == "[" else json.loads(file.readline())
+        if not isinstance(first, dict):
+            raise ValueError(f"its first row is no object with columns, but {str(first)[:40]}")
+        return list(first)
+
+
+def _data(job: Job, file: str) -> list[Problem]:
+    data, labels = job.data, [] if job.task == "causal-lm" else [job.data.label]
+    if data.dataset == SECTIONS_DATASET:
+        wrong = [p for p, given, only in (("text", data.text, ["text"]), ("label", data.label, "label"))
+                 if given != only]
+        return [Problem(file, f"data.{key}", "debian-sections has only the columns text and label", f"remove {key}")
+                for key in wrong]
+    path = Path(data.dataset)
+    if not path.is_absolute():
+        return []  # the hub's: known when it is asked
+    if reason := unreadable(path):
+        return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
+    if not path.exists():
+        return [Problem(file, "data.dataset", f"{path} does not exist",
+                        "check the path; it is relative to the job file")]
+    files = local_files(data.dataset)
+    if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
+        return [Problem(file, "data.dataset",
+                        f"{path} is no csv, json, jsonl or parquet file, nor a folder with train.csv "
+                        "(or .json, .jsonl, .parquet)", "name the files so, or convert them")]
+    problems = []
+    if len(files) == 1 and not data.held_out:
+        problems.append(Problem(file, "data.held_out", f"{path} has no validation split to measure the accuracy on",
+                                "set held_out: 0.1 to keep a tenth of the training rows, or give a folder with "
+                                "train.* and validation.*"))
+    for part in files.values():
+        try:
+            columns = _columns(part)
+        except (OSError, ValueError, IndexError, RecursionError, csv.Error) as error:
+            problems.append(Problem(file, "data.dataset", f"{part} cannot be read: {error}",
+                                    "correct the file or its permissions"))
+            continue
+        for key, names in (("text", data.text), ("label", labels)):
+            for name in names:
+                if name not in columns:
+                    problems.append(Problem(file, f"data.{key}", f"{part.name} has no column {name!r}",
+                                            did_you_mean(name, columns)))
+    return problems
+
+
+def _moves(folder: str, path: str) -> bool:
+    """Whether `path`, or what it links to, would move to archive/ with a run in `folder`."""
+    for real in (os.path.abspath, os.path.realpath) if not unreadable(Path(path)) else ():
+        inside, whole = Path(real(path)), Path(real(folder))
+        if inside.is_relative_to(whole) and inside.relative_to(whole).parts[:1] not in {(name,) for name in KEPT}:
+            return True
+    return False
+
+
+def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
+    """`own`: the fingerprint of a run whose checkpoints would be gone on from."""
+    folder = Path(job.output)
+    above = nearest(folder)
+    if not above.is_dir():
+        return [Problem(file, "output", f"{above} is a file, so {folder} cannot be a folder",
+                        "choose another output folder")]
+    if not os.access(above, os.W_OK | os.X_OK):
+        user = os.environ.get("USER") or str(os.getuid())
+        return [Problem(file, "output", f"the user {user} may not write to {above}",
+                        f"choose another output, or as root: install -d -o {user} {folder}")]
+    if reason := unreadable(folder):
+        return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
+    paths = {"the job file": file, "data.dataset": job.data.dataset, "model": job.model, "deepspeed": job.deepspeed}
+    held = [name for name, path in paths.items() if isinstance(path, str)
+            and (name == "the job file" or os.path.isabs(path))
+            and _moves(job.output, path)]
+    if held:
+        return [Problem(file, "output",
+                        f"{folder} holds {' and '.join(held)}, and what is in an output folder moves to archive/ when "
+                        "another job is started there", "choose a folder of its own")]
+    need, free, there = bytes_needed(job), shutil.disk_usage(above).free, Output(job.output)
+    goes_on = own is not None and read_json(there.status_file).get("fingerprint") == own
+    saved = checkpoint.size(there.checkpoints) + checkpoint.size(there.model) if goes_on else 0
+    if need and free + saved < need:
+        return [Problem(file, "output",
+                        f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
+                        f"and the weights, and its disk has {free / 2**20:.0f} MiB free",
+                        "make room, or choose a larger disk")]
+    return []
+
+
+def summary(resolved: ResolvedJob, path: Path) -> dict[str, Any]:
+    """What a good job comes to, for people and for --json."""
+    job = resolved.job
+    stage = "plain DDP" if not resolved.uses_deepspeed else f"ZeRO stage {resolved.stage}"
+    offload = [f"{part} offloaded to {device}" for part, device in (("optimizer", job.zero.offload_optimizer),
+                                                                    ("param", job.zero.offload_param))
+                                                                    if device != "none"]
+    return {
+        "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",
+        "data": f"{job.data.dataset}: {', '.join(job.data.text)} -> {job.data.label}", "batch": str(resolved.batch),
+        "ranks": resolved.batch.ranks, "stage": ", ".join([stage, *offload]),
+        "precision": resolved.precision, "output": job.output, "fingerprint": resolved.fingerprint,
+    }

@@ -1,0 +1,29 @@
+"""`debzero check` on the command line."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from debzero.base.command_line import Commands, add_command, add_json, add_ranks
+
+
+def add_check(commands: Commands) -> None:
+    parser = add_command(
+        commands, "check", run,
+        "Check a job, or DeepSpeed's own JSON, without starting it. All problems are shown at once, each with its\n"
+        "reason and its fix. Errors end with exit status 2, warnings alone with 0.",
+        ["debzero check mrpc.yml", "debzero check mrpc.yml --json", "debzero check deepspeed_config.json --ranks 2",
+         "debzero check deepspeed_config.json --fix --strict"])
+    parser.add_argument("job", type=Path, metavar="FILE", help="a job file (YAML) or a DeepSpeed configuration (JSON)")
+    add_ranks(parser)
+    parser.add_argument("--fix", action="store_true",
+                        help="apply every fix that has only one possible form to the DeepSpeed JSON; "
+                        "of a job, to the file that its `deepspeed:` names")
+    parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from debzero.check.file import check
+
+    return check(options.job, options.ranks, options.fix, options.strict, options.json)

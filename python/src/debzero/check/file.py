@@ -1,0 +1,118 @@
+"""`debzero check`: a job file or DeepSpeed's own JSON, with the changes that --fix makes in the latter."""
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero.base.errors import InputError, Problem, as_text
+from debzero.base.files import rewrite_text
+from debzero.check import checks
+from debzero.deepspeed_json import lint
+from debzero.deepspeed_json.reader import parse_config, read_deepspeed
+from debzero.job.reader import parse
+from debzero.job.schema import Job
+
+
+def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
+    """The exit code, after printing what was found. Errors are raised as an InputError, with --strict warnings too."""
+    theirs = _is_deepspeed(path)
+    changes = (_mend(path, None, as_json) if theirs else _mend_job(path, as_json)) if fix else []
+    try:
+        facts, warnings = _deepspeed(path, ranks) if theirs else _job(path, ranks)
+        if strict and warnings:
+            raise InputError(warnings)
+    except InputError as error:
+        error.changes = changes
+        raise
+    if as_json:
+        print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts},
+                         indent=2))
+        return 0
+    name = facts.pop("job")
+    if warnings:
+        print(as_text(warnings))
+    print("\n".join([f"{name}: good", *(f"  {key:<12}{value}" for key, value in facts.items())]))
+    return 0
+
+
+def _is_deepspeed(path: Path) -> bool:
+    """Whether the file is DeepSpeed's JSON rather than a job, which may be written as JSON too."""
+    if path.suffix in (".yml", ".yaml"):
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # also what is no text
+        return path.suffix == ".json"
+    except OSError:
+        return False
+    return isinstance(values, dict) and not {"model", "data"} & set(values)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """DeepSpeed's configuration, and what is wrong with its text alone."""
+    try:
+        config, wrong = parse_config(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError([Problem(str(path), "file", f"cannot be read: {error}",
+                                  "make it a text file that this user may read")]) from None
+    if config is None:
+        raise InputError(wrong)
+    return config, wrong
+
+
+def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
+    config, found = _read(path)
+    found += lint.problems(config, str(path), ranks, None)
+    if any(p.severity == "error" for p in found):
+        raise InputError(found)
+    return {"job": str(path), "kind": "DeepSpeed's configuration"}, found
+
+
+def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
+    made, warnings = checks.examine(path, ranks)
+    return checks.summary(made, path), warnings
+
+
+def _mend_job(path: Path, quiet: bool) -> list[str]:
+    """Mend the JSON that a job names. Lines within the job itself are left to its owner: YAML would lose its
+    comments."""
+    job, wrong = parse(path)
+    if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
+        return []
+    if isinstance(job.deepspeed, str):
+        return _mend(Path(job.deepspeed), job, quiet) if read_deepspeed(job, str(path))[0] is not None else []
+    for change in lint.mend(job.deepspeed, job)[1] if not quiet else []:
+        print(f"{path}: change by hand: deepspeed.{change}")
+    return []
+
+
+def _mend(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
+    """Write the mended configuration in the place of the old, with its keys in order and its indent; the changes
+    made."""
+    path = path.resolve()  # what is changed is named, not a link to it
+    config, wrong = _read(path)
+    if wrong:  # of a key that is written twice, either may be meant
+        return []
+    text = path.read_text(encoding="utf-8")
+    config, changes = lint.mend(config, job)
+    if changes:
+        try:
+            rewrite_text(path, _like(text, config))
+        except OSError as error:
+            raise InputError([Problem(str(path), "file", f"cannot be written: {error.strerror}",
+                                      "give this user the right to")]) from None
+    for change in changes if not quiet else []:
+        print(f"{path}: {change}")
+    return changes
+
+
+def _like(text: str, config: dict[str, Any]) -> str:
+    """`config` as JSON in the layout of `text`: its indent, lists on one line where it has them so, its last line
+    break."""
+    indent = re.search(r'\n([ \t]+)"', text)
+    made = json.dumps(config, indent=indent[1] if indent else None, ensure_ascii=False)
+    if indent and not re.search(r"\[[ \t]*\n", text):
+        made = re.sub(r'\[\s+([^\[\]{}"]*?)\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", made)
+    return made + ("\n" if text.endswith("\n") else "")

@@ -1,0 +1,65 @@
+"""Where rows come from: a local file, a folder of them, the hub, or this host's package descriptions."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from debzero.base.errors import UserError
+from debzero.data import debian_sections
+from debzero.job.local_files import FORMATS, hub_name, local_files
+from debzero.job.schema import SECTIONS_DATASET, Data
+
+HELD_OUT = 0.1  # of debian-sections, when the job does not say
+
+
+def raw_rows(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
+    """The training and held-out rows as `datasets` tables, which lie on the disk."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    if data.dataset == SECTIONS_DATASET:
+        path = debian_sections.build(cache, data.held_out or HELD_OUT)
+        rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(cache / "arrow"))
+        side = np.asarray(rows["held_out"])
+        return rows.select(np.flatnonzero(~side)), rows.select(np.flatnonzero(side))
+    splits = _read_files(data.dataset, cache) if Path(data.dataset).is_absolute() else _read_hub(data.dataset)
+    if "validation" in splits:
+        return splits["train"], splits["validation"]
+    if data.held_out:
+        cut = splits["train"].train_test_split(test_size=data.held_out, seed=seed)
+        return cut["train"], cut["test"]
+    if "test" in splits:
+        return splits["train"], splits["test"]
+    raise UserError(f"{data.dataset} has no validation split",
+                    "set `data.held_out: 0.1` to keep a share of the training rows")
+
+
+def _read_files(dataset: str, cache: Path) -> Any:
+    import datasets
+
+    files = local_files(dataset)
+    missing = [str(f) for f in files.values() if not f.is_file()] or ([] if files else [dataset])
+    if missing:
+        raise UserError(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
+    kind = FORMATS[next(iter(files.values())).suffix]
+    names = {split: str(file) for split, file in files.items()}
+    try:
+        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"))
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, OSError):  # a full disk has its own sentence
+            raise
+        raise UserError(f"{dataset} cannot be read as {kind}: {error.__cause__ or error}",
+                        "correct the file; every row needs the same columns") from error
+
+
+def _read_hub(dataset: str) -> Any:
+    import datasets
+
+    name, config = hub_name(dataset)
+    try:
+        return datasets.load_dataset(name, config)
+    except ValueError as error:  # a configuration that is missing or not there, and what there is
+        raise UserError(f"the hub's data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}",
+                        f"write its configuration behind the name, for example `data.dataset: {name}/...`") from error

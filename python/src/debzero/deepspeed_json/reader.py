@@ -1,0 +1,46 @@
+"""Reads DeepSpeed's own JSON, from its file or from within a job."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero.base.errors import Problem
+from debzero.job.schema import Job
+
+
+def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
+    """The configuration in `text`. DeepSpeed refuses a key that is written twice, so this does too."""
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in made:
+                twice.append(key)
+            made[key] = value
+        return made
+
+    try:
+        values = json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        return None, [Problem(file, "file", "is nested too deeply", "see DeepSpeed's configuration reference")]
+    except ValueError as error:
+        return None, [Problem(file, "file", f"is not JSON: {error}",
+                              "check the commas and quotes there; it takes no comments")]
+    if not isinstance(values, dict):
+        return None, [Problem(file, "file", f"must hold a JSON object, not {type(values).__name__}",
+                              "see DeepSpeed's configuration reference")]
+    return values, [Problem(file, key, "is written twice, and DeepSpeed refuses that", "keep one", "DZ105")
+                    for key in twice]
+
+
+def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
+    """The user's own DeepSpeed JSON, inline or from its file."""
+    if job.deepspeed is None or isinstance(job.deepspeed, dict):
+        return job.deepspeed, []
+    try:
+        return parse_config(Path(job.deepspeed).read_text(encoding="utf-8"), job.deepspeed)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"{job.deepspeed} cannot be read: {getattr(error, 'strerror', None) or error}"
+    return None, [Problem(file, "deepspeed", reason, "the path is relative to the job file")]

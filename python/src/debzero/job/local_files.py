@@ -1,0 +1,58 @@
+"""Which names in a job mean files of this host, where those lie, and how they are told apart from what lay there
+before."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Optional
+
+from debzero.base.files import unreadable
+from debzero.job.schema import SECTIONS_DATASET, Job
+
+FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+# The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
+OWNERLESS = ("glue", "super_glue", "wikitext")
+
+
+def within(folder: Path, path: str) -> str:
+    """A path as a job file in `folder` means it."""
+    return str((folder / os.path.expanduser(path)).absolute())
+
+
+def is_path(name: str, folder: Path) -> bool:
+    """Whether a model's or data set's name means this host's files, not the hub's."""
+    if name == SECTIONS_DATASET:
+        return False
+    looks_so = name.startswith(("/", "./", "../", "~")) or Path(name).suffix in (".csv", ".json", ".jsonl", ".parquet")
+    return looks_so or os.path.exists(folder / name) or bool(unreadable(folder / name))
+
+
+def local_files(dataset: str) -> dict[str, Path]:
+    """Split name -> file of a local data set: a file is all training, a folder holds train.*, validation.*, test.*."""
+    path = Path(dataset)
+    if not path.is_dir():
+        return {"train": path}
+    named = {p.stem: p for p in files_of(dataset) if p.suffix in FORMATS}
+    return {split: named[split] for split in ("train", "validation", "test") if split in named}
+
+
+def hub_name(dataset: str) -> tuple[str, Optional[str]]:
+    """Name and configuration of a hub's data set, written name, name/configuration or owner/name/configuration."""
+    parts = dataset.split("/")
+    if len(parts) == 3 or (len(parts) == 2 and parts[0] in OWNERLESS):
+        return "/".join(parts[:-1]), parts[-1]
+    return dataset, None
+
+
+def files_of(path: str) -> list[Path]:
+    """The files of a local data set or model, which is a file or a folder."""
+    listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # debzero.check says so where it may not be
+    return sorted(Path(path).iterdir()) if listed else [Path(path)]
+
+
+def stamps(job: Job) -> list[tuple[str, int, int]]:
+    """What tells a local data set and a local model from what lay there before: each file's path, size and time of the last change in
+    nanoseconds."""
+    found = [file for path in (job.data.dataset, job.model) if isinstance(path, str) and Path(path).is_absolute()
+             for file in files_of(path)]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if os.path.isfile(file)]

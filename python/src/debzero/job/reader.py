@@ -1,0 +1,149 @@
+"""Reads a job file, with all that is wrong with it at once, and makes its paths absolute."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from debzero.base.errors import InputError, Problem
+from debzero.base.stack import jobs_folder
+from debzero.base.text import did_you_mean
+from debzero.job.local_files import is_path, within
+from debzero.job.schema import Job
+
+
+def _known(location: tuple[Any, ...]) -> dict[str, Any]:
+    """The fields of the section that `location` (a key's path) lies in."""
+    fields: dict[str, Any] = dict(Job.model_fields)
+    for part in location[:-1]:
+        inner = fields[part].annotation if part in fields else None
+        fields = dict(inner.model_fields) if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
+    return fields
+
+
+def _problem(file: str, error: Any) -> Problem:
+    """One of pydantic's errors as a sentence."""
+    location = tuple(part for part in error["loc"] if not (isinstance(part, str) and "[" in part))
+    kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    fields, name = _known(location), str(location[-1])
+    field = fields.get(name)
+    example = f"for example `{name}: {field.examples[0]}`" if field is not None and field.examples else "see `man debzero`"
+    key = ".".join(map(str, location))
+    if kind == "extra_forbidden":
+        return Problem(file, key, "is not a known key", did_you_mean(name, sorted(fields)))
+    if kind == "missing":
+        return Problem(file, key, "is missing", f"add it, {example}")
+    if kind == "literal_error":
+        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return Problem(file, key, f"cannot be {value!r}", did_you_mean(value, choices))
+    if kind == "value_error":
+        return Problem(file, key, str(context["error"]), example)
+    if kind.startswith(("int_", "float_")):
+        whole = "a whole number" if kind.startswith("int_") else "a number"
+        return Problem(file, key, f"must be {whole}, not {value!r}", example)
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return Problem(file, key, f"must be a mapping of keys, not {value!r}", example)
+    return Problem(file, key, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {value!r}", example)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The YAML mapping in `path`; whatever is wrong with the file itself is raised as an InputError."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """As read_mapping, with a problem for each key that is written again."""
+    def wrong(key: str, reason: str, fix: str) -> InputError:
+        return InputError([Problem(str(path), key, reason, fix)])
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise wrong("file", "does not exist", f"check the path; `ls {path.parent}` shows what is there") from None
+    except IsADirectoryError:
+        raise wrong("file", "is a folder, not a job file", "give the .yml file inside it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise wrong("file", f"cannot be read: {error}", "make it a text file that this user may read") from None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        again = [Problem(str(path), ".".join(key),
+                         f"is written again on line {line}, and YAML takes the last without a word", "keep one")
+                 for key, line in _again(node, (), (), set())]
+        values = loader.construct_document(node) if node is not None else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, 5000 digits
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "file"
+        reason = " ".join(filter(None, [getattr(error, "context", None),
+                                        getattr(error, "problem", None)])) or str(error)
+        raise wrong(place, f"is not YAML: {reason}", "check the indentation, quotes and brackets there") from None
+    if not isinstance(values, dict):
+        raise wrong("file", f"must hold a mapping such as `model: ...`, not {type(values).__name__}",
+                    f"start from a job file in {jobs_folder()}")
+    return values, again
+
+
+def _again(node: Any, path: tuple[str, ...], above: tuple[Any, ...],
+           seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path and the line of each key that its mapping holds already; what an alias stands for has been `seen`."""
+    if node in above:
+        raise yaml.MarkedYAMLError(problem="what is there holds itself", problem_mark=node.start_mark)
+    if not isinstance(node, yaml.CollectionNode) or node in seen:
+        return
+    seen.add(node)
+    keys = set()
+    for number, item in enumerate(node.value):
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        here = (*path, key.value if isinstance(key, yaml.ScalarNode) else str(number))
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if (key.tag, key.value) in keys:
+                yield here, key.start_mark.line + 1
+            keys.add((key.tag, key.value))
+        yield from _again(value, here, (*above, node), seen)
+
+
+def _locate(job: Job, folder: Path) -> Job:
+    """Make the job's paths absolute; names that are neither path-like nor there are the hub's."""
+    update: dict[str, Any] = {"output": within(folder, job.output)}
+    if is_path(job.data.dataset, folder):
+        update["data"] = job.data.model_copy(update={"dataset": within(folder, job.data.dataset)})
+    if isinstance(job.model, str) and is_path(job.model, folder):
+        update["model"] = within(folder, job.model)
+    if isinstance(job.deepspeed, str):
+        update["deepspeed"] = within(folder, job.deepspeed)
+    if job.zero.nvme_path is not None:
+        update["zero"] = job.zero.model_copy(update={"nvme_path": within(folder, job.zero.nvme_path)})
+    return job.model_copy(update=update)
+
+
+def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """`values` without the keys that were refused, so that the rest of the job can still be checked."""
+    rest: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for location in locations:
+        inner: Any = rest
+        for part in location[:-1]:
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner.pop(location[-1], None)
+    return rest
+
+
+def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
+    """The job in `path` and its problems. With problems the job holds defaults in their place, for further checks."""
+    values, problems = _read(path)
+    job = None
+    try:
+        job = Job.model_validate(values)
+    except ValidationError as error:
+        details = error.errors()
+        problems += {p.key: p for p in (_problem(str(path), detail) for detail in details)}.values()
+        refused = [tuple(detail["loc"])[:2] for detail in details]
+        try:
+            job = Job.model_validate(_without(values, refused))
+        except ValidationError:
+            return None, problems
+    return _locate(job, path.absolute().parent), problems

@@ -1,0 +1,83 @@
+"""What a measurement was made on and with: figures belong together where these are the same."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Optional
+
+import psutil
+
+from debzero import __version__
+from debzero.job.local_files import stamps
+from debzero.resolve.resolve import ResolvedJob
+from debzero.run import report
+
+
+def identity(resolved: ResolvedJob, settings: dict[str, Any], host: dict[str, Any], versions: dict[str, str]) -> str:
+    """A digest that is the same for figures that belong together. Where they lie and which rows were asked for does not
+    matter."""
+    same = {"job": resolved.job.model_dump(mode="json", exclude={"output": True, "zero": True}), "settings": settings,
+            "versions": versions, "definitions": DEFINITIONS, "host": host["name"], "device": host["device"],
+            "precision": resolved.precision, "micro_batch": resolved.batch.micro, "nvme_path": resolved.job.zero.nvme_path,
+            "files": stamps(resolved.job)}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def command_line() -> str:
+    return "debzero " + shlex.join(sys.argv[1:])
+
+
+def host_facts(resolved: ResolvedJob, name: Optional[str]) -> dict[str, Any]:
+    """The hardware and the system. `name`: what to call it instead of its host name."""
+    import torch
+
+    device = torch.device("cuda", 0) if resolved.host.gpus else torch.device("cpu")
+    return {
+        "name": name or platform.node(), "device": report.device_name(device), "gpus": resolved.host.gpus,
+        "gpu_memory_bytes": int(torch.cuda.get_device_properties(0).total_memory) if resolved.host.gpus else None,
+        "cuda": torch.version.cuda if resolved.host.gpus else None, "driver": _driver(),
+        "processor": report.device_name(torch.device("cpu")), "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total, "system": _os_release(), "kernel": platform.release()}
+
+
+def installed() -> dict[str, str]:
+    """Asked of the installed packages: importing DeepSpeed takes seconds, and prints."""
+    import torch
+
+    return {"debzero": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
+            **{name: metadata.version(name) for name in ("transformers", "deepspeed")}}
+
+
+def _driver() -> Optional[str]:
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return None
+
+
+def _os_release() -> str:
+    lines = Path("/etc/os-release").read_text().splitlines() if Path("/etc/os-release").is_file() else []
+    return next((line.partition("=")[2].strip('"') for line in lines if line.startswith("PRETTY_NAME=")), "")
+
+DEFINITIONS = {
+    "batch": "padded to data.max_length, so that all steps are alike and memory is the most that the job can take; a "
+             "job that pads each batch to its own longest sample is faster",
+    "step": "one optimizer step: the whole global batch, on all ranks, forward, backward and update",
+    "memory": "the highest rank's peak: of the GPU, what torch's allocator had handed out (max_memory_allocated); of "
+              "a run without a GPU, the process's resident set",
+    "device memory": "the highest use of a GPU during the run, by the driver's count, over what was in use before it: "
+                     "with the allocator's reserve, the CUDA context and the libraries' buffers, of all ranks on that "
+                     "GPU",
+    "host memory": "how far the host's available memory fell during the run; what other programs took in that time "
+                   "counts, too",
+    "speed": "samples of the measured steps / the seconds they took; the warm-up before them does not count, nor do "
+             "start, evaluation and saving",
+    "spread": "the lowest and the highest of the repeats, each in a process of its own; the figure shown is their "
+              "median",
+}

@@ -1,0 +1,74 @@
+"""What is wrong with a job's model, as far as it is known without the hub, and what it needs on the disk."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Optional
+
+from debzero.base.errors import Problem
+from debzero.base.files import unreadable
+from debzero.base.text import did_you_mean
+from debzero.job.schema import Job
+from debzero.model import build
+
+
+def model_problems(job: Job, file: str) -> list[Problem]:
+    """What is wrong with the model, as far as is known without the hub."""
+    if isinstance(job.model, str):
+        folder = Path(job.model)
+        reason = unreadable(folder) or unreadable(folder / "config.json")
+        if folder.is_absolute() and (reason or not (folder / "config.json").is_file()):
+            missing = f"cannot be used: it, or its config.json, {reason}" if reason else (
+                "has no config.json" if folder.is_dir() else "does not exist")
+            return [Problem(file, "model", f"the folder {folder} {missing}",
+                            "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
+        return []
+    from transformers import CONFIG_MAPPING
+
+    kind = job.model["type"]
+    if kind not in CONFIG_MAPPING:
+        return [Problem(file, "model.type", f"{kind!r} is not known to transformers",
+                        did_you_mean(kind, ["bert", "roberta", "distilbert", "electra", "gpt2", "t5"]))]
+    settings = CONFIG_MAPPING[kind]()
+    known = sorted({*settings.to_dict(), *settings.attribute_map})
+    problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", did_you_mean(key, known))
+                for key in job.model if key != "type" and key not in known]
+    for key, value in job.model.items():
+        usual = getattr(settings, key,
+                        None) if isinstance(key, str) and key != "vocab_size" and not key.endswith("_id") else None
+        if type(usual) is int and usual > 0 and (type(value) is not int or not 0 <= value < 2**31):
+            problems.append(Problem(file, f"model.{key}", f"must be a number such as {usual}, not {str(value)[:40]!r}",
+                                    "write a whole number, or remove it for the default"))
+    if not problems:
+        try:
+            settings = build.from_scratch(job.model)
+        except Exception as error:  # each kind of model judges its settings in its own way
+            problems.append(Problem(file, "model", f"transformers cannot make it: {type(error).__name__}: {error}",
+                                    "correct the setting, or remove it for the default"))
+    longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
+    if isinstance(longest, int) and job.data.max_length > longest:
+        problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
+                                f"{longest} positions",
+                                f"use at most {longest}, or a larger model.max_position_embeddings"))
+    return problems
+
+
+def bytes_needed(job: Job) -> Optional[int]:
+    """Disk for three checkpoints and the weights, where the model's size is known without the hub; else None.
+
+    A checkpoint holds the weights and Adam's two moments in fp32 (12 bytes a parameter, 16 with half precision), the newest
+    two are kept while a third is written, and the final weights take 4: 3 x 16 + 4 bytes a parameter at most.
+    """
+    if isinstance(job.model, str):
+        there = Path(job.model).is_absolute() and os.path.isdir(job.model)
+        weights = sum(os.path.getsize(p) for p in Path(job.model).glob("*.safetensors")
+                      if os.path.isfile(p)) if there else 0
+        parameters = weights // 4
+    else:
+        try:
+            settings = build.from_scratch(job.model)
+            hidden, layers = settings.hidden_size, settings.num_hidden_layers
+            parameters = 12 * layers * hidden**2 + int(settings.vocab_size) * hidden
+        except Exception:  # model() says so, or the kind has no such sizes
+            return None
+    return 52 * parameters or None

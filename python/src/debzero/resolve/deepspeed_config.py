@@ -1,0 +1,111 @@
+"""DeepSpeed's JSON, made from the plan; the user's own lines win. The one place where ZeRO options are set."""
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from debzero.resolve.resolve import ResolvedJob
+
+BETAS, EPS = [0.9, 0.999], 1e-8
+# A first loss scale of 2^16, DeepSpeed's and torch's default, wastes the first steps of a short fine-tuning on
+# overflows.
+LOSS_SCALE_POWER = 12
+SWAP_BUFFER = 200_000_000  # elements: holds the embeddings of every model here, GPT-2's 51 M and T5's too
+LIVE = 24  # times hidden^2: the weights of two Transformer layers (4 hidden^2 of attention and 8 of feed-forward each)
+# elements a reduction sends at once: 100 MB in fp16, where DeepSpeed's default takes 1 GB of the GPU
+BUCKET = 50_000_000
+
+
+def generate(resolved: ResolvedJob, hidden: int, steps: int, swap: str = "",
+             aio: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    """The whole configuration. `hidden`: the model's hidden size; `steps`: optimizer steps in all; `swap`: the run's own folder
+    for NVMe offload, with the `aio` settings measured there."""
+    ours = _from_plan(resolved, swap)
+    if aio:
+        ours["aio"] = aio
+    theirs = resolved.deepspeed or {}
+    if "optimizer" in theirs:
+        ours.pop("optimizer")  # another type takes other parameters
+    merged = _merge(ours, theirs)
+    for part in ("offload_optimizer", "offload_param"):
+        offload = merged["zero_optimization"].get(part) or {}
+        if swap and offload.get("device") == "nvme":
+            offload["nvme_path"] = swap  # also over the JSON's own: DeepSpeed empties the folder that it is given
+    return _without_auto(merged, _autos(resolved, hidden, steps))
+
+
+def _from_plan(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
+    train, zero = resolved.job.train, resolved.job.zero
+    optimizer: dict[str, Any] = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+    if not resolved.host.gpus and zero.offload_optimizer == "none":
+        # DeepSpeed's fused one would be compiled at the first start, and is no faster here
+        optimizer["torch_adam"] = True
+    sharding: dict[str, Any] = {"stage": resolved.stage}
+    if resolved.stage:
+        # Overlapping hangs when two ranks share a GPU (one stream waits for the other's kernel), and needs streams at
+        # all.
+        sharding.update(overlap_comm=resolved.host.gpus > 0 and not resolved.shares_gpus, contiguous_gradients=True,
+                        reduce_bucket_size=BUCKET, allgather_bucket_size=BUCKET)
+    if resolved.stage == 3:
+        sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto",
+                        stage3_param_persistence_threshold="auto",
+                        # By default every gathered layer stays until the backward pass, where the model has under 1e9
+                        # parameters: for its next use is near enough, and as prefetching runs ahead until so many are
+                        # there.
+                        stage3_max_reuse_distance=0, stage3_max_live_parameters="auto",
+                        stage3_gather_16bit_weights_on_model_save=True)
+    for part, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
+        if device != "none":
+            sharding[part] = {"device": device, "pin_memory": resolved.host.gpus > 0}
+        if device == "nvme":
+            sharding[part]["nvme_path"] = swap
+            # Buffers hold whole tensors; the largest of a Transformer is its embedding.
+            sharding[part].update({"buffer_count": 5, "buffer_size": SWAP_BUFFER} if part == "offload_param"
+                                  else {"buffer_count": 4})
+    return {
+        "train_batch_size": resolved.batch.total,
+        "train_micro_batch_size_per_gpu": resolved.batch.micro,
+        "gradient_accumulation_steps": resolved.batch.accumulation,
+        "gradient_clipping": train.gradient_clipping,
+        "steps_per_print": 2**31,  # the progress lines are debzero's
+        "optimizer": {"type": "AdamW", "params": optimizer},
+        "zero_optimization": sharding,
+        "fp16": {"enabled": resolved.precision == "fp16", "initial_scale_power": LOSS_SCALE_POWER},
+        "bf16": {"enabled": resolved.precision == "bf16"},
+    }
+
+
+def _autos(resolved: ResolvedJob, hidden: int, steps: int) -> dict[str, Any]:
+    """What "auto" stands for, key by key: transformers' convention."""
+    train = resolved.job.train
+    return {
+        "train_batch_size": resolved.batch.total, "train_micro_batch_size_per_gpu": resolved.batch.micro,
+        "gradient_accumulation_steps": resolved.batch.accumulation, "gradient_clipping": train.gradient_clipping,
+        "lr": train.learning_rate, "betas": BETAS, "eps": EPS, "weight_decay": train.weight_decay,
+        "warmup_min_lr": 0, "warmup_max_lr": train.learning_rate, "warmup_num_steps": round(train.warmup * steps),
+        "total_num_steps": steps, "reduce_bucket_size": hidden * hidden,
+        "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden), "stage3_param_persistence_threshold": 10 * hidden,
+        "stage3_max_live_parameters": LIVE * hidden * hidden,
+        "fp16.enabled": resolved.precision == "fp16", "bf16.enabled": resolved.precision == "bf16",
+        "zero_optimization.stage": resolved.stage,
+    }
+
+
+def _without_auto(values: dict[str, Any], autos: dict[str, Any], section: str = "") -> dict[str, Any]:
+    """`values` with each "auto" replaced; one that has no meaning here is left out, so DeepSpeed's default holds."""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            made[key] = _without_auto(value, autos, key)
+        elif value != "auto":
+            made[key] = value
+        elif f"{section}.{key}" in autos or key in autos:
+            made[key] = autos.get(f"{section}.{key}", autos.get(key))
+    return made
+
+
+def _merge(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(ours)
+    for key, value in theirs.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

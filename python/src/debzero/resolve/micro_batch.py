@@ -1,0 +1,24 @@
+"""Another micro-batch for a resolved job; the global batch stays."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from debzero.base.environment import environment
+from debzero.job.batch import divisors, split
+from debzero.resolve.resolve import ResolvedJob
+
+JSON_KEYS = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def with_micro(resolved: ResolvedJob, most: int) -> ResolvedJob:
+    """The plan with the largest micro-batch of at most `most` that keeps the global batch."""
+    batch = resolved.batch
+    micro = max(size for size in divisors(batch.total // batch.ranks) if size <= most)
+    train = resolved.job.train.model_copy(update={"micro_batch": micro})
+    return replace(resolved, job=resolved.job.model_copy(update={"train": train}), batch=split(batch.total, micro, batch.ranks))
+
+
+def is_fixed(resolved: ResolvedJob) -> bool:
+    """Whether the micro-batch is not debzero's to choose: the user's own DeepSpeed JSON says it, or a measured run is
+    about it."""
+    return environment().measured or any((resolved.deepspeed or {}).get(key, "auto") != "auto" for key in JSON_KEYS)

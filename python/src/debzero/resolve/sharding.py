@@ -1,0 +1,90 @@
+"""One type for what ZeRO shards and where the optimizer's states and the parameters are offloaded, with one spelling of
+it for people and one for files."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Union
+
+from debzero.job.schema import Zero
+
+WORDS = {"cpu": "CPU", "nvme": "NVMe"}
+SHARDED = ["optimizer states", "gradients", "parameters"]  # stage n shards the first n
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """`stage`: 0 (plain DDP) to 3. `offload_optimizer`, `offload_param`: none, cpu or nvme."""
+
+    stage: int
+    offload_optimizer: str = "none"
+    offload_param: str = "none"
+
+    @property
+    def stage_word(self) -> Union[str, int]:
+        """The stage as a job file writes it: none, 1, 2 or 3."""
+        return self.stage or "none"
+
+    @property
+    def uses_nvme(self) -> bool:
+        return "nvme" in (self.offload_optimizer, self.offload_param)
+
+    @property
+    def offload(self) -> str:
+        """Where the optimizer's states are."""
+        return self.offload_optimizer
+
+    @property
+    def name(self) -> str:
+        """For files and scripts: baseline, zero2, zero2-cpu; zero3-cpu offloads the parameters too, zero3-cpu-none does
+        not."""
+        stage = f"zero{self.stage}" if self.stage else "baseline"
+        if self.offload_optimizer == self.offload_param == "none":
+            return stage
+        whole = self.stage < 3 or self.offload_optimizer == self.offload_param
+        return f"{stage}-{self.offload_optimizer}" if whole else f"{stage}-{self.offload_optimizer}-{self.offload_param}"
+
+    @property
+    def label(self) -> str:
+        """For people: plain DDP, ZeRO-2, ZeRO-2 + CPU (its optimizer), ZeRO-3 + CPU (its parameters too), ZeRO-3 + CPU
+        optim."""
+        stage = f"ZeRO-{self.stage}" if self.stage else "plain DDP"
+        optimizer, param = WORDS.get(self.offload_optimizer), WORDS.get(self.offload_param)
+        if optimizer and (self.stage < 3 or optimizer == param):
+            return f"{stage} + {optimizer}"
+        parts = [f"{where} {what}" for where, what in ((optimizer, "optim"), (param, "params")) if where]
+        return f"{stage} + {', '.join(parts)}" if parts else stage
+
+    @property
+    def about(self) -> str:
+        """What is sharded and offloaded, in a sentence without its end."""
+        if not self.stage:
+            return "plain PyTorch, every rank holds everything"
+        parts = SHARDED[: self.stage]
+        words = "shards " + (parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1])
+        if self.offload_optimizer == "none":
+            return words
+        moved = "optimizer states" + (" and parameters" if self.offload_param != "none" else "")
+        return f"{words}; {moved} on the {'host' if self.offload_optimizer == 'cpu' else 'NVMe disk'}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a job's `zero:` section has it."""
+        return {**asdict(self), "stage": self.stage_word}
+
+    def described(self) -> dict[str, Any]:
+        """As a row of results.json has it."""
+        return {"name": self.name, "label": self.label, "about": self.about, **self.as_dict()}
+
+    def in_section(self, zero: Zero) -> Zero:
+        """A job's `zero:` section with this in it."""
+        return zero.model_copy(update=self.as_dict())
+
+
+def sharding_of(zero: Zero) -> Sharding:
+    """That of a job's `zero:` section."""
+    return Sharding(0 if zero.stage == "none" else int(zero.stage), zero.offload_optimizer, zero.offload_param)
+
+
+# What can be compared, without NVMe offload of a part alone that nobody needs: each next one moves more data between
+# ranks, or to the host or the disk.
+SHARDINGS = [Sharding(0), Sharding(1), Sharding(2), Sharding(3), Sharding(1, "cpu"), Sharding(2, "cpu"),
+             Sharding(3, "cpu"), Sharding(3, "cpu", "cpu"), Sharding(3, "nvme", "cpu"), Sharding(3, "nvme", "nvme")]

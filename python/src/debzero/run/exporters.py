@@ -1,0 +1,170 @@
+"""For whom a run is written down besides its own files: TensorBoard, a spreadsheet, Prometheus.
+
+None of them may end a training: one that fails (a full disk, a missing package) is left out, and said so once. Their
+packages are imported when rank 0 starts to train, and nowhere else. """
+from __future__ import annotations
+
+import csv
+import io
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Callable, Optional, Protocol
+
+from debzero.base.environment import environment
+from debzero.base.files import read_lines, write_text
+
+EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers are beside it
+
+
+def columns() -> list[str]:
+    """Of metrics.csv: the same ones in every run."""
+    from debzero.model.tasks import TASKS
+
+    scores = dict.fromkeys(score for task in TASKS.values() for score in task.scores)
+    return ["time", "step", "total_steps", "epoch", "loss", "learning_rate", "samples_per_second", "tokens_per_second",
+            "padding_share", "tflops", "peak_share", "memory_bytes", "skipped_steps", "loss_scale", "eta_seconds",
+            *(EVALUATION + name for name in scores)]
+
+
+class Watcher(Protocol):
+    """`measured` gets each line of metrics.jsonl: numbers by name, `memory_bytes` a list with one for each rank."""
+
+    def measured(self, values: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in tensorboard/. The file of an interrupted run stays; what it has from `step` on is declared
+    void."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.event, self.summary = Event, Summary
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Its EventFileWriter does the same in a thread, whose errors reach the journal as tracebacks.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.writer = RecordWriter(open(folder / "tensorboard" / name, "wb"))  # noqa: SIM115 - closed below
+        self._add(0, file_version="brain.Event:2")
+        self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.writer.flush()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self.writer.write(self.event(step=step, wall_time=time.time(), **content).SerializeToString())
+
+    def measured(self, values: dict[str, Any]) -> None:
+        scalars = {f"evaluation/{name[len(EVALUATION):]}" if name.startswith(EVALUATION) else f"training/{name}": value
+                   for name, value in values.items() if isinstance(value, (int, float))
+                   and name not in ("step", "total_steps")}
+        scalars.update({f"memory/rank{rank}": value for rank, value in enumerate(values.get("memory_bytes", []))})
+        self._add(values["step"], summary=self.summary(
+            value=[self.summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]))
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Table:
+    """metrics.csv: metrics.jsonl for spreadsheets, of the ranks' memory the largest. Made anew at each start, so that it never
+    holds what was undone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.columns = folder / "metrics.csv", columns()
+        write_text(self.file, ",".join(self.columns) + "\n" + self._text(read_lines(folder / "metrics.jsonl")))
+
+    def _text(self, rows: list[dict[str, Any]]) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n")
+        writer.writerows({**row, "memory_bytes": max(row.get("memory_bytes") or [], default=None)} for row in rows)
+        return text.getvalue()
+
+    def measured(self, values: dict[str, Any]) -> None:
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(self._text([values]))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Prometheus:
+    """debzero-<job>.prom in `folder`, for node_exporter's textfile collector: the newest values, replaced as a
+    whole."""
+
+    GAUGES = {
+        "step": ("step", "Optimizer steps done"), "total_steps": ("steps_total", "Optimizer steps in all"),
+        "loss": ("loss", "Mean training loss since the last line"), "learning_rate": ("learning_rate", "Learning rate"),
+        "samples_per_second": ("samples_per_second", "Samples a second on all ranks"),
+        "tokens_per_second": ("tokens_per_second", "Tokens a second on all ranks, without padding"),
+        "padding_share": ("padding_share", "Share of the tokens that are padding"),
+        "tflops": ("tflops", "TFLOP/s of one rank"), "peak_share": ("peak_share", "Share of the device's peak"),
+        "skipped_steps": ("skipped_steps", "Steps skipped for an overflow"), "loss_scale": ("loss_scale", "Loss scale"),
+        "eta_seconds": ("eta_seconds", "Seconds left")}
+
+    def __init__(self, folder: Path, job: str) -> None:
+        from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+        self.job, self.registry, self.write = job, CollectorRegistry(), write_to_textfile
+        self.gauges = {key: Gauge(f"debzero_{name}", text, ["job"], registry=self.registry)
+                       for key, (name, text) in self.GAUGES.items()}
+        self.memory = Gauge("debzero_memory_bytes", "Peak memory", ["job", "rank"], registry=self.registry)
+        self.scores = Gauge("debzero_eval", "Held-out score", ["job", "metric"], registry=self.registry)
+        self.file = folder / f"debzero-{job}.prom"
+
+    def measured(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if not isinstance(value, (int, float)):
+                continue
+            if name.startswith(EVALUATION):
+                self.scores.labels(self.job, name[len(EVALUATION):]).set(value)
+            elif name in self.gauges:
+                self.gauges[name].labels(self.job).set(value)
+        for rank, value in enumerate(values.get("memory_bytes", [])):
+            self.memory.labels(self.job, rank).set(value)
+        self.write(str(self.file), self.registry)
+
+    def close(self) -> None:
+        """The last values stay: a short run would end between two looks of Prometheus."""
+
+
+class Watchers:
+    """All of them; made on rank 0, where the run goes on from `step`. metrics.jsonl has nothing after it any more."""
+
+    def __init__(self, folder: Path, job: str, step: int, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.working: dict[str, Watcher] = {}
+        makers: dict[str, Callable[[], Watcher]] = {
+            "TensorBoard": lambda: TensorBoard(folder, step), "metrics.csv": lambda: Table(folder),
+            "Prometheus": lambda: Prometheus(folder, job)}
+        shared = environment().textfile_folder
+        if shared is not None:
+            makers[f"Prometheus in {shared}"] = lambda: Prometheus(shared, job)
+        for name, make in makers.items():
+            made = self._try(name, make)
+            if made is not None:
+                self.working[name] = made
+
+    def _try(self, name: str, action: Callable[[], Any]) -> Optional[Any]:
+        try:
+            return action()
+        except Exception as error:  # whatever it is, the training is worth more
+            reason = f"the package {error.name} is not installed" if isinstance(error, ModuleNotFoundError) else (
+                f"{type(error).__name__}: {error}")
+            self.say(f"the run goes on without {name}: {reason}")
+            self.working.pop(name, None)
+            return None
+
+    def measured(self, values: dict[str, Any]) -> None:
+        for name, watcher in list(self.working.items()):
+            self._try(name, lambda: watcher.measured(values))  # noqa: B023 - called at once
+
+    def close(self) -> None:
+        for watcher in self.working.values():
+            with suppress(Exception):
+                watcher.close()

@@ -1,0 +1,22 @@
+"""Opening a run: hold its folder, show a finished one's report, and move another run's results away."""
+from __future__ import annotations
+
+from debzero.base import systemd
+from debzero.resolve.resolve import ResolvedJob
+from debzero.run import report
+from debzero.run.folder import Output
+
+
+def open_output(resolved: ResolvedJob, output: Output, job: str, again: bool) -> bool:
+    """Hold the output folder and make room; False when this very job has finished there already, after showing its
+    report."""
+    output.lock()
+    done = None if again else output.finished(resolved.fingerprint)
+    if done is not None:
+        print(report.text(done), "  train it again  debzero train --again ...", sep="\n", flush=True)
+        systemd.notify("READY=1", f"STATUS=finished before, {report.headline(done)}")
+        return False
+    archive = output.begin(job, resolved.fingerprint, again)
+    if archive:
+        print(f"the earlier run in {output.folder} was another one: moved to {archive}", flush=True)
+    return True

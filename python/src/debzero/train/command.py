@@ -1,0 +1,32 @@
+"""`debzero train` on the command line."""
+from __future__ import annotations
+
+import argparse
+import sys
+
+from debzero.base.command_line import Commands, add_command, add_job, add_ranks
+
+
+def add_train(commands: Commands) -> None:
+    parser = add_command(
+        commands, "train", run,
+        "Train a job, from its data to a saved model and a report. A finished job is not trained twice;\n"
+        "an interrupted one resumes from its newest checkpoint.",
+        ["debzero train mrpc.yml", "debzero train mrpc.yml --ranks 2", "debzero train mrpc.yml --again"])
+    add_job(parser)
+    add_ranks(parser)
+    parser.add_argument("--again", action="store_true", help="train a finished job again; its results move to archive/")
+
+
+def run(options: argparse.Namespace) -> int:
+    from debzero.train.agreement import block_signals
+
+    block_signals()
+    from debzero.base.errors import as_text
+    from debzero.check.checks import examine
+    from debzero.train.launch import train
+
+    resolved, warnings = examine(options.job, options.ranks, options.again)
+    if warnings:
+        print(as_text(warnings), file=sys.stderr, flush=True)
+    return train(resolved, options.job.absolute(), options.again)

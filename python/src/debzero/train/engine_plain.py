@@ -1,0 +1,139 @@
+"""Plain PyTorch: AdamW, and DistributedDataParallel where there are several ranks."""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ContextManager
+
+import torch
+import torch.distributed as dist
+
+from debzero.data.stream import Micro
+from debzero.model import compiled
+from debzero.resolve import deepspeed_config
+from debzero.resolve.resolve import ResolvedJob
+from debzero.train.engine import HALF, on_host, parameter_groups, to_device
+
+STATE = "state.pt"
+
+
+class PlainEngine:
+    """torch's AdamW, and DistributedDataParallel where there are several ranks; fp16 and bf16 by autocast."""
+
+    def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any) -> None:
+        train = resolved.job.train
+        self.device, self.task, self.clip = device, task, train.gradient_clipping
+        self.updating = False  # or the weights and the optimizer may be of two steps
+        self.half = HALF.get(resolved.precision)
+        self.model = model.to(device)
+        # Tensors, so that a recorded step reads what the host has written since.
+        self.rate = torch.tensor(train.learning_rate, device=device)
+        cuda = device.type == "cuda"
+        best: dict[str, Any] = {}
+        self.fused = cuda and "fused" in inspect.signature(torch.optim.AdamW).parameters
+        if self.fused:
+            best = {"fused": True, "capturable": True, "lr": self.rate}
+        elif cuda:
+            best = {"foreach": True}
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, train.weight_decay), **{
+            "lr": train.learning_rate, "betas": tuple(deepspeed_config.BETAS), "eps": deepspeed_config.EPS, **best})
+        scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
+        self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=resolved.precision == "fp16")
+        layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
+        self.ddp = torch.nn.parallel.DistributedDataParallel(
+            self.model, device_ids=[device.index] if cuda else None) if resolved.batch.ranks > 1 else self.model
+        graphs = layers and resolved.batch.ranks == resolved.batch.accumulation == 1 and resolved.precision != "fp16"
+        self.graphs = None
+        if graphs and not train.gradient_checkpointing:
+            self.graphs = compiled.StepGraphs(self._whole_step, self.optimizer.zero_grad)
+
+    def _autocast(self) -> ContextManager[Any]:
+        return torch.autocast(self.device.type, self.half) if self.half else nullcontext()
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's output, for evaluation."""
+        with self._autocast():
+            return self.model(**inputs)
+
+    def _loss(self, batch: dict[str, Any], weights: Any) -> Any:
+        with self._autocast():
+            losses = self.task.losses(self.ddp, batch)
+        return (losses * weights).sum()
+
+    def _update(self) -> None:
+        self.updating = True
+        if self.clip and self.fused and not self.scaler.is_enabled():
+            # Clipping without a pass of its own over the gradients: the fused optimizer divides them by this as it
+            # reads them.
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            self.optimizer.grad_scale = (norm / self.clip).clamp(min=1.0)
+            self.optimizer.found_inf = torch.zeros((), device=self.device)
+        elif self.clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _whole_step(self, batch: dict[str, Any], weights: Any) -> Any:
+        loss = self._loss(batch, weights)
+        loss.backward()
+        self._update()
+        return loss.detach()
+
+    @staticmethod
+    def rate_of(rate: float) -> float:
+        """The rate of the next step, for which debzero's schedule says `rate`."""
+        return rate
+
+    def step(self, micros: Sequence[Micro], rate: float) -> Any:
+        """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole). Where it fails with
+        `updating` False, the step has changed nothing."""
+        self.updating = False
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self.graphs:
+            return self.graphs.step(to_device(micros[0].batch, self.device), micros[0].weights.to(self.device))
+        total = torch.zeros((), device=self.device)
+        for number, micro in enumerate(micros, 1):
+            last = number == len(micros) or self.ddp is self.model
+            with nullcontext() if last else self.ddp.no_sync():
+                loss = self._loss(to_device(micro.batch, self.device), micro.weights.to(self.device)) / len(micros)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        self._update()
+        return total
+
+    @property
+    def loss_scale(self) -> float:
+        return float(self.scaler.get_scale())
+
+    @property
+    def applied_steps(self) -> int:
+        """Optimizer steps that were not skipped for an overflow; asking waits for the device."""
+        states = self.optimizer.state.values()
+        return int(next(iter(states))["step"]) if states else 0
+
+    def save(self, root: Path, tag: str) -> None:
+        if dist.get_rank() == 0:
+            torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                        "scaler": self.scaler.state_dict()}, root / tag / STATE)
+
+    def load(self, root: Path, tag: str) -> None:
+        state = torch.load(root / tag / STATE, map_location="cpu")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.optimizer.param_groups[0]["lr"], torch.Tensor):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
+        self.scaler.load_state_dict(state["scaler"])
+
+    def weights(self) -> dict[str, Any]:
+        return on_host(self.model.state_dict()) if dist.get_rank() == 0 else {}

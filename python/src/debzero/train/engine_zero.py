@@ -1,0 +1,90 @@
+"""DeepSpeed ZeRO."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from debzero.data.stream import Micro
+from debzero.model import compiled
+from debzero.resolve.resolve import ResolvedJob
+from debzero.train.engine import on_host, parameter_groups, to_device
+
+
+class ZeroEngine:
+    """DeepSpeed; what it shards is the configuration's matter."""
+
+    def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, config: dict[str, Any]) -> None:
+        import deepspeed
+
+        self.device, self.task, self.updating = device, task, False
+        self.stage3 = config["zero_optimization"]["stage"] == 3
+        if not self.stage3 and resolved.job.train.compile == "auto" and compiled.can_compile(device):
+            # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
+            compiled.compile_layers(model)
+        self.engine, _, _, self.own_schedule = deepspeed.initialize(
+            model=model, model_parameters=parameter_groups(model, resolved.job.train.weight_decay), config=config)
+
+    @property
+    def model(self) -> Any:
+        return self.engine.module
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.engine(**inputs)
+
+    def rate_of(self, rate: float) -> float:
+        """As PlainEngine.rate_of. The user's JSON may bring a scheduler."""
+        return rate if self.own_schedule is None else float(self.engine.optimizer.param_groups[0]["lr"])
+
+    def step(self, micros: Sequence[Micro], rate: float) -> Any:
+        """As PlainEngine.step."""
+        self.updating = False
+        self.engine.train()
+        if self.own_schedule is None:
+            for group in self.engine.optimizer.param_groups:
+                group["lr"] = rate
+        total = torch.zeros((), device=self.device)
+        for number, micro in enumerate(micros, 1):
+            losses = self.task.losses(self.engine, to_device(micro.batch, self.device))
+            loss = (losses * micro.weights.to(self.device)).sum()
+            self.engine.backward(loss)  # divides by the accumulation steps
+            self.updating = number == len(micros)
+            self.engine.step()
+            total += loss.detach() / len(micros)
+        return total
+
+    @property
+    def loss_scale(self) -> float:
+        optimizer = self.engine.optimizer  # which of the two it has depends on the stage
+        return float(getattr(optimizer, "cur_scale", getattr(optimizer, "loss_scale", 1.0)))
+
+    @property
+    def applied_steps(self) -> int:
+        return int(self.engine.global_steps - self.engine.skipped_steps)
+
+    def save(self, root: Path, tag: str) -> None:
+        self.engine.save_checkpoint(str(root), tag=tag, save_latest=False)
+
+    def load(self, root: Path, tag: str) -> None:
+        self.engine.load_checkpoint(str(root), tag=tag)
+
+    def weights(self) -> dict[str, Any]:
+        """All weights, on rank 0's CPU (elsewhere empty). Stage 3 gathers one parameter at a time: the whole may not
+        fit."""
+        import deepspeed
+
+        first = dist.get_rank() == 0
+        if not self.stage3:
+            return on_host(self.model.state_dict()) if first else {}
+        made: dict[str, Any] = {}
+        # tied weights appear once; from_pretrained ties them again
+        for name, parameter in self.model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if first:
+                    made[name] = parameter.detach().cpu().clone()
+        persistent = set(self.model.state_dict())
+        made.update({name: b.cpu() for name, b in self.model.named_buffers() if first and name in persistent})
+        return made

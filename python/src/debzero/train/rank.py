@@ -1,0 +1,193 @@
+"""One rank's program: from the process group to the report. Top to bottom, this is the training."""
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import resource
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+
+import debzero.train.gloo
+import debzero.train.loop
+from debzero.base.environment import environment
+from debzero.base.errors import InputError, OutOfMemory, UserError, explain
+from debzero.base.files import nearest
+from debzero.base.stack import jobs_folder
+from debzero.deepspeed_json.reader import read_deepspeed
+from debzero.job.reader import parse
+from debzero.resolve.host import Host, this_host
+from debzero.resolve.resolve import ResolvedJob, resolve
+from debzero.run.folder import Output
+from debzero.run.open import open_output
+from debzero.train import memory_retry, torch_imports
+from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="One rank of a debzero training; start it with a launcher.")
+    parser.add_argument("--job", type=Path, default=None, help="the job file (default: the packaged mrpc job)")
+    parser.add_argument("--deepspeed", type=Path, help="DeepSpeed's own JSON; it wins over the job's lines")
+    parser.add_argument("--again", action="store_true", help="train even if this job has finished")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by DeepSpeed's launcher")
+    arguments = parser.parse_args()
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1",
+             "MASTER_PORT": "29500"}
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)
+    block_signals()
+    _die_with_launcher()
+    try:
+        resolved = _plan(arguments)
+    except InputError as error:
+        if os.environ["RANK"] == "0":
+            print(error.text(), file=sys.stderr)
+        return 2
+    output = Output(resolved.job.output)
+    stop = Stop()
+
+    def stopped() -> None:
+        if os.environ["RANK"] == "0" and not output.first_error.exists():
+            output.end("stopped")
+
+    stop.listen(stopped, output.first_error.exists)
+    code = 0
+    try:
+        _run(resolved, output, arguments.job or "mrpc", arguments.again, stop)
+    except Stopping:
+        stopped()
+        code = SIGNALS[stop.number]
+    except BaseException as error:
+        _fail(error, output, began=stop.orderly.is_set())
+    sys.stdout.flush()
+    os._exit(code)  # no destructor of a communication library may turn a finished run into a hanging one
+
+
+def _plan(arguments: argparse.Namespace) -> ResolvedJob:
+    file = arguments.job or jobs_folder() / "mrpc.yml"
+    job, problems = parse(file)
+    if problems or job is None:
+        raise InputError(problems)
+    if arguments.deepspeed:
+        job = job.model_copy(update={"deepspeed": str(arguments.deepspeed.absolute())})
+    config, problems = read_deepspeed(job, str(file))
+    if problems:
+        raise InputError(problems)
+    return memory_retry.as_told(resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config))
+
+
+def _die_with_launcher() -> None:
+    """A rank whose launcher is killed without a chance to end its ranks must not go on without anybody watching."""
+    launcher = environment().launcher_pid
+    if launcher is not None:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:  # it died before that
+            os._exit(1)
+
+
+def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
+    """Say why, once for all ranks, and end without waiting for anybody. `began`: to train, not only to get ready for
+    it."""
+    known = explain(error, str(nearest(output.folder))) if not isinstance(error, InputError) else None
+    text = error.text() if isinstance(error, InputError) else str(known) if known else (
+        f"{type(error).__name__}: {error}")
+    code = 2 if isinstance(error, InputError) else 1
+    rank = os.environ["RANK"]
+    # What the model and the optimizer hold is no smaller with a smaller micro-batch.
+    memory = isinstance(known, OutOfMemory) and began
+    if isinstance(error, InputError):
+        if rank == "0":
+            print(text, file=sys.stderr, flush=True)
+    elif output.claim_error({"rank": int(rank), "error": text, "memory": memory}):
+        if known is None:
+            traceback.print_exc()
+        print(f"debzero: rank {rank} failed: {text}", file=sys.stderr, flush=True)
+        if not (memory and environment().launcher_pid):  # which may start the ranks again with a smaller micro-batch
+            output.end("failed", text)
+    os._exit(code)
+
+
+def _device(host: Host, resolved: ResolvedJob) -> Any:
+    """This rank's device, and the environment that the communication libraries read when they start."""
+    import torch
+
+    rank, ranks, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    cap = environment().memory_cap_bytes
+    if not host.gpus:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("LOCAL_SIZE", str(ranks))  # else DeepSpeed asks numactl
+        if cap:
+            most = psutil.Process().memory_info().data + cap
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
+        return torch.device("cpu")
+    if resolved.shares_gpus:
+        # NCCL refuses two ranks on one GPU unless it takes them for two hosts, which then talk over the loopback.
+        os.environ.update(NCCL_HOSTID=f"rank{rank}", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1")
+    device = torch.device("cuda", local % host.gpus)
+    os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes it for the device's number
+    torch.cuda.set_device(device)
+    # What DeepSpeed compiles here is for this GPU; it cannot read every list that others write into the variable.
+    os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    if cap:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / torch.cuda.get_device_properties(device).total_memory), device)
+    return device
+
+
+def _join_deepspeed(device: Any) -> None:
+    """Let DeepSpeed use the process group; it announces each setting on stdout, of which only warnings stay."""
+    logging.disable(logging.INFO)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.disable(logging.NOTSET)
+    if device.type == "cpu":
+
+        debzero.train.gloo.complete()
+    deepspeed.init_distributed()  # stage 3 shards the model while it is made, before deepspeed.initialize
+
+
+def _agree(work: Any) -> Any:
+    """Rank 0 does `work`; all ranks get what it returned, or its error."""
+    import torch.distributed as dist
+
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = work()
+        except (InputError, UserError) as error:
+            told[1] = error
+        except Exception as error:
+            known = explain(error, "/")
+            if known is None:
+                traceback.print_exc()
+            told[1] = known or UserError(f"{type(error).__name__}: {error}", "please report this: it is a defect")
+    dist.broadcast_object_list(told, 0)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
+
+
+def _run(resolved: ResolvedJob, output: Output, name: object, again: bool, stop: Stop) -> None:
+    """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
+    import torch.distributed as dist
+
+    torch_imports.name_quickly()
+    device = _device(resolved.host, resolved)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if resolved.uses_deepspeed:
+        _join_deepspeed(device)
+    if environment().launcher_pid is None and not _agree(lambda: open_output(resolved, output, str(name), again)):
+        return
+
+
+    debzero.train.loop.train(resolved, output, device, _agree, stop)

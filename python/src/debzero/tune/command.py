@@ -1,0 +1,45 @@
+"""`debzero tune` on the command line."""
+from __future__ import annotations
+
+import argparse
+
+from debzero.base.command_line import (
+    NAME_HELP,
+    STEPS_HELP,
+    WARMUP_HELP,
+    Commands,
+    add_command,
+    add_job,
+    add_json,
+    add_ranks,
+    count,
+    some_of,
+)
+
+
+def add_tune(commands: Commands) -> None:
+    parser = add_command(
+        commands, "tune", run,
+        "Find the micro-batch with the highest samples/s that fits, and write it into the job file. The global batch\n"
+        "is unchanged. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest.\n"
+        "An interrupted search resumes with the trials that it has finished.",
+        ["debzero tune mrpc.yml", "debzero tune mrpc.yml --search stage,offload,checkpointing --dry-run",
+         "debzero tune mrpc.yml --json"])
+    add_job(parser)
+    add_ranks(parser)
+    parser.add_argument("--search", type=some_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
+                        help="also try other values of these: some of stage,offload,checkpointing")
+    parser.add_argument("--steps", type=count, default=20, metavar="N", help=STEPS_HELP)
+    parser.add_argument("--warmup", type=count, default=10, metavar="N", help=WARMUP_HELP)
+    parser.add_argument("--limit", type=count, default=10, metavar="MINUTES", help="time limit per trial (default: 10)")
+    parser.add_argument("--exhaustive", action="store_true",
+                        help="afterwards also try what the search left out, to see how good it was")
+    parser.add_argument("--name", metavar="HOST", help=NAME_HELP)
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be written")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from debzero.tune.tuning import tune
+
+    return tune(options)

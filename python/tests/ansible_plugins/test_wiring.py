@@ -1,0 +1,54 @@
+"""Ansible finds the plugins by the root's ansible.cfg, and takes what they return."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nvidia_driver
+import preflight
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
+FACTS = "{{ probe.stdout | from_json }}"
+TASKS = [
+    {"name": "Probe this machine as the roles do", "register": "probe",
+     "ansible.builtin.script": {"cmd": "{{ lookup('host_probe') | quote }} --facts", "executable": "python3"}},
+    {"name": "Use what the filters return", "vars": {
+        "facts": FACTS,
+        "decision": "{{ facts | nvidia_driver_decision(manage=true, state='present', source='debian', branch=470) }}",
+        "names": "{{ facts | nvidia_driver_names('1:470.256.02-2', ['nvidia-persistenced'], '5.10') }}",
+        "reboot": "{{ facts | nvidia_driver_reboot_decision('470.256.02', allowed=false, is_controller=false) }}",
+        "results": "{{ {'rc': 2, 'stdout': '', 'stderr': 'no'} | preflight_host_results }}",
+        "archives": "{{ [] | preflight_archive_results(results) }}",
+        "wanted": "{{ results | preflight_packages_to_fetch(['a'], [], installs_driver=false) }}",
+        "packages": "{{ {'skipped': true} | preflight_package_results(wanted) }}"},
+     "ansible.builtin.assert": {"that": [
+         "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
+         "names.upstream == '470.256.02'", "names.services == ['nvidia-persistenced']", "reboot.needed",
+         "results[0].status == 'fail'", "archives[0].status == 'ok'", "wanted.packages == ['a']",
+         "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1"]}},
+]
+
+
+def test_ansible_loads_the_plugins_by_the_root_s_configuration(tmp_path):
+    playbook = shutil.which("ansible-playbook", path=PATH)
+    if not playbook:
+        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
+    plays = [{"name": "Try", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": TASKS}]
+    (tmp_path / "try.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local")}
+    done = subprocess.run([playbook, "-i", "localhost,", str(tmp_path / "try.yml")], cwd=ROOT, env=environment,
+                          text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((tmp_path / "local").glob("*")), "the archive is left behind"
+
+
+def test_every_filter_is_used_above():
+    filters = {**nvidia_driver.FilterModule().filters(), **preflight.FilterModule().filters()}
+    used = yaml.safe_dump(TASKS)
+    assert [name for name in filters if name not in used] == []

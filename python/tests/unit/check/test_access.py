@@ -1,0 +1,107 @@
+"""What this user may not look into, or nobody can, is said so: never a traceback, and never that nothing is there."""
+import json
+import subprocess
+
+import pytest
+from support import JOB, POWERLESS, changed
+
+from debzero.base.errors import InputError, UserError
+from debzero.check import checks
+from debzero.run import status
+from debzero.run.folder import Output
+
+
+@pytest.mark.parametrize("changes", [
+    {"data__dataset": "closed/rows.csv"}, {"data__dataset": "unlisted"}, {"model": "./closed/model"},
+    {"model": "./unlisted"}, {"output": "closed/out"},
+    {"zero__stage": 3, "zero__offload_optimizer": "nvme", "zero__nvme_path": "closed/nvme"}], ids=str)
+def test_what_this_user_may_not_look_into_is_named(bench, changes):
+    for name, mode in (("closed", 0o000), ("unlisted", 0o300)):
+        (bench.folder / name).mkdir()
+        (bench.folder / name / "train.csv").write_text("text,label\n")
+        (bench.folder / name / "config.json").write_text("{}")
+        (bench.folder / name).chmod(mode)
+    done = bench.run("check", bench.job(**changes), through=POWERLESS)
+    assert done.returncode == 2 and "1 problem" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "may not" in done.stderr and list(changes)[-1].replace("__", ".") in done.stderr
+
+
+@pytest.mark.parametrize("key", ["model", "data.dataset"])
+def test_a_name_that_no_file_can_have_is_no_traceback(bench, key):
+    path = bench.job()
+    path.write_text(json.dumps(changed(JOB, {key: "/a\0b"})))
+    with pytest.raises(InputError) as found:
+        checks.check(path)
+    assert [p.key for p in found.value.problems] == [key]
+
+
+@pytest.mark.parametrize("key", ["output", "model", "data.dataset", "deepspeed", "zero.nvme_path"])
+def test_a_name_that_is_too_long_is_named(bench, key):
+    path = bench.job()
+    offload = {"zero.stage": 3, "zero.offload_optimizer": "nvme"} if key == "zero.nvme_path" else {}
+    path.write_text(json.dumps(changed(JOB, {**offload, key: "long" * 75})))
+    with pytest.raises(InputError, match="File name too long") as found:
+        checks.check(path)
+    assert [p.key for p in found.value.problems] == [key]
+
+
+def test_a_job_in_the_users_home_is_found_as_it_was_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = tmp_path / "job.yml"
+    for output, folder in (("~/out", tmp_path / "out"), ("~nobody-here/out", tmp_path / "~nobody-here" / "out")):
+        job.write_text(f"output: {output}\n")
+        assert status.find(str(job)).folder == folder
+
+
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_what_cannot_be_seen_is_not_said_not_to_be(bench, command):
+    """A run that another user holds would look like none."""
+    job = bench.job()
+    out = Output(str(bench.output()))
+    out.lock()
+    out.begin(str(job), "0", False)
+    for path, mode in ((out.folder, 0o000), (out.lock_file, 0o000), (out.status_file, 0o000)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        for name in (job, out.folder):
+            done = bench.run(command, name, through=POWERLESS)
+            assert done.returncode == 2 and "may not" in done.stderr and not done.stdout, done.stdout + done.stderr
+        path.chmod(before)
+    for name in ("x" * 300, bench.job("long", output="x" * 300)):
+        done = bench.run(command, name)
+        assert done.returncode == 2 and "File name too long" in " ".join(done.stderr.split()), done.stderr
+    done = bench.run(command, bench.job("below", output="rows.csv/out"))
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_disk_that_is_full_before_the_start_may_have_room_at_the_next(bench):
+    disk = bench.folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
+    try:
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full
+        with pytest.raises(UserError, match="is full"):
+            Output(str(disk / "new" / "out")).lock()
+        with pytest.raises(UserError, match="is full"):
+            Output(str(disk)).begin("tiny.yml", "0", False)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with pytest.raises(InputError, match="may write to"):
+        Output(str(bench.folder / "rows.csv" / "out")).lock()
+
+
+def test_a_status_that_no_run_wrote_is_none(tmp_path, capsys):
+    for text in ('{"step": 3}', "[1]", '{"state": null}'):
+        (tmp_path / "status.json").write_text(text)
+        assert status.status(str(tmp_path), as_json=False, watch=False) == 1
+        assert "not started" in capsys.readouterr().out
+
+
+def test_what_is_watched_does_not_mix_with_the_json(tmp_path, monkeypatch, capsys):
+    out = Output(str(tmp_path))
+    out.lock()
+    out.begin("job.yml", "0", False)
+    monkeypatch.setattr(status.time, "sleep", lambda _: out.end("stopped"))
+    assert status.status(str(tmp_path), as_json=True, watch=True) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["state"] == "stopped" and "preparing" in told.err

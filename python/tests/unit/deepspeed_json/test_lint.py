@@ -1,0 +1,369 @@
+"""Each rule finds what it is for and nothing beside it; what is mended is good; no input makes a traceback."""
+import copy
+import inspect
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support import JOB
+
+from debzero.check import checks
+from debzero.deepspeed_json import keys, lint
+from debzero.deepspeed_json.reader import parse_config
+from debzero.resolve import deepspeed_config
+
+ARTICLE = {"train_batch_size": 64, "gradient_accumulation_steps": 4, "fp16": {"enabled": True}, "zero_optimization": {
+    "stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "offload_param": {"device": "cpu"}}}
+
+
+def zero(stage: int, **keys: object) -> dict:
+    return {"zero_optimization": {"stage": stage, **keys}}
+
+
+def fp16(**keys: object) -> dict:
+    return {"fp16": {"enabled": True, **keys}}
+
+
+def adam(kind: str = "AdamW", **params: object) -> dict:
+    return {"optimizer": {"type": kind, "params": params}}
+
+
+def decay(kind: str = "WarmupDecayLR", **params: object) -> dict:
+    return {"scheduler": {"type": kind, "params": params}}
+
+
+CPU, NVME = {"device": "cpu"}, {"device": "nvme", "nvme_path": "/nvme"}
+# The code, a configuration that has it, the key it names, and one that is nearly the same and good.
+RULES = [
+    ("DZ101", {"train_batchsize": 8}, "train_batchsize", {"train_batch_size": 8}),
+    ("DZ101", zero(2, overlap_com=True), "zero_optimization.overlap_com", zero(2, overlap_comm=False)),
+    ("DZ101", zero(2, offload_optimizer={"device": "cpu", "pin_memroy": True}),
+     "zero_optimization.offload_optimizer.pin_memroy",
+     zero(2, offload_optimizer={"device": "cpu", "pin_memory": True})),
+    ("DZ101", {"entirely_new": 1}, "entirely_new", {"sparse_attention": {"entirely_new": 1}}),
+    ("DZ102", {"fp16": {"enabled": "yes"}}, "fp16.enabled", {"fp16": {"enabled": False}}),
+    ("DZ102", {"zero_optimization": 1}, "zero_optimization", {"zero_optimization": {}}),
+    ("DZ102", zero(2, reduce_bucket_size="5e8"), "zero_optimization.reduce_bucket_size",
+     zero(2, reduce_bucket_size=5e8)),
+    ("DZ102", zero(2, offload_optimizer={"device": "disk"}), "zero_optimization.offload_optimizer.device",
+     zero(2, offload_optimizer=CPU)),
+    ("DZ102", {"train_batch_size": 1.5}, "train_batch_size", {"train_batch_size": 2.0}),
+    ("DZ102", {"gradient_clipping": None}, "gradient_clipping", {"train_batch_size": None}),
+    ("DZ102", adam(lr="3e-5"), "optimizer.params.lr", adam(lr=3e-5)),
+    ("DZ102", decay("WarmupLR", warmup_type="cubic"), "scheduler.params.warmup_type",
+     decay("WarmupLR", warmup_type="linear")),
+    ("DZ103", zero(2, overlap_comm="auto"), "zero_optimization.overlap_comm", zero(2, reduce_bucket_size="auto")),
+    ("DZ103", {"fp16": {"enabled": True, "loss_scale_window": "auto"}}, "fp16.loss_scale_window",
+     {"fp16": {"enabled": "auto"}}),
+    ("DZ103", {"wall_clock_breakdown": "auto"}, "wall_clock_breakdown", {"pipeline": {"stages": "auto"}}),
+    ("DZ104", {"zero_optimization": True}, "zero_optimization", zero(1)),
+    ("DZ104", {"zero_optimization": False}, "zero_optimization", zero(0)),
+    ("DZ104", zero(2, cpu_offload=True), "zero_optimization.cpu_offload", zero(2, offload_optimizer=CPU)),
+    ("DZ104", zero(3, cpu_offload_params=True, stage3_gather_16bit_weights_on_model_save=True),
+     "zero_optimization.cpu_offload_params",
+     zero(3, offload_param=CPU, stage3_gather_16bit_weights_on_model_save=True)),
+    ("DZ104", zero(2, cpu_offload_use_pin_memory=True), "zero_optimization.cpu_offload_use_pin_memory", zero(2)),
+    ("DZ104", zero(3, stage3_gather_fp16_weights_on_model_save=True),
+     "zero_optimization.stage3_gather_fp16_weights_on_model_save",
+     zero(3, stage3_gather_16bit_weights_on_model_save=True)),
+    ("DZ104", {"bfloat16": {"enabled": True}}, "bfloat16", {"bf16": {"enabled": True}}),
+    ("DZ106", zero(2, reduce_bucket_size=0), "zero_optimization.reduce_bucket_size", zero(2, reduce_bucket_size=1)),
+    ("DZ106", zero(4), "zero_optimization.stage", zero(2)),
+    ("DZ106", {"gradient_clipping": -1}, "gradient_clipping", {"gradient_clipping": 0}),
+    ("DZ106", {"aio": {"thread_count": 0}}, "aio.thread_count", {"aio": {"thread_count": 1}}),
+    ("DZ106", {"aio": {"block_size": -5}}, "aio.block_size", {"aio": {"block_size": 4096}}),
+    ("DZ106", {"aio": {"queue_depth": 0}}, "aio.queue_depth", {"aio": {"queue_depth": 8}}),
+    ("DZ106", {"train_batch_size": 0}, "train_batch_size", {"train_batch_size": 2}),
+    ("DZ110", ARTICLE, "zero_optimization.offload_param", zero(2, offload_param={"device": "none"})),
+    ("DZ110", zero(2, cpu_offload_param=True), "zero_optimization.cpu_offload_param", zero(2, offload_param=None)),
+    ("DZ111", zero(2, offload_optimizer=NVME), "zero_optimization.offload_optimizer.device",
+     zero(3, offload_optimizer=NVME, stage3_gather_16bit_weights_on_model_save=True)),
+    ("DZ112", zero(3, offload_param={"device": "nvme"}), "zero_optimization.offload_param.nvme_path",
+     zero(3, offload_param=NVME, stage3_gather_16bit_weights_on_model_save=True)),
+    ("DZ113", zero(0, offload_optimizer=CPU), "zero_optimization.offload_optimizer", zero(1, offload_optimizer=CPU)),
+    ("DZ114", zero(2, offload_optimizer={**CPU, "ratio": 0.5}), "zero_optimization.offload_optimizer.ratio",
+     zero(2, offload_optimizer={**CPU, "ratio": 1.0})),
+    ("DZ115", zero(2, stage3_max_live_parameters=10), "zero_optimization.stage3_max_live_parameters",
+     zero(3, stage3_max_live_parameters=10, stage3_gather_16bit_weights_on_model_save=True)),
+    ("DZ116", zero(3), "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+     zero(3, stage3_gather_16bit_weights_on_model_save=True)),
+    ("DZ117", {**zero(2), "pipeline": {"stages": 2}}, "pipeline", {**zero(1), "pipeline": {"stages": 2}}),
+    ("DZ118", zero(2, overlap_comm=True), "zero_optimization.overlap_comm", zero(2, overlap_comm=False)),
+    ("DZ120", {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}, "train_batch_size",
+     {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8}),
+    ("DZ120", {"train_batch_size": 32, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2},
+     "train_batch_size",
+     {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}),
+    ("DZ120", {"train_batch_size": 7}, "train_batch_size", {"train_batch_size": 7, "elasticity": {"enabled": True}}),
+    ("DZ130", {**fp16(), "bf16": {"enabled": True}}, "bf16.enabled", {**fp16(), "bf16": {"enabled": False}}),
+    ("DZ131", fp16(initial_scale_power=16), "fp16.initial_scale_power",
+     {"fp16": {"enabled": False, "initial_scale_power": 16}}),
+    ("DZ132", fp16(loss_scale=128), "fp16.loss_scale", fp16(loss_scale=0, initial_scale_power=12)),
+    ("DZ140", adam(max_grad_norm=1.0), "optimizer.params.max_grad_norm", {**adam(), "gradient_clipping": 1.0}),
+    ("DZ141", adam("AdanW"), "optimizer.type", adam("adamw")),
+    ("DZ141", adam("sgd"), "optimizer.type", adam("SGD")),
+    ("DZ142", {**zero(1), **adam("SGD")}, "optimizer.type",
+     {**zero(1), **adam("SGD"), "zero_allow_untested_optimizer": True}),
+    ("DZ142", {**zero(1), **adam("OneBitAdam"), "zero_allow_untested_optimizer": True}, "optimizer.type",
+     {**zero(0), **adam("OneBitAdam")}),
+    ("DZ143", {**zero(2, offload_optimizer=CPU), **adam(torch_adam=True)}, "optimizer.params.torch_adam",
+     {**zero(2), **adam(torch_adam=True)}),
+    ("DZ143", {**zero(2, offload_optimizer=CPU), "zero_force_ds_cpu_optimizer": False}, "zero_force_ds_cpu_optimizer",
+     {**zero(2, offload_optimizer=CPU), "zero_force_ds_cpu_optimizer": True}),
+    ("DZ144", decay("WarmupDecay"), "scheduler.type", decay("WarmupLR")),
+    ("DZ145", decay(warmup_num_steps=3), "scheduler.params.total_num_steps", decay(total_num_steps="auto")),
+    ("DZ145", decay("WarmupLR", total_num_steps=9), "scheduler.params.total_num_steps", decay(total_num_steps=9)),
+    ("DZ146", decay(warmup_num_steps=11, total_num_steps=10), "scheduler.params.warmup_num_steps",
+     decay(warmup_num_steps=10, total_num_steps=10)),
+    ("DZ150", {"checkpoint": {"load_universal": True}}, "checkpoint.load_universal",
+     {"checkpoint": {"load_universal": False}}),
+]
+
+
+@pytest.mark.parametrize(("code", "bad", "key", "good"), RULES, ids=[f"{rule[0]}-{i}" for i, rule in enumerate(RULES)])
+def test_each_rule_finds_its_case_and_passes_its_near_miss(code, bad, key, good):
+    found = {(p.code, p.key): p for p in lint.problems(bad, "ds.json", 2, 1)}
+    assert (code, key) in found, found
+    assert found[code, key].fix and found[code, key].file == "ds.json"
+    assert not lint.problems(good, "ds.json", 2, 1)
+
+
+def test_every_code_has_a_case_and_a_meaning():
+    tried = {rule[0] for rule in RULES}
+    tried.add("DZ105")  # which needs text, below
+    assert tried == set(lint.CODES)
+    config, wrong = parse_config('{"fp16": {"enabled": true, "enabled": false}}', "ds.json")
+    assert config and [(p.code, p.key) for p in wrong] == [("DZ105", "enabled")]
+    assert set(lint.CODES) > lint.WARNINGS
+
+
+def test_the_batch_is_explained_with_its_numbers():
+    config = {"train_batch_size": 64, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
+    assert not lint.problems(config, "", 2, None) and not lint.problems(config, "", None, None)
+    (problem,) = lint.problems(config, "", 4, None)
+    assert "64 is not 8 samples a micro-batch x 4 accumulation steps x 4 ranks = 128" in problem.reason
+    assert problem.fix == "set it to 128, or remove gradient_accumulation_steps"
+    (problem,) = lint.problems({**config, "train_batch_size": 65}, "", None, None)
+    assert "whatever the number of ranks" in problem.reason and "set it to 64" in problem.fix
+
+
+def test_a_jobs_own_zero_section_counts():
+    from debzero.job.schema import Job
+
+    config = {"zero_optimization": {"offload_param": {"device": "nvme"}}}
+    job = Job.model_validate({**JOB, "deepspeed": config, "zero": {"stage": 3, "nvme_path": "/nvme"}})
+    assert not lint.problems(config, "job.yml", 2, 1, job)
+    (problem,) = lint.problems(config, "job.yml", 2, 1,
+                               job.model_copy(update={"zero": job.zero.model_copy(update={"stage": 2})}))
+    assert (problem.code, problem.key, problem.file) == ("DZ110", "deepspeed.zero_optimization.offload_param",
+                                                         "job.yml")
+
+
+def test_the_tables_are_what_the_installed_deepspeed_reads():
+    from deepspeed.runtime import config as settings_of
+    from deepspeed.runtime import constants, lr_schedules
+    from deepspeed.runtime.swap_tensor import constants as aio
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    def named(module: object, prefix: str) -> set:
+        values = {name: value for name, value in vars(module).items() if name.startswith(prefix)
+                  and isinstance(value, str)}
+        return {value for name, value in values.items() if not name.endswith(("DEFAULT", "FORMAT", "OLD"))
+                and "\n" not in value}
+
+    def fields(model: type) -> set:
+        return {field.alias or name for name, field in model.model_fields.items()}
+
+    for table, read in ((keys.ZERO, fields(DeepSpeedZeroConfig)),
+                        (keys.OFFLOAD_PARAM, fields(DeepSpeedZeroOffloadParamConfig)),
+                        (keys.OFFLOAD_OPTIMIZER, fields(DeepSpeedZeroOffloadOptimizerConfig)),
+                        (keys.FP16, named(constants, "FP16_")), (keys.BF16, named(constants, "BFLOAT16_")),
+                        (keys.AIO, named(aio, "AIO_"))):
+        assert set(table) - keys.NEWER - keys.OLDER <= read <= set(table)
+    assert {name.lower() for name in keys.OPTIMIZERS} >= set(settings_of.DEEPSPEED_OPTIMIZERS)
+    assert set(keys.SCHEDULERS) == set(lr_schedules.VALID_LR_SCHEDULES)
+    for name, (params, needed) in keys.SCHEDULERS.items():
+        signature = dict(list(inspect.signature(getattr(lr_schedules, name).__init__).parameters.items())[2:])
+        assert set(params) == set(signature)
+        assert set(needed) == {key for key, value in signature.items() if value.default is value.empty}
+
+
+def test_auto_means_something_exactly_where_debzero_fills_it_in():
+    from debzero.job.schema import Job
+    from debzero.resolve.host import Host
+    from debzero.resolve.resolve import resolve
+
+    resolved = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)
+    assert set(deepspeed_config._autos(resolved, 32, 10)) == keys.AUTO
+
+
+OLD = """{
+    "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95], "max_grad_norm": 0.5}},
+    "zero_optimization": {
+        "cpu_offload": true,
+        "cpu_offload_use_pin_memory": true,
+        "stage": 2,
+        "reduce_bucket_size": "5000",
+        "stage3_max_live_parameters": 1
+    },
+    "bfloat16": {"enabled": true}
+}"""
+
+
+def test_fix_makes_the_articles_config_good(bench):
+    path = bench.folder / "ds.json"
+    path.write_text(json.dumps(ARTICLE, indent=4) + "\n")
+    path.chmod(0o640)
+    refused = bench.run("check", path)
+    assert refused.returncode == 2 and "DZ110" in refused.stderr and "zero_optimization.offload_param" in refused.stderr
+    done = bench.run("check", path, "--fix")
+    assert done.returncode == 0, done.stderr
+    assert "DZ110" in done.stdout.splitlines()[0]
+    good = copy.deepcopy(ARTICLE)
+    del good["zero_optimization"]["offload_param"]
+    assert path.read_text() == json.dumps(good, indent=4) + "\n"
+    assert path.stat().st_mode & 0o777 == 0o640 and os.listdir(bench.folder).count("ds.json") == 1
+
+
+def test_fix_of_the_file_that_a_job_names_keeps_order_and_layout(bench, capsys):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(OLD)
+    # bf16 on a CPU
+    assert main(["check", "--fix", str(bench.job(deepspeed="ds.json", zero__stage=2, train__precision="fp32"))]) == 2
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 6 and "train.precision" in printed.err
+    values = json.loads(path.read_text())
+    assert list(values) == ["optimizer", "zero_optimization", "bf16", "gradient_clipping"]
+    assert list(values["zero_optimization"]) == ["offload_optimizer", "stage", "reduce_bucket_size"]
+    assert values["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+    assert values["zero_optimization"]["reduce_bucket_size"] == 5000 and values["gradient_clipping"] == 0.5
+    assert '[0.9, 0.95]' in path.read_text() and path.read_text().splitlines()[1].startswith('    "') and path.read_text()[-1] == "}"
+
+
+def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(bench):
+    """DeepSpeed's own "getting started" switches ZeRO on with true; other programs write 2.0 for 2."""
+
+    config = {"zero_optimization": True, "gradient_accumulation_steps": 2.0, "train_micro_batch_size_per_gpu": 4.0}
+    resolved, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
+    assert [(p.code, p.key) for p in warnings] == [("DZ104", "deepspeed.zero_optimization")]
+    assert (resolved.stage, resolved.batch.total, resolved.batch.micro, resolved.batch.accumulation) == (1, 16, 4, 2)
+    made = deepspeed_config.generate(resolved, 32, 10)
+    assert made["zero_optimization"]["stage"] == 1 and type(made["gradient_accumulation_steps"]) is int
+    assert lint.mend(config)[0]["zero_optimization"] == {"stage": 1}
+
+
+def test_fix_keeps_the_owner_and_tells_scripts_what_it_changed(bench, capsys):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(json.dumps({**ARTICLE, "train_batchsize": 3}))
+    os.chown(path, 1234, 2345)
+    path.chmod(0o640)
+    assert main(["check", str(path), "--fix", "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["changes"]) == 1 and "DZ110" in told["changes"][0] and [p["code"] for p in told["problems"]] == ["DZ101"]
+    now = path.stat()
+    assert "offload_param" not in path.read_text() and (now.st_uid, now.st_gid, now.st_mode & 0o777) == (1234, 2345,
+                                                                                                         0o640)
+
+
+def test_a_key_written_twice_hides_nothing_else_and_is_not_chosen_from(bench, capsys):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    text = '{"steps_per_print": 5, "steps_per_print": 6, "zero_optimization": true, "train_batchsize": 3}'
+    path.write_text(text)
+    for options in ([], ["--fix"]):
+        assert main(["check", str(path), "--json", *options]) == 2
+        assert [p["code"] for p in json.loads(capsys.readouterr().out)["problems"]] == ["DZ105", "DZ101", "DZ104"]
+        assert path.read_text() == text
+
+
+def test_warnings_alone_pass_and_strict_refuses_them(bench, capsys):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(json.dumps({"checkpoint": {"load_universal": True}}))
+    assert main(["check", str(path)]) == 0
+    assert "DZ150 warning" in capsys.readouterr().out
+    assert main(["check", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"][0]["severity"] == "warning"
+    assert main(["check", str(path), "--strict"]) == 2
+    assert "DZ150" in capsys.readouterr().err
+    job = bench.job(deepspeed={"checkpoint": {"load_universal": True}})
+    assert main(["check", str(job)]) == 0
+    assert "deepspeed.checkpoint.load_universal" in capsys.readouterr().out
+    assert main(["check", str(job), "--fix", "--strict"]) == 2
+    assert "by hand" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1,}', "\x00", "3", '{"a": ' * 5000, '{"fp16": {}, "fp16": {}}'])
+def test_no_json_text_makes_a_traceback(bench, capsys, text):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(text)
+    for options in ([], ["--fix"]):
+        assert main(["check", str(path), *options]) == 2
+        assert "ds.json" in capsys.readouterr().err
+    assert main(["check", str(bench.job(deepspeed="ds.json"))]) == 2
+    assert path.read_text() == text
+    path.write_bytes(b"\xff\xfe{}")
+    for options in ([], ["--fix"]):
+        assert main(["check", str(path), *options]) == 2
+        assert "cannot be read" in capsys.readouterr().err
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
+                    st.sampled_from(["auto", "cpu", "nvme"]))
+WORDS = st.sampled_from(sorted({*keys.CONFIG, *keys.ZERO, *keys.OFFLOAD_PARAM, *keys.FP16, "cpu_offload_params",
+                                "type", "params", "max_grad_norm", "load_universal", "warmup_num_steps",
+                                "total_num_steps", "bfloat16"}))
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS | st.text(max_size=4),
+                                                                                           inner, max_size=4))
+CONFIGS = st.dictionaries(WORDS | st.text(max_size=6), VALUES, max_size=6)
+
+
+@given(CONFIGS, st.none() | st.integers(1, 8), st.none() | st.integers(0, 4))
+@settings(max_examples=150)
+@example({"train_batch_size": 10**400, "gradient_clipping": float("nan"),
+          "fp16": {"enabled": True, "initial_scale_power": 10**400}}, 2, 1)
+@example({"train_batch_size": 10**300, "train_micro_batch_size_per_gpu": 1e300,
+          "scheduler": {"params": {"warmup_num_steps": 1e308}}}, 2, 1)
+def test_whatever_a_config_holds_it_is_judged_and_mended(config, ranks, gpus):
+    for finding in lint.lint(config, "ds.json", ranks, gpus):
+        assert finding.problem.code in lint.CODES and finding.problem.reason and finding.problem.fix
+    mended, changes = lint.mend(config)
+    assert not any(finding.edit for finding in lint.lint(mended, "")) or not changes
+
+
+PATHS = [*JOB, *(f"data.{key}" for key in JOB["data"]), *(f"train.{key}" for key in JOB["train"]), "model.vocab_size",
+         "model.hidden_size", "zero", "zero.stage", "zero.offload_param", "zero.nvme_path", "deepspeed", "checkpoint",
+         "checkpoint.keep", "task", "nonsense"]
+
+
+@given(st.dictionaries(st.sampled_from(PATHS), VALUES, min_size=1, max_size=3), st.none() | CONFIGS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_job_holds_only_input_errors_are_raised(bench, changes, config):
+    from debzero.base.errors import InputError
+
+    values = copy.deepcopy({**JOB, **({"deepspeed": config} if config else {})})
+    for path, value in changes.items():
+        section, _, key = path.rpartition(".")
+        inner = values.setdefault(section, {}) if section else values
+        if isinstance(inner, dict):
+            inner[key] = value
+    path = bench.folder / "job.yml"
+    path.write_text(json.dumps(values))
+    try:
+        checks.check(path)
+    except InputError as error:
+        assert error.problems and error.text()

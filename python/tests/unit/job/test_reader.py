@@ -1,0 +1,208 @@
+"""What is wrong with a job is said at once, in whole sentences, with the key and the fix; never as a traceback."""
+import json
+import signal
+
+import pytest
+from support import JOB, changed
+
+import debzero.train.launch
+from debzero.check import checks
+from debzero.job.reader import parse, read_mapping
+from debzero.model import tasks
+from debzero.resolve.host import Host
+from debzero.resolve.resolve import resolve
+
+# The change to a good job, the key that must be named, and words of the fix.
+MISTAKES = [
+    ({"trian": {}}, "trian", "did you mean train"),
+    ({"train.epocs": 3}, "train.epocs", "did you mean epochs"),
+    ({"train.epochs": "many"}, "train.epochs", "epochs: 3"),
+    ({"train.epochs": True}, "train.epochs", "epochs: 3"),
+    ({"train.learning_rate": -1}, "train.learning_rate", "3e-5"),
+    ({"train.precision": "fp17"}, "train.precision", "did you mean fp16"),
+    ({"train.precision": "fp16"}, "train.precision", "precision: auto"),
+    ({"train.global_batch": 33}, "train.global_batch", "use 32 or 34"),
+    ({"train.micro_batch": 7}, "train.micro_batch", "use micro_batch 4"),
+    ({"zero.stage": 4}, "zero.stage", "3"),
+    ({"zero.stage": 2, "zero.offload_param": "cpu"}, "zero.offload_param", "set zero.stage: 3"),
+    ({"zero.offload_optimizer": "cpu"}, "zero.offload_optimizer", "set zero.stage: 2"),
+    ({"data.dataset": "missing.csv"}, "data.dataset", "relative to the job file"),
+    ({"data.text": "sentence"}, "data.text", "use one of: text, label"),
+    ({"data.label": "lable"}, "data.label", "did you mean label"),
+    ({"data.held_out": None}, "data.held_out", "held_out: 0.1"),
+    ({"model": "./nowhere"}, "model", "save_pretrained"),
+    ({"model.type": "burt"}, "model.type", "did you mean bert"),
+    ({"model.hidden_sise": 3}, "model.hidden_sise", "did you mean hidden_size"),
+    ({"model.hidden_size": "wide"}, "model.hidden_size", "whole number"),
+    ({"model": None}, "model", "add it"),
+    ({"output": None}, "output", "add it"),
+    ({"output": "rows.csv"}, "output", "another output"),
+    ({"output": "."}, "output", "a folder of its own"),
+    ({"train.learning_rate": float("inf")}, "train.learning_rate", "3e-5"),
+    ({"checkpoint.minutes": float("nan")}, "checkpoint.minutes", "10"),
+    ({"train.global_batch": 2**50}, "train.global_batch", "64"),
+    ({"ranks": 0}, "ranks", "auto"),
+    ({"deepspeed": "none.json"}, "deepspeed", "relative to the job file"),
+    ({"deepspeed": {"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}}, "deepspeed.train_batch_size",
+     "set it to 32"),
+    ({"deepspeed": {"gradient_acumulation_steps": 2}}, "deepspeed.gradient_acumulation_steps",
+     "did you mean gradient_accumulation_steps"),
+    ({"deepspeed": {"optimizer": {"params": {"lr": "1e-5"}}}}, "deepspeed.optimizer.params.lr", "1.0"),
+    ({"zero.stage": 2, "deepspeed": {"zero_optimization": {"offload_param": {"device": "cpu"}}}},
+     "deepspeed.zero_optimization.offload_param", "set zero_optimization.stage: 3"),
+    ({"zero.stage": 2, "zero.offload_optimizer": "nvme", "zero.nvme_path": "."}, "zero.offload_optimizer",
+     "offload_optimizer: cpu"),
+    ({"zero.stage": 2, "zero.offload_param": "nvme"}, "zero.offload_param", "set zero.stage: 3"),
+    ({"zero.stage": 3, "zero.offload_optimizer": "nvme"}, "zero.nvme_path", "nvme_path: /nvme/swap"),
+    ({"zero.stage": 3, "zero.offload_optimizer": "nvme", "zero.nvme_path": "nowhere"}, "zero.nvme_path", "create it"),
+    ({"model": {"type": "t5", "vocab_size": 200}, "task": "text-to-text", "train.precision": "fp16"},
+     "train.precision", "bf16"),
+]
+
+
+@pytest.mark.parametrize(("change", "key", "fix"), MISTAKES, ids=[f"{k}-{i}" for i, (_, k, _) in enumerate(MISTAKES)])
+def test_each_mistake_names_its_key_and_its_fix(bench, monkeypatch, change, key, fix):
+    from debzero.base.errors import InputError
+
+    path = bench.job()
+    path.write_text(json.dumps(changed(JOB, change)))  # JSON is YAML
+    with pytest.raises(InputError) as found:
+        checks.check(path)
+    problem = {p.key: p for p in found.value.problems}
+    assert key in problem, found.value.text()
+    assert fix in problem[key].fix
+    assert problem[key].file == str(path)
+
+
+def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):
+    path = bench.job(train__epocs=3, train__precision="fp17", data__dataset="missing.csv", zero__stage=7)
+    done = bench.run("train", path)
+    assert done.returncode == 2
+    for key in ("train.epocs", "train.precision", "data.dataset", "zero.stage"):
+        assert key in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not bench.output().exists()
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a list", "a: [1,", "\tx: 1", "model: {a: b: c}",
+                                  "model: &a [{b: *a}]", "\x00"])
+def test_no_text_at_all_makes_a_traceback(bench, text):
+    path = bench.folder / "broken.yml"
+    path.write_text(text)
+    done = bench.run("check", path)
+    assert done.returncode == 2
+    assert "broken.yml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_job_and_a_folder_are_named(bench):
+    for path in (bench.folder / "none.yml", bench.folder):
+        done = bench.run("check", path)
+        assert done.returncode == 2
+        assert str(path) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_check_answers_scripts_in_json(bench):
+    good = bench.run("check", bench.job(), "--json")
+    assert good.returncode == 0
+    assert json.loads(good.stdout)["batch"] == "global batch 32 = micro-batch 8 x 2 accumulation steps x 2 ranks"
+    bad = bench.run("check", bench.job(ranks=0), "--json")
+    assert bad.returncode == 2
+    assert [p["key"] for p in json.loads(bad.stdout)["problems"]] == ["ranks"]
+
+
+def test_the_printed_article_config_is_refused_for_its_offload(bench):
+    """offload_param at stage 2: DeepSpeed ignores it without a word."""
+    config = {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}
+    done = bench.run("check", bench.job(deepspeed=config))
+    assert done.returncode == 2
+    assert "zero_optimization.offload_param" in done.stderr and "zero_optimization.stage: 3" in done.stderr
+
+
+def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
+    from debzero import cli
+
+    monkeypatch.setattr(debzero.train.launch, "train", lambda plan, job, again: 0)
+    monkeypatch.chdir(bench.folder)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        assert cli.main(["train", str(bench.job(deepspeed={"zero_optimization": {"stage": 2},
+                                                           "of_our_own": True}))]) == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert "1 warning" in (said := capsys.readouterr().err) and "of_our_own" in said
+
+
+def test_a_key_that_is_written_again_is_refused_with_its_line(bench, capsys):
+    """YAML would train with the second `train:` alone."""
+    from debzero.cli import main
+
+    path = bench.job()
+    path.write_text(path.read_text() + "train: {epochs: 1, epochs: 2}\nranks: 1\n")
+    lines = path.read_text().splitlines()
+    assert main(["check", str(path), "--json"]) == 2
+    problems = {p["key"]: p["reason"] for p in json.loads(capsys.readouterr().out)["problems"]}
+    assert problems.keys() == {"train", "train.epochs", "ranks"}
+    assert all(f"again on line {len(lines) - (key != 'ranks')}," in reason
+               for key, reason in problems.items()), problems
+
+
+def test_fix_leaves_a_file_alone_that_a_job_may_not_mean(bench):
+    from debzero.cli import main
+
+    for name in ("a", "b"):
+        (bench.folder / f"{name}.json").write_text(json.dumps({"zero_optimization": {"stage": 2,
+                                                                                     "offload_param": {"device": "cpu"}}}))
+    path = bench.job()
+    path.write_text(path.read_text() + "deepspeed: a.json\ndeepspeed: b.json\n")
+    assert main(["check", str(path), "--fix"]) == 2
+    assert all("offload_param" in (bench.folder / f"{name}.json").read_text() for name in ("a", "b"))
+
+
+def test_anchors_and_merged_mappings_write_nothing_again(bench):
+
+    path = bench.folder / "job.yml"
+    path.write_text("""
+base: &base {epochs: 1, seed: 3}
+more: &more {warmup: 0.5}
+train: {<<: *base, <<: *more, epochs: 2}
+""")
+    assert read_mapping(path)["train"] == {"epochs": 2, "seed": 3, "warmup": 0.5}
+    assert not any("again" in problem.reason for problem in parse(path)[1])
+
+
+@pytest.mark.parametrize(("data", "moves"), [
+    ("out-job/rows.csv", True), ("out-job/data/rows.csv", False), ("out-job/../rows.csv", False), ("link.csv", True)])
+def test_an_output_that_holds_what_the_job_reads_is_refused(bench, capsys, data, moves):
+    """It would move to archive/ with the results before."""
+    from debzero.cli import main
+
+    (bench.output() / "data").mkdir(parents=True)
+    for folder in (bench.output(), bench.output() / "data"):
+        (folder / "rows.csv").write_text((bench.folder / "rows.csv").read_text())
+    (bench.folder / "link.csv").symlink_to(bench.output() / "rows.csv")
+    assert main(["check", str(bench.job(data__dataset=data))]) == (2 if moves else 0)
+    assert ("holds data.dataset, and" in " ".join(capsys.readouterr().err.split())) is moves
+
+
+def test_a_batch_of_any_size_is_shared_out_at_once(bench):
+
+    batch = checks.check(bench.job(train__global_batch=10**10, train__micro_batch="auto")).batch
+    assert (batch.micro, batch.accumulation) == (32, 10**10 // 64)
+
+
+def test_packaged_jobs_are_good():
+    """Read without problems, right for their task, and with the batch of two GPUs in a comment as it is computed."""
+    from pathlib import Path
+
+
+    folder = Path(__file__).resolve().parents[4] / "debian" / "jobs"
+    found = sorted(folder.glob("*.yml"))
+    assert {path.stem for path in found} >= {"demo", "mrpc", "gpt2-medium", "t5-base"}
+    for path in found:
+        parsed, problems = parse(path)
+        assert parsed is not None and not problems
+        assert not tasks.problems(parsed, str(path))
+        batch = resolve(parsed, Host(2, True), None, str(path), None).batch
+        assert f"{batch.total} samples a step = {str(batch).partition('= ')[2]}" in path.read_text()
+        assert Path(parsed.output).name == path.stem
