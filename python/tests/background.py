@@ -1,4 +1,4 @@
-"""Containers take most of the time that the tests take, and much of it they wait: their jobs run in the background, side by side.
+"""Containers take most of the time of the tests, and often wait: their jobs run side by side in the background.
 
 A job is a command that tests name with the mark `job`, mostly a Molecule scenario. The jobs of the selected tests start
 as soon as it is known which these are; the tests without one run meanwhile, and the others then ask the fixture `jobs`
@@ -56,7 +56,7 @@ class Jobs:
     def __init__(self, names: set[str], commands: dict[str, list[str]] = COMMANDS, after: dict[str, list[str]] = AFTER,
                  hosts: dict[str, str] = HOSTS, destroy: list[str] = DESTROY, at_once: int = 3,
                  limit: float = 4800) -> None:
-        """`hosts`: the container of a job where it shares one. `destroy`: removes a container. `limit`: seconds a job."""
+        """`hosts`: the containers of jobs that share one. `destroy`: removes a container. `limit`: seconds for each job."""
         self.commands, self.destroy, self.limit = commands, destroy, limit
         # As it is now: tests change theirs while jobs start.
         self.environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}

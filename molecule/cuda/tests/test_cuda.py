@@ -1,4 +1,4 @@
-"""The compiler must be the wanted release for everybody, nothing else of NVIDIA's repository may come in, and all is apt's business."""
+"""Everybody gets the wanted release of the compiler; nothing else comes from NVIDIA's repository; apt manages it."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def test_a_login_shell_finds_the_compiler(host):
 def test_the_service_reads_the_same_settings(host):
     settings = host.file(f"{STACK['config']}/host.env").content_string.splitlines()
     assert {f"CUDA_HOME={STACK['cuda_home']}", "DEBZERO_GPUS=0"} <= set(settings)
-    environment = host.check_output(f"systemd-run --quiet --pipe --wait -p EnvironmentFile={STACK['config']}/host.env env")
+    environment = host.check_output(
+        f"systemd-run --quiet --pipe --wait -p EnvironmentFile={STACK['config']}/host.env env")
     assert f"CUDA_HOME={STACK['cuda_home']}" in environment.splitlines()
 
 
@@ -31,15 +32,17 @@ def test_a_login_shell_has_the_system_s_gcc_first(host):
 
 
 def test_a_later_release_does_not_take_the_link(host):
-    host.check_output("mkdir -p /usr/local/cuda-99 && update-alternatives --install /usr/local/cuda cuda /usr/local/cuda-99 990")
+    host.check_output("mkdir -p /usr/local/cuda-99")
+    host.check_output("update-alternatives --install /usr/local/cuda cuda /usr/local/cuda-99 990")
     try:
         assert host.file(STACK["cuda_home"]).linked_to == f"/usr/local/cuda-{STACK['cuda']}"
     finally:
         host.check_output("update-alternatives --remove cuda /usr/local/cuda-99 && rmdir /usr/local/cuda-99")
 
 
-@pytest.mark.parametrize("package", ["nvidia-driver", "libcuda1", "nvidia-smi", "zlib1g", "cuda", "cuda-drivers", "cuda-nvcc-12-4",
-                                     "cuda-nvcc-11-8", f"cuda-{SERIES}", f"cuda-runtime-{SERIES}", f"cuda-demo-suite-{SERIES}"])
+@pytest.mark.parametrize("package", [
+    "nvidia-driver", "libcuda1", "nvidia-smi", "zlib1g", "cuda", "cuda-drivers", "cuda-nvcc-12-4", "cuda-nvcc-11-8",
+    f"cuda-{SERIES}", f"cuda-runtime-{SERIES}", f"cuda-demo-suite-{SERIES}"])
 def test_nothing_else_can_come_from_the_repository(host, package):
     offered = host.check_output(f"apt-cache madison {package}")
     assert "127.0.0.1:8011" in offered, "the trap is not in the repository"

@@ -8,7 +8,8 @@ ADAM = """
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 mine, theirs = (torch.nn.Parameter(torch.ones(1000)) for _ in "ab")
-steps = DeepSpeedCPUAdam([mine], lr=0.1, adamw_mode=True, weight_decay=0.1), torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.1)
+choices = {"lr": 0.1, "weight_decay": 0.1}
+steps = DeepSpeedCPUAdam([mine], adamw_mode=True, **choices), torch.optim.AdamW([theirs], **choices)
 for optimizer, parameter in zip(steps, (mine, theirs)):
     for _ in range(5):
         parameter.grad = parameter.detach() * 2 + 1
@@ -61,8 +62,10 @@ def test_offloaded_training_has_the_loss_curve_of_plain_ddp(host):
     prepare = host.run(
         "cd /var/tmp && python3 -m venv --without-pip tests && packages=$(echo tests/lib/*/site-packages) && "
         "echo /opt/debzero/venv/${packages#tests/} >$packages/host.pth && "
-        "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/var/cache/debzero/uv /opt/debzero/installer/bin/uv pip install "
-        "--quiet --python tests/bin/python --require-hashes -r python/requirements-test.lock")
+        "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/var/cache/debzero/uv "
+        "/opt/debzero/installer/bin/uv pip install --quiet --python tests/bin/python --require-hashes "
+        "-r python/requirements-test.lock")
     assert prepare.rc == 0, prepare.stderr
-    tests = host.run("cd /var/tmp && tests/bin/python -m pytest -c python/pyproject.toml python/tests/unit -m prebuilt -q")
+    tests = host.run(
+        "cd /var/tmp && tests/bin/python -m pytest -c python/pyproject.toml python/tests/unit -m prebuilt -q")
     assert tests.rc == 0 and "2 passed" in tests.stdout, tests.stdout + tests.stderr

@@ -1,4 +1,4 @@
-"""After site.yml on a bare host: the job is done, its model loads without debzero and has the accuracy of its report."""
+"""After site.yml on a bare host: the job is done, its model loads without debzero and is as accurate as its report."""
 
 import json
 import os
@@ -97,8 +97,9 @@ def test_a_host_without_a_gpu_uses_what_was_compiled_for_others(host):
 def check_runtime(host, architectures):
     """`ansible-playbook --check playbooks/runtime.yml` for these GPU architectures."""
     choices = {"deepspeed_wheel_architectures": architectures, "deepspeed_wheel_accelerator": "cuda"}
-    done = subprocess.run(["ansible-playbook", "-i", "inventory/demo", "--check", "playbooks/runtime.yml", "--tags", "deepspeed_wheel",
-                           "-e", json.dumps(choices)], cwd=ROOT, text=True, capture_output=True,
+    done = subprocess.run(["ansible-playbook", "-i", "inventory/demo", "--check", "playbooks/runtime.yml",
+                           "--tags", "deepspeed_wheel", "-e", json.dumps(choices)],
+                          cwd=ROOT, text=True, capture_output=True,
                           env={**os.environ, "ANSIBLE_NOCOLOR": "1", "DEBZERO_CONTAINER": host.backend.name})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -14,7 +14,7 @@ RANKS = "pgrep --full share/debzero/[t]rain.py"  # not the shell that asks
 RESUMED = "going on from the checkpoint"
 KILLS = [f"kill -9 $({RANKS} | tail -1)"]  # one rank: the launcher must end the others
 if os.environ.get("DEBZERO_LONG"):
-    KILLS += [f"systemctl kill --kill-who=main --signal=KILL {UNIT}", f"systemctl kill --kill-who=all --signal=KILL {UNIT}"]
+    KILLS += [f"systemctl kill --kill-who={who} --signal=KILL {UNIT}" for who in ("main", "all")]
 WATCHDOG = """[Service]
 WatchdogSec=20s
 [Unit]
@@ -38,12 +38,14 @@ def wait_for(host, condition, what, seconds=400):
 
 
 def trains_beyond(host, step):
-    wait_for(host, lambda: status(host).get("state") == "training" and status(host)["step"] > step, f"a step after {step}")
+    wait_for(host, lambda: status(host).get("state") == "training" and status(host)["step"] > step,
+             f"a step after {step}")
     return status(host)["step"]
 
 
 def checkpoints(host):
-    return sorted(int(name.split("-")[1]) for name in host.check_output(f"ls {OUTPUT}/checkpoints").split() if name.startswith("step-"))
+    names = host.check_output(f"ls {OUTPUT}/checkpoints").split()
+    return sorted(int(name.split("-")[1]) for name in names if name.startswith("step-"))
 
 
 def ranks(host):
@@ -66,7 +68,8 @@ def test_the_disturbed_job_ends_like_the_calm_one(host):
     assert host.run("timeout 900 debzero status calm --watch").rc == 0, status(host, "calm")
 
     host.run(f"mkdir -p /etc/systemd/system/{UNIT}.service.d")
-    host.check_output("printf %s > %s && systemctl daemon-reload", WATCHDOG, f"/etc/systemd/system/{UNIT}.service.d/test.conf")
+    dropin = f"/etc/systemd/system/{UNIT}.service.d/test.conf"
+    host.check_output("printf %s > %s && systemctl daemon-reload", WATCHDOG, dropin)
     host.check_output(f"systemctl enable --now {UNIT}")
 
     # Stopped: not a step is lost, and the status says so.
@@ -96,13 +99,15 @@ def test_the_disturbed_job_ends_like_the_calm_one(host):
     name = host.backend.name
     subprocess.run(["podman", "stop", "--time", "120", name], check=True, capture_output=True)
     subprocess.run(["podman", "start", name], check=True, capture_output=True)
-    wait_for(host, lambda: host.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"), "the boot")
+    wait_for(host, lambda: host.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"),
+             "the boot")
     wait_for(host, lambda: resumed(host) == 1, "resumption after the boot")  # the container's journal began anew
     words = [line for line in journal(host).splitlines() if RESUMED in line][-1]
     assert int(words.rsplit("step-", 1)[1]) >= step, f"the shutdown was to wait for a checkpoint of its own: {words}"
 
     assert host.run("timeout 900 debzero status disturbed --watch").rc == 0, journal(host)[-6000:]
-    sums = host.check_output("cd /var/lib/debzero && sha256sum calm/model/model.safetensors disturbed/model/model.safetensors")
+    models = [f"/var/lib/debzero/{job}/model/model.safetensors" for job in ("calm", "disturbed")]
+    sums = host.check_output("sha256sum %s %s", *models)
     assert len({line.split()[0] for line in sums.splitlines()}) == 1, sums
     assert status(host)["report"]["resumed"] >= 1
 

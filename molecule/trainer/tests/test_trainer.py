@@ -7,7 +7,8 @@ def test_the_unit_trains_to_the_end(host):
     watched = host.run("timeout 600 debzero status tiny --watch")
     assert watched.rc == 0, watched.stdout + host.check_output("journalctl --unit debzero@tiny --no-pager | tail -50")
     # The report is there a moment before the last process is gone.
-    host.run("timeout 60 sh -c 'until systemctl show debzero@tiny --property SubState | grep -q exited; do sleep 1; done'")
+    host.run("timeout 60 sh -c "
+             "'until systemctl show debzero@tiny --property SubState | grep -q exited; do sleep 1; done'")
     unit = host.check_output("systemctl show debzero@tiny --property ActiveState,SubState,Result,User,StatusText")
     assert {"ActiveState=active", "SubState=exited", "Result=success", "User=debzero"} <= set(unit.splitlines())
 

@@ -1,4 +1,4 @@
-"""The jobs beside the tests: one that fails must fail its test and show why, none may start before what it needs or outlive the tests."""
+"""A job that fails must fail its test and show why; none may start before what it needs, or outlive the tests."""
 from __future__ import annotations
 
 import time
@@ -20,7 +20,8 @@ def shell(**scripts):
 
 def test_a_job_waits_for_the_image_and_for_what_it_needs(tmp_path):
     marks = {name: f"{tmp_path}/{name}" for name in (IMAGE, "wheel")}
-    commands = shell(image=f"sleep 0.3; touch {marks[IMAGE]}", wheel=f"test -e {marks[IMAGE]} && sleep 0.3 && touch {marks['wheel']}",
+    commands = shell(image=f"sleep 0.3; touch {marks[IMAGE]}",
+                     wheel=f"test -e {marks[IMAGE]} && sleep 0.3 && touch {marks['wheel']}",
                      other=f"test -e {marks[IMAGE]} && test ! -e {marks['wheel']}", user=f"test -e {marks['wheel']}")
     jobs = Jobs({"wheel", "other", "user"}, commands, {"user": ["wheel"]})
     for name in ("wheel", "other", "user"):
@@ -61,7 +62,8 @@ def test_jobs_that_share_a_container_run_one_after_the_other_and_remove_it_once(
         with ends:
             jobs.succeed(name)
     assert story.read_text().splitlines() == [
-        "destroy debzero-both keep=", "one debzero-both keep=1", "two debzero-both keep=1", "destroy debzero-both keep="]
+        "destroy debzero-both keep=", "one debzero-both keep=1", "two debzero-both keep=1",
+        "destroy debzero-both keep="]
 
     story.unlink()
     jobs = Jobs({"two", "three"}, commands, {}, hosts, ["sh", "-c", f"echo destroy {note}"], at_once=1)

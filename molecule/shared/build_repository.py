@@ -1,7 +1,7 @@
 """Build a signed apt repository of tiny packages, as one that cannot be reached from here would look.
 
-The only argument is JSON; repository.yml says what it holds. Keys are created once and kept in the folder's keys/, what is
-served is in www/ and is built again each time.
+The only argument is JSON; serve_repository.yml says what it holds. Keys are created once and kept in the folder's
+keys/; what is served is in www/, which is filled again each time.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ EXPIRED = {"created": "20200101T000000", "signs": "20200601T000000", "validity":
 
 
 def run(*command, **options):
-    return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True, **options).stdout
+    words = [str(word) for word in command]
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
 
 
 def gpg(keys, *words):
@@ -26,16 +27,17 @@ def gpg(keys, *words):
 
 
 def make_keys(keys):
-    """Three keys: `right`, `other`, and one that expired years ago. key.gpg, which clients get, holds all but `other`."""
+    """Three keys: `right`, `other`, and one that expired years ago. Clients get key.gpg: all but `other`."""
     keys.mkdir(mode=0o700)
     for name in ("right", "other"):
         gpg(keys, "--quick-gen-key", name, "rsa2048", "sign", "never")
-    gpg(keys, "--faked-system-time", EXPIRED["created"], "--quick-gen-key", "expired", "rsa2048", "sign", EXPIRED["validity"])
+    gpg(keys, "--faked-system-time", EXPIRED["created"],
+        "--quick-gen-key", "expired", "rsa2048", "sign", EXPIRED["validity"])
     gpg(keys, "--output", keys.parent / "key.gpg", "--export", "right", "expired")
 
 
 def write(path, entry):
-    """A file of a package: its text, or a dict with `content`, `copy` (a file or folder on this machine) or `link`, and `mode`."""
+    """A file of a package: its text, or a dict with `content`, `copy` (a file or folder here) or `link`, and `mode`."""
     entry = entry if isinstance(entry, dict) else {"content": entry}
     path.parent.mkdir(parents=True, exist_ok=True)
     if "link" in entry:
@@ -65,7 +67,8 @@ def build(package, target):
     architecture = package.get("architecture", "amd64")
     fields = {"Package": package["name"], "Version": package["version"], "Architecture": architecture,
               "Maintainer": "Stand-in <root@localhost>", "Description": "stand-in"}
-    fields.update({key.title(): package[key] for key in ("depends", "conflicts", "replaces", "provides", "pre-depends") if key in package})
+    relations = ("depends", "conflicts", "replaces", "provides", "pre-depends")
+    fields.update({key.title(): package[key] for key in relations if key in package})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root")
         for name, entry in package.get("files", {}).items():
