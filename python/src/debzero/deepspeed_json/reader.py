@@ -10,7 +10,7 @@ from debzero.job.schema import Job
 
 
 def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
-    """The configuration in `text`. DeepSpeed refuses a key that is written twice, so this does too."""
+    """The configuration in `text`. DeepSpeed refuses a repeated key, so this does too."""
     twice: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
     if not isinstance(values, dict):
         return None, [Problem(file, "file", f"must hold a JSON object, not {type(values).__name__}",
                               "see DeepSpeed's configuration reference")]
-    return values, [Problem(file, key, "is written twice, and DeepSpeed refuses that", "keep one", "DZ105")
+    return values, [Problem(file, key, "is repeated, and DeepSpeed refuses that", "keep one", "DZ105")
                     for key in twice]
 
 
