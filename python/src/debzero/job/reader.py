@@ -31,7 +31,8 @@ def _problem(file: str, error: Any) -> Problem:
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
     fields, name = _known(location), str(location[-1])
     field = fields.get(name)
-    example = f"for example `{name}: {field.examples[0]}`" if field is not None and field.examples else "see `man debzero`"
+    shown = dict.fromkeys((field.examples[0], field.examples[-1])) if field is not None else {}
+    example = f"for example {' or '.join(f'`{name}: {value}`' for value in shown)}" if shown else "see `man debzero`"
     key = ".".join(map(str, location))
     if kind == "extra_forbidden":
         return Problem(file, key, "is not a known key", did_you_mean(name, sorted(fields)))
@@ -47,7 +48,7 @@ def _problem(file: str, error: Any) -> Problem:
         return Problem(file, key, f"must be {whole}, not {value!r}", example)
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return Problem(file, key, f"must be a mapping of keys, not {value!r}", example)
-    return Problem(file, key, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {value!r}", example)
+    return Problem(file, key, f"{error['msg'].replace('Input should', 'must')}, not {value!r}", example)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -87,9 +88,9 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _repeated(node: Any, path: tuple[str, ...], above: tuple[Any, ...],
-           seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The path and the line of each key that its mapping already has. `above`: the nodes that hold this one; `seen`: those
-    already visited, for an alias leads to the same node again."""
+              seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path and the line of each key that its mapping already has. `above`: the nodes that hold this one; `seen`:
+    those already visited, for an alias leads to the same node again."""
     if node in above:
         raise yaml.MarkedYAMLError(problem="a value contains itself", problem_mark=node.start_mark)
     if not isinstance(node, yaml.CollectionNode) or node in seen:

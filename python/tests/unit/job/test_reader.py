@@ -220,5 +220,5 @@ def test_packaged_jobs_are_valid():
         assert parsed is not None and not problems
         assert not tasks.problems(parsed, str(path))
         batch = resolve(parsed, Host(2, True), None, str(path), None).batch
-        assert f"{batch.total} samples a step = {str(batch).partition('= ')[2]}" in path.read_text()
+        assert f"{batch.total} samples per step = {str(batch).partition('= ')[2]}" in path.read_text()
         assert Path(parsed.output).name == path.stem
