@@ -43,7 +43,8 @@ def test_a_model_from_scratch_is_what_its_type_says():
 
 @pytest.mark.parametrize(("name", "expected"), [
     ("t5-base", "fp32"), ("google-t5/t5-large", "fp32"), ("google/t5-v1_1-xl", "fp32"),
-    ("google/flan-t5-small", "fp32"), ("google/mt5-base", "fp32"), ("google/long-t5-local-base", "fp32"), ("someone/t5_of_mine", "fp32"),
+    ("google/flan-t5-small", "fp32"), ("google/mt5-base", "fp32"), ("google/long-t5-local-base", "fp32"),
+    ("someone/t5_of_mine", "fp32"),
     ("bert-large-uncased", "fp16"), ("someone/bert512", "fp16"), ("someone/part5", "fp16"), ("t5team/bert", "fp16")])
 def test_a_model_of_the_hub_that_is_not_cached_is_judged_by_its_name(name, expected):
     assert precision(name) == expected
