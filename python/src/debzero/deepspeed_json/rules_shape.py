@@ -24,15 +24,15 @@ def _fits(value: Any, kind: Any) -> bool:
 def _misfit(path: Path, value: Any, kind: Any) -> Violation:
     if isinstance(kind, tuple):
         return Violation("DZ102", path, f"cannot be {_show(value)}", did_you_mean(value, list(kind)))
-    words = "a mapping of keys" if isinstance(kind, dict) else {
+    wanted = "a mapping of keys" if isinstance(kind, dict) else {
         "bool": "true or false", "whole": "a whole number", "number": "a number", "text": "text", "list": "a list",
         "mapping": "a mapping of keys"}[kind]
     meant = _meant(value, kind)
     if meant is None:
-        return Violation("DZ102", path, f"must be {words}, not {_show(value)}",
-                         f"write {words} there, or remove the key")
+        return Violation("DZ102", path, f"must be {wanted}, not {_show(value)}",
+                         f"write {wanted} there, or remove the key")
     shown = json.dumps(meant) if isinstance(meant, (bool, int)) else f"{meant:.6e}" if abs(meant) < 1e-3 else str(meant)
-    return Violation("DZ102", path, f"must be {words}, not the text {_show(value)}",
+    return Violation("DZ102", path, f"must be {wanted}, not the text {_show(value)}",
                      f"write {shown}, without quotes (YAML reads 1e-5 as text "
                      "and 1.0e-5 as a number)", replacement(path, path[-1], meant))
 

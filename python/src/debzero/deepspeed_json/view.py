@@ -59,7 +59,7 @@ class ConfigView:
         self.given, self.config, self.ranks, self.gpus, self.job = config, normalized(config), ranks, gpus, job
 
     def get(self, *path: str) -> Any:
-        """The value at `path`; None when it is absent, "auto" or below something that is no mapping."""
+        """The value at `path`; None when it is absent, "auto" or below something that is not a mapping."""
         value: Any = self.config
         for part in path:
             value = value.get(part) if isinstance(value, dict) else None

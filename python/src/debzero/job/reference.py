@@ -15,7 +15,7 @@ from typing import Any
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 # YAML 1.1 reads 3e-5, without a dot, as text; debzero takes it as the number.
 EXPONENT = r"^[0-9.]+[eE][-+]?[0-9]+$"
-ORDER = ("description", "type", "enum", "anyOf", "default", "examples")  # of what is said of a key, for people
+ORDER = ("description", "type", "enum", "anyOf", "default", "examples")  # of what describes a key, for people
 LARGE = 2**30  # limits beyond this catch slips and are not worth showing
 WIDTH = 118
 
@@ -39,17 +39,18 @@ def _tidied(node: Any, definitions: Schema) -> Any:
     if "$ref" in node:
         named = definitions[node["$ref"].rpartition("/")[2]]
         return _tidied({**named, **{key: value for key, value in node.items() if key != "$ref"}}, definitions)
-    made = {key: _tidied(value, definitions) for key, value in node.items()
+    tidied = {key: _tidied(value, definitions) for key, value in node.items()
             if key not in ("title", "properties", "examples")}
     if "properties" in node:
-        made["properties"] = {key: _tidied(value, definitions) for key, value in node["properties"].items()}
+        tidied["properties"] = {key: _tidied(value, definitions) for key, value in node["properties"].items()}
     if "examples" in node:
-        made["examples"] = [_parsed(example) for example in node["examples"]]
-    if made.get("type") == "number":
-        made = _or(made, {"type": "string", "pattern": EXPONENT})
-    elif made.get("type") == "array":
-        made = _or(made, {"type": "string"})
-    return {key: made[key] for key in sorted(made, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))}
+        tidied["examples"] = [_parsed(example) for example in node["examples"]]
+    if tidied.get("type") == "number":
+        tidied = _or(tidied, {"type": "string", "pattern": EXPONENT})
+    elif tidied.get("type") == "array":
+        tidied = _or(tidied, {"type": "string"})
+    first = [key for key in ORDER if key in tidied]
+    return {key: tidied[key] for key in [*first, *(key for key in tidied if key not in ORDER)]}
 
 
 def _or(node: Schema, other: Schema) -> Schema:
@@ -110,7 +111,7 @@ def _text(value: Any) -> str:
 
 
 def _values(node: Schema) -> str:
-    """What a key may be, in words."""
+    """What a key may be, as text."""
     if "anyOf" in node:
         parts = dict.fromkeys(_values(part) for part in node["anyOf"]
                               if part.get("type") != "null" and part.get("pattern") != EXPONENT)

@@ -72,7 +72,7 @@ def model_type(model: object) -> Optional[str]:
 
 
 def _cached_config(name: str) -> object:
-    """The path of a hub model's config.json in the local cache, or something that is no path."""
+    """The path of a hub model's config.json in the local cache, or something that is not a path."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     try:

@@ -1,4 +1,4 @@
-"""What is wrong with a job is said at once, in whole sentences, with the key and the fix; never as a traceback."""
+"""All mistakes of a job are reported at once, in whole sentences, with the key and the fix; never as a traceback."""
 import json
 import signal
 
@@ -12,7 +12,7 @@ from debzero.model import tasks
 from debzero.resolve.host import Host
 from debzero.resolve.resolve import resolve
 
-# The change to a valid job, the key that must be named, and words of the fix.
+# The change to a valid job, the key that must be named, and a piece of the fix.
 MISTAKES = [
     ({"trian": {}}, "trian", "did you mean train"),
     ({"train.epocs": 3}, "train.epocs", "did you mean epochs"),
@@ -136,7 +136,7 @@ def test_the_printed_article_config_is_refused_for_its_offload(bench):
     assert "zero_optimization.offload_param" in done.stderr and "zero_optimization.stage: 3" in done.stderr
 
 
-def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
+def test_train_prints_the_warnings_of_check_and_continues(bench, monkeypatch, capsys):
     from debzero import cli
 
     monkeypatch.setattr(debzero.train.launch, "train", lambda plan, job, again: 0)
@@ -147,7 +147,8 @@ def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
                                                            "of_our_own": True}))]) == 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert "1 warning" in (said := capsys.readouterr().err) and "of_our_own" in said
+    printed = capsys.readouterr().err
+    assert "1 warning" in printed and "of_our_own" in printed
 
 
 def test_a_repeated_key_is_refused_with_its_line(bench, capsys):
