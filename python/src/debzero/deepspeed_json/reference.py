@@ -34,12 +34,11 @@ def page() -> str:
     for code in CODES.values():
         lines.append(f"| [{code.code}](#{code.code.lower()}) | {code.title} | {_marks(code)} |")
     for code in CODES.values():
-        lines += ["", f"## {code.code}", "", *_wrapped(f"**{code.title[0].upper()}{code.title[1:]}** ({_marks(code)}). "
-                                                       f"{code.explanation}"),
+        lines += ["", f"## {code.code}", "", *_wrapped(f"**{code.title}** ({_marks(code)}). {code.explanation}"),
                   "", "```json", code.example, "```", ""]
         for problem, _ in findings(code):
             lines += _wrapped(f"- finding: `{problem.key}` {problem.reason}") + _wrapped(f"- fix: {problem.fix}")
-        lines += ["", "```json", code.fixed, "```"]
+        lines += ["", "Corrected:", "", "```json", code.fixed, "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -53,7 +53,7 @@ def stage_3(view: ConfigView) -> Iterator[Violation]:
         yield Violation("DZ116", (ZERO, gather),
                         "is not set: DeepSpeed's save_16bit_model would write nothing (debzero itself gathers the "
                         "weights)",
-                        "set it to true if anything else loads this file")
+                        "set it to true if another program loads that file")
     if view.section("pipeline") and not view.below(2) and view.stage is not None:
         yield Violation("DZ117", ("pipeline",), f"pipeline parallelism does not work with ZeRO stage {view.stage}",
                         f"set {ZERO}.stage: 1, or remove it")
