@@ -67,8 +67,10 @@ bench-fused: ## On a GPU: DeepSpeed's fused transformer layer beside BERT's own
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock
 
-docs: ## Write the roles' READMEs from their argument specifications
+docs: ## Write the roles' READMEs, docs/reference and the job file's schema from their sources
+	@ansible/bootstrap tests
 	.cache/controller/bin/python ansible/role_docs.py
+	.cache/test/bin/python python/reference_docs.py
 
 clean: demo-clean ## Remove everything that was built or downloaded
 	rm -rf dist

@@ -38,6 +38,7 @@ MUST_CONTAIN = {
     "usr/share/bash-completion/completions/debzero": 0o644,
     "usr/share/debzero/debzero/_version.txt": 0o644,
     "usr/share/debzero/debzero/bench/page.css": 0o644,
+    "usr/share/debzero/job.schema.json": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
     "usr/share/debzero/stack.yml": 0o644,
     "usr/share/doc/debzero/README.Debian": 0o644,
@@ -100,7 +101,7 @@ def test_holds_every_source_file_unchanged(tree: Path) -> None:
     assert [name for name, text in wanted.items() if shipped[name] != text] == []
 
 
-@pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock"])
+@pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock", "debian/job.schema.json"])
 def test_ships_the_one_copy_of_a_shared_file(tree: Path, source: str) -> None:
     assert (tree / "usr/share/debzero" / Path(source).name).read_bytes() == (ROOT / source).read_bytes()
 
@@ -202,17 +203,23 @@ def test_completion_is_silent_without_the_environment(tree: Path) -> None:
 
 
 def test_manual_covers_every_command_and_key_of_a_job(tree: Path) -> None:
-    from debzero.job.schema import Job, Section
-
-    def keys(section: type[Section]) -> list[str]:
-        inner = {name: field.annotation for name, field in section.model_fields.items()}
-        return [key for name, kind in inner.items() for key in (
-            [f"{name}.{k}" for k in keys(kind)] if isinstance(kind, type) and issubclass(kind, Section) else [name])]
+    from debzero.job.reference import is_section, job_schema, keys
 
     page = gzip.decompress((tree / "usr/share/man/man1/debzero.1.gz").read_bytes()).decode()
-    known = set(re.findall(r"^\.TP\n\\fB([\w.]+)\\fR$", page, re.MULTILINE))
-    assert sorted(known) == sorted(keys(Job))
+    found = dict(re.findall(r"^\.TP\n\\fB([\w.]+)\\fR\n.*\n\.br\n\\&(.*)$", page, re.MULTILINE))
+    schema = job_schema()
+    wanted = {key.path: key.meaning for key in keys(schema) if not is_section(schema, key.path)}
+    assert {path: text.replace("\\-", "-") for path, text in found.items()} == {
+        path: text.replace("`", "") for path, text in wanted.items()}
     assert [c for c in ("train", "check", "status", "doctor") if f".SS {c}\n" not in page] == []
+
+
+def test_packaged_jobs_name_the_schema_that_is_installed(tree: Path) -> None:
+    jobs = list((tree / f"{STACK['config'][1:]}/jobs").glob("*.yml"))
+    assert jobs
+    for job in jobs:
+        (schema,) = re.findall(r"^# yaml-language-server: \$schema=/(.+)$", job.read_text(), re.MULTILINE)
+        assert json.loads((tree / schema).read_text())["properties"]["model"]["description"]
 
 
 def test_unit_and_shared_paths_agree(tree: Path) -> None:

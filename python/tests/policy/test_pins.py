@@ -19,6 +19,7 @@ TYPED = {
     "python/src/debzero/bench/command.py": "examples in --help",
     "python/src/debzero/base/command_line.py": "examples in --help",
     "python/src/debzero/job/schema.py": "examples in messages",
+    "debian/job.schema.json": "written from job/schema.py by make docs",
 }
 SOURCE = r"://.*|--(?:extra-)?index-url.*|--find-links.*"
 PIN_WITHOUT_HASH = r"^\w.*==.*$(?!\n    --hash=sha256:)"

@@ -26,29 +26,30 @@ from debzero.run.folder import KEPT, Output
 
 
 def check(path: Path, ranks: Optional[int] = None) -> ResolvedJob:
-    """The plan for the job in `path`; raises an InputError with every problem found."""
+    """The job in `path` on this host; raises an InputError with every problem found."""
     return examine(path, ranks)[0]
 
 
 def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tuple[ResolvedJob, list[Problem]]:
-    """As check, with the warnings. `again`: for a run that starts from the beginning, whatever there is."""
+    """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds."""
     job, problems = parse(path)
     warnings: list[Problem] = []
     resolved = None
     if job is not None:
         file = str(path)
-        said = list(problems)
+        in_the_file = list(problems)
         config, wrong = read_deepspeed(job, file)
-        problems += unsaid(wrong, said)
+        problems += unsaid(wrong, in_the_file)
         try:
             resolved = resolve(job, this_host(), ranks, file, config)
         except InputError as error:
-            problems += unsaid(error.problems, said)
+            problems += unsaid(error.problems, in_the_file)
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
-        problems += unsaid([*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
-                            *_swap(resolved.job if resolved else job, file),
-                            *_output(job, file, resolved.fingerprint if resolved and not again else None)], said)
+        found = [*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
+                 *_swap(resolved.job if resolved else job, file),
+                 *_output(job, file, resolved.fingerprint if resolved and not again else None)]
+        problems += unsaid(found, in_the_file)
     if problems or resolved is None:
         raise InputError(problems + warnings)
     return resolved, warnings
@@ -70,10 +71,10 @@ def _columns(path: Path) -> list[str]:
             return next(csv.reader(file), [])
         start = file.read(1)
         file.seek(0)
-        # Of an array, `datasets` takes no byte order mark, and json does not either.
+        # Before an array, neither `datasets` nor json takes a byte order mark.
         first: Any = json.loads(path.read_text(encoding="utf-8"))[0] if start == "[" else json.loads(file.readline())
         if not isinstance(first, dict):
-            raise ValueError(f"its first row is no object with columns, but {str(first)[:40]}")
+            raise ValueError(f"its first row is not an object with columns, but {str(first)[:40]}")
         return list(first)
 
 
@@ -86,7 +87,7 @@ def _data(job: Job, file: str) -> list[Problem]:
                 for key in wrong]
     path = Path(data.dataset)
     if not path.is_absolute():
-        return []  # the hub's: known when it is asked
+        return []  # the hub's: known when it is downloaded
     if reason := unreadable(path):
         return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
     if not path.exists():
@@ -95,8 +96,8 @@ def _data(job: Job, file: str) -> list[Problem]:
     files = local_files(data.dataset)
     if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
         return [Problem(file, "data.dataset",
-                        f"{path} is no csv, json, jsonl or parquet file, nor a folder with train.csv "
-                        "(or .json, .jsonl, .parquet)", "name the files so, or convert them")]
+                        f"{path} is neither a csv, json, jsonl or parquet file nor a folder with train.csv "
+                        "(or .json, .jsonl, .parquet)", "rename the files so, or convert them")]
     problems = []
     if len(files) == 1 and not data.held_out:
         problems.append(Problem(file, "data.held_out", f"{path} has no validation split to measure the accuracy on",
@@ -127,7 +128,7 @@ def _moves(folder: str, path: str) -> bool:
 
 
 def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
-    """`own`: the fingerprint of a run whose checkpoints would be gone on from."""
+    """`own`: the fingerprint of a run that may resume here, from checkpoints that already take room."""
     folder = Path(job.output)
     above = nearest(folder)
     if not above.is_dir():
@@ -146,10 +147,10 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
     if held:
         return [Problem(file, "output",
                         f"{folder} holds {' and '.join(held)}, and what is in an output folder moves to archive/ when "
-                        "another job is started there", "choose a folder of its own")]
+                        "another job is started there", "choose a folder of its own for the output")]
     need, free, there = bytes_needed(job), shutil.disk_usage(above).free, Output(job.output)
-    goes_on = own is not None and read_json(there.status_file).get("fingerprint") == own
-    saved = checkpoint.size(there.checkpoints) + checkpoint.size(there.model) if goes_on else 0
+    resumes = own is not None and read_json(there.status_file).get("fingerprint") == own
+    saved = checkpoint.size(there.checkpoints) + checkpoint.size(there.model) if resumes else 0
     if need and free + saved < need:
         return [Problem(file, "output",
                         f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
@@ -159,15 +160,15 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
 
 
 def summary(resolved: ResolvedJob, path: Path) -> dict[str, Any]:
-    """What a good job comes to, for people and for --json."""
+    """What a valid job comes to, for people and for --json."""
     job = resolved.job
     stage = "plain DDP" if not resolved.uses_deepspeed else f"ZeRO stage {resolved.stage}"
-    offload = [f"{part} offloaded to {device}" for part, device in (("optimizer", job.zero.offload_optimizer),
-                                                                    ("param", job.zero.offload_param))
-                                                                    if device != "none"]
+    parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
+    label = "" if job.task == "causal-lm" else f" -> {job.data.label}"
+    offload = [f"{part} offloaded to {device}" for part, device in parts if device != "none"]
     return {
         "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",
-        "data": f"{job.data.dataset}: {', '.join(job.data.text)} -> {job.data.label}", "batch": str(resolved.batch),
+        "data": f"{job.data.dataset}: {', '.join(job.data.text)}{label}", "batch": str(resolved.batch),
         "ranks": resolved.batch.ranks, "stage": ", ".join([stage, *offload]),
         "precision": resolved.precision, "output": job.output, "fingerprint": resolved.fingerprint,
     }

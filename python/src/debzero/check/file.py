@@ -1,4 +1,4 @@
-"""`debzero check`: a job file or DeepSpeed's own JSON, with the changes that --fix makes in the latter."""
+"""`debzero check FILE`: a job file or DeepSpeed's own JSON, with the changes that --fix makes in the latter."""
 from __future__ import annotations
 
 import json
@@ -15,17 +15,29 @@ from debzero.job.reader import parse
 from debzero.job.schema import Job
 
 
+class InvalidFileError(InputError):
+    """An InputError whose text ends with the verdict on the checked file."""
+
+    def __init__(self, path: Path, problems: list[Problem]) -> None:
+        super().__init__(problems)
+        self.path = path
+
+    def text(self) -> str:
+        return f"{super().text()}\n{self.path}: invalid"
+
+
 def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
     """The exit code, after printing what was found. Errors are raised as an InputError, with --strict warnings too."""
-    theirs = _is_deepspeed(path)
-    changes = (_mend(path, None, as_json) if theirs else _mend_job(path, as_json)) if fix else []
+    is_deepspeed = _is_deepspeed(path)
+    changes = (_fix(path, None, as_json) if is_deepspeed else _fix_of_job(path, as_json)) if fix else []
     try:
-        facts, warnings = _deepspeed(path, ranks) if theirs else _job(path, ranks)
+        facts, warnings = _deepspeed(path, ranks) if is_deepspeed else _job(path, ranks)
         if strict and warnings:
             raise InputError(warnings)
     except InputError as error:
-        error.changes = changes
-        raise
+        invalid = InvalidFileError(path, error.problems)
+        invalid.changes = changes
+        raise invalid from None
     if as_json:
         print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts},
                          indent=2))
@@ -33,7 +45,7 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
     name = facts.pop("job")
     if warnings:
         print(as_text(warnings))
-    print("\n".join([f"{name}: good", *(f"  {key:<12}{value}" for key, value in facts.items())]))
+    print("\n".join([f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())]))
     return 0
 
 
@@ -43,7 +55,7 @@ def _is_deepspeed(path: Path) -> bool:
         return False
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # also what is no text
+    except (ValueError, RecursionError):  # also a binary file
         return path.suffix == ".json"
     except OSError:
         return False
@@ -71,48 +83,45 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
 
 
 def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
-    made, warnings = checks.examine(path, ranks)
-    return checks.summary(made, path), warnings
+    resolved, warnings = checks.examine(path, ranks)
+    return checks.summary(resolved, path), warnings
 
 
-def _mend_job(path: Path, quiet: bool) -> list[str]:
-    """Mend the JSON that a job names. Lines within the job itself are left to its owner: YAML would lose its
-    comments."""
+def _fix_of_job(path: Path, quiet: bool) -> list[str]:
+    """Fix the JSON that a job names. What is inline in the job is left to its owner: YAML would lose its comments."""
     job, wrong = parse(path)
     if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
         return []
     if isinstance(job.deepspeed, str):
-        return _mend(Path(job.deepspeed), job, quiet) if read_deepspeed(job, str(path))[0] is not None else []
-    for change in lint.mend(job.deepspeed, job)[1] if not quiet else []:
+        return _fix(Path(job.deepspeed), job, quiet) if read_deepspeed(job, str(path))[0] is not None else []
+    for change in lint.apply_fixes(job.deepspeed, job)[1] if not quiet else []:
         print(f"{path}: change by hand: deepspeed.{change}")
     return []
 
 
-def _mend(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
-    """Write the mended configuration in the place of the old, with its keys in order and its indent; the changes
-    made."""
-    path = path.resolve()  # what is changed is named, not a link to it
+def _fix(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
+    """Write the corrected configuration in place of the old one, with its order of keys and its indent; the changes."""
+    path = path.resolve()  # the file that changes is named, not a link to it
     config, wrong = _read(path)
-    if wrong:  # of a key that is written twice, either may be meant
+    if wrong:  # either of two equal keys may be meant
         return []
     text = path.read_text(encoding="utf-8")
-    config, changes = lint.mend(config, job)
+    config, changes = lint.apply_fixes(config, job)
     if changes:
         try:
             rewrite_text(path, _like(text, config))
         except OSError as error:
             raise InputError([Problem(str(path), "file", f"cannot be written: {error.strerror}",
-                                      "give this user the right to")]) from None
+                                      "give this user permission to write it")]) from None
     for change in changes if not quiet else []:
         print(f"{path}: {change}")
     return changes
 
 
 def _like(text: str, config: dict[str, Any]) -> str:
-    """`config` as JSON in the layout of `text`: its indent, lists on one line where it has them so, its last line
-    break."""
+    """`config` as JSON in the layout of `text`: its indent, its lists on one line or several, its last line break."""
     indent = re.search(r'\n([ \t]+)"', text)
-    made = json.dumps(config, indent=indent[1] if indent else None, ensure_ascii=False)
+    written = json.dumps(config, indent=indent[1] if indent else None, ensure_ascii=False)
     if indent and not re.search(r"\[[ \t]*\n", text):
-        made = re.sub(r'\[\s+([^\[\]{}"]*?)\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", made)
-    return made + ("\n" if text.endswith("\n") else "")
+        written = re.sub(r'\[\s+([^\[\]{}"]*?)\s+\]', lambda found: "[" + " ".join(found[1].split()) + "]", written)
+    return written + ("\n" if text.endswith("\n") else "")

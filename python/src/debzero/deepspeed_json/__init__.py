@@ -1,4 +1,5 @@
 """DeepSpeed's own JSON as users write it: its keys, the lint rules with their DZ codes, and their fixes.
 
-A new rule is a generator in rules_shape or rules_meaning and a code in lint. The JSON that debzero makes is in resolve.
+A new rule is a generator in one of the rules_* modules, with an entry in codes. The JSON that debzero writes is made in
+resolve.
 """

@@ -1,8 +1,9 @@
 """The keys of DeepSpeed's JSON and what each may hold: the pinned release's and those that releases up to 0.19 added.
 
-A key maps to "bool", "whole", "number", "text", "list", "mapping" (not looked into) or "any", to a tuple of the words
-it may be, or to the keys of its section. Written down rather than imported, so that a host without DeepSpeed can check
-a file. """
+A key maps to "bool", "whole", "number", "text", "list", "mapping" (not looked into) or "any", to a tuple of the texts
+that it may be, or to the keys of its section. They are listed here rather than imported, so that a host without
+DeepSpeed can check a file.
+"""
 from __future__ import annotations
 
 from typing import Any
@@ -88,8 +89,7 @@ CONFIG: dict[str, Any] = {
     "nebula": "mapping", "vocabulary_size": "whole", "log_level": "text", "expert_parallel": "mapping",
     "sequence_parallel_size": "whole",
 }
-# Sections that DeepSpeed reads with a model of its own: an unknown key there ends the start. Elsewhere it is silently
-# ignored.
+# Sections that DeepSpeed validates: an unknown key there stops the start. Elsewhere it is silently ignored.
 STRICT = {"zero_optimization", "zero_optimization.offload_param", "zero_optimization.offload_optimizer", "comms_logger",
           "tensorboard", "csv_monitor"}
 NULLABLE = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
@@ -100,13 +100,13 @@ NULLABLE = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accu
 # Keys also read without their prefix.
 UNPREFIXED = {key[len("stage3_"):] for key in ZERO if key.startswith("stage3_")} - {"gather_fp16_weights_on_model_save"}
 
-# Where "auto" stands for something of the job: dsconfig fills these in.
+# Where "auto" stands for a value of the job or the model: resolve/deepspeed_config fills these in.
 AUTO = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "lr",
         "betas", "eps", "weight_decay", "warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps",
         "reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "fp16.enabled",
         "bf16.enabled", "zero_optimization.stage", "stage3_max_live_parameters"}
 
-# Read in any case of letters; the first four are those that ZeRO was tried with.
+# Read in any case of letters; the first four are those that ZeRO was tested with.
 OPTIMIZERS = ("Adam", "AdamW", "Adagrad", "Lion", "Lamb", "OneBitAdam", "ZeroOneAdam", "OneBitLamb", "MuAdam",
               "MuAdamW", "MuSGD", "Muon")
 TESTED, ONE_BIT = {"adam", "adamw", "adagrad", "lion"}, {"onebitadam", "zerooneadam", "onebitlamb"}

@@ -1,56 +1,27 @@
-"""`debzero check` for DeepSpeed's own JSON: much of what is wrong in one DeepSpeed ignores, or asserts without saying
-where.
+"""The linter of DeepSpeed's own JSON: DeepSpeed ignores much of what is wrong in one, or stops without saying where.
 
-Each finding has a code of CODES, and an `edit` where only one change can be meant. The rules are in rules_shape.py and
-rules_meaning.py. """
+Each finding has a code of codes.py, and an `edit` if only one correction is possible. The rules are in rules_shape.py,
+rules_meaning.py and rules_offload.py.
+"""
 from __future__ import annotations
 
 import copy
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, Optional
+from typing import Any, Optional
 
 from debzero.base.errors import Problem
-from debzero.deepspeed_json import rules_meaning, rules_shape
-from debzero.deepspeed_json.view import Edit, Look, dotted
+from debzero.deepspeed_json import rules_meaning, rules_offload, rules_shape
+from debzero.deepspeed_json.codes import CODES
+from debzero.deepspeed_json.view import ConfigView, Edit, dotted
 from debzero.job.schema import Job
 
-CODES = {
-    "DZ101": "a key that DeepSpeed does not know",
-    "DZ102": "a value of the wrong type",
-    "DZ103": '"auto" where nothing fills it in',
-    "DZ104": "a key that later releases renamed or dropped",
-    "DZ105": "a key written twice",
-    "DZ106": "a number out of range",
-    "DZ110": "offload_param below stage 3",
-    "DZ111": "NVMe offload below stage 3",
-    "DZ112": "NVMe offload without nvme_path",
-    "DZ113": "offload_optimizer without ZeRO",
-    "DZ114": "a partial offload (ratio) below stage 3",
-    "DZ115": "stage 3's settings below stage 3",
-    "DZ116": "stage 3 whose save_16bit_model writes nothing",
-    "DZ117": "pipeline parallelism with stage 2 or 3",
-    "DZ118": "overlapping communication between ranks that share a GPU",
-    "DZ120": "batch sizes that do not fit together",
-    "DZ130": "fp16 and bf16 at once",
-    "DZ131": "a first loss scale that wastes steps",
-    "DZ132": "a fixed loss scale",
-    "DZ140": "max_grad_norm among the optimizer's parameters",
-    "DZ141": "an unknown optimizer",
-    "DZ142": "an optimizer that ZeRO was not tried with",
-    "DZ143": "an optimizer setting without effect, or slow, when offloaded",
-    "DZ144": "an unknown learning-rate schedule",
-    "DZ145": "a schedule's parameter that is missing or unknown",
-    "DZ146": "a warm-up longer than the training",
-    "DZ150": "load_universal set by hand",
-}
-WARNINGS = {"DZ103", "DZ104", "DZ115", "DZ116", "DZ131", "DZ132", "DZ143", "DZ146", "DZ150"}
-RULES = (*rules_shape.RULES, *rules_meaning.RULES)
+RULES = (*rules_shape.RULES, *rules_offload.RULES, *rules_meaning.RULES)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem, with the change that mends it where only one can be meant, and that change in words."""
+    """A problem; the `edit` that fixes it, if only one is possible; and a line that describes that change."""
 
     problem: Problem
     edit: Optional[Edit] = None
@@ -58,29 +29,36 @@ class Finding:
 
 
 def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: Optional[int] = None,
-         job: Optional[Job] = None, prefix: str = "") -> list[Finding]:
-    """All findings, in the order of RULES. `job`: the one that the configuration belongs to, whose zero section counts
-    too."""
-    look, found = Look(config, ranks, gpus, job), []
+         job: Optional[Job] = None) -> list[Finding]:
+    """All findings in a configuration, in the order of RULES.
+
+    `job` is the job that it belongs to, in `file`: its zero section is judged too, with what the configuration
+    overrules. A finding is placed where the value stands: in the job, or in the file that its `deepspeed:` names.
+    """
+    view, found = ConfigView(config, ranks, gpus, job), []
+    theirs = job.deepspeed if job is not None else None
+    json_file = theirs if isinstance(theirs, str) else file
+    prefix = "deepspeed." if isinstance(theirs, dict) else ""
     for rule in RULES:
-        for raw in rule(look):
-            severity: Literal["error", "warning"] = raw.severity or ("warning" if raw.code in WARNINGS else "error")
-            problem = Problem(file, prefix + dotted(raw.path), raw.reason, raw.fix, raw.code, severity)
-            found.append(Finding(problem, raw.edit, f"{dotted(raw.path)}: {CODES[raw.code]} ({raw.code}), mended"))
+        for violation in rule(view):
+            code, key = CODES[violation.code], dotted(violation.path)
+            severity = violation.severity or code.severity
+            if violation.in_job:
+                found.append(Finding(Problem(file, key, violation.reason, violation.fix, "", severity)))
+            else:
+                problem = Problem(json_file, prefix + key, violation.reason, violation.fix, code.code, severity)
+                found.append(Finding(problem, violation.edit, f"{key}: {code.title} ({code.code}), fixed"))
     return found
 
 
-def problems(config: dict[str, Any], file: str, ranks: Optional[int], gpus: Optional[int],
+def problems(config: Optional[dict[str, Any]], file: str, ranks: Optional[int], gpus: Optional[int],
              job: Optional[Job] = None) -> list[Problem]:
-    """The problems alone. Of a job's configuration, they are placed in the file that the lines stand in."""
-    if job is not None and isinstance(job.deepspeed, str):
-        file = job.deepspeed
-    inline = job is not None and isinstance(job.deepspeed, dict)
-    return [finding.problem for finding in lint(config, file, ranks, gpus, job, "deepspeed." if inline else "")]
+    """The problems alone. `config` may be None for a job without DeepSpeed's JSON."""
+    return [finding.problem for finding in lint(config or {}, file, ranks, gpus, job)]
 
 
-def mend(config: dict[str, Any], job: Optional[Job] = None) -> tuple[dict[str, Any], list[str]]:
-    """The configuration with every change that can be made safely, and those changes in words."""
+def apply_fixes(config: dict[str, Any], job: Optional[Job] = None) -> tuple[dict[str, Any], list[str]]:
+    """The configuration with every edit applied, and a line that describes each."""
     config, changes = copy.deepcopy(config), []
     while True:
         before = json.dumps(config, default=str)

@@ -10,16 +10,16 @@ from debzero.job.schema import Job
 
 
 def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
-    """The configuration in `text`. DeepSpeed refuses a key that is written twice, so this does too."""
-    twice: list[str] = []
+    """The configuration in `text`. DeepSpeed refuses a repeated key, so this does too."""
+    repeated: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
         for key, value in pairs:
-            if key in made:
-                twice.append(key)
-            made[key] = value
-        return made
+            if key in kept:
+                repeated.append(key)
+            kept[key] = value
+        return kept
 
     try:
         values = json.loads(text, object_pairs_hook=unique)
@@ -31,8 +31,8 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
     if not isinstance(values, dict):
         return None, [Problem(file, "file", f"must hold a JSON object, not {type(values).__name__}",
                               "see DeepSpeed's configuration reference")]
-    return values, [Problem(file, key, "is written twice, and DeepSpeed refuses that", "keep one", "DZ105")
-                    for key in twice]
+    return values, [Problem(file, key, "is repeated, and DeepSpeed refuses that", "keep one", "DZ105")
+                    for key in repeated]
 
 
 def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:

@@ -1,4 +1,4 @@
-"""A DeepSpeed configuration as the lint rules see it, and what a rule says."""
+"""A DeepSpeed configuration as the lint rules see it, and what a rule finds in it."""
 from __future__ import annotations
 
 import math
@@ -10,10 +10,12 @@ Path = tuple[Any, ...]
 Edit = Callable[[dict[str, Any]], None]
 ZERO = "zero_optimization"
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+# The keys of older releases that moved a part to the CPU with `true`.
+OLD_OFFLOAD = {"offload_param": ("cpu_offload_param", "cpu_offload_params"), "offload_optimizer": ("cpu_offload",)}
 
 
-class Raw(NamedTuple):
-    """What a rule says; `lint` adds the file and the severity."""
+class Violation(NamedTuple):
+    """What a rule finds; `lint` adds the file and the severity. `in_job`: `path` is a key of the job, not the JSON."""
 
     code: str
     path: Path
@@ -21,16 +23,25 @@ class Raw(NamedTuple):
     fix: str
     edit: Optional[Edit] = None
     severity: Optional[Literal["error", "warning"]] = None
+    in_job: bool = False
+
+
+class Offload(NamedTuple):
+    """Where a part is offloaded to (empty: nowhere), and the key that says so."""
+
+    device: str
+    path: Path
+    in_job: bool
 
 
 def is_number(value: Any) -> bool:
-    """A number that can be reckoned with: no bool, infinity or integer beyond what DeepSpeed's own arithmetic holds."""
+    """Whether one can calculate with it: no bool, infinity or integer beyond what DeepSpeed's own arithmetic holds."""
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, float) and math.isfinite(value)
 
 
-def as_meant(config: dict[str, Any]) -> dict[str, Any]:
+def normalized(config: dict[str, Any]) -> dict[str, Any]:
     """What DeepSpeed also takes, in the form that it documents: `zero_optimization: true` is stage 1, and 2.0 samples
     are 2."""
     whole = {key: int(config[key]) for key in BATCH if is_number(config.get(key)) and config[key] == int(config[key])}
@@ -38,14 +49,17 @@ def as_meant(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **whole, **bare}
 
 
-class Look:
-    """The configuration as the rules see it; `given`: as it is written."""
+class ConfigView:
+    """The configuration, and the settings that hold: the job's `zero:` section, overruled by the JSON.
+
+    `given` is the configuration as it is written; `ranks`, `gpus` and `job` are None where they are not known.
+    """
 
     def __init__(self, config: dict[str, Any], ranks: Optional[int], gpus: Optional[int], job: Optional[Job]) -> None:
-        self.given, self.config, self.ranks, self.gpus, self.job = config, as_meant(config), ranks, gpus, job
+        self.given, self.config, self.ranks, self.gpus, self.job = config, normalized(config), ranks, gpus, job
 
     def get(self, *path: str) -> Any:
-        """The value at `path`; None when it is absent, open or under something that is no mapping."""
+        """The value at `path`; None when it is absent, "auto" or below something that is not a mapping."""
         value: Any = self.config
         for part in path:
             value = value.get(part) if isinstance(value, dict) else None
@@ -65,24 +79,37 @@ class Look:
 
     @property
     def stage(self) -> Optional[int]:
-        """The stage that will hold; None while it is open. The job's, where the JSON does not say."""
-        given = self.section(ZERO).get("stage")
-        if given in (None, "auto") and self.job is not None:
+        """The stage that holds: the JSON's, else the job's, else 0. None where the JSON has something else there."""
+        if self._stage_is_the_jobs:
+            assert self.job is not None
             return 0 if self.job.zero.stage == "none" else int(self.job.zero.stage)
-        if given is None:
+        if self.section(ZERO).get("stage") is None:
             return 0
         number = self.number(ZERO, "stage")
         return int(number) if number in (0, 1, 2, 3) else None
 
+    @property
+    def _stage_is_the_jobs(self) -> bool:
+        return self.job is not None and self.section(ZERO).get("stage") in (None, "auto")
+
+    @property
+    def stage_key(self) -> str:
+        """The key that sets the stage."""
+        return "zero.stage" if self._stage_is_the_jobs else f"{ZERO}.stage"
+
     def below(self, least: int) -> bool:
         return self.stage is not None and self.stage < least
 
-    def device(self, part: str) -> str:
-        """Where `part` is offloaded to, in today's or yesterday's words; empty for nowhere."""
-        old = {"offload_param": ("cpu_offload_param", "cpu_offload_params"),
-               "offload_optimizer": ("cpu_offload",)}[part]
-        found = self.text(ZERO, part, "device")
-        return "" if found == "none" else found or ("cpu" if any(self.get(ZERO, key) is True for key in old) else "")
+    def offload(self, part: str) -> Offload:
+        """Where `part` (offload_param or offload_optimizer) is offloaded to, in today's keys or older ones."""
+        device = self.text(ZERO, part, "device")
+        if device:
+            return Offload("" if device == "none" else device, (ZERO, part), False)
+        old = next((key for key in OLD_OFFLOAD[part] if self.get(ZERO, key) is True), None)
+        if old is not None:
+            return Offload("cpu", (ZERO, old), False)
+        device = getattr(self.job.zero, part) if self.job is not None else "none"
+        return Offload("" if device == "none" else device, ("zero", part), True)
 
     @property
     def optimizer(self) -> str:

@@ -5,11 +5,11 @@ import math
 from dataclasses import dataclass
 from typing import Optional, Union
 
-LARGEST_AUTO_MICRO = 32  # where nothing tells what fits: small enough for every model that fits at all
+LARGEST_AUTO_MICRO = 32  # where no GPU memory limits it
 
 
 class BatchError(ValueError):
-    """Numbers that cannot hold, as a reason with the arithmetic and a fix with the nearest that do."""
+    """Batch sizes that do not fit together: a reason with the arithmetic, and a fix with the nearest that do."""
 
     def __init__(self, key: str, reason: str, fix: str) -> None:
         super().__init__(reason)
@@ -18,7 +18,8 @@ class BatchError(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """How one optimizer step's samples are shared out."""
+    """How the samples of one optimizer step are divided: `micro` samples in each of `accumulation` steps on each rank.
+    """
 
     total: int
     micro: int
@@ -33,7 +34,7 @@ class Batch:
 
 
 def divisors(count: int) -> list[int]:
-    """Those of `count`, ascending: the micro-batches that share its samples out exactly."""
+    """Those of `count`, ascending: the micro-batches that divide its samples without a rest."""
     small = [size for size in range(1, math.isqrt(count) + 1) if count % size == 0]
     return small + [count // size for size in reversed(small) if size * size != count]
 
@@ -45,11 +46,11 @@ def nearest(value: int, unit: int) -> str:
 
 
 def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional[int] = None) -> Batch:
-    """Share `total` samples out; `micro` may be "auto". Raises BatchError when the product cannot be `total`."""
+    """Divide `total` samples; `micro` may be "auto". Raises BatchError when the product cannot be `total`."""
     if total % ranks:
         raise BatchError(
             "train.global_batch",
-            f"{total} samples cannot be shared equally by {ranks} ranks ({total} / {ranks} = {total / ranks:g})",
+            f"{total} samples cannot be divided equally among {ranks} ranks ({total} / {ranks} = {total / ranks:g})",
             f"use {nearest(total, ranks)}, or another number of ranks",
         )
     share = total // ranks
@@ -57,8 +58,8 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
         if share % accumulation:
             raise BatchError(
                 "train.global_batch",
-                f"{total} / {ranks} ranks / {accumulation} accumulation steps = {share / accumulation:g}, no whole "
-                "micro-batch",
+                f"{total} / {ranks} ranks / {accumulation} accumulation steps = {share / accumulation:g}, "
+                "not a whole micro-batch",
                 f"use {nearest(total, ranks * accumulation)}",
             )
         if micro == "auto":

@@ -1,5 +1,4 @@
-"""Which names in a job mean files of this host, where those lie, and how they are told apart from what lay there
-before."""
+"""Which names in a job mean files of this host, where those lie, and what shows that they have changed."""
 from __future__ import annotations
 
 import os
@@ -15,7 +14,7 @@ OWNERLESS = ("glue", "super_glue", "wikitext")
 
 
 def within(folder: Path, path: str) -> str:
-    """A path as a job file in `folder` means it."""
+    """The absolute path that `path` means in a job file in `folder`."""
     return str((folder / os.path.expanduser(path)).absolute())
 
 
@@ -23,8 +22,8 @@ def is_path(name: str, folder: Path) -> bool:
     """Whether a model's or data set's name means this host's files, not the hub's."""
     if name == SECTIONS_DATASET:
         return False
-    looks_so = name.startswith(("/", "./", "../", "~")) or Path(name).suffix in (".csv", ".json", ".jsonl", ".parquet")
-    return looks_so or os.path.exists(folder / name) or bool(unreadable(folder / name))
+    looks_like_one = name.startswith(("/", "./", "../", "~")) or Path(name).suffix in FORMATS
+    return looks_like_one or os.path.exists(folder / name) or bool(unreadable(folder / name))
 
 
 def local_files(dataset: str) -> dict[str, Path]:
@@ -46,13 +45,13 @@ def hub_name(dataset: str) -> tuple[str, Optional[str]]:
 
 def files_of(path: str) -> list[Path]:
     """The files of a local data set or model, which is a file or a folder."""
-    listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # debzero.check says so where it may not be
+    listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # if not, debzero.check reports it
     return sorted(Path(path).iterdir()) if listed else [Path(path)]
 
 
 def stamps(job: Job) -> list[tuple[str, int, int]]:
-    """What tells a local data set and a local model from what lay there before: each file's path, size and time of the last change in
-    nanoseconds."""
+    """Each file of a local data set and a local model: its path, size in bytes and time of the last change in
+    nanoseconds. They differ when other files lie in the same place."""
     found = [file for path in (job.data.dataset, job.model) if isinstance(path, str) and Path(path).is_absolute()
              for file in files_of(path)]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if os.path.isfile(file)]

@@ -1,4 +1,4 @@
-"""Reads a job file, with all that is wrong with it at once, and makes its paths absolute."""
+"""Reads a job file, finds everything that is wrong with it at once, and makes its paths absolute."""
 from __future__ import annotations
 
 import json
@@ -31,7 +31,8 @@ def _problem(file: str, error: Any) -> Problem:
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
     fields, name = _known(location), str(location[-1])
     field = fields.get(name)
-    example = f"for example `{name}: {field.examples[0]}`" if field is not None and field.examples else "see `man debzero`"
+    shown = dict.fromkeys((field.examples[0], field.examples[-1])) if field is not None else {}
+    example = f"for example {' or '.join(f'`{name}: {value}`' for value in shown)}" if shown else "see `man debzero`"
     key = ".".join(map(str, location))
     if kind == "extra_forbidden":
         return Problem(file, key, "is not a known key", did_you_mean(name, sorted(fields)))
@@ -47,16 +48,16 @@ def _problem(file: str, error: Any) -> Problem:
         return Problem(file, key, f"must be {whole}, not {value!r}", example)
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return Problem(file, key, f"must be a mapping of keys, not {value!r}", example)
-    return Problem(file, key, f"{error['msg'][0].lower()}{error['msg'][1:]}, not {value!r}", example)
+    return Problem(file, key, f"{error['msg'].replace('Input should', 'must')}, not {value!r}", example)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The YAML mapping in `path`; whatever is wrong with the file itself is raised as an InputError."""
+    """The YAML mapping in `path`. Raises an InputError if the file cannot be read or is no YAML mapping."""
     return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """As read_mapping, with a problem for each key that is written again."""
+    """As read_mapping, with a problem for each repeated key."""
     def wrong(key: str, reason: str, fix: str) -> InputError:
         return InputError([Problem(str(path), key, reason, fix)])
 
@@ -71,9 +72,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        again = [Problem(str(path), ".".join(key),
-                         f"is written again on line {line}, and YAML takes the last without a word", "keep one")
-                 for key, line in _again(node, (), (), set())]
+        repeated = [Problem(str(path), ".".join(key), f"is repeated on line {line}; YAML silently keeps the last",
+                            "keep one") for key, line in _repeated(node, (), (), set())]
         values = loader.construct_document(node) if node is not None else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, 5000 digits
         mark = getattr(error, "problem_mark", None)
@@ -84,14 +84,15 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     if not isinstance(values, dict):
         raise wrong("file", f"must hold a mapping such as `model: ...`, not {type(values).__name__}",
                     f"start from a job file in {jobs_folder()}")
-    return values, again
+    return values, repeated
 
 
-def _again(node: Any, path: tuple[str, ...], above: tuple[Any, ...],
-           seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The path and the line of each key that its mapping holds already; what an alias stands for has been `seen`."""
+def _repeated(node: Any, path: tuple[str, ...], above: tuple[Any, ...],
+              seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The path and the line of each key that its mapping already has. `above`: the nodes that hold this one; `seen`:
+    those already visited, for an alias leads to the same node again."""
     if node in above:
-        raise yaml.MarkedYAMLError(problem="what is there holds itself", problem_mark=node.start_mark)
+        raise yaml.MarkedYAMLError(problem="a value contains itself", problem_mark=node.start_mark)
     if not isinstance(node, yaml.CollectionNode) or node in seen:
         return
     seen.add(node)
@@ -103,11 +104,11 @@ def _again(node: Any, path: tuple[str, ...], above: tuple[Any, ...],
             if (key.tag, key.value) in keys:
                 yield here, key.start_mark.line + 1
             keys.add((key.tag, key.value))
-        yield from _again(value, here, (*above, node), seen)
+        yield from _repeated(value, here, (*above, node), seen)
 
 
 def _locate(job: Job, folder: Path) -> Job:
-    """Make the job's paths absolute; names that are neither path-like nor there are the hub's."""
+    """Make the job's paths absolute. A name that neither looks like a path nor exists here is the hub's."""
     update: dict[str, Any] = {"output": within(folder, job.output)}
     if is_path(job.data.dataset, folder):
         update["data"] = job.data.model_copy(update={"dataset": within(folder, job.data.dataset)})
@@ -133,7 +134,8 @@ def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[s
 
 
 def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
-    """The job in `path` and its problems. With problems the job holds defaults in their place, for further checks."""
+    """The job in `path` and its problems. Where a value is wrong the job has the default, so that it can be checked
+    further; it is None where that is impossible."""
     values, problems = _read(path)
     job = None
     try:

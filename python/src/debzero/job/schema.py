@@ -1,12 +1,16 @@
-"""The job file: what it may hold, read and checked with all problems at once.
+"""The job file: its keys, what they mean and what they may be. This is the one place where a key is explained.
 
-Only the shape is judged here; whether the files, the disk and the GPUs are there is for debzero.check.
+From the descriptions, defaults and examples come the man page, docs/reference/job.md, `debzero check --schema` and the
+examples in error messages. `make docs` writes the tracked ones. Examples are YAML, as a user would write them.
+
+Only the shape is checked here; whether the files, the disk and the GPUs are there is for debzero.check. Within
+Annotated, limits come before the validator: pydantic then knows them for the JSON Schema, too.
 """
 from __future__ import annotations
 
 from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 SECTIONS_DATASET = "debian-sections"
 MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find
@@ -33,6 +37,8 @@ def _columns(value: Any) -> Any:
 
 
 def _stage(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be none, 1, 2 or 3, not {str(value).lower()}")
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
@@ -47,11 +53,20 @@ def _model(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1, lt=MOST)]
-AutoCount = Annotated[Union[int, str], BeforeValidator(_auto_or_count)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
-AtLeastZero = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+# What a validator accepts beyond its type is unknown to pydantic's JSON Schema: these say it.
+AUTO_COUNT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}
+MODEL_SCHEMA = {"anyOf": [
+    {"type": "string", "minLength": 1},
+    {"type": "object", "required": ["type", "vocab_size"], "additionalProperties": True, "properties": {
+        "type": {"type": "string", "description": "The architecture, as transformers names it, for example bert."},
+        "vocab_size": {"type": "integer", "minimum": 1,
+                       "description": "Word pieces that the tokenizer learns from the training texts."}}}]}
+
+Count = Annotated[int, Field(ge=1, lt=MOST), BeforeValidator(_number)]
+AutoCount = Annotated[Union[int, str], BeforeValidator(_auto_or_count), WithJsonSchema(AUTO_COUNT_SCHEMA)]
+Positive = Annotated[float, Field(gt=0), BeforeValidator(_number)]
+AtLeastZero = Annotated[float, Field(ge=0), BeforeValidator(_number)]
+Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
 
 
 class Section(BaseModel):
@@ -59,63 +74,130 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    dataset: str = Field(min_length=1, examples=["glue/mrpc"])
-    text: Annotated[List[str], BeforeValidator(_columns), Field(min_length=1, max_length=2)] = Field(
-        ["text"], examples=["[sentence1, sentence2]"])
-    label: str = Field("label", examples=["label"])
-    max_length: Annotated[int, BeforeValidator(_number), Field(ge=8)] = Field(128, examples=["128"])
-    held_out: Optional[Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]] = Field(None, examples=["0.1"])
-    prefix: Annotated[List[str],
-                      BeforeValidator(_columns)] = Field([], examples=["['mrpc sentence1: ', ' sentence2: ']"])
-    batching: Literal["bucketed", "shuffled"] = Field("bucketed", examples=["bucketed"])
-    padding: Literal["longest", "max_length"] = Field("longest", examples=["longest"])
+    dataset: str = Field(
+        min_length=1, examples=["glue/mrpc", "reviews.csv", "/srv/reviews", SECTIONS_DATASET], description=(
+            "The data set. On the Hugging Face hub: `owner/name`, `owner/name/configuration`, or `glue/mrpc`. On this "
+            "host: a `.csv`, `.json`, `.jsonl` or `.parquet` file, whose rows all are for training (see `held_out`); "
+            "or a folder with `train.*` and `validation.*` or `test.*` files, all in one of these formats. CSV files "
+            "name their columns in the first line; JSON is a list of objects, or one object per line. "
+            "`debian-sections` are package descriptions and their archive sections, from this host's own apt lists."))
+    text: Annotated[List[str], Field(min_length=1, max_length=2), BeforeValidator(_columns)] = Field(
+        ["text"], examples=["sentence", "[sentence1, sentence2]"], description=(
+            "The column with the text, or two columns for a pair of texts. causal-lm reads one."))
+    label: str = Field("label", examples=["label"], description=(
+        "The column with the answer: a class for classification and text-to-text, a number for regression. "
+        "causal-lm has none."))
+    max_length: Annotated[int, Field(ge=8), BeforeValidator(_number)] = Field(128, examples=["128"], description=(
+        "Tokens per sample at most; longer ones are cut off. For causal-lm, the tokens of each block that the texts "
+        "are cut into. Memory grows with it."))
+    held_out: Optional[Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)]] = Field(
+        None, examples=["0.1"], description=(
+            "The share of the training rows that is kept for evaluation, if the data set has no validation split. "
+            "Without it the data needs a validation or test split; debian-sections keeps a tenth."))
+    prefix: Annotated[List[str], BeforeValidator(_columns)] = Field(
+        [], examples=["['mrpc sentence1: ', ' sentence2: ']"], description=(
+            "A text to put before each column of `text`; the columns then become one text. For models such as T5, "
+            "whose training named the task in the text. By default nothing is added."))
+    batching: Literal["bucketed", "shuffled"] = Field("bucketed", examples=["bucketed"], description=(
+        "`bucketed` puts samples of similar length into one batch, which wastes little on padding. `shuffled` draws "
+        "every batch at random. Either way each sample is seen once per epoch."))
+    padding: Literal["longest", "max_length"] = Field("longest", examples=["longest"], description=(
+        "`longest` pads a batch to its longest sample; `max_length` pads every batch to `max_length` tokens, which "
+        "is slower but always takes the same memory."))
 
 
 class Train(Section):
-    epochs: Count = Field(3, examples=["3"])
-    global_batch: Count = Field(64, examples=["64"])
-    micro_batch: AutoCount = Field("auto", examples=["auto"])
-    learning_rate: Positive = Field(3e-5, examples=["3e-5"])
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", examples=["auto"])
-    seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**31)] = Field(42, examples=["42"])
-    warmup: Share = Field(0.1, examples=["0.1 (a share of the steps)"])
-    weight_decay: AtLeastZero = Field(0.01, examples=["0.01"])
-    gradient_clipping: AtLeastZero = Field(1.0, examples=["1.0"])
-    log_every: Count = Field(10, examples=["10"])
-    max_steps: Optional[Count] = Field(None, examples=["100"])
-    gradient_checkpointing: bool = Field(False, examples=["true"])
-    compile: Literal["auto", "never"] = Field("auto", examples=["never"])
-    evaluate_every: Optional[Count] = Field(None, examples=["50 (steps; without it, at each epoch's end)"])
-    metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman",
-                    "loss"] = Field("auto", examples=["f1"])
-    select: Literal["last", "best"] = Field("last", examples=["best"])
-    patience: Optional[Count] = Field(None, examples=["3 (evaluations without a better metric)"])
+    epochs: Count = Field(3, examples=["3"], description="Passes through the training data.")
+    global_batch: Count = Field(64, examples=["64"], description=(
+        "Samples per optimizer step, on all ranks together: micro-batch x gradient accumulation steps x ranks, "
+        "exactly. The result does not depend on how it is divided."))
+    micro_batch: AutoCount = Field("auto", examples=["auto", "16"], description=(
+        "Samples per forward pass on each rank. `auto` takes the largest that `debzero plan` expects to fit the "
+        "GPU's memory, on a CPU at most 32. After running out of memory the run continues with half of it; the "
+        "global batch stays."))
+    learning_rate: Positive = Field(3e-5, examples=["3e-5"], description=(
+        "The peak learning rate of AdamW. It rises linearly over `warmup` and then falls linearly to 0."))
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", examples=["auto"], description=(
+        "The floating-point type of the computation. `auto` takes bf16 on GPUs that have it (Ampere and later), "
+        "else fp16, and fp32 for T5 models there; on a CPU fp32."))
+    seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_number)] = Field(42, examples=["42"], description=(
+        "The start of all random numbers: new weights, the order of samples, dropout, the split by `held_out`."))
+    warmup: Share = Field(0.1, examples=["0.1"], description=(
+        "The share of all optimizer steps in which the learning rate rises."))
+    weight_decay: AtLeastZero = Field(0.01, examples=["0.01"], description="AdamW's weight decay; 0 for none.")
+    gradient_clipping: AtLeastZero = Field(1.0, examples=["1.0"], description=(
+        "The largest norm of the gradients; larger ones are scaled down to it. 0 for no clipping."))
+    log_every: Count = Field(10, examples=["10"], description="Optimizer steps between two lines of progress.")
+    max_steps: Optional[Count] = Field(None, examples=["100"], description=(
+        "Optimizer steps in total, instead of `epochs`. By default `epochs` decides."))
+    gradient_checkpointing: bool = Field(False, examples=["true"], description=(
+        "Compute the activations again in the backward pass instead of keeping them: much less memory, about a "
+        "third more computing."))
+    compile: Literal["auto", "never"] = Field("auto", examples=["never"], description=(
+        "`auto` compiles the model's layers with torch.compile on GPUs where the installed torch can do it (2.4 and "
+        "later), except in ZeRO stage 3; `never` does not."))
+    evaluate_every: Optional[Count] = Field(None, examples=["50"], description=(
+        "Optimizer steps between two evaluations on the held-out samples. By default they follow each epoch."))
+    metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "loss"] = Field(
+        "auto", examples=["f1"], description=(
+            "The score that `select` and `patience` go by. `auto`: accuracy for classification and text-to-text, "
+            "pearson for regression, loss for causal-lm."))
+    select: Literal["last", "best"] = Field("last", examples=["best"], description=(
+        "Which weights become the result: those of the last step, or of the evaluation with the best `metric`."))
+    patience: Optional[Count] = Field(None, examples=["3"], description=(
+        "Evaluations without a better `metric` after which the training stops early. By default it never does."))
 
 
 class Zero(Section):
-    stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage)] = Field("none", examples=["2"])
-    offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"])
-    offload_param: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"])
-    nvme_path: Optional[str] = Field(None, examples=["/nvme/swap"])
+    stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage)] = Field("none", examples=["2"], description=(
+        "What the ranks share out instead of each keeping a copy: 1 the optimizer states, 2 also the gradients, 3 "
+        "also the parameters. `none` is plain data parallelism (DDP), the fastest where everything fits."))
+    offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
+        "Where the optimizer states are kept and updated: on the GPU, in the host's memory (stages 1 to 3), or on "
+        "an NVMe disk (stage 3 only)."))
+    offload_param: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
+        "Where the parameters are kept between their uses: on the GPU, in the host's memory, or on an NVMe disk. "
+        "Stage 3 only."))
+    nvme_path: Optional[str] = Field(None, examples=["/nvme/swap"], description=(
+        "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
 
 
 class Checkpoint(Section):
-    minutes: Positive = Field(10, examples=["10"])
-    steps: Optional[Count] = Field(None, examples=["500"])
-    keep: Count = Field(2, examples=["2"])
+    minutes: Positive = Field(10, examples=["10"], description=(
+        "Minutes between two checkpoints: about as much work as a crash can lose."))
+    steps: Optional[Count] = Field(None, examples=["500"], description=(
+        "Also save after every so many optimizer steps. By default only time and evaluations count."))
+    keep: Count = Field(2, examples=["2"], description=(
+        "How many checkpoints stay on the disk, the newest ones. Writing the next one takes room for one more."))
 
 
 class Job(Section):
     """One job file. Paths in it are relative to the file's own folder."""
 
-    model: Annotated[Union[str, Dict[str, Any]], BeforeValidator(_model)] = Field(
-        examples=["bert-large-uncased` or `model: {type: bert, vocab_size: 8000}"])
-    task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field("classification",
-                                                                                       examples=["causal-lm"])
-    data: Data = Field(examples=["{dataset: glue/mrpc, text: [sentence1, sentence2], label: label}"])
-    train: Train = Field(default_factory=Train, examples=["{epochs: 3}"])
-    zero: Zero = Field(default_factory=Zero, examples=["{stage: 2}"])
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint, examples=["{minutes: 10}"])
-    ranks: AutoCount = Field("auto", examples=["auto"])
-    deepspeed: Optional[Union[str, Dict[str, Any]]] = Field(None, examples=["deepspeed_config.json"])
-    output: str = Field(min_length=1, examples=["/var/lib/debzero/mrpc"])
+    model: Annotated[Union[str, Dict[str, Any]], BeforeValidator(_model), WithJsonSchema(MODEL_SCHEMA)] = Field(
+        examples=["bert-large-uncased", "/srv/models/bert", "{type: bert, vocab_size: 8000}"], description=(
+            "The model: a Hugging Face hub id; a folder that save_pretrained wrote; or, to train from scratch, a "
+            "mapping with the architecture (`type`), the size of the vocabulary to learn (`vocab_size`) and any "
+            "other settings of that architecture in transformers."))
+    task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field(
+        "classification", examples=["causal-lm"], description=(
+            "What is learned: `classification` a class per sample, `regression` a number, `causal-lm` the next "
+            "token (GPT-2 and the like), `text-to-text` a class that is written out by the decoder (T5 and the "
+            "like)."))
+    data: Data = Field(examples=["{dataset: glue/mrpc, text: [sentence1, sentence2], label: label}"],
+                       description="The data set, its columns, and how samples become batches.")
+    train: Train = Field(default_factory=Train, examples=["{epochs: 3}"],
+                         description="The training itself: batch, learning rate, precision, evaluation.")
+    zero: Zero = Field(default_factory=Zero, examples=["{stage: 2}"],
+                       description="What DeepSpeed ZeRO shards over the ranks and offloads from the GPU.")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, examples=["{minutes: 10}"], description=(
+        "When the run saves what it needs to resume. It also does at each evaluation and when it is stopped."))
+    ranks: AutoCount = Field("auto", examples=["auto", "2"], description=(
+        "Processes to train with. `auto`: one per GPU, or one on a host without GPUs."))
+    deepspeed: Optional[Union[str, Dict[str, Any]]] = Field(
+        None, examples=["deepspeed_config.json", "{gradient_clipping: 0.5}"], description=(
+            "DeepSpeed's own configuration: a JSON file, or its keys inline. What it sets overrules this job; "
+            "\"auto\" in it stands for the job's value. By default debzero makes the whole configuration."))
+    output: str = Field(min_length=1, examples=["/var/lib/debzero/mrpc"], description=(
+        "The run's folder, for this job alone: checkpoints, the model, the report, the metrics. Another job that is "
+        "started there moves the earlier results to archive/."))

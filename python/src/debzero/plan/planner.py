@@ -8,7 +8,7 @@ import inspect
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
-from debzero.deepspeed_json.view import as_meant
+from debzero.deepspeed_json.view import normalized
 from debzero.job import batch as batches
 from debzero.job.schema import Job
 from debzero.plan.activations import Curve
@@ -53,7 +53,7 @@ def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> 
     update = {"stage": sharding.stage or "none", "offload_optimizer": sharding.offload_optimizer,
               "offload_param": sharding.offload_param, "nvme_path": job.zero.nvme_path or "/"}
     if config is not None:
-        config = as_meant(copy.deepcopy(config))
+        config = normalized(copy.deepcopy(config))
         section = config.get("zero_optimization")
         for key in ("stage", "offload_optimizer", "offload_param"):
             if isinstance(section, dict):

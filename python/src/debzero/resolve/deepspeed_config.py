@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON, made from the plan; the user's own lines win. The one place where ZeRO options are set."""
+"""DeepSpeed's JSON for a resolved job; the user's own values win. The one place where ZeRO options are set."""
 from __future__ import annotations
 
 from typing import Any, Optional
@@ -17,9 +17,9 @@ BUCKET = 50_000_000
 
 def generate(resolved: ResolvedJob, hidden: int, steps: int, swap: str = "",
              aio: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-    """The whole configuration. `hidden`: the model's hidden size; `steps`: optimizer steps in all; `swap`: the run's own folder
-    for NVMe offload, with the `aio` settings measured there."""
-    ours = _from_plan(resolved, swap)
+    """The whole configuration. `hidden`: the model's hidden size; `steps`: optimizer steps in total; `swap`: the run's
+    own folder for NVMe offload, with the `aio` settings measured there."""
+    ours = _ours(resolved, swap)
     if aio:
         ours["aio"] = aio
     theirs = resolved.deepspeed or {}
@@ -33,11 +33,12 @@ def generate(resolved: ResolvedJob, hidden: int, steps: int, swap: str = "",
     return _without_auto(merged, _autos(resolved, hidden, steps))
 
 
-def _from_plan(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
+def _ours(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
+    """What debzero sets, "auto" values among it."""
     train, zero = resolved.job.train, resolved.job.zero
     optimizer: dict[str, Any] = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
     if not resolved.host.gpus and zero.offload_optimizer == "none":
-        # DeepSpeed's fused one would be compiled at the first start, and is no faster here
+        # DeepSpeed's fused one would be compiled at the first start, and is not faster here
         optimizer["torch_adam"] = True
     sharding: dict[str, Any] = {"stage": resolved.stage}
     if resolved.stage:
@@ -91,16 +92,16 @@ def _autos(resolved: ResolvedJob, hidden: int, steps: int) -> dict[str, Any]:
 
 
 def _without_auto(values: dict[str, Any], autos: dict[str, Any], section: str = "") -> dict[str, Any]:
-    """`values` with each "auto" replaced; one that has no meaning here is left out, so DeepSpeed's default holds."""
-    made: dict[str, Any] = {}
+    """`values` with each "auto" replaced. One without a meaning here is left out, so that DeepSpeed's default holds."""
+    filled: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            made[key] = _without_auto(value, autos, key)
+            filled[key] = _without_auto(value, autos, key)
         elif value != "auto":
-            made[key] = value
+            filled[key] = value
         elif f"{section}.{key}" in autos or key in autos:
-            made[key] = autos.get(f"{section}.{key}", autos.get(key))
-    return made
+            filled[key] = autos.get(f"{section}.{key}", autos.get(key))
+    return filled
 
 
 def _merge(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

@@ -16,5 +16,5 @@ def this_host() -> Host:
     import torch
 
     gpus = torch.cuda.device_count()
-    # torch's own question counts GPUs that merely emulate it.
+    # torch's own is_bf16_supported also counts GPUs that merely emulate it.
     return Host(gpus, bool(gpus) and all(torch.cuda.get_device_capability(number) >= (8, 0) for number in range(gpus)))

@@ -11,14 +11,15 @@ JSON_KEYS = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 def with_micro(resolved: ResolvedJob, most: int) -> ResolvedJob:
-    """The plan with the largest micro-batch of at most `most` that keeps the global batch."""
+    """The job with the largest micro-batch of at most `most` that keeps the global batch."""
     batch = resolved.batch
     micro = max(size for size in divisors(batch.total // batch.ranks) if size <= most)
     train = resolved.job.train.model_copy(update={"micro_batch": micro})
-    return replace(resolved, job=resolved.job.model_copy(update={"train": train}), batch=split(batch.total, micro, batch.ranks))
+    job = resolved.job.model_copy(update={"train": train})
+    return replace(resolved, job=job, batch=split(batch.total, micro, batch.ranks))
 
 
 def is_fixed(resolved: ResolvedJob) -> bool:
-    """Whether the micro-batch is not debzero's to choose: the user's own DeepSpeed JSON says it, or a measured run is
+    """Whether debzero must not change the micro-batch: the user's own DeepSpeed JSON sets it, or a measured run is
     about it."""
     return environment().measured or any((resolved.deepspeed or {}).get(key, "auto") != "auto" for key in JSON_KEYS)

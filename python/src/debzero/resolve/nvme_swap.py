@@ -1,7 +1,8 @@
-"""The folder that DeepSpeed swaps parameters and optimizer states to: guarded, and measured once.
+"""The folder that DeepSpeed swaps parameters and optimizer states to: checked for safety, and measured once.
 
 DeepSpeed removes its swap folder recursively when it starts, and opens its files with O_DIRECT, which tmpfs refuses. So
-it gets a folder of the run's own below `zero.nvme_path`, and only on a disk that is really there. """
+it gets a folder of the run's own below `zero.nvme_path`, and only on a disk that is mounted.
+"""
 from __future__ import annotations
 
 import itertools
@@ -16,7 +17,7 @@ from debzero.base.errors import Problem
 from debzero.base.files import read_json, unreadable, write_json
 
 OWN = "debzero-swap"
-MARK = ".debzero"  # in the folder: made by us
+MARK = ".debzero"  # the file that shows that debzero created the folder
 SAMPLE = 2**26     # bytes of one measurement
 DEPTHS, BLOCKS, THREADS = (8, 32), (2**20, 2**23), (1, 4)
 
@@ -35,10 +36,9 @@ def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
     missing = _unmounted(path)
     if missing:
         return problem(f"{missing} is a mount point in /etc/fstab with nothing mounted on it: the system's own disk "
-                       "would be filled",
-                       f"mount {missing}")
+                       "would be filled", f"mount {missing}")
     if not os.path.isdir(path):
-        reason = unreadable(path) or ("is no folder" if os.path.exists(path) else "does not exist")
+        reason = unreadable(path) or ("is not a folder" if os.path.exists(path) else "does not exist")
         return problem(f"{path} {reason}",
                        "create it on an NVMe disk, owned by the user that runs the job")
     if not os.access(path, os.W_OK | os.X_OK):
@@ -51,7 +51,7 @@ def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
     if reason := unreadable(own):
         return problem(f"{own} {reason}", "give it to the user that runs the job, or choose another output")
     if own.is_dir() and any(own.iterdir()) and not (own / MARK).is_file():
-        return problem(f"{own} is not empty and was not made by debzero",
+        return problem(f"{own} is not empty and was not created by debzero",
                        "move its contents away: DeepSpeed would delete them")
     return []
 
@@ -71,7 +71,7 @@ def _unmounted(path: Path, fstab: Path = Path("/etc/fstab")) -> Optional[str]:
 
 
 def prepare(nvme_path: str, output: str) -> Path:
-    """The run's own folder, empty but for what a run before left in it. One rank does this."""
+    """Create the run's own folder; an earlier run may have left files in it. One rank does this."""
     own = folder(nvme_path, output)
     own.mkdir(parents=True, exist_ok=True, mode=0o700)
     (own / MARK).touch()
@@ -79,8 +79,8 @@ def prepare(nvme_path: str, output: str) -> Path:
 
 
 def aio_settings(own: Path, kept: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """DeepSpeed's `aio` section that reads and writes fastest in `own`; measured for some seconds, then kept in
-    `kept`."""
+    """DeepSpeed's `aio` section that reads and writes fastest in `own`; measured for some seconds, then kept in the
+    file `kept`."""
     known = read_json(kept)
     if known.get("folder") == str(own):
         found: dict[str, Any] = known["aio"]
@@ -97,7 +97,7 @@ def aio_settings(own: Path, kept: Path, say: Callable[[str], None]) -> dict[str,
 
 
 def _measure(file: Path, settings: dict[str, Any]) -> float:
-    """Bytes a second, writing and reading `file` once."""
+    """Bytes per second, writing and reading `file` once."""
     import torch
     from deepspeed.ops.op_builder import AsyncIOBuilder
 

@@ -1,5 +1,4 @@
-"""One type for what ZeRO shards and where the optimizer's states and the parameters are offloaded, with one spelling of
-it for people and one for files."""
+"""What ZeRO shards and where it offloads to: one type, with one name for people and one for files."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
@@ -7,7 +6,7 @@ from typing import Any, Union
 
 from debzero.job.schema import Zero
 
-WORDS = {"cpu": "CPU", "nvme": "NVMe"}
+DEVICES = {"cpu": "CPU", "nvme": "NVMe"}
 SHARDED = ["optimizer states", "gradients", "parameters"]  # stage n shards the first n
 
 
@@ -41,14 +40,15 @@ class Sharding:
         if self.offload_optimizer == self.offload_param == "none":
             return stage
         whole = self.stage < 3 or self.offload_optimizer == self.offload_param
-        return f"{stage}-{self.offload_optimizer}" if whole else f"{stage}-{self.offload_optimizer}-{self.offload_param}"
+        name = f"{stage}-{self.offload_optimizer}"
+        return name if whole else f"{name}-{self.offload_param}"
 
     @property
     def label(self) -> str:
         """For people: plain DDP, ZeRO-2, ZeRO-2 + CPU (its optimizer), ZeRO-3 + CPU (its parameters too), ZeRO-3 + CPU
         optim."""
         stage = f"ZeRO-{self.stage}" if self.stage else "plain DDP"
-        optimizer, param = WORDS.get(self.offload_optimizer), WORDS.get(self.offload_param)
+        optimizer, param = DEVICES.get(self.offload_optimizer), DEVICES.get(self.offload_param)
         if optimizer and (self.stage < 3 or optimizer == param):
             return f"{stage} + {optimizer}"
         parts = [f"{where} {what}" for where, what in ((optimizer, "optim"), (param, "params")) if where]
@@ -60,11 +60,11 @@ class Sharding:
         if not self.stage:
             return "plain PyTorch, every rank holds everything"
         parts = SHARDED[: self.stage]
-        words = "shards " + (parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1])
+        text = "shards " + (parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1])
         if self.offload_optimizer == "none":
-            return words
+            return text
         moved = "optimizer states" + (" and parameters" if self.offload_param != "none" else "")
-        return f"{words}; {moved} on the {'host' if self.offload_optimizer == 'cpu' else 'NVMe disk'}"
+        return f"{text}; {moved} on the {'host' if self.offload_optimizer == 'cpu' else 'NVMe disk'}"
 
     def as_dict(self) -> dict[str, Any]:
         """As a job's `zero:` section has it."""
@@ -84,7 +84,7 @@ def sharding_of(zero: Zero) -> Sharding:
     return Sharding(0 if zero.stage == "none" else int(zero.stage), zero.offload_optimizer, zero.offload_param)
 
 
-# What can be compared, without NVMe offload of a part alone that nobody needs: each next one moves more data between
-# ranks, or to the host or the disk.
+# What plan, tune and bench compare; each moves more data than the one before, between ranks or to the host or the disk.
+# NVMe offload of only one of the two parts is left out: nobody needs it.
 SHARDINGS = [Sharding(0), Sharding(1), Sharding(2), Sharding(3), Sharding(1, "cpu"), Sharding(2, "cpu"),
              Sharding(3, "cpu"), Sharding(3, "cpu", "cpu"), Sharding(3, "nvme", "cpu"), Sharding(3, "nvme", "nvme")]

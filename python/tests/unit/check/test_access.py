@@ -1,4 +1,4 @@
-"""What this user may not look into, or nobody can, is said so: never a traceback, and never that nothing is there."""
+"""What this user, or nobody, may read is reported as such: never as a traceback, and never as missing."""
 import json
 import subprocess
 
@@ -15,7 +15,7 @@ from debzero.run.folder import Output
     {"data__dataset": "closed/rows.csv"}, {"data__dataset": "unlisted"}, {"model": "./closed/model"},
     {"model": "./unlisted"}, {"output": "closed/out"},
     {"zero__stage": 3, "zero__offload_optimizer": "nvme", "zero__nvme_path": "closed/nvme"}], ids=str)
-def test_what_this_user_may_not_look_into_is_named(bench, changes):
+def test_what_this_user_may_not_enter_is_named(bench, changes):
     for name, mode in (("closed", 0o000), ("unlisted", 0o300)):
         (bench.folder / name).mkdir()
         (bench.folder / name / "train.csv").write_text("text,label\n")
@@ -27,7 +27,7 @@ def test_what_this_user_may_not_look_into_is_named(bench, changes):
 
 
 @pytest.mark.parametrize("key", ["model", "data.dataset"])
-def test_a_name_that_no_file_can_have_is_no_traceback(bench, key):
+def test_a_name_that_no_file_can_have_causes_no_traceback(bench, key):
     path = bench.job()
     path.write_text(json.dumps(changed(JOB, {key: "/a\0b"})))
     with pytest.raises(InputError) as found:
@@ -54,7 +54,7 @@ def test_a_job_in_the_users_home_is_found_as_it_was_trained(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])
-def test_what_cannot_be_seen_is_not_said_not_to_be(bench, command):
+def test_what_cannot_be_seen_is_not_reported_as_missing(bench, command):
     """A run that another user holds would look like none."""
     job = bench.job()
     out = Output(str(bench.output()))
@@ -103,5 +103,5 @@ def test_what_is_watched_does_not_mix_with_the_json(tmp_path, monkeypatch, capsy
     out.begin("job.yml", "0", False)
     monkeypatch.setattr(status.time, "sleep", lambda _: out.end("stopped"))
     assert status.status(str(tmp_path), as_json=True, watch=True) == 1
-    told = capsys.readouterr()
-    assert json.loads(told.out)["state"] == "stopped" and "preparing" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["state"] == "stopped" and "preparing" in printed.err

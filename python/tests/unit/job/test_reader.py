@@ -1,4 +1,4 @@
-"""What is wrong with a job is said at once, in whole sentences, with the key and the fix; never as a traceback."""
+"""All mistakes of a job are reported at once, in whole sentences, with the key and the fix; never as a traceback."""
 import json
 import signal
 
@@ -12,7 +12,7 @@ from debzero.model import tasks
 from debzero.resolve.host import Host
 from debzero.resolve.resolve import resolve
 
-# The change to a good job, the key that must be named, and words of the fix.
+# The change to a valid job, the key that must be named, and a piece of the fix.
 MISTAKES = [
     ({"trian": {}}, "trian", "did you mean train"),
     ({"train.epocs": 3}, "train.epocs", "did you mean epochs"),
@@ -49,7 +49,7 @@ MISTAKES = [
      "did you mean gradient_accumulation_steps"),
     ({"deepspeed": {"optimizer": {"params": {"lr": "1e-5"}}}}, "deepspeed.optimizer.params.lr", "1.0"),
     ({"zero.stage": 2, "deepspeed": {"zero_optimization": {"offload_param": {"device": "cpu"}}}},
-     "deepspeed.zero_optimization.offload_param", "set zero_optimization.stage: 3"),
+     "deepspeed.zero_optimization.offload_param", "set zero.stage: 3"),
     ({"zero.stage": 2, "zero.offload_optimizer": "nvme", "zero.nvme_path": "."}, "zero.offload_optimizer",
      "offload_optimizer: cpu"),
     ({"zero.stage": 2, "zero.offload_param": "nvme"}, "zero.offload_param", "set zero.stage: 3"),
@@ -111,15 +111,32 @@ def test_check_answers_scripts_in_json(bench):
     assert [p["key"] for p in json.loads(bad.stdout)["problems"]] == ["ranks"]
 
 
+def test_check_ends_with_a_verdict(bench):
+    path = bench.job()
+    assert bench.run("check", path).stdout.startswith(f"{path}: OK\n")
+    done = bench.run("check", bench.job(ranks=0))
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.splitlines()[0] == f"{path}: 1 problem" and done.stderr.splitlines()[-1] == f"{path}: invalid"
+
+
+def test_check_shows_a_label_only_where_the_task_has_one(bench, capsys):
+    from debzero.cli import main
+
+    assert main(["check", str(bench.job())]) == 0
+    assert "rows.csv: text -> label" in capsys.readouterr().out
+    assert main(["check", str(bench.job(task="causal-lm", model={"type": "gpt2", "vocab_size": 200}))]) == 0
+    assert "rows.csv: text\n" in capsys.readouterr().out
+
+
 def test_the_printed_article_config_is_refused_for_its_offload(bench):
-    """offload_param at stage 2: DeepSpeed ignores it without a word."""
+    """offload_param at stage 2: DeepSpeed silently ignores it."""
     config = {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}
     done = bench.run("check", bench.job(deepspeed=config))
     assert done.returncode == 2
     assert "zero_optimization.offload_param" in done.stderr and "zero_optimization.stage: 3" in done.stderr
 
 
-def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
+def test_train_prints_the_warnings_of_check_and_continues(bench, monkeypatch, capsys):
     from debzero import cli
 
     monkeypatch.setattr(debzero.train.launch, "train", lambda plan, job, again: 0)
@@ -130,10 +147,11 @@ def test_train_says_what_check_warns_of_and_goes_on(bench, monkeypatch, capsys):
                                                            "of_our_own": True}))]) == 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert "1 warning" in (said := capsys.readouterr().err) and "of_our_own" in said
+    printed = capsys.readouterr().err
+    assert "1 warning" in printed and "of_our_own" in printed
 
 
-def test_a_key_that_is_written_again_is_refused_with_its_line(bench, capsys):
+def test_a_repeated_key_is_refused_with_its_line(bench, capsys):
     """YAML would train with the second `train:` alone."""
     from debzero.cli import main
 
@@ -143,24 +161,23 @@ def test_a_key_that_is_written_again_is_refused_with_its_line(bench, capsys):
     assert main(["check", str(path), "--json"]) == 2
     problems = {p["key"]: p["reason"] for p in json.loads(capsys.readouterr().out)["problems"]}
     assert problems.keys() == {"train", "train.epochs", "ranks"}
-    assert all(f"again on line {len(lines) - (key != 'ranks')}," in reason
+    assert all(reason == f"is repeated on line {len(lines) - (key != 'ranks')}; YAML silently keeps the last"
                for key, reason in problems.items()), problems
 
 
 def test_fix_leaves_a_file_alone_that_a_job_may_not_mean(bench):
     from debzero.cli import main
 
+    config = {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}
     for name in ("a", "b"):
-        (bench.folder / f"{name}.json").write_text(json.dumps({"zero_optimization": {"stage": 2,
-                                                                                     "offload_param": {"device": "cpu"}}}))
+        (bench.folder / f"{name}.json").write_text(json.dumps(config))
     path = bench.job()
     path.write_text(path.read_text() + "deepspeed: a.json\ndeepspeed: b.json\n")
     assert main(["check", str(path), "--fix"]) == 2
     assert all("offload_param" in (bench.folder / f"{name}.json").read_text() for name in ("a", "b"))
 
 
-def test_anchors_and_merged_mappings_write_nothing_again(bench):
-
+def test_anchors_and_merged_mappings_repeat_no_key(bench):
     path = bench.folder / "job.yml"
     path.write_text("""
 base: &base {epochs: 1, seed: 3}
@@ -168,7 +185,7 @@ more: &more {warmup: 0.5}
 train: {<<: *base, <<: *more, epochs: 2}
 """)
     assert read_mapping(path)["train"] == {"epochs": 2, "seed": 3, "warmup": 0.5}
-    assert not any("again" in problem.reason for problem in parse(path)[1])
+    assert not any("repeated" in problem.reason for problem in parse(path)[1])
 
 
 @pytest.mark.parametrize(("data", "moves"), [
@@ -191,7 +208,7 @@ def test_a_batch_of_any_size_is_shared_out_at_once(bench):
     assert (batch.micro, batch.accumulation) == (32, 10**10 // 64)
 
 
-def test_packaged_jobs_are_good():
+def test_packaged_jobs_are_valid():
     """Read without problems, right for their task, and with the batch of two GPUs in a comment as it is computed."""
     from pathlib import Path
 
@@ -204,5 +221,5 @@ def test_packaged_jobs_are_good():
         assert parsed is not None and not problems
         assert not tasks.problems(parsed, str(path))
         batch = resolve(parsed, Host(2, True), None, str(path), None).batch
-        assert f"{batch.total} samples a step = {str(batch).partition('= ')[2]}" in path.read_text()
+        assert f"{batch.total} samples per step = {str(batch).partition('= ')[2]}" in path.read_text()
         assert Path(parsed.output).name == path.stem

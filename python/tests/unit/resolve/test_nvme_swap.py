@@ -25,14 +25,14 @@ def test_a_folder_on_a_disk_will_do(disk):
 def test_what_is_not_there_or_no_folder_is_named(disk):
     assert "does not exist" in reason(disk / "nowhere")
     (disk / "file").touch()
-    assert "no folder" in reason(disk / "file")
+    assert "not a folder" in reason(disk / "file")
 
 
 def test_somebody_elses_files_are_not_touched(disk):
     own = nvme_swap.folder(str(disk), "/out")
     own.mkdir(parents=True)
     (own / "thesis.tex").touch()
-    assert "not made by debzero" in reason(disk)
+    assert "not created by debzero" in reason(disk)
     (own / nvme_swap.MARK).touch()
     assert reason(disk) == ""
 

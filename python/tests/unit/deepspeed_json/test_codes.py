@@ -1,0 +1,43 @@
+"""Each code's example has its fault alone, its correction has none, and --fix writes that correction."""
+import json
+
+import pytest
+
+from debzero.deepspeed_json import lint
+from debzero.deepspeed_json.codes import CODES
+from debzero.deepspeed_json.reader import parse_config
+
+
+def found_in(text: str) -> list:
+    """(code, severity) of everything that check says about a file with this text, on 2 ranks that share a GPU."""
+    config, wrong = parse_config(text, "ds.json")
+    assert config is not None
+    return [(p.code, p.severity) for p in [*wrong, *lint.problems(config, "ds.json", 2, 1)]]
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=list(CODES))
+def test_the_example_of_a_code_has_this_fault_alone_and_its_correction_none(code):
+    assert code.title and code.explanation.endswith(".")
+    assert found_in(code.example) == [(code.code, code.severity)]
+    assert found_in(code.fixed) == []
+
+
+def edited(code) -> bool:
+    config, _ = parse_config(code.example, "")
+    return any(finding.edit for finding in lint.lint(config, "", 2, 1))
+
+
+@pytest.mark.parametrize("code", [code for code in CODES.values() if edited(code)], ids=lambda code: code.code)
+def test_fix_makes_of_a_codes_example_its_correction(bench, code):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(code.example)
+    if code.code == "DZ118":  # found only where the ranks and the GPUs are known, which --fix does not ask for
+        config = json.loads(code.example)
+        (finding,) = lint.lint(config, "", 2, 1)
+        finding.edit(config)
+    else:
+        assert main(["check", "--fix", "--strict", str(path)]) == 0
+        config = json.loads(path.read_text())
+    assert config == json.loads(code.fixed)
