@@ -77,7 +77,7 @@ def cells(tiny: bool) -> list[Cell]:
 def make_model(name: str, folder: Path, tiny: bool) -> None:
     """A folder like the hub's, with random weights and a tokenizer of as many words as the model knows."""
     import transformers
-    from debzero.shapes import PUBLISHED
+    from debzero.plan.model_shapes import PUBLISHED
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     made, part = folder / name, folder / f"{name}.part"

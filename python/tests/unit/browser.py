@@ -1,4 +1,5 @@
-"""What a page looks like to Chromium: its measures at one width, and whether it asked the network for anything."""
+"""What a page looks like to Chromium: its measures at each width, what is folded there, and whether it asked the
+network for anything."""
 from __future__ import annotations
 
 import html
@@ -28,6 +29,11 @@ addEventListener("load", () => {
     .map(box => [Math.round(box.width), Math.round(box.height)]);
   found.font = Math.min(...[...page.document.querySelectorAll("main *")].filter(one => one.innerText)
     .map(one => parseFloat(page.getComputedStyle(one).fontSize)));
+  const seen = one => one.checkVisibility({contentVisibilityAuto: true});
+  found.tables = [...page.document.querySelectorAll("table")].filter(seen).length;
+  const details = [...page.document.querySelectorAll("details")].map(one => seen(one.children[1]));
+  found.open = details.filter(one => one).length;
+  found.folded = details.length - found.open;
   found.requests = page.performance.getEntriesByType("resource").map(entry => entry.name);
   return found;
   });
