@@ -15,7 +15,7 @@ import pytest
 
 # The page under test is a frame of the wanted width: a window of Chromium's cannot be as narrow as a phone.
 FRAME = '<iframe style="border:0;width:{width}px;height:800px" srcdoc="{page}"></iframe>'
-LOOK = """<!DOCTYPE html><meta charset="utf-8"/>FRAMES<pre id="facts"></pre><script>
+MEASURE = """<!DOCTYPE html><meta charset="utf-8"/>FRAMES<pre id="facts"></pre><script>
 addEventListener("load", () => {
   const all = [...document.querySelectorAll("iframe")].map(frame => {
   const page = frame.contentWindow, root = page.document.documentElement, found = {};
@@ -49,10 +49,10 @@ def chromium() -> str:
     return found
 
 
-def look(page: str, widths: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+def measured(page: str, widths: Sequence[int], folder: Path) -> list[dict[str, Any]]:
     """Show `page` in windows of `widths` CSS pixels and measure it in each."""
     file = folder / "frames.html"
-    file.write_text(LOOK.replace("FRAMES", "".join(FRAME.format(width=width, page=html.escape(page))
+    file.write_text(MEASURE.replace("FRAMES", "".join(FRAME.format(width=width, page=html.escape(page))
                                                    for width in widths)))
     command = [chromium(), "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
                "--disable-background-networking", f"--user-data-dir={folder / 'profile'}", "--no-sandbox",

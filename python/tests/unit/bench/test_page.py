@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from bench_results import HOST, failed, row, sample
-from browser import look
+from browser import measured
 
 from debzero.base.text import size_text
 from debzero.bench import comparison, page, tables
@@ -140,7 +140,7 @@ def test_a_page_asks_nothing_of_the_network(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_a_phone_and_a_desk(name, tmp_path):
     widths = [320, 360, 540, 768, 992, 1090, 1280]
-    for width, found in zip(widths, look(PAGES[name](), widths, tmp_path)):
+    for width, found in zip(widths, measured(PAGES[name](), widths, tmp_path)):
         assert found["width"] == width
         assert found["overflow"] <= 0 and found["sticking_out"] == [], width
         assert found["requests"] == []
@@ -151,7 +151,7 @@ def test_a_page_fits_a_phone_and_a_desk(name, tmp_path):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_phone_shows_the_charts_and_folds_the_lists_behind_them(name, tmp_path):
-    phone, desk = look(PAGES[name](), [390, 1280], tmp_path)
+    phone, desk = measured(PAGES[name](), [390, 1280], tmp_path)
     assert phone["tables"] == 0 and desk["tables"] >= 2, "a table's rows are lists on a phone"
     assert phone["folded"] == desk["folded"] + desk["open"], "all that is open on a desk is folded"
     assert desk["folded"] == 0 and phone["bars"] and len(phone["bars"]) == len(desk["bars"])
@@ -161,5 +161,5 @@ def test_the_browser_sees_what_is_wrong(tmp_path):
     text = page.render(sample()).replace("default-src", "unknown-src")
     wrong = text.replace("<footer>",
                          '<div style="width:900px">x</div><img src="http://127.0.0.1:9/x.png" alt=""/><footer>')
-    (found,) = look(wrong, [360], tmp_path)
+    (found,) = measured(wrong, [360], tmp_path)
     assert found["overflow"] > 0 and found["sticking_out"] and found["requests"] == ["http://127.0.0.1:9/x.png"]

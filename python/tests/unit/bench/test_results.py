@@ -40,8 +40,8 @@ def test_bad_results_are_bad_input(tmp_path, capsys, change, key, reason):
     file.write_text(json.dumps(values))
     for command in (["--render", str(file)], ["--compare", str(file), str(file), "-o", str(tmp_path / "x.html")]):
         assert main(["bench", *command]) == 2
-        said = capsys.readouterr().err
-        assert str(file) in said and key in said and reason in said and "Traceback" not in said
+        error = capsys.readouterr().err
+        assert str(file) in error and key in error and reason in error and "Traceback" not in error
 
 
 def test_pages_are_rendered_without_the_trainers_libraries(tmp_path):

@@ -1,9 +1,9 @@
 """The memory that `debzero plan` predicts: against torch's own saved tensors, against the papers, and through the
 command."""
+import importlib.util
 import json
 import resource
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -376,24 +376,34 @@ def test_every_task_has_a_model_here():
     assert {*TINY, "regression"} == set(tasks.TASKS)
 
 
-def test_the_bench_measures_a_cell_and_judges_it(tmp_path):
+@pytest.fixture
+def memory_bench(monkeypatch):
+    """python/benchmarks/memory.py with command-line arguments, in this process; returns its exit code."""
+    specification = importlib.util.spec_from_file_location("memory_bench", PROGRAM)
+    program = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(program)
+
+    def start(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *map(str, arguments)])
+        return program.main()
+
+    return start
+
+
+def test_the_bench_measures_a_cell_and_judges_it(tmp_path, memory_bench, capsys):
     results = tmp_path / "memory.json"
-    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results, "--cells",
-                           "bert-large-uncased/none/1"], text=True,
-                          capture_output=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert memory_bench("--tiny", "--results", results, "--cells", "bert-large-uncased/none/1") == 0
     cell = json.loads(results.read_text())["cells"]["bert-large-uncased/none/1"]
     assert cell["predicted"] > 0 and len(cell["peaks"]) == 2 and cell["measured"] == max(cell["peaks"])
-    assert "23 missing, 0 failed: not good enough" in done.stdout
-    made = json.loads(results.read_text())
-    results.write_text(json.dumps({**made, "facts": {**made["facts"], "gpu": "another"}}))
-    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results], text=True, capture_output=True,
-                          timeout=600)
-    assert done.returncode == 2 and "differ from this call in gpu" in done.stderr
+    assert "23 missing, 0 failed: not good enough" in capsys.readouterr().out
+    found = json.loads(results.read_text())
+    results.write_text(json.dumps({**found, "facts": {**found["facts"], "gpu": "another"}}))
+    with pytest.raises(SystemExit) as ended:
+        memory_bench("--tiny", "--results", results)
+    assert ended.value.code == 2 and "differ from this call in gpu" in capsys.readouterr().err
 
 
-def test_the_published_cells_are_all_there_and_good():
-    done = subprocess.run([sys.executable, PROGRAM, "--show", "--results", PUBLISHED], text=True, capture_output=True,
-                          timeout=60)
-    assert done.returncode == 0 and "0 missing, 0 failed: good" in done.stdout, done.stdout + done.stderr
+def test_the_published_cells_are_all_there_and_good(memory_bench, capsys):
+    assert memory_bench("--show", "--results", PUBLISHED) == 0
+    assert "0 missing, 0 failed: good" in capsys.readouterr().out
     assert memory.WORKSPACES > 0

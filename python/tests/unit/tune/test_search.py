@@ -81,16 +81,16 @@ def test_a_smaller_micro_batch_wins_where_it_is_faster():
 def test_other_ways_get_one_trial_unless_they_win():
     ways = [way(stage=stage) for stage in (0, 1, 2, 3)]
     speeds = {0: 100.0, 1: 90.0, 2: 150.0, 3: 80.0}
-    made = []
+    tried = []
 
     def trial(way, micro):
-        made.append((way.sharding.stage, micro))
+        tried.append((way.sharding.stage, micro))
         return speeds[way.sharding.stage] * micro / 64
 
     best, micro, speed = search(ways, trial)
     assert (best.sharding.stage, micro, speed) == (2, 64, 150.0)
-    assert [stage for stage, _ in made] == [0, 0, 1, 2, 2, 3]
-    assert len(made) <= 28 // 3
+    assert [stage for stage, _ in tried] == [0, 0, 1, 2, 2, 3]
+    assert len(tried) <= 28 // 3
 
 
 def test_trials_without_memory_are_not_counted():
@@ -100,17 +100,17 @@ def test_trials_without_memory_are_not_counted():
 
 
 def test_a_way_that_fails_for_another_reason_is_left_at_once():
-    made = []
+    tried = []
 
     def trial(way, micro):
-        made.append((way.sharding.stage, micro))
+        tried.append((way.sharding.stage, micro))
         if way.sharding.stage != 2:
             raise Unfit
         return float(micro)
 
     best = search([way(stage=stage) for stage in (1, 2, 3)], trial)
     assert (best.way.sharding.stage, best[1]) == (2, 64)
-    assert [stage for stage, _ in made].count(1) == [stage for stage, _ in made].count(3) == 1
+    assert [stage for stage, _ in tried].count(1) == [stage for stage, _ in tried].count(3) == 1
 
 
 def test_what_has_run_counts_when_another_size_fails():
@@ -127,17 +127,17 @@ def test_a_job_file_that_cannot_be_rewritten_is_refused_before_the_first_trial(b
     # one parser takes both, the other none
     path.write_text(path.read_text() + "checkpoint: {<<: {keep: 1}, <<: {steps: 5}}\n")
     assert main(["tune", str(path)]) == 2
-    said = capsys.readouterr().err
-    assert "cannot be rewritten" in said and "fix the line" in said
+    error = capsys.readouterr().err
+    assert "cannot be rewritten" in error and "fix the line" in error
 
 
 def test_a_way_that_does_not_run_costs_one_trial():
     def trial(way, micro):
         return None if way.sharding.stage else float(micro)
 
-    made = []
-    best = search([way(), way(stage=3)], lambda *asked: made.append(asked) or trial(*asked))
-    assert best.way.sharding.stage == 0 and [asked[0].sharding.stage for asked in made] == [0, 0, 3]
+    tried = []
+    best = search([way(), way(stage=3)], lambda *asked: tried.append(asked) or trial(*asked))
+    assert best.way.sharding.stage == 0 and [asked[0].sharding.stage for asked in tried] == [0, 0, 3]
 
 
 JOB_FILE = """\
@@ -281,8 +281,8 @@ def test_a_damaged_tune_json_is_bad_input(bench, trials, capsys):
     values["trials"][0]["micro_batch"] = "four"
     file.write_text(json.dumps(values))
     assert main(command) == 2
-    said = capsys.readouterr().err
-    assert str(file) in said and "micro_batch" in said and "must be a whole number, not a text" in said
+    error = capsys.readouterr().err
+    assert str(file) in error and "micro_batch" in error and "must be a whole number, not a text" in error
 
 
 def test_the_published_search_is_read():
