@@ -22,7 +22,7 @@ class Printed:
     steps_per_second: float
 
 
-ROWS = (Printed(Sharding(0), "32 GB+", 3.2), Printed(Sharding(1), "18 GB", 3.9), Printed(Sharding(2), "11 GB", 4.5),
+ROWS = (Printed(Sharding(0), "32 GB+", 3.2), Printed(Sharding(1), "18 GB", 3.90), Printed(Sharding(2), "11 GB", 4.5),
         Printed(Sharding(3), "6 GB", 4.2))
 
 

@@ -1,11 +1,8 @@
 """The memory that `debzero plan` predicts: against torch's own saved tensors, against the papers, and through the
 command."""
-import importlib.util
 import json
 import resource
 import socket
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +14,12 @@ from debzero.bench.configurations import chosen
 from debzero.bench.predict import read_plan
 from debzero.job.schema import Job
 from debzero.model import build, tasks
-from debzero.plan import memory, meta_device
+from debzero.plan import meta_device
 from debzero.plan.activations import Curve, shorten, stacks, trace
 from debzero.plan.hardware import parse_size
 from debzero.plan.memory import Model, Setting, predict
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
-PROGRAM = Path(__file__).resolve().parents[3] / "benchmarks" / "memory.py"
-PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
 TINY = {
     "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6,
                        "num_attention_heads": 2, "intermediate_size": 128},
@@ -374,36 +369,3 @@ def test_a_model_of_seven_billion_parameters_takes_seconds(bench):
 
 def test_every_task_has_a_model_here():
     assert {*TINY, "regression"} == set(tasks.TASKS)
-
-
-@pytest.fixture
-def memory_bench(monkeypatch):
-    """python/benchmarks/memory.py with command-line arguments, in this process; returns its exit code."""
-    specification = importlib.util.spec_from_file_location("memory_bench", PROGRAM)
-    program = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(program)
-
-    def start(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *map(str, arguments)])
-        return program.main()
-
-    return start
-
-
-def test_the_bench_measures_a_cell_and_judges_it(tmp_path, memory_bench, capsys):
-    results = tmp_path / "memory.json"
-    assert memory_bench("--tiny", "--results", results, "--cells", "bert-large-uncased/none/1") == 0
-    cell = json.loads(results.read_text())["cells"]["bert-large-uncased/none/1"]
-    assert cell["predicted"] > 0 and len(cell["peaks"]) == 2 and cell["measured"] == max(cell["peaks"])
-    assert "23 missing, 0 failed: not good enough" in capsys.readouterr().out
-    found = json.loads(results.read_text())
-    results.write_text(json.dumps({**found, "facts": {**found["facts"], "gpu": "another"}}))
-    with pytest.raises(SystemExit) as ended:
-        memory_bench("--tiny", "--results", results)
-    assert ended.value.code == 2 and "differ from this call in gpu" in capsys.readouterr().err
-
-
-def test_the_published_cells_are_all_there_and_good(memory_bench, capsys):
-    assert memory_bench("--show", "--results", PUBLISHED) == 0
-    assert "0 missing, 0 failed: good" in capsys.readouterr().out
-    assert memory.WORKSPACES > 0
