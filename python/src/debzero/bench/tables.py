@@ -46,8 +46,9 @@ def notes(bench: BenchResults) -> list[str]:
         found.append(f"Each rank was limited to {bench.settings.cap_gib} GiB of its GPU, as if the GPU were that "
                      "small.")
     if ranks == 1:
+        offload = " Offload does save." if any(row.offloads for row in bench.configurations) else ""
         found.append("One rank has nothing to shard across: the ZeRO stages save next to nothing here and only show "
-                     "their cost." + (" Offload does save." if any(row.offloads for row in bench.configurations) else ""))
+                     f"their cost.{offload}")
     if not gpus:
         found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the "
                      "processor's.")

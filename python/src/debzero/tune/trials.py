@@ -77,9 +77,21 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class SearchResult:
+    """What the search alone had found, after how many trials, where --exhaustive then measured the rest as well.
+    `share_of_best`: its samples/s over those of the best of all."""
+
+    chosen: Chosen
+    trials: int
+    share_of_best: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.chosen.as_json(), "trials": self.trials, "share_of_best": self.share_of_best}
+
+
+@dataclass(frozen=True)
 class TuneResults:
-    """A whole tune.json. `sweep`: the number of trials that measuring everything would take. `search`: what the search
-    alone had found where --exhaustive measured the rest as well, after how many trials, and its share of the best."""
+    """A whole tune.json. `sweep`: the number of trials that measuring everything would take."""
 
     identity: str
     command: str
@@ -93,7 +105,7 @@ class TuneResults:
     complete: bool = False         # the search has ended
     chosen: Optional[Chosen] = None
     written: bool = False          # into the job file
-    search: Optional[tuple[Chosen, int, float]] = None
+    search: Optional[SearchResult] = None
 
     def as_json(self, made: str) -> dict[str, Any]:
         """`made`: when it was written, in ISO 8601."""
@@ -103,8 +115,7 @@ class TuneResults:
             "sweep": self.sweep, "trials": [trial.as_json() for trial in self.trials],
             "chosen": self.chosen.as_json() if self.chosen else None, "written": self.written}
         if self.search:
-            chosen, trials, share = self.search
-            values["search"] = {**chosen.as_json(), "trials": trials, "share_of_best": share}
+            values["search"] = self.search.as_json()
         return {**values, "made": made}
 
 

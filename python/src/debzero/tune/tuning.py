@@ -29,7 +29,7 @@ from debzero.resolve.sharding import SHARDINGS, Sharding
 from debzero.run.folder import now
 from debzero.tune.job_file import Value, check_writable, with_values
 from debzero.tune.search import Best, Unfit, Way, allowed, search
-from debzero.tune.trials import NAME, Chosen, Settings, TrialRun, TuneResults, read_trials
+from debzero.tune.trials import NAME, Chosen, SearchResult, Settings, TrialRun, TuneResults, read_trials
 
 
 def ways(resolved: ResolvedJob, file: Path, dimensions: list[str]) -> list[Way]:
@@ -160,8 +160,8 @@ class Tuning:
                 if speed is not None and (best is None or speed > best.speed):
                     best = Best(way, micro, speed)
         if found and best:
-            share = found.speed / best.speed
-            self.results = replace(self.results, search=(Chosen(self._values(found), found.speed), count, share))
+            share, chosen = found.speed / best.speed, Chosen(self._values(found), found.speed)
+            self.results = replace(self.results, search=SearchResult(chosen, count, share))
             self._say(f"the search: {found.way}, micro-batch {found.micro} after {count} trials, {share:.1%} of the "
                       f"best of {self.results.sweep}")
         return best

@@ -139,8 +139,11 @@ def test_a_page_asks_nothing_of_the_network(name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_a_phone_and_a_desk(name, tmp_path):
+    """With everything unfolded."""
     widths = [320, 360, 540, 768, 992, 1090, 1280]
-    for width, found in zip(widths, measured(PAGES[name](), widths, tmp_path)):
+    unfolded = PAGES[name]().replace("<details ", '<details open="open" ')
+    for width, found in zip(widths, measured(unfolded, widths, tmp_path)):
+        assert found["folded"] == 0 < found["open"]
         assert found["width"] == width
         assert found["overflow"] <= 0 and found["sticking_out"] == [], width
         assert found["requests"] == []

@@ -175,9 +175,10 @@ def finish(program, folder, *arguments):
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_both_sides_of_the_race_finish(tmp_path, ranks):
-    results, printed = finish("race", tmp_path, "--ranks", str(ranks))
+@pytest.mark.parametrize("options", [["--ranks", "1", "--stage", "none"], pytest.param([], marks=pytest.mark.long)],
+                         ids=["one rank", "as measured"])
+def test_both_sides_of_the_race_finish(tmp_path, options):
+    results, printed = finish("race", tmp_path, *options)
     assert {run["side"] for run in results["runs"]} == {"article", "debzero"}
     for run in results["runs"]:
         assert run["samples_per_second"] > 0 and run["wall_seconds"] > 0 and 0 < run["accuracy"] <= 1
@@ -188,7 +189,8 @@ def test_both_sides_of_the_race_finish(tmp_path, ranks):
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("programs", [["plain"], pytest.param(["hf", "article", "bucketed"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("programs", [["plain"], pytest.param(["hf", "article", "bucketed"], marks=pytest.mark.long)],
+                         ids=["plain", "others"])
 def test_the_gpu_programs_finish_on_a_cpu(tmp_path, programs):
     results, printed = finish("gpu", tmp_path, "--only", *programs)
     assert list(results["rows"]) == programs
