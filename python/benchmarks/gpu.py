@@ -35,8 +35,6 @@ from debzero.model import flops
 
 BATCH, MAX_LENGTH, LOG_EVERY = 64, 128, 10
 ACCUMULATION = 4  # the tutorial's, for the stages' memory: what stage 2 shards beyond stage 1 is what accumulates
-LARGE = {"vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-         "intermediate_size": 4096}
 TINY = {"vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PROGRAMS = ["hf", "plain", "max_length", "bucketed"]
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "datasets", "triton")
@@ -173,7 +171,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true",
                         help="a smoke test without a GPU: a tiny model, few steps; its numbers mean nothing")
     options = parser.parse_args()
-    options.shape, options.folder = TINY if options.tiny else LARGE, options.folder.absolute()
+    options.shape, options.folder = TINY if options.tiny else pairs.BERT_LARGE, options.folder.absolute()
     held_out = 64
     if options.ranks:
         options.rows, options.micro_batch, options.steps = 256, options.micro_batch or 8, options.steps or 4

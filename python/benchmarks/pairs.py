@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 TRAIN, HELD_OUT, POSITIVE = 3668, 408, 0.68
 MEAN, SPREAD, SHORTEST, LONGEST = 53, 14, 15, 103  # word pieces of a pair, with its three special tokens
+BERT_LARGE = {"vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+              "intermediate_size": 4096}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 FUNCTION = 40                 # words like "the", half of every sentence

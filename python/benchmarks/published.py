@@ -23,8 +23,6 @@ import common
 import pairs
 import yaml
 
-from debzero.plan.model_shapes import PUBLISHED
-
 BENCHMARKS = common.ROOT / "docs" / "benchmarks"
 WORK = common.ROOT / ".cache" / "bench"
 SHARED = ["--share-gpu", "--cap", "40", "--steps", "4", "--warmup", "2", "--repeats", "1", "--limit", "3"]
@@ -64,8 +62,7 @@ def main() -> int:
 
 def make(folder: Path, python: str, tiny: bool) -> None:
     """The data and the model that the jobs name, and the folder for NVMe offload."""
-    large = {key: value for key, value in PUBLISHED["bert-large-uncased"].items() if key != "type"}
-    shape = TINY if tiny else {"vocab_size": 30522, **large}
+    shape = TINY if tiny else pairs.BERT_LARGE
     folder.mkdir(parents=True, exist_ok=True)
     if not tiny:
         Path(yaml.safe_load((BENCHMARKS / "article.yml").read_text())["zero"]["nvme_path"]).mkdir(parents=True,
