@@ -4,11 +4,12 @@ runs.
 
 What such a script does is kept: every pair padded to max_length in a `datasets` table of tensors, torch's DataLoader,
 micro-batch 8 with 4 accumulation steps, ZeRO-2 through deepspeed.initialize with a JSON, `engine(**batch)`,
-`engine.backward`, `engine.step`, then an evaluation after each epoch. What had to be mended: the sampler is sharded and
-told the epoch (else both ranks train on the same rows, in the same order each time), offload_param is gone (stage 2 has
-none), and fp16 is off (a CPU has none). debzero.gloo gives DeepSpeed the two collectives that it lacks on a CPU.
+`engine.backward`, `engine.step`, then an evaluation after each epoch. What had to be fixed: the sampler is sharded and
+knows the epoch (else all ranks train on the same rows, in the same order each time), offload_param is gone (stage 2 has
+none), and fp16 is off (a CPU has none). debzero.train.gloo gives DeepSpeed the two collectives that it lacks on a CPU.
 Nothing is offloaded: there is no GPU to offload from. The speed is that of the training loop, after its first steps and
-without the evaluation. """
+without the evaluation.
+"""
 from __future__ import annotations
 
 import argparse
@@ -52,7 +53,7 @@ def deepspeed_config(options: argparse.Namespace, steps: int) -> dict:
         "gradient_accumulation_steps": ACCUMULATION,
         "optimizer": {"type": "AdamW",
                       "params": {"lr": options.learning_rate, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01,
-                                                  "torch_adam": True}},
+                                 "torch_adam": True}},
         "scheduler": ({"type": "WarmupDecayLR", "params": {**rate, "total_num_steps": steps}} if options.decay else
                       {"type": "WarmupLR", "params": rate}),
         "gradient_clipping": 1.0,
@@ -69,9 +70,9 @@ def tokenised(folder: Path, tokenizer: object) -> datasets.DatasetDict:
         return tokenizer(batch["sentence1"], batch["sentence2"], padding="max_length", truncation=True,
                          max_length=MAX_LENGTH)
 
-    made = rows.map(encode, batched=True).rename_column("label", "labels")
-    made.set_format("torch", columns=["input_ids", "attention_mask", "token_type_ids", "labels"])
-    return made
+    encoded = rows.map(encode, batched=True).rename_column("label", "labels")
+    encoded.set_format("torch", columns=["input_ids", "attention_mask", "token_type_ids", "labels"])
+    return encoded
 
 
 @torch.no_grad()
@@ -129,6 +130,7 @@ def main() -> None:
         result = {"steps": engine.global_steps, "samples_per_second": samples / seconds, "accuracy": scores[-1],
                   "accuracies": scores}
         options.result.write_text(json.dumps(result))
+    dist.destroy_process_group()  # its threads may abort a process that ends without
 
 
 if __name__ == "__main__":

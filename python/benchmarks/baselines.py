@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""The programs that `make bench-gpu` measures debzero beside, each in its own process: one GPU, every pair padded to
-128.
+"""The programs that `make bench-gpu` compares debzero with, each in its own process: one GPU, every pair padded to 128.
 
     hf       transformers' Trainer with its defaults, bf16, 64 samples a step
-    plain    a short loop in PyTorch: torch.compile, bf16 autocast, fused AdamW, data on the GPU before it starts, no clipping
-    article  the tutorial's settings in plain PyTorch: fp16 autocast with a loss scale, micro-batch 8 with 4 accumulation steps
+    plain    a short loop in PyTorch: torch.compile, bf16 autocast, fused AdamW, no clipping; its data is on the GPU
+             from the start
+    article  the tutorial's settings in plain PyTorch: fp16 autocast with a loss scale, micro-batch 8 with 4
+             accumulation steps
 
 Without a GPU, for a smoke test, all of them run in fp32 on the CPU, uncompiled. The clock starts after the untimed
-steps; the device is waited for at its start and at its end. """
+steps. At both ends it waits until the device has finished.
+"""
 from __future__ import annotations
 
 import argparse
@@ -49,14 +51,14 @@ def load(options: argparse.Namespace) -> tuple[Any, dict[str, torch.Tensor]]:
     with open(options.data / "train.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    made = tokenizer([row["sentence1"] for row in rows], [row["sentence2"] for row in rows], padding="max_length",
+    data = tokenizer([row["sentence1"] for row in rows], [row["sentence2"] for row in rows], padding="max_length",
                      truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
     labels = torch.tensor([int(row["label"]) for row in rows])
-    return AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2), {**made, "labels": labels}
+    return AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2), {**data, "labels": labels}
 
 
 def batches(data: dict[str, torch.Tensor], size: int, steps: int) -> Any:
-    """`steps` shuffled batches of always `size` rows; what is left of an epoch is left out (torch.compile wants one
+    """`steps` shuffled batches of exactly `size` rows; an epoch's remainder is dropped (torch.compile wants one
     shape)."""
     rows = len(data["labels"])
     order = torch.empty(0, dtype=torch.long)
@@ -107,7 +109,7 @@ def article(options: argparse.Namespace) -> tuple[Clock, int]:
     model, data = load(options)
     model.to(DEVICE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-5)
-    scaler = (getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler)(enabled=CUDA)  # it moved
+    scaler = (getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler)(enabled=CUDA)  # by torch
     clock = Clock(options.untimed_steps, options.steps)
     data = {name: tensor.to(DEVICE) for name, tensor in data.items()}
     for number, batch in enumerate(batches(data, MICRO, options.steps * ACCUMULATION), 1):

@@ -1,5 +1,5 @@
-"""What the benchmark programs share: processes in fresh sessions, the speed in a debzero run's metrics, tables, facts
-of the host."""
+"""What the benchmark programs share: child processes with a log, the speed in a debzero run's metrics, tables, facts of
+the host."""
 from __future__ import annotations
 
 import json
@@ -24,7 +24,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALL
 
 
 class Failed(SystemExit):
-    """A benchmark's part ended badly: the end of what it said, and exit code 1."""
+    """A part of a benchmark failed: the end of its log, and exit code 1."""
 
 
 def variables_of(python: str, **environment: str) -> dict[str, str]:
@@ -36,41 +36,45 @@ def variables_of(python: str, **environment: str) -> dict[str, str]:
 
 
 def run(command: Sequence[object], log: Path, timeout: float, **environment: str) -> dict[str, float]:
-    """Run a command to its end, with its output in `log`; the seconds that it took, and those of all its processes' CPU
-    time."""
-    words = [str(word) for word in command]
-    variables = variables_of(words[0], **environment)
+    """Run a command to its end, with its output in `log`; the seconds that it took, and the CPU seconds of all its
+    processes."""
+    arguments = [str(argument) for argument in command]
+    variables = variables_of(arguments[0], **environment)
     started, cpu = time.perf_counter(), _cpu_seconds()
     with open(log, "w", encoding="utf-8") as file:
         try:
-            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=variables,
+            code = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=variables,
                                   timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             code = f"not done after {timeout:.0f} s"
     if code:
         tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-25:])
-        raise Failed(f"{tail}\n{' '.join(words)}\nfailed ({code}); its whole output is in {log}")
+        raise Failed(f"{tail}\n{' '.join(arguments)}\nfailed ({code}); its whole output is in {log}")
     return {"wall_seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - cpu}
 
 
 def _cpu_seconds() -> float:
-    """Of the processes that ended below this one."""
+    """Of the child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def deepspeed_launcher(python: str, ranks: int) -> list[str]:
-    """The command `deepspeed` of `python`'s environment, for this host; a free port, so that benchmarks do not meet."""
+def launcher(python: str, ranks: int) -> tuple[list[str], dict[str, str]]:
+    """The start of a command that runs a script in `ranks` processes of this host, and its environment: `deepspeed` of
+    `python`'s environment, or, for one rank, `python` itself. The port is free, so benchmarks may run side by side."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port = str(probe.getsockname()[1])
+    if ranks == 1:
+        return [python], {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+                          "MASTER_PORT": port}
     return [python, "-c", "from deepspeed.launcher.runner import main; main()", f"--num_gpus={ranks}",
-            f"--master_port={port}"]
+            f"--master_port={port}"], {}
 
 
 def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: float,
             **environment: str) -> dict[str, Any]:
-    """Train `job` with `debzero train` into folder/name, again if it is there; its report, its metrics and the time it
+    """Train `job` with `debzero train` into folder/name, from its start; its report, its metrics and the time it
     took."""
     output = folder / name
     path = folder / f"{name}.yml"
@@ -87,10 +91,8 @@ def samples_done(step: int, rows: int, batch: int) -> int:
 
 
 def steady(metrics: list[dict[str, Any]], rows: int, batch: int, untimed_steps: int) -> dict[str, float]:
-    """What a debzero run's metrics say of the steps after `untimed_steps`: samples_per_second and tflops.
-
-    Each line tells of the steps since the line before it.
-    """
+    """The samples_per_second and tflops of a debzero run after `untimed_steps`. Each line of its metrics covers the
+    steps since the line before it."""
     samples, seconds, work, before = 0, 0.0, 0.0, 0
     for line in metrics:
         if "samples_per_second" not in line:
@@ -110,8 +112,8 @@ def versions(python: str, *packages: str) -> dict[str, Optional[str]]:
     code = ("import json, sys, importlib.metadata as m\n"
             "def of(name):\n    try: return m.version(name)\n    except m.PackageNotFoundError: return None\n"
             "print(json.dumps({name: of(name) for name in sys.argv[1:]}))")
-    made: dict[str, Optional[str]] = json.loads(subprocess.check_output([python, "-c", code, *packages], text=True))
-    return made
+    found: dict[str, Optional[str]] = json.loads(subprocess.check_output([python, "-c", code, *packages], text=True))
+    return found
 
 
 def processor() -> str:
@@ -121,7 +123,7 @@ def processor() -> str:
 
 
 def table(rows: list[Sequence[object]]) -> str:
-    """Rows of words as aligned columns, the first to the left and the others to the right."""
+    """Rows as aligned columns, the first to the left and the others to the right."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts)]
     return "\n".join("  ".join([row[0].ljust(widths[0]),

@@ -10,8 +10,9 @@ of layers is timed, forward and backward, four ways in one run:
     compiled  the same, by torch.compile (torch 2.4)
     fused     DeepSpeed's kernels
 
-Needs a GPU and the CUDA compiler. Exit code 1: it is not equal. Where it ends in a segmentation fault as its first
-layer is made, the process has a second C++ runtime: start it with the system's libstdc++.so.6 in LD_PRELOAD. """
+Needs a GPU and the CUDA compiler. Exit code 1: it is not equal. A segmentation fault when its first layer is created
+means that the process has a second C++ runtime: start it with the system's libstdc++.so.6 in LD_PRELOAD.
+"""
 from __future__ import annotations
 
 import argparse
@@ -38,11 +39,11 @@ WORSE = 2.0
 
 
 def config(attention: str, dropout: float) -> Any:
-    made = transformers.BertConfig(hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=INNER,
-                                   num_hidden_layers=LAYERS, hidden_dropout_prob=dropout,
-                                   attention_probs_dropout_prob=dropout)
-    made._attn_implementation = attention
-    return made
+    found = transformers.BertConfig(hidden_size=HIDDEN, num_attention_heads=HEADS, intermediate_size=INNER,
+                                    num_hidden_layers=LAYERS, hidden_dropout_prob=dropout,
+                                    attention_probs_dropout_prob=dropout)
+    found._attn_implementation = attention
+    return found
 
 
 def fused_layer(number: int, layers: int, dropout: float, half: bool) -> Any:
@@ -71,7 +72,7 @@ def first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def results(layer: Any, named: Callable[[], dict[str, Any]], hidden: Any, mask: Any, gradient: Any) -> dict[str, Any]:
+def passes(layer: Any, named: Callable[[], dict[str, Any]], hidden: Any, mask: Any, gradient: Any) -> dict[str, Any]:
     """The output and all gradients, as fp64."""
     given = hidden.clone().requires_grad_()
     output = first(layer(given, mask))
@@ -100,9 +101,9 @@ def equality(half: bool) -> dict[str, Any]:
     def of_bert(layer: Any) -> Callable[[], dict[str, Any]]:
         return lambda: {name: torch.cat([value.grad for value in values]) for name, values in parts(layer)}
 
-    true = results(exact, of_bert(exact), hidden.double(), mask.double(), gradient.double())
-    own = results(plain, of_bert(plain), hidden, mask, gradient)
-    theirs = results(fused, lambda: {name: getattr(fused, name).grad for name, _ in parts(plain)}, hidden, mask,
+    true = passes(exact, of_bert(exact), hidden.double(), mask.double(), gradient.double())
+    own = passes(plain, of_bert(plain), hidden, mask, gradient)
+    theirs = passes(fused, lambda: {name: getattr(fused, name).grad for name, _ in parts(plain)}, hidden, mask,
                      gradient)
 
     def error(found: dict[str, Any]) -> dict[str, float]:

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""`make bench-gpu`: debzero on a GPU beside transformers' Trainer and a plain PyTorch loop, in one call.
+"""`make bench-gpu`: debzero on a GPU against transformers' Trainer and a plain PyTorch loop, in one call.
 
 BERT-Large's shape with random weights, pairs of MRPC's lengths (pairs.py), global batch 64, bf16, one rank:
 
     hf          transformers' Trainer, its defaults, padded to 128
     plain       a short PyTorch loop, torch.compile, padded to 128
-    article     the tutorial's micro-batch 8 x accumulation 4, fp16, plain PyTorch (--only article: slow, so not by default)
+    article     the tutorial's micro-batch 8 x accumulation 4, fp16, plain PyTorch (slow, so only with --only article)
     max_length  debzero, padded to 128
     bucketed    debzero, its defaults: batches of like lengths, padded to their longest
 
-Each runs in its own process. Speed is samples/s after the untimed steps, in which everything is compiled; TFLOP/s count
-what the padded batches take, and the share is that of the device's dense peak. A program that fails is a row with its
-reason.
+Each runs in its own process. Speed is samples/s after the untimed steps, in which everything is compiled. TFLOP/s count
+padding, too, and "of peak" is their share of the device's dense peak. A program that fails is a row with its reason.
 
-    python3 python/benchmarks/gpu.py --ranks 2       peak memory per rank of stage none, 1, 2 and 3 instead; ranks may share a GPU
+    python3 python/benchmarks/gpu.py --ranks 2    instead, the peak memory per rank of stage none, 1, 2 and 3; ranks may
+                                                  share a GPU
 """
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ from debzero.model import flops
 
 BATCH, MAX_LENGTH, LOG_EVERY = 64, 128, 10
 ACCUMULATION = 4  # the tutorial's, for the stages' memory: what stage 2 shards beyond stage 1 is what accumulates
-LARGE = {"vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-         "intermediate_size": 4096}
 TINY = {"vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PROGRAMS = ["hf", "plain", "max_length", "bucketed"]
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "datasets", "triton")
@@ -55,48 +53,49 @@ def baseline(options: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def job(options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
-    """debzero's job; no checkpoint on the way and one evaluation, at the end: they are not what is measured."""
+    """debzero's job, with neither checkpoints nor evaluations before the end: they are not what is measured."""
     train = {"epochs": -(-options.steps * BATCH // options.rows) + 1, "max_steps": options.steps, "global_batch": BATCH,
              "micro_batch": options.micro_batch or BATCH, "learning_rate": 3e-5, "log_every": LOG_EVERY,
              "evaluate_every": 10**6}
-    made: dict[str, Any] = {
+    values: dict[str, Any] = {
         "model": str(options.folder / "model"),
         "data": {"dataset": str(options.folder / "data"), "text": ["sentence1", "sentence2"], "label": "label",
                  "max_length": MAX_LENGTH},
         "train": train, "checkpoint": {"minutes": 1000}, "ranks": 1}
     if not options.tiny:
         train["precision"] = "bf16"
-    for section, values in changes.items():
-        made[section] = {**made.get(section, {}), **values} if isinstance(values, dict) else values
-    return made
+    for section, change in changes.items():
+        values[section] = {**values.get(section, {}), **change} if isinstance(change, dict) else change
+    return values
 
 
 def trained(options: argparse.Namespace, name: str, **changes: Any) -> dict[str, Any]:
     """One debzero run. Its checkpoint and its weights, gigabytes, are not kept."""
-    made = common.debzero(options.python, options.folder, name, job(options, **changes), options.timeout)
-    asked = made["report"]["micro_batch"], job(options, **changes)["train"]["micro_batch"]
-    if asked[0] != asked[1]:
-        raise common.Failed(f"memory ran out: it went on with a micro-batch of {asked[0]}, not {asked[1]}")
+    wanted = job(options, **changes)
+    done = common.debzero(options.python, options.folder, name, wanted, options.timeout)
+    report, micro = done["report"], wanted["train"]["micro_batch"]
+    if report["micro_batch"] != micro:
+        raise common.Failed(f"out of memory: it continued with a micro-batch of {report['micro_batch']}, not {micro}")
     for part in ("checkpoints", "model"):
         shutil.rmtree(options.folder / name / part, ignore_errors=True)
-    return {"wall_seconds": made["wall_seconds"], "metrics": made["metrics"], "device": made["report"]["device"],
-            "peak_memory_bytes": made["report"]["peak_memory_bytes"], "micro_batch": made["report"]["micro_batch"],
-            "batch_ranks": made["report"]["world_size"]}
+    return {"wall_seconds": done["wall_seconds"], "metrics": done["metrics"], "device": report["device"],
+            "peak_memory_bytes": report["peak_memory_bytes"], "micro_batch": report["micro_batch"],
+            "batch_ranks": report["world_size"]}
 
 
 def speed(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """One row of the comparison."""
     if name in ("hf", "plain", "article"):
-        made = baseline(options, name)
+        row = baseline(options, name)
     else:
-        made = trained(options, name, data={"padding": "max_length" if name == "max_length" else "longest"})
-        made.update(common.steady(made["metrics"], options.rows, BATCH, options.untimed_steps))
-        made["step_ms"] = 1000 * BATCH / made["samples_per_second"]
+        row = trained(options, name, data={"padding": "max_length" if name == "max_length" else "longest"})
+        row.update(common.steady(row["metrics"], options.rows, BATCH, options.untimed_steps))
+        row["step_ms"] = 1000 * BATCH / row["samples_per_second"]
     if name != "bucketed":  # whose work debzero itself counts, width by width
         sample = flops.per_sample(SimpleNamespace(**options.shape), MAX_LENGTH, "classification")
-        made["tflops"] = made["samples_per_second"] * sample / 1e12
-    peak = flops.peak(made["device"], "bf16")
-    return {**made, "peak_share": made["tflops"] * 1e12 / peak if peak else None}
+        row["tflops"] = row["samples_per_second"] * sample / 1e12
+    peak = flops.peak(row["device"], "bf16")
+    return {**row, "peak_share": row["tflops"] * 1e12 / peak if peak else None}
 
 
 def memory(options: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -108,9 +107,9 @@ def memory(options: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def each(names: list[str], work: Callable[[argparse.Namespace, str], dict[str, Any]], options: argparse.Namespace,
-         told: Callable[[str, dict[str, Any]], str]) -> dict[str, dict[str, Any]]:
+         summary: Callable[[dict[str, Any]], str]) -> dict[str, dict[str, Any]]:
     """{name: what `work` measured}, written to results.json after each, so that an interrupted call leaves what it
-    had."""
+    had. `summary`: of a row, for the terminal."""
     rows: dict[str, dict[str, Any]] = {}
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     facts = {"settings": settings, "host": common.processor(), "versions": common.versions(options.python, *PACKAGES)}
@@ -121,8 +120,8 @@ def each(names: list[str], work: Callable[[argparse.Namespace, str], dict[str, A
         except common.Failed as failure:
             rows[name] = {"failed": str(failure)}
         rows[name]["seconds"] = time.time() - started
-        print(f"{name}: {told(name, rows[name]) if 'failed' not in rows[name] else 'FAILED: ' + rows[name]['failed']}",
-              flush=True)
+        row = rows[name]
+        print(f"{name}: {'FAILED: ' + row['failed'] if 'failed' in row else summary(row)}", flush=True)
         write_json(options.folder / "results.json", {**facts, "rows": rows})
     return rows
 
@@ -172,7 +171,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true",
                         help="a smoke test without a GPU: a tiny model, few steps; its numbers mean nothing")
     options = parser.parse_args()
-    options.shape, options.folder = TINY if options.tiny else LARGE, options.folder.absolute()
+    options.shape, options.folder = TINY if options.tiny else pairs.BERT_LARGE, options.folder.absolute()
     held_out = 64
     if options.ranks:
         options.rows, options.micro_batch, options.steps = 256, options.micro_batch or 8, options.steps or 4
@@ -192,12 +191,12 @@ def main() -> int:
                options.folder / "model.log", options.timeout)
     if options.ranks:
         rows = each([f"stage-{stage}" for stage in options.stages], memory, options,
-                    lambda _, row: f"{[round(peak / 2**20) for peak in row['peak_memory_bytes']]} MiB, "
-                                   f"{row['wall_seconds']:.0f} s in all")
+                    lambda row: f"{[round(peak / 2**20) for peak in row['peak_memory_bytes']]} MiB, "
+                                f"{row['wall_seconds']:.0f} s in all")
         print("\n" + memory_table(rows))
     else:
         rows = each(options.only or PROGRAMS, speed, options,
-                    lambda _, row: f"{row['samples_per_second']:.1f} samples/s, {row['wall_seconds']:.0f} s in all")
+                    lambda row: f"{row['samples_per_second']:.1f} samples/s, {row['wall_seconds']:.0f} s in all")
         print("\n" + speed_table(rows))
     print(f"\nraw results: {options.folder / 'results.json'}")
     return 1 if any("failed" in row for row in rows.values()) else 0

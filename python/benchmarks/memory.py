@@ -4,15 +4,16 @@ its own.
 
 Run it on a GPU host, with the Python that has debzero's libraries:
 
-    python python/benchmarks/memory.py --results memory.json                                 # all 24 cells; interrupted, it goes on
-    python python/benchmarks/memory.py --results memory.json --cells bert-large-uncased/2    # only these, again
-    python python/benchmarks/memory.py --results memory.json --predict                       # other constants, the same measurements
-    python python/benchmarks/memory.py --results memory.json --show                          # the table
+    memory.py --results memory.json                                 # all 24 cells, or those that are missing
+    memory.py --results memory.json --cells bert-large-uncased/2    # only these, again
+    memory.py --results memory.json --predict                       # other constants, the same measurements
+    memory.py --results memory.json --show                          # the table
 
-The models have the published sizes and random weights, the texts are random words, so nothing is downloaded. Two ranks
-share a GPU where there is one: but for the bucket of overlapped communication, a rank's peak in the allocator does not
-depend on who else uses the device, so cells also run side by side as far as the device's memory reaches. Exit code 1:
-the prediction is not as good as is asked of it. """
+The models have the published sizes and random weights, and the texts are random words, so nothing is downloaded. Two
+ranks share a GPU where there is one: apart from the bucket of overlapped communication, a rank's peak in the allocator
+does not depend on what else uses the device. So cells also run side by side while the device has room for them. Exit
+code 1: too many predictions are off.
+"""
 from __future__ import annotations
 
 import argparse
@@ -77,11 +78,12 @@ def cells(tiny: bool) -> list[Cell]:
 def make_model(name: str, folder: Path, tiny: bool) -> None:
     """A folder like the hub's, with random weights and a tokenizer of as many words as the model knows."""
     import transformers
-    from debzero.shapes import PUBLISHED
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    made, part = folder / name, folder / f"{name}.part"
-    if (made / "config.json").is_file():
+    from debzero.plan.model_shapes import PUBLISHED
+
+    target, part = folder / name, folder / f"{name}.part"
+    if (target / "config.json").is_file():
         return
     known = dict(PUBLISHED[name])
     kind = known.pop("type")
@@ -99,7 +101,7 @@ def make_model(name: str, folder: Path, tiny: bool) -> None:
                "t5": "AutoModelForSeq2SeqLM"}
     getattr(transformers, classes[kind]).from_config(config).save_pretrained(part)
     fast.save_pretrained(part)
-    part.rename(made)
+    part.rename(target)
 
 
 def make_job(cell: Cell, folder: Path, model: Path, precision: str, tiny: bool) -> Path:
@@ -121,7 +123,7 @@ def make_job(cell: Cell, folder: Path, model: Path, precision: str, tiny: bool) 
 
 
 def debzero(*arguments: object) -> str:
-    """What the command printed; raises RuntimeError with its words where it failed."""
+    """What the command printed; raises RuntimeError with the end of it where it failed."""
     environment = {**os.environ,
                    "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])),
                    "HF_HUB_OFFLINE": "1"}
@@ -132,8 +134,9 @@ def debzero(*arguments: object) -> str:
     return done.stdout
 
 
-class Room:
-    """Memory that cells take turns in; one that is larger than all of it runs alone."""
+class MemoryPool:
+    """Memory in bytes that cells share: a cell waits until its part is free. One that needs more than all of it runs
+    alone."""
 
     def __init__(self, size: float) -> None:
         self.size, self.taken, self.users, self.turn = size, 0.0, 0, threading.Condition()
@@ -153,8 +156,8 @@ class Bench:
     """Runs cells, and keeps each result as it comes."""
 
     def __init__(self, results: Path, scratch: Path, tiny: bool, precision: str, again: bool) -> None:
-        """`again`: only predict, for the host that the results are from. Raises SystemExit where these are another
-        host's or model's."""
+        """`again`: only predict, for the host that the results are from. Raises SystemExit where the results' facts
+        differ from this call's."""
         import torch
 
         self.results, self.scratch, self.tiny = results, scratch, tiny
@@ -164,8 +167,8 @@ class Bench:
         self.found: dict[str, Any] = before.get("cells", {})
         self.facts = before.get("facts", {})
         if not again:
-            self.room = Room(0.9 * sum(torch.cuda.get_device_properties(n).total_memory for n in range(self.gpus))
-                             or 2**34)
+            self.pool = MemoryPool(0.9 * sum(torch.cuda.get_device_properties(n).total_memory for n in range(self.gpus))
+                                   or 2**34)
             facts = {"gpu": torch.cuda.get_device_name(0) if self.gpus else "none", "gpus": self.gpus, **installed(),
                      "ranks": RANKS, "precision": self.precision, "tiny": tiny}
             other = [name for name, value in facts.items() if self.facts and self.facts.get(name, False) != value]
@@ -193,11 +196,11 @@ class Bench:
         try:
             result = self.predict(cell, job)
             need = 1.2 * RANKS * result["device"]
-            self.room.take(need)
+            self.pool.take(need)
             try:
                 run = measure(json.loads(job.read_text()), job.parent / "runs" / "1", STEPS - 1, LIMIT)
             finally:
-                self.room.give(need)
+                self.pool.give(need)
             if run.reason:
                 raise RuntimeError(run.reason)
             result.update(measured=max(run.memory_bytes), peaks=run.memory_bytes)
@@ -241,17 +244,17 @@ def verdict(found: dict[str, Any]) -> tuple[str, bool]:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    options.add_argument("--results", type=Path, required=True, help="the JSON to write, and to go on from")
+    options.add_argument("--results", type=Path, required=True, help="the JSON to write, and to continue")
     options.add_argument("--cells", nargs="+", metavar="PART",
-                         help="only those whose model/stage/micro begins so; they are done again")
+                         help="only those whose model/stage/micro begins with PART; they are measured again")
     options.add_argument("--scratch", type=Path, help="a folder with 30 GB of room (default: a temporary one)")
     options.add_argument("--at-once", type=int, default=2, metavar="N",
                          help="cells side by side, memory allowing (default: 2)")
     options.add_argument("--precision", default="bf16", choices=["bf16", "fp16", "fp32"])
     options.add_argument("--tiny", action="store_true",
                          help="tiny models, for trying this program: the numbers mean nothing")
-    options.add_argument("--predict", action="store_true", help="predict again for what has been measured")
-    options.add_argument("--show", action="store_true", help="print the table of what is there, and run nothing")
+    options.add_argument("--predict", action="store_true", help="only predict again what has been measured")
+    options.add_argument("--show", action="store_true", help="only print the table of the results")
     given = options.parse_args()
     given.results.parent.mkdir(parents=True, exist_ok=True)
     print(f"{'model/stage/micro-batch':<30}{'measured':>9}{'predicted':>10}{'ratio':>8}  (GiB, of the rank that needs "

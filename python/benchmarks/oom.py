@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""`make bench-oom`: a job on a GPU whose memory shrinks while it trains, and what it comes to.
+"""`make bench-oom`: does a job survive that its GPU's memory shrinks while it trains?
 
     python3 python/benchmarks/oom.py [--ranks 2] [--stage 2]
 
-When the job has done some steps, one rank's share of the GPU is lowered (torch.cuda.set_per_process_memory_fraction) to
-less than its micro-batch takes. The job is to end by itself, with half the micro-batch, the same global batch and every
-step exactly once in its metrics. Ranks may share a GPU. Exit code 1: it did not. """
+After some steps, one rank's share of the GPU is lowered (torch.cuda.set_per_process_memory_fraction) to less than its
+micro-batch takes. The job must finish without help, with half the micro-batch, the same global batch and every step
+exactly once in its metrics. Ranks may share a GPU. Exit code 1: it did not.
+"""
 from __future__ import annotations
 
 import argparse
@@ -60,7 +61,7 @@ def main() -> int:
     pairs.write_pairs(folder / "data", 1024, 64, SHAPE["vocab_size"])
     common.run([options.python, common.BENCH / "pairs.py", "model", folder / "model", "--shape", json.dumps(SHAPE)],
                folder / "model.log", options.timeout)
-    made = common.debzero(options.python, folder, "job", {
+    done = common.debzero(options.python, folder, "job", {
         "model": str(folder / "model"), "ranks": options.ranks,
         "data": {"dataset": str(folder / "data"), "text": ["sentence1", "sentence2"], "label": "label",
                  "max_length": 128, "padding": "max_length"},
@@ -69,17 +70,17 @@ def main() -> int:
         "zero": {"stage": options.stage if options.stage == "none" else int(options.stage)},
         "checkpoint": {"steps": 10, "minutes": 1000}}, options.timeout, OOM_FOLDER=str(folder),
         PYTHONPATH=os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")])))
-    report, steps = made["report"], [line["step"] for line in made["metrics"] if "loss" in line]
-    said = (folder / "job.log").read_text()
-    print("\n".join(line for line in said.splitlines() if "memory" in line or "going on" in line))
+    report, steps = done["report"], [line["step"] for line in done["metrics"] if "loss" in line]
+    log = (folder / "job.log").read_text()
+    print("\n".join(line for line in log.splitlines() if "memory" in line))
     good = {"memory was lowered": (folder / "lowered").exists(),
-            "it said so": "out of memory with a micro-batch of" in said,
-            "the micro-batch is smaller": report["micro_batch"] < MICRO, "the global batch is the same":
-            report["global_batch"] == BATCH * options.ranks,
+            "the log says so": "out of memory with a micro-batch of" in log,
+            "the micro-batch is smaller": report["micro_batch"] < MICRO,
+            "the global batch is the same": report["global_batch"] == BATCH * options.ranks,
             "every step is there once": steps == list(range(1, STEPS + 1))}
     print(json.dumps({"ranks": options.ranks, "stage": options.stage, "device": report["device"],
                       "global_batch": report["global_batch"], "micro_batch": [MICRO, report["micro_batch"]], **good},
-                      indent=2))
+                     indent=2))
     return 0 if all(good.values()) else 1
 
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Sentence pairs shaped like GLUE's MRPC, and a small BERT with their vocabulary: made on the spot, the same each time.
+"""Sentence pairs shaped like GLUE's MRPC, and a small BERT with their vocabulary: generated, and the same each time.
 
     python3 python/benchmarks/pairs.py data FOLDER [--rows 3668 --held-out 408 --vocabulary 1200 --seed 0]
     python3 python/benchmarks/pairs.py model FOLDER --shape '{"vocab_size": 1200, "hidden_size": 128}' [--seed 0]
 
 MRPC has 3668 training and 408 validation pairs, 68 % of them paraphrases, and a pair takes 53 word pieces on average
-and 103 at most. So do these. The words are made of syllables, each one word piece. The second sentence is an edited
-copy of the first: words are left out or added, neighbours change places, and some words are replaced, in a paraphrase
-by synonyms, else by words that contradict them. Which word is which, a model has to learn from the labels. """
+and 103 at most. So do these. Words consist of syllables, and each word is one word piece. The second sentence is an
+edited copy of the first: words are left out or added, neighbours change places, and some words are replaced, in a
+paraphrase by synonyms, else by words that contradict them. Which word is which, a model has to learn from the labels.
+"""
 from __future__ import annotations
 
 import argparse
@@ -21,9 +22,11 @@ from typing import Any, NamedTuple
 
 TRAIN, HELD_OUT, POSITIVE = 3668, 408, 0.68
 MEAN, SPREAD, SHORTEST, LONGEST = 53, 14, 15, 103  # word pieces of a pair, with its three special tokens
+BERT_LARGE = {"vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+              "intermediate_size": 4096}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
-FUNCTION = 40                 # words like "the", half of all that is said
+FUNCTION = 40                 # words like "the", half of every sentence
 EDITS = (2, 5)                # replaced words of a second sentence, least and most
 
 
@@ -36,12 +39,12 @@ class Pair(NamedTuple):
 def word(number: int) -> str:
     """Two syllables, or three where those are used up: `number` written with syllables for digits, so no two are
     alike."""
-    base, made = len(SYLLABLES), ""
+    base, text = len(SYLLABLES), ""
     number += base
     while number:
         number, digit = divmod(number, base)
-        made = SYLLABLES[digit] + made
-    return made
+        text = SYLLABLES[digit] + text
+    return text
 
 
 class Language:
@@ -53,7 +56,8 @@ class Language:
         self.function, content = words[:FUNCTION], words[FUNCTION:]
         quarter = len(content) // 4
         # The first `quarter` of the plain words have a synonym and a contrary each.
-        self.synonyms, self.contraries, self.plain = content[:quarter], content[quarter : 2 * quarter], content[2 * quarter :]
+        self.synonyms, self.contraries = content[:quarter], content[quarter : 2 * quarter]
+        self.plain = content[2 * quarter :]
         # Some words are commoner than others, as in any language.
         self._weights = list(accumulate(1 / (rank + 20) for rank in range(len(self.plain))))
         self._number = {plain: number for number, plain in enumerate(self.plain[:quarter])}

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""`make bench-published`: what `debzero bench` and `debzero tune` measure for docs/benchmarks, anew, on a host with one
-GPU.
+"""`make bench-published`: measure again what `debzero bench` and `debzero tune` show in docs/benchmarks, on a host with
+one GPU.
 
-Each part leaves its raw JSON there; `debzero bench --render FILE.json` makes a bench's page from it. After an
-interruption the next start continues: a bench with the rows it has not measured, a search with its trials.
+Each part leaves its raw JSON there; `debzero bench --render FILE.json` renders a bench's page from it. After an
+interruption the next start resumes: a bench with the rows it has not measured, a search with its finished trials.
 
     python3 python/benchmarks/published.py                            # all that one GPU can measure
     python3 python/benchmarks/published.py --only article-2 tune      # these
@@ -23,12 +23,10 @@ import common
 import pairs
 import yaml
 
-from debzero.plan.model_shapes import PUBLISHED
-
 BENCHMARKS = common.ROOT / "docs" / "benchmarks"
 WORK = common.ROOT / ".cache" / "bench"
 SHARED = ["--share-gpu", "--cap", "40", "--steps", "4", "--warmup", "2", "--repeats", "1", "--limit", "3"]
-# The job, the command, and what is asked of it. Memory is the same in each step: few will do.
+# The job, the command and its options. Memory is the same in each step, so a few steps are enough.
 PARTS = {
     "article-2": ("article.yml", "bench", ["--ranks", "2", *SHARED]),
     "article-2-gpus": ("article.yml", "bench",
@@ -38,10 +36,10 @@ PARTS = {
                      ["--ranks", "1", "--offload", "none", "--repeats", "2", "--limit", "3"]),
     "tune": ("bert-large.yml", "tune", ["--exhaustive", "--dry-run", "--steps", "10", "--warmup", "5", "--limit", "3"]),
 }
-LEFT = {"bench": "results.json", "tune": "tune.json"}
+RESULTS = {"bench": "results.json", "tune": "tune.json"}
 TINY = {"vocab_size": 1200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 64}
-TINY_ASKED = {"bench": ["--stages", "none", "--offload", "none", "--repeats", "1"], "tune": []}
+TINY_OPTIONS = {"bench": ["--stages", "none", "--offload", "none", "--repeats", "1"], "tune": []}
 
 
 def main() -> int:
@@ -50,9 +48,10 @@ def main() -> int:
                         default=[part for part in PARTS if part != "article-2-gpus"], metavar="PART",
                         help=f"some of {', '.join(PARTS)} (default: all but article-2-gpus, which takes two GPUs)")
     parser.add_argument("--results", type=Path, default=BENCHMARKS, help="where the JSON goes")
-    parser.add_argument("--name", default="gpu", help="what the host is called in it")
+    parser.add_argument("--name", default="gpu", help="what to call the host in it")
     parser.add_argument("--python", default=sys.executable, help="the interpreter with torch (default: this one)")
-    parser.add_argument("--tiny", action="store_true", help="a small model, for a rehearsal on a CPU")
+    parser.add_argument("--tiny", action="store_true",
+                        help="a rehearsal on a CPU: a tiny model; its numbers mean nothing")
     options = parser.parse_args()
     jobs = options.results.absolute() / "tiny" if options.tiny else BENCHMARKS
     make(jobs, options.python, options.tiny)
@@ -62,46 +61,46 @@ def main() -> int:
 
 
 def make(folder: Path, python: str, tiny: bool) -> None:
-    """The data and the model that the jobs name, and the folder for what is offloaded to NVMe."""
-    large = {key: value for key, value in PUBLISHED["bert-large-uncased"].items() if key != "type"}
-    shape = TINY if tiny else {"vocab_size": 30522, **large}
+    """The data and the model that the jobs name, and the folder for NVMe offload."""
+    shape = TINY if tiny else pairs.BERT_LARGE
     folder.mkdir(parents=True, exist_ok=True)
     if not tiny:
         Path(yaml.safe_load((BENCHMARKS / "article.yml").read_text())["zero"]["nvme_path"]).mkdir(parents=True,
                                                                                                   exist_ok=True)
     if not (folder / "pairs").is_dir():
-        pairs.write_pairs(folder / "pairs", pairs.TRAIN, pairs.HELD_OUT, shape["vocab_size"])
+        rows, held_out = (64, 16) if tiny else (pairs.TRAIN, pairs.HELD_OUT)
+        pairs.write_pairs(folder / "pairs", rows, held_out, shape["vocab_size"])
     if not (folder / "bert-large" / "config.json").is_file():
         command = [python, common.BENCH / "pairs.py", "model", folder / "bert-large", "--shape", json.dumps(shape)]
         WORK.mkdir(parents=True, exist_ok=True)
         common.run(command, WORK / "model.log", 300)
     for job in {job for job, _, _ in PARTS.values()} if tiny else ():
         values = yaml.safe_load((BENCHMARKS / job).read_text())
-        values["train"].update(precision="fp32", global_batch=4, micro_batch=2)
+        values["train"].update(precision="fp32", global_batch=2, micro_batch=1)
         values["output"] = str(folder / "out" / Path(job).stem)
         del values["data"]["max_length"]
         (folder / job).write_text(json.dumps(values))
 
 
 def measure(part: str, jobs: Path, options: argparse.Namespace) -> bool:
-    """Run one part, and keep what it leaves."""
-    job, command, asked = PARTS[part]
-    asked = [*asked, *TINY_ASKED[command], "--steps", "2", "--warmup", "2"] if options.tiny else asked
-    kept = options.results.absolute()
-    left = Path(yaml.safe_load((jobs / job).read_text())["output"] + f"-{command}")
-    asked = [*asked, "--name", options.name]
+    """Run one part, and keep its results. False where it failed."""
+    job, command, arguments = PARTS[part]
+    if options.tiny:
+        arguments = [*arguments, *TINY_OPTIONS[command], "--steps", "2", "--warmup", "2"]
+    results = options.results.absolute()
+    folder = Path(yaml.safe_load((jobs / job).read_text())["output"] + f"-{command}")
+    arguments = [*arguments, "--name", options.name]
     if command == "bench":
-        left = (kept if options.tiny else WORK) / part
-        asked = [*asked, "--output", os.path.relpath(left)]
-    print(f"== {part}: debzero {command} {' '.join(asked)}", flush=True)
-    # Ctrl-C reaches the command, too. It ends its run, which takes longer than Python lets a child live that it was
-    # waiting for.
+        folder = (results if options.tiny else WORK) / part
+        arguments = [*arguments, "--output", os.path.relpath(folder)]
+    print(f"== {part}: debzero {command} {' '.join(arguments)}", flush=True)
+    # Ctrl-C reaches the command, too, and ending its run takes longer than subprocess.run waits for a child then.
     before = signal.signal(signal.SIGINT, lambda *_: None)
-    code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *asked],
+    code = subprocess.run([options.python, "-m", "debzero", command, os.path.relpath(jobs / job), *arguments],
                           env=common.variables_of(options.python)).returncode
     signal.signal(signal.SIGINT, before)
-    if (left / LEFT[command]).is_file():
-        shutil.copy(left / LEFT[command], kept / f"{part}.json")
+    if (folder / RESULTS[command]).is_file():
+        shutil.copy(folder / RESULTS[command], results / f"{part}.json")
     if code == 128 + signal.SIGINT:
         raise SystemExit(code)
     return code == 0

@@ -2,14 +2,15 @@
 """`make bench-train`: the tutorial's script (article.py) against `debzero train`, in turns, on the CPU.
 
 Both train the same small BERT from the same first weights on the same MRPC-shaped pairs (pairs.py), with 2 ranks of one
-thread per core share, global batch 64, the same peak learning rate and warm-up, the same number of epochs and ZeRO
+thread each, global batch 64, the same peak learning rate and warm-up, the same number of epochs and ZeRO
 stage 2, and torch's AdamW (a DeepSpeed without prebuilt operators has no other on a CPU). What differs is what each
 brings: the tutorial pads to 128 and accumulates 4 micro-batches of 8; debzero takes its own defaults for batching,
 padding, micro-batch and the learning rate's decay.
 
 Speed is samples/s of the training loop, after its first steps and without evaluation; the wall clock of the whole run,
 imports, tokenising and checkpoints included, is shown beside it, and so is the CPU time of all its processes, which a
-busy machine changes least. All are printed as ratios and written with everything else to results.json. """
+busy machine changes least. All are printed as ratios and written with everything else to results.json.
+"""
 from __future__ import annotations
 
 import argparse
@@ -26,7 +27,7 @@ import pairs
 from debzero.base.files import write_json
 from debzero.run.progress import EVALUATION
 
-RANKS, GLOBAL_BATCH, MAX_LENGTH = 2, 64, 128
+GLOBAL_BATCH, MAX_LENGTH = 64, 128
 SHAPE = {"vocab_size": 1200, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 256, "max_position_embeddings": MAX_LENGTH}
 TINY = {**SHAPE, "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
@@ -39,12 +40,13 @@ def article(options: argparse.Namespace, seed: int, model: Path) -> dict[str, An
     name = f"article-{seed}"
     result = options.folder / f"{name}.json"
     steps = options.epochs * -(-options.rows // GLOBAL_BATCH)
-    command = [*common.deepspeed_launcher(options.python, RANKS), common.BENCH / "article.py", "--model", model,
+    start, variables = common.launcher(options.python, options.ranks)
+    command = [*start, common.BENCH / "article.py", "--model", model,
                "--data", options.folder / "data", "--epochs", options.epochs, "--learning-rate", options.learning_rate,
                "--warmup-steps", round(WARMUP * steps), "--seed", seed, "--untimed-steps", options.untimed_steps,
                "--result", result]
     command += ["--decay"] if options.article_decay else []
-    took = common.run(command, options.folder / f"{name}.log", options.timeout, **environment(options))
+    took = common.run(command, options.folder / f"{name}.log", options.timeout, **environment(options), **variables)
     return {**took, **json.loads(result.read_text())}
 
 
@@ -56,26 +58,26 @@ def debzero(options: argparse.Namespace, seed: int, model: Path) -> dict[str, An
         "train": {"epochs": options.epochs, "global_batch": GLOBAL_BATCH, "learning_rate": options.learning_rate,
                   "warmup": WARMUP, "seed": seed, "log_every": min(10, options.untimed_steps)},
         "zero": {"stage": options.stage if options.stage == "none" else int(options.stage)},
-        "ranks": RANKS,
+        "ranks": options.ranks,
     }
-    made = common.debzero(options.python, options.folder, f"debzero-{seed}", job, options.timeout,
+    done = common.debzero(options.python, options.folder, f"debzero-{seed}", job, options.timeout,
                           **environment(options))
-    score = f"{EVALUATION}accuracy"
-    speed = common.steady(made["metrics"], options.rows, GLOBAL_BATCH, options.untimed_steps)["samples_per_second"]
-    return {"wall_seconds": made["wall_seconds"], "cpu_seconds": made["cpu_seconds"], "steps": made["report"]["steps"],
-            "samples_per_second": speed, "accuracy": made["report"]["accuracy"],
-            "accuracies": [line[score] for line in made["metrics"] if score in line],
-            "micro_batch": made["report"]["micro_batch"], "peak_memory_bytes": made["report"]["peak_memory_bytes"]}
+    score, report, metrics = f"{EVALUATION}accuracy", done["report"], done["metrics"]
+    speed = common.steady(metrics, options.rows, GLOBAL_BATCH, options.untimed_steps)["samples_per_second"]
+    return {"wall_seconds": done["wall_seconds"], "cpu_seconds": done["cpu_seconds"], "steps": report["steps"],
+            "samples_per_second": speed, "accuracy": report["accuracy"],
+            "accuracies": [line[score] for line in metrics if score in line],
+            "micro_batch": report["micro_batch"], "peak_memory_bytes": report["peak_memory_bytes"]}
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
     """The same for both sides; LOCAL_SIZE spares DeepSpeed a question to numactl."""
-    return {"OMP_NUM_THREADS": str(options.threads), "LOCAL_SIZE": str(RANKS), "DS_ACCELERATOR": "cpu",
+    return {"OMP_NUM_THREADS": str(options.threads), "LOCAL_SIZE": str(options.ranks), "DS_ACCELERATOR": "cpu",
             "CUDA_VISIBLE_DEVICES": ""}
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A run of each side for every seed; who begins changes from seed to seed, so that a busier minute hits both."""
+    """A run of each side for every seed. The sides take turns to begin, so that a busier minute hits both."""
     pairs.write_pairs(options.folder / "data", options.rows, options.held_out, options.shape["vocab_size"])
     runs = []
     for number, seed in enumerate(options.seeds):
@@ -85,10 +87,10 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
                    options.folder / "model.log", options.timeout)
         sides = [("article", article), ("debzero", debzero)]
         for side, train in sides if number % 2 == 0 else sides[::-1]:
-            made = train(options, seed, model)
-            runs.append({"side": side, "seed": seed, **made})
-            print(f"seed {seed}  {side}  {made['samples_per_second']:7.1f} samples/s  accuracy {made['accuracy']:.4f}  "
-                  f"{made['wall_seconds']:6.1f} s in all", flush=True)
+            run = {"side": side, "seed": seed, **train(options, seed, model)}
+            runs.append(run)
+            print(f"seed {seed}  {side}  {run['samples_per_second']:7.1f} samples/s  accuracy {run['accuracy']:.4f}  "
+                  f"{run['wall_seconds']:6.1f} s in all", flush=True)
     return runs
 
 
@@ -116,7 +118,7 @@ def text(runs: list[dict[str, Any]], verdict: dict[str, Any], majority: float) -
         rows.append([side, *(f"{statistics.median(run[key] for run in mine):.1f}" for key in SHOWN),
                      f"{verdict['accuracy'][side]:.4f}", " ".join(f"{run['accuracy']:.4f}" for run in mine)])
     ratios = [f"{verdict[key]:.2f}" for key in ("speed_ratio", "wall_ratio", "cpu_ratio")]
-    rows.append(["ratio", *ratios, "", f"(commonest class: {majority:.4f})"])
+    rows.append(["ratio", *ratios, "", f"(majority-class baseline: {majority:.4f})"])
     return common.table(rows)
 
 
@@ -127,6 +129,8 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable,
                         help="the interpreter with torch and DeepSpeed (default: this one)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--ranks", type=int, choices=[1, 2], default=2,
+                        help="processes on each side; one is a rehearsal, in which the tutorial's batch is 32, not 64")
     parser.add_argument("--rows", type=int, default=pairs.TRAIN)
     parser.add_argument("--held-out", type=int, default=pairs.HELD_OUT)
     parser.add_argument("--epochs", type=int, default=3)

@@ -1,4 +1,5 @@
-"""What a page looks like to Chromium: its measures at one width, and whether it asked the network for anything."""
+"""What a page looks like to Chromium: its measures at each width, what is folded there, and whether it asked the
+network for anything."""
 from __future__ import annotations
 
 import html
@@ -14,7 +15,7 @@ import pytest
 
 # The page under test is a frame of the wanted width: a window of Chromium's cannot be as narrow as a phone.
 FRAME = '<iframe style="border:0;width:{width}px;height:800px" srcdoc="{page}"></iframe>'
-LOOK = """<!DOCTYPE html><meta charset="utf-8"/>FRAMES<pre id="facts"></pre><script>
+MEASURE = """<!DOCTYPE html><meta charset="utf-8"/>FRAMES<pre id="facts"></pre><script>
 addEventListener("load", () => {
   const all = [...document.querySelectorAll("iframe")].map(frame => {
   const page = frame.contentWindow, root = page.document.documentElement, found = {};
@@ -28,6 +29,11 @@ addEventListener("load", () => {
     .map(box => [Math.round(box.width), Math.round(box.height)]);
   found.font = Math.min(...[...page.document.querySelectorAll("main *")].filter(one => one.innerText)
     .map(one => parseFloat(page.getComputedStyle(one).fontSize)));
+  const seen = one => one.checkVisibility({contentVisibilityAuto: true});
+  found.tables = [...page.document.querySelectorAll("table")].filter(seen).length;
+  const details = [...page.document.querySelectorAll("details")].map(one => seen(one.children[1]));
+  found.open = details.filter(one => one).length;
+  found.folded = details.length - found.open;
   found.requests = page.performance.getEntriesByType("resource").map(entry => entry.name);
   return found;
   });
@@ -43,10 +49,10 @@ def chromium() -> str:
     return found
 
 
-def look(page: str, widths: Sequence[int], folder: Path) -> list[dict[str, Any]]:
+def measured(page: str, widths: Sequence[int], folder: Path) -> list[dict[str, Any]]:
     """Show `page` in windows of `widths` CSS pixels and measure it in each."""
     file = folder / "frames.html"
-    file.write_text(LOOK.replace("FRAMES", "".join(FRAME.format(width=width, page=html.escape(page))
+    file.write_text(MEASURE.replace("FRAMES", "".join(FRAME.format(width=width, page=html.escape(page))
                                                    for width in widths)))
     command = [chromium(), "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
                "--disable-background-networking", f"--user-data-dir={folder / 'profile'}", "--no-sandbox",

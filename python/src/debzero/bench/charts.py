@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Optional
 
-# Once in each page: the pattern for "elsewhere than in the GPU's memory" and for "not comparable".
+# Once in each page: the pattern for "elsewhere than in the GPU's memory".
 PATTERNS = """<svg class="patterns" width="0" height="0" aria-hidden="true" focusable="false"><defs>
 <pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
 <rect class="hatch" width="3" height="7"/></pattern>
@@ -59,34 +59,34 @@ def longest(bars: Iterable[Bar]) -> float:
                 for bar in bars), default=0.0) * 1.02
 
 
-def listed(bars: Sequence[Bar], width: Optional[float] = None) -> str:
-    """The bars as a list, on a common scale (`width`: of several lists). Long names stand above their bars on a desk,
-    too."""
+def bar_list(bars: Sequence[Bar], width: Optional[float] = None) -> str:
+    """The bars as a list, on a scale of their own or on that of several lists (`width`). Long names always stand above
+    their bars."""
     scale = width or longest(bars)
-    made = []
+    items = []
     for bar in bars:
         drawn = bar.length is not None or bar.parts
-        made.append(f'<li class="bar{"" if drawn else " none"}"><span class="name">{escape(bar.name)}</span>'
-                    + (_track(bar, scale) if drawn else "") + f'<span class="value">{escape(bar.value)}</span></li>')
+        items.append(f'<li class="bar{"" if drawn else " none"}"><span class="name">{escape(bar.name)}</span>'
+                     + (_track(bar, scale) if drawn else "") + f'<span class="value">{escape(bar.value)}</span></li>')
     letters = max((len(bar.name) for bar in bars), default=0)
     kind = " stacked" if letters > 16 else " short" if letters < 8 else ""
-    return f'<ol class="bars{kind}">{"".join(made)}</ol>'
+    return f'<ol class="bars{kind}">{"".join(items)}</ol>'
 
 
 def figure(title: str, caption: str, bars: Sequence[Bar], badge: str = "") -> str:
     shown = f' <span class="badge">{escape(badge)}</span>' if badge else ""
-    return (f'<figure class="card"><h2>{escape(title)}{shown}</h2>{listed(bars)}'
+    return (f'<figure class="card"><h2>{escape(title)}{shown}</h2>{bar_list(bars)}'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
 
 def groups(title: str, caption: str, grouped: Sequence[tuple[str, Sequence[Bar]]],
-           legend: Sequence[tuple[str, str]] = ()) -> str:
-    """Several lists of bars under names of their own, on one scale; `legend`: (colour, what it stands for)."""
+           legend: Sequence[tuple[str, str]] = (), keyed: bool = False) -> str:
+    """Several lists of bars under names of their own, on one scale; `legend`: (colour, what it stands for). `keyed`:
+    the legend tells the bars of a list apart, so a phone shows them without their names."""
     width = longest(bar for _, bars in grouped for bar in bars)
-    inner = "".join((f"<h3>{escape(name)}</h3>" if name else "") + listed(bars, width) for name, bars in grouped)
+    lists = "".join((f"<h3>{escape(name)}</h3>" if name else "") + bar_list(bars, width) for name, bars in grouped)
     keys = "".join(f'<li><svg class="key" aria-hidden="true" focusable="false"><rect class="fill {colour}" '
-                   'width="100%" height="100%" '
-                   f'rx="2"/></svg>{escape(words)}</li>' for colour, words in legend)
-    return (f'<figure class="card"><h2>{escape(title)}</h2>' + (f'<ul class="legend">{keys}</ul>' if keys else "")
-            + inner
-            + f"<figcaption>{escape(caption)}</figcaption></figure>")
+                   f'width="100%" height="100%" rx="2"/></svg>{escape(meaning)}</li>' for colour, meaning in legend)
+    key = f'<ul class="legend">{keys}</ul>' if keys else ""
+    return (f'<figure class="card{" keyed" if keyed else ""}"><h2>{escape(title)}</h2>{key}'
+            f"{lists}<figcaption>{escape(caption)}</figcaption></figure>")

@@ -23,10 +23,10 @@ from debzero.base.command_line import (
 def add_bench(commands: Commands) -> None:
     parser = add_command(
         commands, "bench", bench,
-        "Measure what ZeRO and offload cost and save for a job on this host: plain PyTorch and the stages\n"
-        "1 to 3, each with and without offload, each run in a process of its own. Results are results.json, .csv, .md\n"
-        "and a page, results.html. An interrupted bench resumes where it was; a configuration that fails is a row "
-        "with\nits reason, and the next start tries it again unless it ran out of memory or time.",
+        "Measure what ZeRO and offload cost and save for a job on this host: plain DDP and the stages 1 to 3, each\n"
+        "with and without offload, each run in a process of its own. Results are results.json, .csv, .md and a\n"
+        "page, results.html. An interrupted bench resumes where it was. A configuration that fails is a row with its\n"
+        "reason, and the next start tries it again unless it ran out of memory or time.",
         ["debzero bench mrpc.yml", "debzero bench mrpc.yml --ranks 4 --share-gpu --stages 2,3 --repeats 1",
          "debzero bench --render /var/lib/debzero/mrpc-bench",
          "debzero bench --compare a/results.json b/results.json -o comparison.html"])
@@ -70,7 +70,7 @@ def bench(options: argparse.Namespace) -> int:
         return compare(options.compare, options.output)
     if options.render:
         file = results.file_of(options.render)
-        page.write(results.load(file), file)
+        page.write_shown(results.load(file), file)
         print(f"written: {file.with_suffix('.html')}, and .csv and .md beside it")
         return 0
     if options.job is None:
@@ -88,15 +88,15 @@ def compare(files: list[Path], target: Optional[Path]) -> int:
     from debzero.bench import comparison, results
 
     if len(files) < 2 or target is None:
+        example = "debzero bench --compare a/results.json b/results.json -o comparison.html"
         raise InputError([Problem("debzero bench", "--compare", "takes two or more results.json and -o FILE",
-                                  "for example: debzero bench --compare a/results.json b/results.json -o "
-                                  "comparison.html")])
-    made = comparison.render([results.load(file) for file in files])
+                                  f"for example: {example}")])
+    page = comparison.render([results.load(file) for file in files])
     target = target / "comparison.html" if target.is_dir() else target
     try:
-        write_text(target.absolute(), made)
+        write_text(target.absolute(), page)
     except OSError as error:
         raise InputError([Problem("debzero bench", "--output", f"{target} cannot be written: {error.strerror}",
-                                  "give a file in a folder that is there and that this user may write to")]) from None
+                                  "give a file in an existing folder that this user may write to")]) from None
     print(f"written: {target}")
     return 0

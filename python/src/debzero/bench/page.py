@@ -2,251 +2,218 @@
 script."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Optional
 
 import yaml
 
 from debzero.base.files import write_json, write_text
 from debzero.base.text import rate_text, size_text
-from debzero.bench import charts
+from debzero.bench import article, charts
 from debzero.bench.charts import Bar
-from debzero.bench.results import HEADINGS, as_csv, as_markdown, cells, notes, of_baseline, reason
+from debzero.bench.markup import notes, section, shell, table, terms
+from debzero.bench.results import BenchResults, Row, Summary
+from debzero.bench.tables import HEADINGS, as_csv, as_markdown, cells, plural
+from debzero.bench.tables import notes as notes_of
 
 NAME = "results.html"
 FILES = ("results.json", "results.csv", "results.md", NAME)
 
 
-def render(made: dict[str, Any]) -> str:
-    batch = made["batch"]
-    ranks = f"{batch['ranks']} rank{'s' if batch['ranks'] > 1 else ''}"
-    head = (f'<p class="eyebrow">debzero bench</p><h1>{escape(made["model"])} on {escape(made["host"]["device"])}</h1>'
-            f'<p class="sub">{ranks}, {escape(made["precision"])}, {escape(batch["text"])}; '
-            f'{escape(made["made"][:10])}</p>')
+def render(bench: BenchResults) -> str:
+    head = (f'<p class="eyebrow">debzero bench</p><h1>{escape(bench.model)} on {escape(bench.host.device)}</h1>'
+            f'<p class="sub">{plural(bench.batch.ranks, "rank")}, {escape(bench.precision)}, '
+            f"{escape(str(bench.batch))}; {escape(bench.made[:10])}</p>")
     body = [
-        f"<header>{head}{_verdict(made)}{_notes(notes(made))}</header>", _tiles(made),
-        f'<div class="grid two">{_memory(made)}{_speed(made)}</div>', _table(made), _prediction(made), _article(made),
-        _definitions(made), f'<div class="grid two">{_hardware(made["host"])}{_software(made)}</div>', _again(made)]
-    return shell(f"{made['model']}: debzero bench", "".join(body))
+        f"<header>{head}{_verdict(bench)}{notes(notes_of(bench))}</header>", _tiles(bench),
+        f'<div class="grid two">{_memory(bench)}{_speed(bench)}</div>', _table(bench), _prediction(bench),
+        _article(bench), _definitions(bench),
+        f'<div class="grid two">{_hardware(bench)}{_software(bench)}</div>', _repeat(bench)]
+    return shell(f"{bench.model}: debzero bench", "".join(body))
 
 
-def write(made: dict[str, Any], file: Path) -> None:
-    """The results in all their forms: `file` is the JSON that the others, beside it, are made from."""
-    write_json(file, made)
-    for name, text in zip(FILES[1:], (as_csv(made), as_markdown(made), render(made))):
+def write(bench: BenchResults, file: Path) -> None:
+    """The results in all their forms, beside each other: `file` is the JSON."""
+    write_json(file, bench.as_json())
+    write_shown(bench, file)
+
+
+def write_shown(bench: BenchResults, file: Path) -> None:
+    """The CSV, the Markdown table and the page beside the results' JSON, under its name."""
+    for name, text in zip(FILES[1:], (as_csv(bench), as_markdown(bench), render(bench))):
         write_text(file.with_suffix(Path(name).suffix), text)
 
 
-def shell(title: str, body: str) -> str:
-    """A whole page around `body`."""
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-            # Even a mistake in this file cannot make a page that asks for something.
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'"/>'
-            f"<title>{escape(title)}</title><style>\n{style}</style></head>\n"
-            f'<body>{charts.PATTERNS}<main class="page">{body}'
-            "<footer>Made by debzero bench, from JSON that holds the same figures run by "
-            "run.</footer></main></body></html>\n")
+def against(share: float) -> str:
+    """A share of plain DDP's memory in words: "51% less"."""
+    return f"{abs(1 - share):.0%} {'less' if share < 1 else 'more'} than" if abs(1 - share) >= .005 else "the same as"
 
 
-def _measured(made: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in made["configurations"] if row["summary"]]
+def _extremes(bench: BenchResults) -> tuple[Row, Row, Row]:
+    """Of the measured rows, the one with the least memory, the one with the most, and the fastest."""
+    figures: list[tuple[Row, Summary]] = [(row, row.summary) for row in bench.measured if row.summary]
+    by_memory = sorted(figures, key=lambda pair: pair[1].memory_bytes)
+    fastest = max(figures, key=lambda pair: pair[1].samples_per_second.median)
+    return by_memory[0][0], by_memory[-1][0], fastest[0]
 
 
-def against(share: Optional[float], less: str, more: str) -> str:
-    """A share of the baseline in words: "51% less"."""
-    if share is None:
-        return ""
-    return f"{abs(1 - share):.0%} {less if share < 1 else more}" if abs(1 - share) >= .005 else "the same"
+def _memory_text(row: Row) -> str:
+    return size_text(row.summary.memory_bytes if row.summary else None)
 
 
-def _verdict(made: dict[str, Any]) -> str:
+def _speed_text(row: Row) -> str:
+    return f"{rate_text(row.summary.samples_per_second.median)} samples/s" if row.summary else "-"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _verdict(bench: BenchResults) -> str:
     """The result in one or two sentences."""
-    rows = _measured(made)
-    if not rows:
+    if not bench.measured:
         return '<p class="lead">Nothing could be measured: each configuration\'s reason is below.</p>'
-    least = min(rows, key=lambda row: row["summary"]["memory_bytes"])
-    shares = of_baseline(made, least)
-    text = f"{least['label']} needs the least memory: {size_text(least['summary']['memory_bytes'])} a rank"
-    if shares["memory"] is not None and least["name"] != "baseline":
-        text += f", {against(shares['memory'], 'less', 'more')} than the baseline"
-        if made["speed_comparable"] and shares["speed"] is not None:
-            text += f", at {shares['speed']:.0%} of its speed"
+    least, _, fastest = _extremes(bench)
+    share, speed = bench.memory_share(least), bench.speed_share(least)
+    text = f"{_capital(least.label)} needs the least memory: {_memory_text(least)} a rank"
+    if share is not None and least.name != "baseline":
+        text += f", {against(share)} plain DDP"
+        if bench.speed_comparable and speed is not None:
+            text += f", at {speed:.0%} of its speed"
     text += "."
-    if made["speed_comparable"]:
-        fast = max(rows, key=lambda row: row["summary"]["samples_per_second"]["median"])
-        text += f" {fast['label']} is the fastest: {rate_text(fast['summary']['samples_per_second']['median'])} samples/s."
-    failed = [row["label"] for row in made["configurations"] if row["summary"] is None]
+    if bench.speed_comparable:
+        text += f" {_capital(fastest.label)} is the fastest: {_speed_text(fastest)}."
+    failed = [row.label for row in bench.configurations if row.summary is None]
     if failed:
         text += f" Without a result: {', '.join(failed)}."
     return f'<p class="lead">{escape(text)}</p>'
 
 
-def _notes(texts: Sequence[str]) -> str:
-    return "".join(f'<p class="note">{escape(text)}</p>' for text in texts)
+def _tile(name: str, value: str, about: str) -> str:
+    return f'<div class="card tile"><span>{escape(name)}</span><b>{escape(value)}</b><span>{escape(about)}</span></div>'
 
 
-def _tile(name: str, value: str, words: str) -> str:
-    return f'<div class="card tile"><span>{escape(name)}</span><b>{escape(value)}</b><span>{escape(words)}</span></div>'
-
-
-def _tiles(made: dict[str, Any]) -> str:
-    rows = _measured(made)
-    if not rows:
+def _tiles(bench: BenchResults) -> str:
+    if not bench.measured:
         return ""
-    least = min(rows, key=lambda row: row["summary"]["memory_bytes"])
-    most = max(rows, key=lambda row: row["summary"]["memory_bytes"])
-    tiles = [_tile("least memory per rank", size_text(least["summary"]["memory_bytes"]), least["label"]),
-             _tile("most memory per rank", size_text(most["summary"]["memory_bytes"]), most["label"])]
-    if made["speed_comparable"]:
-        fast = max(rows, key=lambda row: row["summary"]["samples_per_second"]["median"])
-        tiles.append(_tile("highest speed", f"{rate_text(fast['summary']['samples_per_second']['median'])} samples/s",
-                           fast["label"]))
+    least, most, fastest = _extremes(bench)
+    tiles = [_tile("least memory per rank", _memory_text(least), least.label),
+             _tile("most memory per rank", _memory_text(most), most.label)]
+    if bench.speed_comparable:
+        tiles.append(_tile("highest speed", _speed_text(fastest), fastest.label))
     else:
-        tiles.append(_tile("a rehearsal", f"{made['batch']['ranks']} ranks",
-                           f"on {made['host']['gpus']} GPU: speed is not comparable"))
+        tiles.append(_tile("a rehearsal", plural(bench.batch.ranks, "rank"),
+                           f"on {plural(bench.host.gpus, 'GPU')}: speed is not comparable"))
     return f'<div class="grid three">{"".join(tiles)}</div>'
 
 
-def colour(row: dict[str, Any]) -> str:
-    return "c0" if row["stage"] == "none" else f"c{row['stage']}"
+def colour(row: Row) -> str:
+    """A class of page.css."""
+    return f"c{row.sharding.stage}"
 
 
-def _memory(made: dict[str, Any]) -> str:
-    bars = []
-    for row in made["configurations"]:
-        if row["summary"]:
-            most = row["summary"]["memory_bytes"]
-            bars.append(Bar(row["label"], size_text(most), most, colour(row), row["offload_optimizer"] != "none"))
-        else:
-            bars.append(Bar(row["label"], reason(row).split(":")[0]))
-    caption = "The highest rank's peak; shorter is better. Hatched: with offload."
-    if made["host"]["gpu_memory_bytes"]:
-        caption += f" The GPU has {size_text(made['host']['gpu_memory_bytes'])}."
+def _no_bar(row: Row) -> Bar:
+    return Bar(row.label, row.reason.split(":")[0])
+
+
+def _hatching(bars: list[Bar]) -> str:
+    return " Hatched: with offload." if any(bar.hatched for bar in bars) else ""
+
+
+def _memory(bench: BenchResults) -> str:
+    bars = [Bar(row.label, _memory_text(row), row.summary.memory_bytes, colour(row), row.offloads)
+            if row.summary else _no_bar(row) for row in bench.configurations]
+    caption = f"The highest rank's peak; shorter is better.{_hatching(bars)}"
+    if bench.host.gpu_memory_bytes:
+        caption += f" The GPU has {size_text(bench.host.gpu_memory_bytes)}."
     return charts.figure("Memory per rank", caption, bars)
 
 
-def _speed(made: dict[str, Any]) -> str:
+def _speed(bench: BenchResults) -> str:
     bars = []
-    for row in made["configurations"]:
-        if row["summary"]:
-            speed = row["summary"]["samples_per_second"]
-            bars.append(Bar(row["label"], rate_text(speed["median"]), speed["median"], colour(row),
-                            row["offload_optimizer"] != "none", (speed["lowest"], speed["highest"])))
+    for row in bench.configurations:
+        if row.summary:
+            speed = row.summary.samples_per_second
+            bars.append(Bar(row.label, rate_text(speed.median), speed.median, colour(row), row.offloads,
+                            (speed.lowest, speed.highest)))
         else:
-            bars.append(Bar(row["label"], reason(row).split(":")[0]))
-    repeats = max((row["summary"]["repeats"] for row in _measured(made)), default=0)
-    caption = "Samples a second; longer is better." + (
+            bars.append(_no_bar(row))
+    repeats = max((row.summary.repeats for row in bench.configurations if row.summary), default=0)
+    caption = f"Samples a second; longer is better.{_hatching(bars)}" + (
         f" Median of {repeats} runs; the line spans the lowest and the highest." if repeats > 1 else " One run each.")
-    return charts.figure("Speed", caption, bars, "" if made["speed_comparable"] else "not comparable")
+    return charts.figure("Speed", caption, bars, "" if bench.speed_comparable else "not comparable")
 
 
-def table(headings: Sequence[str], rows: Sequence[tuple[str, str, Optional[Sequence[str]], str]], caption: str) -> str:
-    """Rows of (name, about, cells or None, reason); on a phone each row becomes a list of "heading: cell"."""
-    head = "".join(f'<th role="columnheader" scope="col">{escape(name)}</th>' for name in headings)
-    body = []
-    for name, about, figures, why in rows:
-        words = f'<span class="about">{escape(about)}</span>' if about else ""
-        if figures is None:
-            rest = f'<td role="cell" class="reason" colspan="{len(headings) - 1}">{escape(why)}</td>'
-        else:
-            rest = "".join(f'<td role="cell" data-label="{escape(heading)}">{escape(figure)}</td>'
-                           for heading, figure in zip(headings[1:], figures))
-        body.append('<tr role="row"><th role="rowheader" scope="row"><span '
-                    f'class="label">{escape(name)}</span>{words}</th>{rest}</tr>')
-    return (f'<table role="table" aria-label="{escape(caption)}"><thead role="rowgroup"><tr '
-            f'role="row">{head}</tr></thead>'
-            f'<tbody role="rowgroup">{"".join(body)}</tbody></table>')
+def _table(bench: BenchResults) -> str:
+    rows = [(row.label, row.sharding.about, cells(bench, row), row.reason) for row in bench.configurations]
+    return section("All figures", table(("", *HEADINGS), rows, "All figures"), long=True)
 
 
-def _table(made: dict[str, Any]) -> str:
-    rows = [(row["label"], row["about"], cells(made, row), reason(row)) for row in made["configurations"]]
-    return f'<section class="card long"><h2>All figures</h2>{table(["", *HEADINGS], rows, "All figures")}</section>'
-
-
-def _prediction(made: dict[str, Any]) -> str:
+def _prediction(bench: BenchResults) -> str:
     """The split that `debzero plan` predicts, with the measured peak as a mark across it."""
-    rows = [row for row in made["configurations"] if row.get("predicted")]
+    rows = [(row, row.predicted) for row in bench.configurations if row.predicted]
     if not rows:
         return ""
-    names = list(dict.fromkeys(name for row in rows for name in row["predicted"]["parts"]))
+    names = list(dict.fromkeys(name for _, predicted in rows for name in predicted.parts))
     colours = {name: f"p{number % 8}" for number, name in enumerate(names)}
     bars, lines = [], []
-    for row in rows:
-        predicted, own = row["predicted"], row["summary"]
-        measured, total = own["memory_bytes"] if own else None, predicted["total_bytes"]
-        parts = [(colours[name], taken) for name, taken in predicted["parts"].items()]
-        bars.append(Bar(row["label"], size_text(total), parts=parts, mark=measured))
-        off = f"{total / measured - 1:+.1%}" if measured else "-"
-        lines.append((row["label"], "", [*(size_text(predicted["parts"].get(name)) for name in names),
-                                           size_text(total), size_text(measured), off], ""))
+    for row, predicted in rows:
+        measured, total = row.summary.memory_bytes if row.summary else None, predicted.total_bytes
+        parts = [(colours[name], size) for name, size in predicted.parts.items()]
+        bars.append(Bar(row.label, size_text(total), parts=parts, mark=measured))
+        difference = f"{total / measured - 1:+.1%}" if measured else "-"
+        lines.append((row.label, "", [*(size_text(predicted.parts.get(name)) for name in names),
+                                      size_text(total), size_text(measured), difference], ""))
     caption = "Predicted by debzero plan, before the run. The line across a bar is the measured peak."
-    shown = table(["", *names, "predicted", "measured", "off by"], lines, "Predicted and measured memory per rank")
+    shown = table(["", *names, "predicted", "measured", "difference"], lines, "Predicted and measured memory per rank")
     return (charts.groups("What the memory holds", caption, [("", bars)], [(colours[name], name) for name in names])
-            + f'<section class="card"><h2>Predicted and measured</h2>{shown}</section>')
+            + section("Predicted and measured", shown))
 
 
-def _article(made: dict[str, Any]) -> str:
-    own = {row["stage"]: row["summary"] for row in made["configurations"] if row["offload_optimizer"] == "none"}
-    printed = {row["stage"]: row for row in made["article"]["rows"]}
-    lines, memory, speed = [], [], []
-    for stage, theirs in printed.items():
-        ours = own.get(stage)
-        steps = ours["steps_per_second"]["median"] if ours else None
-        lines.append((theirs["label"], "", [theirs["memory"], size_text(ours["memory_bytes"] if ours else None),
-                                            f"{theirs['steps_per_second']:g}", rate_text(steps) if steps else "-"], ""))
-        shade = "c0" if stage == "none" else f"c{stage}"
-        here = [Bar("here", "not measured")] * 2
-        if ours and steps:
-            used = ours["memory_bytes"]
-            here = [Bar("here", size_text(used), used, shade), Bar("here", rate_text(steps), steps, shade)]
-        printed_speed = theirs["steps_per_second"]
-        memory.append((theirs["label"],
-                       [Bar("article", theirs["memory"], theirs["memory_gb"] * 1e9, "article"), here[0]]))
-        speed.append((theirs["label"], [Bar("article", f"{printed_speed:g}", printed_speed, "article"), here[1]]))
-    words = made["article"]["about"] + " Here both are defined, below."
-    if not made["speed_comparable"]:
-        words += " Ranks shared GPUs here, so steps/s are not comparable with anything."
-    headings = ["", "article: memory", "here: memory", "article: steps/s", "here: steps/s"]
-    return (f'<section class="card"><h2>Beside the article</h2><p>{escape(words)}</p>'
-            f'{table(headings, lines, "The article and this bench")}</section>'
-            '<div class="grid '
-            f'two">{charts.groups("Memory: article and here", "GB in the article, GiB per rank here.", memory)}'
-            f'{charts.groups("Steps a second: article and here", "A step here is one optimizer step of the global batch.", speed)}</div>')
+def _article(bench: BenchResults) -> str:
+    if not article.is_comparable(bench):
+        return ""
+    own = {row.sharding: row for row in bench.configurations}
+    lines = []
+    for printed in article.ROWS:
+        row = own.get(printed.sharding)
+        here = row.summary if row else None
+        lines.append((printed.sharding.label, "", [
+            printed.memory, size_text(here.memory_bytes if here else None), f"{printed.steps_per_second:g}",
+            rate_text(here.steps_per_second.median) if here else "-"], ""))
+    text = article.ABOUT
+    if not bench.speed_comparable:
+        text += " Ranks shared GPUs here, so steps/s are not comparable with anything."
+    headings = ["", "article: memory", "here: memory per rank", "article: steps/s", "here: steps/s"]
+    return section("Beside the article",
+                   f'<p>{escape(text)}</p>{table(headings, lines, "The article and this bench")}')
 
 
-def terms(pairs: Sequence[tuple[str, Any]]) -> str:
-    shown = [(name, str(value)) for name, value in pairs if value not in (None, "")]
-    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in shown) + "</dl>"
+def _definitions(bench: BenchResults) -> str:
+    settings = bench.settings
+    how = (f"{plural(settings.warmup, 'step')} to warm up, then {plural(settings.steps, 'measured step')}. Each run is "
+           "a process of its own, and all configurations run once before any runs again. All see the same batches in "
+           "the same order.")
+    return section("Definitions", f"<p>{escape(how)}</p>{terms(list(bench.definitions.items()))}")
 
 
-def _definitions(made: dict[str, Any]) -> str:
-    settings = made["settings"]
-    how = (f"{settings['warmup']} steps to warm up, then {settings['steps']} measured ones; each run in a fresh "
-           "process, and all configurations once before any of them again. All see the same batches in the same order.")
-    return f'<section class="card"><h2>What the words mean</h2><p>{escape(how)}</p>{terms(list(made["definitions"].items()))}</section>'
+def _hardware(bench: BenchResults) -> str:
+    host = bench.host
+    pairs = [("host", host.name), ("device", host.device), ("GPUs", host.gpus or "none"),
+             ("GPU memory", size_text(host.gpu_memory_bytes) if host.gpu_memory_bytes else None),
+             ("processor", host.processor), ("host memory", size_text(host.memory_bytes))]
+    return section("Hardware", terms(pairs))
 
 
-def _hardware(host: dict[str, Any]) -> str:
-    pairs = [("host", host["name"]), ("device", host["device"]), ("GPUs", host["gpus"] or "none"),
-             ("GPU memory", size_text(host["gpu_memory_bytes"]) if host["gpu_memory_bytes"] else None),
-             ("processor", host["processor"]), ("host memory", size_text(host["memory_bytes"]))]
-    return f'<section class="card"><h2>Hardware</h2>{terms(pairs)}</section>'
+def _software(bench: BenchResults) -> str:
+    host = bench.host
+    return section("Software", terms([("system", host.system), ("kernel", host.kernel), ("NVIDIA driver", host.driver),
+                                      ("CUDA", host.cuda), *bench.versions.items()]))
 
 
-def _software(made: dict[str, Any]) -> str:
-    host = made["host"]
-    pairs = [("system", host["system"]), ("kernel", host["kernel"]), ("NVIDIA driver", host["driver"]),
-             ("CUDA", host["cuda"]), *made["versions"].items()]
-    return f'<section class="card"><h2>Software</h2>{terms(pairs)}</section>'
-
-
-def _again(made: dict[str, Any]) -> str:
+def _repeat(bench: BenchResults) -> str:
     """What it takes to measure the same elsewhere."""
-    job = yaml.safe_dump(made["job"], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
-    return (f'<section class="card long"><h2>Measure it yourself</h2><pre>{escape(made["command"])}</pre>'
-            f'<p class="sub">The job, {escape(made["job_file"])}, with every '
-            f'key:</p><pre>{escape(job)}</pre></section>')
+    job = yaml.safe_dump(bench.job, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    return section("Measure it yourself",
+                   f'<pre>{escape(bench.command)}</pre><p class="sub">The job, {escape(bench.job_file)}, with every '
+                   f"key:</p><pre>{escape(job)}</pre>", long=True)

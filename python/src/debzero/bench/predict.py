@@ -5,27 +5,29 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional
+
+from debzero.bench.results import Prediction
+from debzero.resolve.sharding import Sharding
 
 LIMIT = 300  # seconds; a plan takes some
 
 
-def predictions(job: Path) -> list[dict[str, Any]]:
-    """The choices of `debzero plan --json` for a job file; none where it cannot tell. In a process of its own: what it holds of the
-    model's shapes is gone when the runs begin."""
+def predictions(job: Path) -> dict[Sharding, Prediction]:
+    """Those of `debzero plan` for a job file; none where it cannot tell. In a process of its own, so that the memory of
+    the model's trace is free again when the runs begin."""
+    command = [sys.executable, "-m", "debzero", "plan", str(job), "--json"]
     try:
-        done = subprocess.run([sys.executable, "-m", "debzero", "plan", str(job), "--json"], capture_output=True,
-                              text=True, timeout=LIMIT)
-        choices = json.loads(done.stdout)["choices"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+        return read_plan(done.stdout)
     except (subprocess.TimeoutExpired, ValueError, KeyError):
-        return []
-    return choices if isinstance(choices, list) else []
+        return {}
 
 
-def prediction(choices: list[dict[str, Any]], row: dict[str, Any]) -> Optional[dict[str, Any]]:
-    """One row's: the allocator's peak on one rank, and what it is made of, in bytes."""
-    keys = ("stage", "offload_optimizer", "offload_param")
-    for choice in choices:
-        if all(choice[key] == row[key] for key in keys):
-            return {"total_bytes": choice["peak_bytes"], "parts": choice["parts"]}
-    return None
+def read_plan(text: str) -> dict[Sharding, Prediction]:
+    """What `debzero plan --json` printed. Raises ValueError or KeyError where it printed no plan."""
+    found = {}
+    for row in json.loads(text)["choices"]:
+        stage = 0 if row["stage"] == "none" else row["stage"]
+        sharding = Sharding(stage, row["offload_optimizer"], row["offload_param"])
+        found[sharding] = Prediction(row["peak_bytes"], row["parts"])
+    return found

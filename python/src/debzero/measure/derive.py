@@ -11,21 +11,21 @@ NEVER = 10**6  # minutes until a checkpoint: a run that is measured writes none
 
 
 def derive(resolved: ResolvedJob, sharding: Sharding, output: str, warmup: int, steps: int) -> dict[str, Any]:
-    """The job file (a mapping) that runs `warmup` + `steps` optimizer steps of `plan`'s job in another configuration.
+    """The job file (a mapping) that runs `warmup` + `steps` optimizer steps of a job in another sharding.
 
-    The micro-batch and the precision are the plan's, so they are the same in every row. Of the user's own DeepSpeed JSON
-    the plan holds the batch, the rates and the precision; the rest of it would not let the stages differ and is left out. All batches
-    are padded to the same length: the first ones show the most that the job can take, and none but them is compiled or recorded for.
+    Micro-batch and precision are those of `resolved`, so they are the same in every row. Of the user's own DeepSpeed
+    JSON, `resolved` holds the batch, the rates and the precision; the rest would not let the stages differ and is left
+    out. All batches are padded to the same length, so the first ones show the most that the job can take, and only one
+    shape is compiled.
     """
-    made: dict[str, Any] = resolved.job.model_dump(mode="json")
-    made["deepspeed"], made["output"], made["ranks"] = None, output, resolved.batch.ranks
-    made["data"]["padding"] = "max_length"
-    made["train"].update(
+    job: dict[str, Any] = resolved.job.model_dump(mode="json", exclude={"deepspeed"})
+    job["output"], job["ranks"] = output, resolved.batch.ranks
+    job["data"]["padding"] = "max_length"
+    job["train"].update(
         micro_batch=resolved.batch.micro, precision=resolved.precision, epochs=warmup + steps, max_steps=warmup + steps,
         # A progress line waits for the device: as few as the limits of warm-up and measurement allow.
         log_every=math.gcd(warmup, steps), evaluate_every=None, select="last", patience=None)
-    made["zero"].update(sharding.as_dict())
-    made["checkpoint"].update(minutes=NEVER, steps=None)
-    made.pop("deepspeed")
+    job["zero"].update(sharding.as_dict())
+    job["checkpoint"].update(minutes=NEVER, steps=None)
     return {key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-            for key, value in made.items()}
+            for key, value in job.items()}

@@ -1,4 +1,4 @@
-"""What a measurement was made on and with: figures belong together where these are the same."""
+"""What a measurement depends on: job, settings, host and versions. Figures belong together where these are the same."""
 from __future__ import annotations
 
 import hashlib
@@ -7,25 +7,27 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import psutil
 
 from debzero import __version__
 from debzero.job.local_files import stamps
+from debzero.measure.records import HostFacts
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import report
 
 
-def identity(resolved: ResolvedJob, settings: dict[str, Any], host: dict[str, Any], versions: dict[str, str]) -> str:
-    """A digest that is the same for figures that belong together. Where they lie and which rows were asked for does not
-    matter."""
-    same = {"job": resolved.job.model_dump(mode="json", exclude={"output": True, "zero": True}), "settings": settings,
-            "versions": versions, "definitions": DEFINITIONS, "host": host["name"], "device": host["device"],
-            "precision": resolved.precision, "micro_batch": resolved.batch.micro, "nvme_path": resolved.job.zero.nvme_path,
-            "files": stamps(resolved.job)}
+def identity(resolved: ResolvedJob, settings: Mapping[str, object], host: HostFacts, versions: dict[str, str]) -> str:
+    """A digest that is the same for figures that belong together. The output folder and the shardings that were asked
+    for do not count."""
+    same = {"job": resolved.job.model_dump(mode="json", exclude={"output": True, "zero": True}),
+            "settings": dict(settings), "versions": versions, "definitions": DEFINITIONS, "host": host.name,
+            "device": host.device, "precision": resolved.precision, "micro_batch": resolved.batch.micro,
+            "nvme_path": resolved.job.zero.nvme_path, "files": stamps(resolved.job)}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -33,21 +35,23 @@ def command_line() -> str:
     return "debzero " + shlex.join(sys.argv[1:])
 
 
-def host_facts(resolved: ResolvedJob, name: Optional[str]) -> dict[str, Any]:
-    """The hardware and the system. `name`: what to call it instead of its host name."""
+def host_facts(resolved: ResolvedJob, name: Optional[str]) -> HostFacts:
+    """The hardware and the system. `name`: what to call the host instead of its host name."""
     import torch
 
-    device = torch.device("cuda", 0) if resolved.host.gpus else torch.device("cpu")
-    return {
-        "name": name or platform.node(), "device": report.device_name(device), "gpus": resolved.host.gpus,
-        "gpu_memory_bytes": int(torch.cuda.get_device_properties(0).total_memory) if resolved.host.gpus else None,
-        "cuda": torch.version.cuda if resolved.host.gpus else None, "driver": _driver(),
-        "processor": report.device_name(torch.device("cpu")), "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total, "system": _os_release(), "kernel": platform.release()}
+    gpus = resolved.host.gpus
+    device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+    return HostFacts(
+        name=name or platform.node(), device=report.device_name(device), gpus=gpus,
+        gpu_memory_bytes=int(torch.cuda.get_device_properties(0).total_memory) if gpus else None,
+        cuda=torch.version.cuda if gpus else None, driver=_driver(),
+        processor=report.device_name(torch.device("cpu")), cores=len(os.sched_getaffinity(0)),
+        memory_bytes=psutil.virtual_memory().total, system=_os_release(), kernel=platform.release())
 
 
 def installed() -> dict[str, str]:
-    """Asked of the installed packages: importing DeepSpeed takes seconds, and prints."""
+    """The versions of the libraries that figures depend on. DeepSpeed's is read from its metadata: importing it takes
+    seconds."""
     import torch
 
     return {"debzero": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
@@ -64,6 +68,7 @@ def _driver() -> Optional[str]:
 def _os_release() -> str:
     lines = Path("/etc/os-release").read_text().splitlines() if Path("/etc/os-release").is_file() else []
     return next((line.partition("=")[2].strip('"') for line in lines if line.startswith("PRETTY_NAME=")), "")
+
 
 DEFINITIONS = {
     "batch": "padded to data.max_length, so that all steps are alike and memory is the most that the job can take; a "

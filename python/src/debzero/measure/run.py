@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
@@ -18,40 +18,24 @@ import yaml
 
 from debzero.base.environment import Environment, environment
 from debzero.base.files import read_lines, write_text
+from debzero.measure.records import MeasuredRun, Segment
 from debzero.resolve import nvme_swap
 from debzero.run.folder import Output
 
 SOURCE = Path(__file__).resolve().parents[2]
-LOOK = 0.2  # seconds between two looks at the memory
-
-# Kinds of failure that a new start tries again, for somebody may have mended the cause. What memory or time did not
-# suffice for is a result.
-MENDABLE = ("refused", "failed")
+POLL_SECONDS = 0.2  # between two readings of the memory
 
 
-@dataclass
-class Run:
-    """What one run showed. `reason` is None where it was measured; the kinds of failure are memory, refused, time and
-    failed."""
-
-    kind: str = "measured"
-    reason: Optional[str] = None
-    segments: list[dict[str, float]] = field(default_factory=list)  # after the warm-up: steps, samples, seconds
-    memory_bytes: list[int] = field(default_factory=list)           # each rank's peak
-    device_bytes: list[int] = field(default_factory=list)           # each GPU's, over what was taken before
-    host_bytes: int = 0                                             # likewise the host's
-    wall_seconds: float = 0.0
-
-
-class Watch:
-    """The highest use of the GPUs' and the host's memory, over what was in use when it was made."""
+class MemoryWatch:
+    """The highest use of the host's and the GPUs' memory, over what was in use at the start."""
 
     def __init__(self) -> None:
         self.gpus = _nvml_handles()
-        self.before = self._now()
+        self.before = self._used_bytes()
         self.highest = list(self.before)
 
-    def _now(self) -> list[int]:
+    def _used_bytes(self) -> list[int]:
+        """Of the host, then of each GPU."""
         memory = psutil.virtual_memory()
         used = [memory.total - memory.available]  # pinned memory, too, which no process's resident set shows
         if self.gpus:
@@ -60,12 +44,13 @@ class Watch:
             used += [int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used) for gpu in self.gpus]
         return used
 
-    def look(self) -> None:
-        self.highest = [max(pair) for pair in zip(self.highest, self._now())]
+    def poll(self) -> None:
+        self.highest = [max(pair) for pair in zip(self.highest, self._used_bytes())]
 
-    def taken(self) -> tuple[int, list[int]]:
+    def peaks(self) -> tuple[int, tuple[int, ...]]:
+        """Bytes of the host, and of each GPU."""
         host, *gpus = (high - low for high, low in zip(self.highest, self.before))
-        return host, gpus
+        return host, tuple(gpus)
 
 
 def _nvml_handles() -> list[Any]:
@@ -86,13 +71,14 @@ def _nvml_handles() -> list[Any]:
 
 
 def claim(folder: Path) -> None:
-    """Hold the folder of a bench or a search, whose runs end with this command, and have none beside them."""
+    """Lock the folder of a bench or a search, and end what an earlier one has left running there. From here on, an
+    interruption of this command also ends its run."""
     Output(str(folder)).lock()
-    interruptible()
-    end_leftovers(folder)
+    end_on_signals()
+    kill_leftovers(folder)
 
 
-def interruptible() -> None:
+def end_on_signals() -> None:
     """Let SIGTERM and a terminal's hang-up end this command as Ctrl-C does: together with the run that it has
     started."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -104,88 +90,95 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _deferred() -> Callable[[], None]:
-    """Let interruptions wait until what is returned is called: one that comes while a process starts would find nothing
-    to end."""
-    if threading.current_thread() is not threading.main_thread():  # whom no signal interrupts
+def _defer_interruptions() -> Callable[[], None]:
+    """Hold signals back until the returned function is called: one that arrives while a process starts would find
+    nothing to end."""
+    if threading.current_thread() is not threading.main_thread():  # which no signal interrupts
         return lambda: None
-    asked: list[int] = []
-    handlers = {number: signal.signal(number, lambda sent, frame: asked.append(sent))
+    received: list[int] = []
+    handlers = {number: signal.signal(number, lambda sent, frame: received.append(sent))
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def resume() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for sent in asked:
+        for sent in received:
             signal.raise_signal(sent)
 
     return resume
 
 
-def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> Run:
-    """Run `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, with ranks that may take `cap`
-    bytes of their GPUs. Its job file, log and metrics stay in `folder`."""
+def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> MeasuredRun:
+    """Train `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, and say what it
+    took after `warmup` optimizer steps. `cap`: the GPU memory in bytes that each rank may take. The job file, the log
+    and the metrics stay in `folder`."""
     output = Path(job["output"])
     shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True)
     (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
     file, log = folder / "job.yml", folder / "train.log"
     write_text(file, yaml.safe_dump(job, sort_keys=False))
+    watch, started = MemoryWatch(), time.monotonic()
+    try:
+        code = _train(file, log, limit, cap, watch)
+    except BaseException:
+        remove_output(job, output)
+        raise
+    run = _outcome(code, Output(str(output)), log, warmup, limit)
+    host, gpus = watch.peaks()
+    if (output / "metrics.jsonl").is_file():
+        shutil.move(str(output / "metrics.jsonl"), str(folder / "metrics.jsonl"))
+    remove_output(job, output)
+    return replace(run, host_bytes=host, device_bytes=gpus, wall_seconds=round(time.monotonic() - started, 1))
+
+
+def _train(file: Path, log: Path, limit: float, cap: Optional[int], watch: MemoryWatch) -> Optional[int]:
+    """Run `debzero train` on a job file, with its output in `log`. Its exit code; None where it was ended after `limit`
+    seconds. An interruption ends it, too."""
     ours = Environment(measured=True, memory_cap_bytes=cap, textfile_folder=environment().textfile_folder)
     variables = {**os.environ, **ours.variables(),
                  "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
-    watch, started, began = Watch(), time.monotonic(), time.time()
+    began, deadline = time.time(), time.monotonic() + limit
     process: Any = None
     code: Optional[int] = None
-    interrupted = True
-    resume = _deferred()
+    resume = _defer_interruptions()
     try:
-        with open(log, "w", encoding="utf-8") as words:
-            process = psutil.Popen(
-                [sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL, stdout=words,
-                stderr=subprocess.STDOUT, start_new_session=True, env=variables)
+        with open(log, "w", encoding="utf-8") as stream:
+            process = psutil.Popen([sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL,
+                                   stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, env=variables)
         resume()
-        while code is None and time.monotonic() - started < limit:
+        while code is None and time.monotonic() < deadline:
             with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
-                code = process.wait(LOOK)
-            watch.look()
-        interrupted = False
+                code = process.wait(POLL_SECONDS)
+            watch.poll()
     finally:
         if process is None:
             resume()
         elif code is None:
-            end(process)
-            unlock(began)
-        if interrupted:
-            clear(job, output)
-    run = Run(wall_seconds=round(time.monotonic() - started, 1))
-    run.host_bytes, run.device_bytes = watch.taken()
-    read(run, code, Output(str(output)), log, warmup, limit)
-    if (output / "metrics.jsonl").is_file():
-        shutil.move(str(output / "metrics.jsonl"), str(folder / "metrics.jsonl"))
-    clear(job, output)
-    return run
+            kill_tree(process)
+            remove_build_locks(began)
+    return code
 
 
-def clear(job: dict[str, Any], output: Path) -> None:
-    """Leave nothing of a run but its log and figures; what is swapped to a disk is large."""
+def remove_output(job: dict[str, Any], output: Path) -> None:
+    """Leave nothing of a run but its log and figures: its checkpoints and what it swapped to a disk are large."""
     shutil.rmtree(output, ignore_errors=True)
     if job["zero"].get("nvme_path"):
         shutil.rmtree(nvme_swap.folder(job["zero"]["nvme_path"], str(output)), ignore_errors=True)
 
 
 def _shared_data(folder: Path) -> Path:
-    """The tokenised samples, made by the first run and read by all."""
+    """The folder of the tokenised samples, which the first run writes and all read."""
     shared = folder.parent.parent / "data"
     shared.mkdir(parents=True, exist_ok=True)
     return shared
 
 
-def end(process: Any) -> None:
+def kill_tree(process: Any) -> None:
     """Kill a run with its ranks."""
     family: set[Any] = set()
     found = {process}
-    while found:  # those that were stopped start no more, so the last look finds all
+    while found:  # a suspended process starts no more, so the last round finds all
         for member in found:
             with suppress(psutil.NoSuchProcess):
                 member.suspend()
@@ -200,20 +193,20 @@ def end(process: Any) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
-def end_leftovers(folder: Path) -> None:
-    """End the runs below `folder` that a killed bench or tune could not end."""
+def kill_leftovers(folder: Path) -> None:
+    """Kill the runs below `folder` that a killed bench or tune could not end."""
     for output in folder.glob("runs/*/out"):
-        if left := Output(str(output)).holder():
+        if holder := Output(str(output)).holder():
             with suppress(psutil.Error):
-                process = psutil.Process(left)
+                process = psutil.Process(holder)
                 began = process.create_time()
-                end(process)
-                unlock(began)
+                kill_tree(process)
+                remove_build_locks(began)
 
 
-def unlock(since: float) -> None:
-    """Remove the locks of operators that a killed run was compiling: torch's later builds would wait for them for
-    ever."""
+def remove_build_locks(since: float) -> None:
+    """Remove the locks of operators that a killed run was compiling since then (seconds since the epoch): torch's later
+    builds would wait for them forever."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
     for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
         with suppress(OSError):
@@ -221,33 +214,24 @@ def unlock(since: float) -> None:
                 lock.unlink()
 
 
-def read(run: Run, code: Optional[int], output: Output, log: Path, warmup: int, limit: float) -> None:
-    """Fill in what the run left behind."""
-    text = log.read_text(encoding="utf-8", errors="replace").strip()
+def _outcome(code: Optional[int], output: Output, log: Path, warmup: int, limit: float) -> MeasuredRun:
+    """What the run left in its folder and its log, or why it has no figures."""
     if code is None:
-        run.kind, run.reason = "time", f"not done after {limit / 60:g} minutes"
-    elif code:
-        run.kind, run.reason = _failure(code, output, text)
-    else:
-        steps = [line for line in read_lines(output.metrics_file) if "interval_seconds" in line]
-        run.segments = [{key: line[f"interval_{key}"] for key in ("steps", "samples", "seconds")}
-                        for line in steps if line["step"] > warmup]
-        run.memory_bytes = [int(peak) for peak in steps[-1]["memory_bytes"]]
+        return MeasuredRun("time", f"not done after {limit / 60:g} minutes")
+    if code:
+        return _failure(code, output, log.read_text(encoding="utf-8", errors="replace").strip())
+    lines = [line for line in read_lines(output.metrics_file) if "interval_seconds" in line]
+    segments = tuple(Segment(line["interval_steps"], line["interval_samples"], line["interval_seconds"])
+                     for line in lines if line["step"] > warmup)
+    return MeasuredRun(segments=segments, memory_bytes=tuple(int(peak) for peak in lines[-1]["memory_bytes"]))
 
 
-def _failure(code: int, output: Output, text: str) -> tuple[str, str]:
+def _failure(code: int, output: Output, log: str) -> MeasuredRun:
     """The kind of failure, and the reason in one line."""
-    error = str(output.status().get("error") or "")
     if code == 2:
         # "FILE: 1 problem", then the key with its reason, and "-> the fix"
-        problem = [line.strip() for line in text.splitlines()[1:]] or [text]
-        return "refused", " ".join(problem)
-    reason = " ".join((error or (text.splitlines() or ["the log is empty"])[-1]).split())
-    return ("memory" if "out of memory" in reason or "can't allocate memory" in reason else "failed"), reason
-
-
-
-def per_second(run: dict[str, Any], what: str) -> float:
-    """A run's samples or steps a second, over all its measured segments."""
-    return float(sum(segment[what] for segment in run["segments"]) / sum(segment["seconds"]
-                                                                         for segment in run["segments"]))
+        problem = [line.strip() for line in log.splitlines()[1:]] or [log]
+        return MeasuredRun("refused", " ".join(problem))
+    error = str(output.status().get("error") or "")
+    reason = " ".join((error or (log.splitlines() or ["the log is empty"])[-1]).split())
+    return MeasuredRun("memory" if "out of memory" in reason or "can't allocate memory" in reason else "failed", reason)

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
-from debzero.job.schema import Zero
+if TYPE_CHECKING:  # a bench's results are also shown where pydantic is not installed
+    from debzero.job.schema import Zero
 
 DEVICES = {"cpu": "CPU", "nvme": "NVMe"}
 SHARDED = ["optimizer states", "gradients", "parameters"]  # stage n shards the first n

@@ -1,1 +1,1 @@
-"""`debzero tune`: the fastest settings that fit, found with a few short trials and written into the job file."""
+"""`debzero tune`: a search for the fastest micro-batch and sharding that fit, by short measured trials."""

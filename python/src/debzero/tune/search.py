@@ -1,20 +1,26 @@
-"""Finds the fastest way and micro-batch in a third of the trials that a sweep would take."""
+"""The search for the fastest settings, in a third of the trials that a sweep would take. It knows nothing of how a
+trial is run.
+
+A `Way` is everything but the micro-batch: the sharding, and whether activations are recomputed. Along its micro-batches
+speed hardly ever has more than one peak, so the search climbs from a good start to the nearest peak; and a way whose
+first trial is slower than the best so far is not tried with other micro-batches.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 from debzero.resolve.sharding import Sharding
 
-BETTER = 1.02  # times the samples/s: less is noise
-SHARE = 3      # at most one in so many of a sweep's trials
+BETTER = 1.02  # times the samples/s: a smaller difference is noise
+SHARE = 3      # of a sweep's trials, at most one in this many is run
 FEWEST = 2     # trials: one setting has to be compared with something
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train, and the micro-batches that it could have: those of `sizes` (ascending), beginning with
-    `first`."""
+    """A sharding with or without gradient checkpointing, the micro-batches that it could have (`sizes`, in samples,
+    ascending), and the one to begin with (`first`)."""
 
     sharding: Sharding
     checkpointing: bool
@@ -23,18 +29,29 @@ class Way:
 
     def __str__(self) -> str:
         return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "")
-# samples/s of a way with a micro-batch; None where memory does not reach, or time. Raises Unfit where no micro-batch
-# would run.
+
+
+class Best(NamedTuple):
+    """The fastest settings so far; `speed` in samples/s."""
+
+    way: Way
+    micro: int
+    speed: float
+
+
+# Measures a way with a micro-batch: samples/s, or None where memory or time does not suffice. Raises Unfit where the
+# way fails with any micro-batch.
 Trial = Callable[[Way, int], Optional[float]]
 
 
-class Unfit(Exception):  # noqa: N818 - no error: the search goes on
-    """A way that fails for another reason than its size."""
+class Unfit(Exception):  # noqa: N818 - no error: the search continues
+    """A way that fails for another reason than its micro-batch."""
 
 
 def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tuple[int, float]]:
-    """The best micro-batch of a way and its samples/s, in at most `most` trials; None where none runs. Without a `goal` (samples/s),
-    smaller ones are tried until one runs; with it, a way whose first trial does not reach it is left at that."""
+    """The best micro-batch of a way and its samples/s, in at most `most` trials that run; None where none runs. Without
+    a `goal` (samples/s), smaller micro-batches are tried until one runs; with one, a way whose first trial misses it
+    gets no second one."""
     sizes, at = way.sizes, way.sizes.index(way.first)
     speeds = {at: trial(way, sizes[at])}
     while speeds[at] is None and at > 0 and not goal:
@@ -44,43 +61,44 @@ def climb(way: Way, trial: Trial, most: int, goal: float = 0.0) -> Optional[tupl
     if best is None:
         return None
     for direction in (-1, 1) if best >= goal else ():
-        while 0 <= at + direction < len(sizes) and at + direction not in speeds and _count(speeds) < most:
+        while 0 <= at + direction < len(sizes) and at + direction not in speeds and _ran(speeds) < most:
             try:
-                speeds[at + direction] = found = trial(way, sizes[at + direction])
-            except Unfit:  # this one; another has run
+                speeds[at + direction] = speed = trial(way, sizes[at + direction])
+            except Unfit:  # this micro-batch alone: another one has run
                 break
-            if found is None or found < best * BETTER:
+            if speed is None or speed < best * BETTER:
                 break
-            at, best = at + direction, found
+            at, best = at + direction, speed
     return sizes[at], best
 
 
-def _count(speeds: dict[int, Optional[float]]) -> int:
+def _ran(speeds: dict[int, Optional[float]]) -> int:
     return sum(speed is not None for speed in speeds.values())
 
 
-def search(ways: list[Way], trial: Trial) -> Optional[tuple[Way, int, float]]:
-    """The best way, its micro-batch and its samples/s. `ways`: the most promising first."""
-    ran: list[int] = []
+def search(ways: list[Way], trial: Trial) -> Optional[Best]:
+    """The fastest way with its micro-batch; None where nothing runs. `ways`: the most promising first."""
+    ran = 0
 
     def counted(way: Way, micro: int) -> Optional[float]:
+        nonlocal ran
         speed = trial(way, micro)
-        ran.extend([micro] if speed is not None else [])
+        ran += speed is not None
         return speed
 
-    best: Optional[tuple[Way, int, float]] = None
+    best: Optional[Best] = None
     for way in ways:
-        left = allowed(ways) - len(ran)
+        left = allowed(ways) - ran
         if best is None or left > 0:
             try:
-                found = climb(way, counted, left, best[2] * BETTER if best else 0.0)
+                found = climb(way, counted, left, best.speed * BETTER if best else 0.0)
             except Unfit:
                 continue
-            if found and (best is None or found[1] >= best[2] * BETTER):
-                best = way, *found
+            if found and (best is None or found[1] >= best.speed * BETTER):
+                best = Best(way, *found)
     return best
 
 
 def allowed(ways: list[Way]) -> int:
-    """Trials that run; those that do not are not counted."""
+    """The number of trials that the search may run. Those that fail are not counted."""
     return max(FEWEST, sum(len(way.sizes) for way in ways) // SHARE)

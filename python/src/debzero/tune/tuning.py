@@ -1,62 +1,76 @@
 """`debzero tune`: the settings with the highest samples/s that fit, found by a few short trials and written into the
 job file.
 
-The global batch stays exactly what it is. It is to find what a sweep over all settings would, in a third of the trials:
-`debzero plan` tells where to begin (the largest micro-batch that fits), speed hardly ever has more than one hill along
-the micro-batch, and a setting that loses with its best-looking micro-batch is not tried with others. """
+The global batch stays exactly what it is. The search is meant to find what a sweep over all settings would, in a third
+of the trials. `debzero plan` says where to begin: at the largest micro-batch that fits.
+"""
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from debzero.base.errors import InputError, Problem
-from debzero.base.files import read_json, rewrite_text, write_json
+from debzero.base.files import rewrite_text, write_json
 from debzero.base.text import rate_text, size_text
 from debzero.check import checks
 from debzero.job.batch import divisors
 from debzero.measure.derive import derive
 from debzero.measure.facts import command_line, host_facts, identity, installed
-from debzero.measure.run import MENDABLE, claim, measure, per_second
+from debzero.measure.records import MeasuredRun
+from debzero.measure.run import claim, measure
 from debzero.plan.largest_micro import predicted
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import SHARDINGS, Sharding
 from debzero.run.folder import now
-from debzero.tune.job_file import check_writable, rewritten
-from debzero.tune.search import Unfit, Way, allowed, search
+from debzero.tune.job_file import Value, check_writable, with_values
+from debzero.tune.search import Best, Unfit, Way, allowed, search
+from debzero.tune.trials import NAME, Chosen, SearchResult, Settings, TrialRun, TuneResults, read_trials
 
 
 def ways(resolved: ResolvedJob, file: Path, dimensions: list[str]) -> list[Way]:
-    """What is to be tried: the job's own way and, along the `dimensions`, others. Ways that cannot fit are left out
-    where GPUs tell."""
-    zero, sizes = resolved.job.zero, tuple(divisors(resolved.batch.total // resolved.batch.ranks))
-    own = resolved.sharding
-    choices = [c for c in SHARDINGS if (c.stage == own.stage or "stage" in dimensions)
-               and ((c.offload_optimizer, c.offload_param) == (own.offload_optimizer, own.offload_param)
-                    or "offload" in dimensions)
-               and ("nvme" not in (c.offload_optimizer, c.offload_param) or zero.nvme_path)]
-    made = []
-    for sharding in choices if own in choices else [own, *choices]:
-        for checkpointing in (False, True) if "checkpointing" in dimensions else (resolved.job.train.gradient_checkpointing,):
-            first = predicted(_as(resolved, sharding, checkpointing, resolved.batch.micro), file) if resolved.host.gpus else None
+    """What is to be tried: the job's own way and, along the `dimensions`, others. Where there are GPUs, ways that
+    `debzero plan` does not expect to fit are left out."""
+    sizes = tuple(divisors(resolved.batch.total // resolved.batch.ranks))
+    own, checkpointing = resolved.sharding, resolved.job.train.gradient_checkpointing
+    shardings = _shardings(resolved, dimensions)
+    found = []
+    for sharding in shardings if own in shardings else [own, *shardings]:
+        for checkpoints in (False, True) if "checkpointing" in dimensions else (checkpointing,):
+            first = None
+            if resolved.host.gpus:
+                first = predicted(_with(resolved, sharding, checkpoints, resolved.batch.micro), file)
             if first is None:
                 first = max(size for size in sizes if size <= resolved.batch.micro)
             if first or sharding == own:
-                made.append(Way(sharding, checkpointing, sizes, first or 1))
-    return made
+                found.append(Way(sharding, checkpoints, sizes, first or 1))
+    return found
 
 
-def _as(resolved: ResolvedJob, sharding: Sharding, checkpointing: bool, micro: int) -> ResolvedJob:
-    """The plan with these settings."""
-    made = with_micro(resolved, micro)
-    job = made.job.model_copy(update={
-        "train": made.job.train.model_copy(update={"gradient_checkpointing": checkpointing}),
-        "zero": sharding.in_section(made.job.zero)})
-    return ResolvedJob(job, made.batch, made.precision, made.why, sharding.stage, None, made.host)
+def _shardings(resolved: ResolvedJob, dimensions: list[str]) -> list[Sharding]:
+    """Those that differ from the job's own along the `dimensions` alone."""
+    own = resolved.sharding
+    return [sharding for sharding in SHARDINGS
+            if (sharding.stage == own.stage or "stage" in dimensions)
+            and (_offload(sharding) == _offload(own) or "offload" in dimensions)
+            and (not sharding.uses_nvme or resolved.job.zero.nvme_path)]
+
+
+def _offload(sharding: Sharding) -> tuple[str, str]:
+    return sharding.offload_optimizer, sharding.offload_param
+
+
+def _with(resolved: ResolvedJob, sharding: Sharding, checkpointing: bool, micro: int) -> ResolvedJob:
+    """The job with these settings."""
+    changed = with_micro(resolved, micro)
+    job = changed.job.model_copy(update={
+        "train": changed.job.train.model_copy(update={"gradient_checkpointing": checkpointing}),
+        "zero": sharding.in_section(changed.job.zero)})
+    return ResolvedJob(job, changed.batch, changed.precision, changed.why, sharding.stage, None, changed.host)
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -65,11 +79,12 @@ def tune(options: argparse.Namespace) -> int:
     if resolved.deepspeed is not None:
         raise InputError([Problem(str(options.job), "deepspeed",
                                   "the job's own DeepSpeed JSON decides the settings that would be tuned",
-                                  "put what it says into the job's `train:` and `zero:`, and take the key out")])
+                                  "move its settings into the job's `train:` and `zero:`, and remove the key")])
     if resolved.shares_gpus:
         raise InputError([Problem(str(options.job), "--ranks",
-                                  f"{resolved.batch.ranks} ranks need as many GPUs, and there are fewer: their "
-                                  "speed would say nothing", f"use --ranks {resolved.host.gpus}")])
+                                  f"{resolved.batch.ranks} ranks need as many GPUs, and this host has "
+                                  f"{resolved.host.gpus}: the speed of ranks that share one says nothing",
+                                  f"use --ranks {resolved.host.gpus}")])
     if not options.dry_run:
         check_writable(options.job)
     folder = Path(resolved.job.output + "-tune").absolute()
@@ -78,115 +93,102 @@ def tune(options: argparse.Namespace) -> int:
 
 
 class Tuning:
-    """One search and its folder: tune.json, runs/ with each trial's log, data/. An interrupted search goes on with its
-    trials."""
+    """One search and its folder: tune.json, runs/ with each trial's log, data/. An interrupted search resumes with the
+    trials that it has finished."""
 
     def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path) -> None:
         self.options, self.resolved, self.folder = options, resolved, folder
         self.ways = ways(resolved, options.job, options.search)
-        self.sweep = sum(len(way.sizes) for way in self.ways)
-        self.trials: list[dict[str, Any]] = []
-        settings = {"ranks": resolved.batch.ranks, **{key: getattr(options, key) for key in ("steps", "warmup", "limit")}}
+        settings = Settings(resolved.batch.ranks, options.steps, options.warmup, options.limit)
         host, versions = host_facts(resolved, options.name), installed()
-        self.made: dict[str, Any] = {
-            "ok": False, "complete": False, "identity": identity(resolved, settings, host, versions),
-            "command": command_line(), "job": str(options.job), "settings": settings, "host": host,
-            "versions": versions, "sweep": self.sweep, "trials": self.trials, "chosen": None, "written": False}
-        before = read_json(folder / "tune.json")
-        goes_on = before.get("identity") == self.made["identity"] and not before["complete"]
-        self.seen = {(trial["way"], trial["micro_batch"]): trial for trial in (before["trials"] if goes_on else ())
-                     if trial["kind"] not in MENDABLE}
+        self.results = TuneResults(
+            identity=identity(resolved, asdict(settings), host, versions), command=command_line(), job=str(options.job),
+            settings=settings, host=host, versions=versions, sweep=sum(len(way.sizes) for way in self.ways))
+        file = folder / NAME
+        earlier = read_trials(file, self.results.identity) if file.is_file() else []
+        self.earlier = {trial.key: trial for trial in earlier if not trial.retryable}
 
     def run(self) -> int:
-        self._say(f"{self.resolved.batch}; {allowed(self.ways)} trials of the {self.sweep} that a sweep takes")
-        found = search(self.ways, self._trial)
-        made = self.made
+        sweep = self.results.sweep
+        self._say(f"{self.resolved.batch}; {allowed(self.ways)} trials of the {sweep} that a sweep takes")
+        best = search(self.ways, self._trial)
         if self.options.exhaustive:
-            count = len(self.trials)
-            best = self._rest(found)
-            if found and best:
-                share = found[2] / best[2]
-                made["search"] = {**self._lines(*found[:2]), "samples_per_second": found[2], "trials": count,
-                                  "share_of_best": share}
-                self._say(f"the search: {found[0]}, micro-batch {found[1]} after {count} trials, {share:.1%} of the "
-                          f"best of {self.sweep}")
-            found = best
-        if found:
-            way, micro, speed = found
-            lines = self._lines(way, micro)
-            made.update(chosen={**lines, "samples_per_second": speed}, written=not self.options.dry_run)
-        if found and not self.options.dry_run:
-            rewrite_text(self.options.job, rewritten(self.options.job.read_text(encoding="utf-8"), lines))
-        made.update(ok=found is not None, complete=True)
-        self._write()
+            best = self._exhaust(best)
+        chosen = Chosen(self._values(best), best.speed) if best else None
+        write = chosen is not None and not self.options.dry_run
+        if chosen and write:
+            rewrite_text(self.options.job, with_values(self.options.job.read_text(encoding="utf-8"), chosen.values))
+        self._keep(replace(self.results, ok=best is not None, complete=True, chosen=chosen, written=write))
         if self.options.json:
-            print(json.dumps(made, indent=2))
-        if not found:
+            print(json.dumps(self.results.as_json(now()), indent=2))
+        if not best or not chosen:
             self._say("nothing runs: see the reasons above")
             return 1
-        batch = with_micro(self.resolved, micro).batch
-        self._say(f"\n{way}, {batch}: {rate_text(speed)} samples/s",
-                  *(f"  {key}: {value}" for key, value in lines.items()),
-                  f"{'not written (--dry-run)' if self.options.dry_run else f'written into {self.options.job}'}; "
-                  f"all trials are in {self.folder / 'tune.json'}")
+        batch = with_micro(self.resolved, best.micro).batch
+        self._say(f"\n{best.way}, {batch}: {rate_text(best.speed)} samples/s",
+                  *(f"  {key}: {value}" for key, value in chosen.values.items()),
+                  f"{f'written into {self.options.job}' if write else 'not written (--dry-run)'}; "
+                  f"all trials are in {self.folder / NAME}")
         return 0
 
-    def _lines(self, way: Way, micro: int) -> dict[str, Any]:
-        """What the job file is to say: the micro-batch, and what else was searched for."""
-        lines: dict[str, Any] = {"train.micro_batch": micro}
+    def _values(self, best: Best) -> dict[str, Value]:
+        """What the job file gets: the micro-batch, and what else was searched for."""
+        sharding = best.way.sharding
+        values: dict[str, Value] = {"train.micro_batch": best.micro}
         if self.options.ranks:
-            lines["ranks"] = self.options.ranks
+            values["ranks"] = self.options.ranks
         if "stage" in self.options.search:
-            lines["zero.stage"] = way.sharding.stage_word
+            values["zero.stage"] = sharding.stage_word
         if "offload" in self.options.search:
-            lines.update({"zero.offload_optimizer": way.sharding.offload_optimizer,
-                          "zero.offload_param": way.sharding.offload_param})
+            values.update({"zero.offload_optimizer": sharding.offload_optimizer,
+                           "zero.offload_param": sharding.offload_param})
         if "checkpointing" in self.options.search:
-            lines["train.gradient_checkpointing"] = way.checkpointing
-        return lines
+            values["train.gradient_checkpointing"] = best.way.checkpointing
+        return values
 
-    def _rest(self, found: Optional[tuple[Way, int, float]]) -> Optional[tuple[Way, int, float]]:
-        """The best of all, when what the search has left out is tried as well."""
-        tried = {(trial["way"], trial["micro_batch"]): trial["samples_per_second"] for trial in self.trials}
-        best = found
+    def _exhaust(self, found: Optional[Best]) -> Optional[Best]:
+        """Try what the search has left out as well, and note how good the search was. The best of all."""
+        count, best = len(self.results.trials), found
+        tried = {trial.key: trial.samples_per_second for trial in self.results.trials}
         for way in self.ways:
             for micro in way.sizes:
+                key = str(way), micro
                 try:
-                    speed = tried[str(way), micro] if (str(way), micro) in tried else self._trial(way, micro)
+                    speed = tried[key] if key in tried else self._trial(way, micro)
                 except Unfit:
                     break
-                if speed is not None and (best is None or speed > best[2]):
-                    best = way, micro, speed
+                if speed is not None and (best is None or speed > best.speed):
+                    best = Best(way, micro, speed)
+        if found and best:
+            share, chosen = found.speed / best.speed, Chosen(self._values(found), found.speed)
+            self.results = replace(self.results, search=SearchResult(chosen, count, share))
+            self._say(f"the search: {found.way}, micro-batch {found.micro} after {count} trials, {share:.1%} of the "
+                      f"best of {self.results.sweep}")
         return best
 
     def _trial(self, way: Way, micro: int) -> Optional[float]:
-        before = self.seen.get((str(way), micro))
-        made = before or self._measured(way, micro)
-        took = "measured before" if before else f"{made['wall_seconds']:.0f} s"
-        self.trials.append(made)
-        self._write()
-        speed: Optional[float] = made["samples_per_second"]
-        shown = made["reason"] or f"{rate_text(speed or 0)} samples/s, {size_text(max(made['memory_bytes']))} a rank"
-        self._say(f"trial {len(self.trials)}  {way}, micro-batch {micro}  {took}  {shown}")
-        if made["kind"] in MENDABLE:
+        earlier = self.earlier.get((str(way), micro))
+        trial = earlier or TrialRun.of(way, micro, self._measure(way, micro))
+        self._keep(replace(self.results, trials=(*self.results.trials, trial)))
+        run, speed = trial.run, trial.samples_per_second
+        took = "measured before" if earlier else f"{run.wall_seconds:.0f} s"
+        shown = run.reason or f"{rate_text(speed or 0)} samples/s, {size_text(max(run.memory_bytes))} a rank"
+        self._say(f"trial {len(self.results.trials)}  {way}, micro-batch {micro}  {took}  {shown}")
+        if trial.retryable:
             raise Unfit
         return speed
 
-    def _measured(self, way: Way, micro: int) -> dict[str, Any]:
-        folder = self.folder / "runs" / f"{len(self.trials) + 1}"
-        resolved = _as(self.resolved, way.sharding, way.checkpointing, micro)
+    def _measure(self, way: Way, micro: int) -> MeasuredRun:
+        folder = self.folder / "runs" / f"{len(self.results.trials) + 1}"
+        resolved = _with(self.resolved, way.sharding, way.checkpointing, micro)
         job = derive(resolved, way.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
-        run = asdict(measure(job, folder, self.options.warmup, self.options.limit * 60))
-        return {"way": str(way), **way.sharding.as_dict(), "gradient_checkpointing": way.checkpointing,
-                "micro_batch": micro, "samples_per_second": per_second(run, "samples") if run["segments"] else None,
-                **run}
+        return measure(job, folder, self.options.warmup, self.options.limit * 60)
 
-    def _write(self) -> None:
-        """After each trial: an interrupted search keeps what it has seen."""
-        write_json(self.folder / "tune.json", {**self.made, "made": now()})
+    def _keep(self, results: TuneResults) -> None:
+        """After each trial: an interrupted search keeps what it has measured."""
+        self.results = results
+        write_json(self.folder / NAME, results.as_json(now()))
 
     def _say(self, *lines: str) -> None:
         for line in lines:
             print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
-
-

@@ -13,14 +13,14 @@ from debzero.bench.page import FILES
 ROOT = Path(__file__).resolve().parents[4]
 PATH = os.pathsep.join([str(ROOT / ".cache/controller/bin"), os.environ["PATH"]])
 
-# In systemd-run's place: notes how it was called, and writes made-up results where the bench was told to, but for the
+# In systemd-run's place: notes how it was called, and writes invented results into the bench's --output, except on the
 # host `broken`; on `small` nothing could be measured.
 STAND_IN = """#!{python}
 import sys
 from pathlib import Path
-words = sys.argv[1:]
-folder = Path(words[words.index("--output") + 1])
-Path({log!r}).open("a").write(" ".join(words) + "\\n")
+arguments = sys.argv[1:]
+folder = Path(arguments[arguments.index("--output") + 1])
+Path({log!r}).open("a").write(" ".join(arguments) + "\\n")
 if folder.name == "broken":
     sys.exit("job.yml: 1 problem")
 sys.path[:0] = {sources!r}
@@ -30,7 +30,7 @@ folder.mkdir()
 page.write(sample(folder.name), folder / page.FILES[0])
 sys.exit(folder.name == "small")
 """
-# In systemctl's place: says once that a bench runs.
+# In systemctl's place: reports once that a bench is running.
 BUSY = """#!/bin/sh
 rm {busy} 2>/dev/null
 """
@@ -63,7 +63,8 @@ def test_the_playbook_fetches_and_compares_what_could_be_measured(tmp_path):
     assert done.returncode != 0 and "broken: job.yml: 1 problem" in done.stdout, done.stdout + done.stderr
     assert not busy.exists(), "it waits for a bench that runs"
     assert {path.name for path in results.iterdir()} == {"one", "two", "small", "comparison.html"}
-    assert {path.name for path in (results / "one").iterdir()} == {path.name for path in (results / "small").iterdir()} == {*FILES}
+    for host in ("one", "small"):
+        assert {path.name for path in (results / host).iterdir()} == {*FILES}
     page = (results / "comparison.html").read_text()
     assert ">one<" in page and ">two<" in page and ">small<" not in page
     calls = log.read_text().splitlines()

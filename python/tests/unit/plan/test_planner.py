@@ -3,9 +3,6 @@ command."""
 import json
 import resource
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +11,15 @@ import yaml
 
 from debzero import cli
 from debzero.bench.configurations import chosen
-from debzero.bench.predict import prediction
+from debzero.bench.predict import read_plan
 from debzero.job.schema import Job
 from debzero.model import build, tasks
-from debzero.plan import memory, meta_device
+from debzero.plan import meta_device
 from debzero.plan.activations import Curve, shorten, stacks, trace
 from debzero.plan.hardware import parse_size
 from debzero.plan.memory import Model, Setting, predict
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
-PROGRAM = Path(__file__).resolve().parents[3] / "benchmarks" / "memory.py"
-PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
 TINY = {
     "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6,
                        "num_attention_heads": 2, "intermediate_size": 128},
@@ -289,8 +284,8 @@ def test_every_row_of_a_bench_and_the_jobs_own_choice_are_planned(bench, planned
     own = {"stage": 3, "offload_param": "cpu"}
     found = planned(job(bench, "plan", model="bert-large-uncased", zero=own), "--gpus", 2, "--gpu-memory", "40G",
                     "--nvme", 0)
-    for configuration in chosen(["none", 1, 2, 3], ["none", "cpu", "nvme"]):
-        assert prediction(found["choices"], configuration.as_dict()), configuration
+    shown = read_plan(json.dumps(found))
+    assert [sharding for sharding in chosen(["none", 1, 2, 3], ["none", "cpu", "nvme"]) if sharding not in shown] == []
     assert (found["choices"][-1]["offload_optimizer"], found["choices"][-1]["offload_param"]) == ("none", "cpu")
     assert found["hardware"]["nvme"] == 0 and {"NVMe"} == {lack for row in found["choices"] for lack in row["lacks"]}
 
@@ -374,26 +369,3 @@ def test_a_model_of_seven_billion_parameters_takes_seconds(bench):
 
 def test_every_task_has_a_model_here():
     assert {*TINY, "regression"} == set(tasks.TASKS)
-
-
-def test_the_bench_measures_a_cell_and_judges_it(tmp_path):
-    results = tmp_path / "memory.json"
-    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results, "--cells",
-                           "bert-large-uncased/none/1"], text=True,
-                          capture_output=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    cell = json.loads(results.read_text())["cells"]["bert-large-uncased/none/1"]
-    assert cell["predicted"] > 0 and len(cell["peaks"]) == 2 and cell["measured"] == max(cell["peaks"])
-    assert "23 missing, 0 failed: not good enough" in done.stdout
-    made = json.loads(results.read_text())
-    results.write_text(json.dumps({**made, "facts": {**made["facts"], "gpu": "another"}}))
-    done = subprocess.run([sys.executable, PROGRAM, "--tiny", "--results", results], text=True, capture_output=True,
-                          timeout=600)
-    assert done.returncode == 2 and "differ from this call in gpu" in done.stderr
-
-
-def test_the_published_cells_are_all_there_and_good():
-    done = subprocess.run([sys.executable, PROGRAM, "--show", "--results", PUBLISHED], text=True, capture_output=True,
-                          timeout=60)
-    assert done.returncode == 0 and "0 missing, 0 failed: good" in done.stdout, done.stdout + done.stderr
-    assert memory.WORKSPACES > 0

@@ -1,4 +1,4 @@
-"""`debzero tune`: the search by itself on made-up hosts, the job file that it writes, and a real search on the CPU."""
+"""`debzero tune`: the search by itself on invented hosts, the job file that it writes, and a real search on the CPU."""
 from __future__ import annotations
 
 import json
@@ -8,21 +8,24 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from support import SOURCE
 
 from debzero.check import checks
 from debzero.cli import main
 from debzero.job.batch import divisors
-from debzero.measure.run import Run
+from debzero.measure import run as runs
+from debzero.measure.records import MeasuredRun, Segment
 from debzero.resolve.host import Host
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import Output
 from debzero.tune import tuning
-from debzero.tune.job_file import rewritten
+from debzero.tune.job_file import with_values
 from debzero.tune.search import BETTER, Unfit, Way, climb, search
-from debzero.tune.tuning import Tuning
+from debzero.tune.trials import read_trials
 
+PUBLISHED = SOURCE.parents[1] / "docs" / "benchmarks" / "tune.json"
 SIZES = tuple(divisors(64))
-MEASURED = Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
+MEASURED = MeasuredRun(segments=(Segment(steps=1, samples=24, seconds=1.0),), memory_bytes=(1,))
 
 
 class Machine:
@@ -59,7 +62,7 @@ def test_whatever_the_plan_says_something_that_runs_is_found(fits, first):
     host = Machine(8, fits)
     found, micro, _ = search([way(first=first)], host)
     assert found.first == first and micro <= fits
-    assert len({size for _, size in host.trials}) == len(host.trials), "a trial was made twice"
+    assert len({size for _, size in host.trials}) == len(host.trials), "a trial was run twice"
 
 
 def test_nothing_runs_where_there_is_no_memory():
@@ -78,16 +81,16 @@ def test_a_smaller_micro_batch_wins_where_it_is_faster():
 def test_other_ways_get_one_trial_unless_they_win():
     ways = [way(stage=stage) for stage in (0, 1, 2, 3)]
     speeds = {0: 100.0, 1: 90.0, 2: 150.0, 3: 80.0}
-    made = []
+    tried = []
 
     def trial(way, micro):
-        made.append((way.choice.stage, micro))
-        return speeds[way.choice.stage] * micro / 64
+        tried.append((way.sharding.stage, micro))
+        return speeds[way.sharding.stage] * micro / 64
 
     best, micro, speed = search(ways, trial)
-    assert (best.choice.stage, micro, speed) == (2, 64, 150.0)
-    assert [stage for stage, _ in made] == [0, 0, 1, 2, 2, 3]
-    assert len(made) <= 28 // 3
+    assert (best.sharding.stage, micro, speed) == (2, 64, 150.0)
+    assert [stage for stage, _ in tried] == [0, 0, 1, 2, 2, 3]
+    assert len(tried) <= 28 // 3
 
 
 def test_trials_without_memory_are_not_counted():
@@ -97,17 +100,17 @@ def test_trials_without_memory_are_not_counted():
 
 
 def test_a_way_that_fails_for_another_reason_is_left_at_once():
-    made = []
+    tried = []
 
     def trial(way, micro):
-        made.append((way.choice.stage, micro))
-        if way.choice.stage != 2:
+        tried.append((way.sharding.stage, micro))
+        if way.sharding.stage != 2:
             raise Unfit
         return float(micro)
 
     best = search([way(stage=stage) for stage in (1, 2, 3)], trial)
-    assert (best[0].choice.stage, best[1]) == (2, 64)
-    assert [stage for stage, _ in made].count(1) == [stage for stage, _ in made].count(3) == 1
+    assert (best.way.sharding.stage, best[1]) == (2, 64)
+    assert [stage for stage, _ in tried].count(1) == [stage for stage, _ in tried].count(3) == 1
 
 
 def test_what_has_run_counts_when_another_size_fails():
@@ -119,21 +122,22 @@ def test_what_has_run_counts_when_another_size_fails():
     assert search([way()], trial)[1:] == (64, 100.0)
 
 
-def test_a_job_file_that_cannot_be_written_is_refused_before_the_first_trial(bench, capsys):
+def test_a_job_file_that_cannot_be_rewritten_is_refused_before_the_first_trial(bench, capsys):
     path = bench.job()
     # one parser takes both, the other none
     path.write_text(path.read_text() + "checkpoint: {<<: {keep: 1}, <<: {steps: 5}}\n")
     assert main(["tune", str(path)]) == 2
-    assert "cannot be written again" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "cannot be rewritten" in error and "fix the line" in error
 
 
 def test_a_way_that_does_not_run_costs_one_trial():
     def trial(way, micro):
-        return None if way.choice.stage else float(micro)
+        return None if way.sharding.stage else float(micro)
 
-    made = []
-    best = search([way(), way(stage=3)], lambda *asked: made.append(asked) or trial(*asked))
-    assert best[0].choice.stage == 0 and [asked[0].choice.stage for asked in made] == [0, 0, 3]
+    tried = []
+    best = search([way(), way(stage=3)], lambda *asked: tried.append(asked) or trial(*asked))
+    assert best.way.sharding.stage == 0 and [asked[0].sharding.stage for asked in tried] == [0, 0, 3]
 
 
 JOB_FILE = """\
@@ -146,10 +150,10 @@ output: out
 
 
 def test_the_job_file_keeps_its_comments():
-    made = rewritten(JOB_FILE, {"train.micro_batch": 16, "zero.stage": 2, "zero.offload_optimizer": "none"})
-    assert made.startswith(JOB_FILE.splitlines()[0] + "\n" + JOB_FILE.splitlines()[1] + "\n")
-    assert "train: {epochs: 3, global_batch: 64, micro_batch: 16}\n" in made
-    assert yaml.safe_load(made)["zero"] == {"stage": 2, "offload_optimizer": "none"}
+    text = with_values(JOB_FILE, {"train.micro_batch": 16, "zero.stage": 2, "zero.offload_optimizer": "none"})
+    assert text.startswith(JOB_FILE.splitlines()[0] + "\n" + JOB_FILE.splitlines()[1] + "\n")
+    assert "train: {epochs: 3, global_batch: 64, micro_batch: 16}\n" in text
+    assert yaml.safe_load(text)["zero"] == {"stage": 2, "offload_optimizer": "none"}
 
 
 def test_what_is_searched(bench, monkeypatch):
@@ -157,45 +161,44 @@ def test_what_is_searched(bench, monkeypatch):
     ways = tuning.ways(resolved, bench.folder / "job.yml", [])
     assert ways == [Way(Sharding(0), False, (1, 2, 3, 4, 6, 12), 4)]
     both = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "checkpointing"])
-    assert [(way.choice.stage, way.checkpointing) for way in both] == [(s, c) for s in range(4) for c in (False, True)]
+    expected = [(stage, checkpointing) for stage in range(4) for checkpointing in (False, True)]
+    assert [(way.sharding.stage, way.checkpointing) for way in both] == expected
     offloads = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "offload"])
-    assert {str(way.choice.optimizer) for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
+    assert {way.sharding.offload_optimizer for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
     monkeypatch.setattr(tuning, "predicted", lambda resolved, file: 12 if resolved.stage == 3 else 0)
     there = tuning.ways(replace(resolved, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
-    assert [(way.choice.stage, way.first)
+    assert [(way.sharding.stage, way.first)
             for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
     monkeypatch.setattr(tuning, "predicted", lambda resolved, file: None)
     there = tuning.ways(replace(resolved, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
-    assert [(way.choice.stage, way.first)
-            for way in there] == [(stage, 4) for stage in range(4)], "where nothing can be told, as it was"
+    assert [(way.sharding.stage, way.first)
+            for way in there] == [(stage, 4) for stage in range(4)], "without a prediction, the job's own micro-batch"
 
 
 def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_was(bench, monkeypatch, capsys):
     speeds = {1: 10.0, 2: 20.0, 3: 30.0, 4: 100.0, 6: 60.0, 12: 125.0}  # two hills: the search stays on the first
 
-    def trial(self, way, micro):
-        self.trials.append({"way": str(way), "micro_batch": micro, "samples_per_second": speeds[micro]})
-        return speeds[micro]
+    def measure(job, *_):
+        micro = job["train"]["micro_batch"]
+        return replace(MEASURED, segments=(Segment(steps=1, samples=speeds[micro], seconds=1.0),))
 
-    monkeypatch.setattr(Tuning, "_trial", trial)
+    monkeypatch.setattr(tuning, "measure", measure)
     path = bench.job(train__global_batch=24, train__micro_batch=4)
     link = bench.folder / "link.yml"
     link.symlink_to(path)
     path.chmod(0o600)
     assert main(["tune", str(link), "--exhaustive", "--json", "--ranks", "2"]) == 0
     assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
-    made = json.loads(capsys.readouterr().out)
-    assert sorted(trial["micro_batch"] for trial in made["trials"]) == sorted(speeds)
-    assert made["search"] == {"train.micro_batch": 4, "ranks": 2, "samples_per_second": 100.0, "trials": 2,
+    written = json.loads(capsys.readouterr().out)
+    assert sorted(trial["micro_batch"] for trial in written["trials"]) == sorted(speeds)
+    assert written["search"] == {"train.micro_batch": 4, "ranks": 2, "samples_per_second": 100.0, "trials": 2,
                               "share_of_best": 0.8}
-    assert made["chosen"] == {"train.micro_batch": 12, "ranks": 2, "samples_per_second": 125.0}
+    assert written["chosen"] == {"train.micro_batch": 12, "ranks": 2, "samples_per_second": 125.0}
     assert yaml.safe_load(path.read_text())["train"]["micro_batch"] == 12
 
 
 def test_an_interrupted_search_keeps_what_it_has_seen_and_leaves_no_run_behind(bench, monkeypatch):
-    from debzero.bench import run as runs
-
-    monkeypatch.setattr(runs.Watch, "look", interrupted)
+    monkeypatch.setattr(runs.MemoryWatch, "poll", interrupted)
     path = bench.job(train__global_batch=24, train__micro_batch=4)
     before = path.read_text()
     assert main(["tune", str(path)]) == 130
@@ -205,21 +208,21 @@ def test_an_interrupted_search_keeps_what_it_has_seen_and_leaves_no_run_behind(b
 
 
 def test_a_trial_is_on_the_disk_before_the_next_one(bench, monkeypatch):
-    made = []
+    kept = []
 
     def measure(*_):
         file = bench.folder / "out-job-tune" / "tune.json"
-        made.append(len(json.loads(file.read_text())["trials"]) if file.is_file() else 0)
-        return Run(segments=[{"steps": 1, "samples": 24, "seconds": 1.0}], memory_bytes=[1])
+        kept.append(len(read_trials(file)) if file.is_file() else 0)
+        return MEASURED
 
     monkeypatch.setattr(tuning, "measure", measure)
     assert main(["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run"]) == 0
-    assert made == [0, 1]
+    assert kept == [0, 1]
 
 
 @pytest.fixture
 def trials(monkeypatch):
-    """What the trials of the following starts end with, then MEASURED; and the micro-batches that were asked for."""
+    """What the trials of the following starts end with, in order (then MEASURED); and the micro-batches tried."""
     answers, asked = [], []
 
     def measure(job, *_):
@@ -230,15 +233,15 @@ def trials(monkeypatch):
         return answer
 
     monkeypatch.setattr(tuning, "measure", measure)
-    # This process makes all starts, and would stand in its own way.
+    # This process does all starts, and would find its own lock.
     monkeypatch.setattr(Output, "lock", lambda self: self.folder.mkdir(exist_ok=True))
     return answers, asked
 
 
-def test_an_interrupted_search_goes_on_with_its_trials_and_an_ended_one_begins_anew(bench, trials, capsys):
+def test_an_interrupted_search_resumes_with_its_trials_and_an_ended_one_starts_over(bench, trials, capsys):
     answers, asked = trials
-    answers += [MEASURED, KeyboardInterrupt(), Run(kind="failed", reason="a cable"),
-                Run(kind="memory", reason="out of memory"), MEASURED]
+    answers += [MEASURED, KeyboardInterrupt(), MeasuredRun("failed", "a cable"),
+                MeasuredRun("memory", "out of memory"), MEASURED]
     command = ["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run", "--limit", "3"]
     assert main(command) == 130 and asked == [4, 3]
     assert main(command) == 0 and asked == [4, 3, 3, 6], "the interrupted one is tried again, what was measured is not"
@@ -247,7 +250,7 @@ def test_an_interrupted_search_goes_on_with_its_trials_and_an_ended_one_begins_a
     assert main(command) == 0 and asked[ended] == 4
 
 
-def test_trials_of_other_ranks_are_not_taken_for_these(bench, trials):
+def test_trials_with_other_ranks_do_not_count(bench, trials):
     answers, asked = trials
     answers += [MEASURED, KeyboardInterrupt()]
     command = ["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run"]
@@ -268,16 +271,36 @@ def test_bad_options_are_refused(bench, arguments):
     assert ended.value.code == 2
 
 
-def test_a_real_search_writes_what_it_found_and_the_job_still_trains(bench):
-    path = bench.job(train__micro_batch=None, train__max_steps=3)
-    before = path.read_text()
-    done = bench.run("tune", path, "--steps", "4", "--warmup", "2", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = json.loads(done.stdout)
-    assert len(made["trials"]) == 2 and made["sweep"] == len(divisors(16)), made
-    best = max(made["trials"], key=lambda trial: trial["samples_per_second"])
-    assert made["chosen"]["samples_per_second"] * BETTER >= best["samples_per_second"]
-    assert yaml.safe_load(path.read_text()) == {**yaml.safe_load(before), "train": {
-        **yaml.safe_load(before)["train"], "micro_batch": made["chosen"]["train.micro_batch"]}}
-    assert bench.run("check", path).returncode == 0
+def test_a_damaged_tune_json_is_bad_input(bench, trials, capsys):
+    answers, _ = trials
+    answers += [MEASURED, KeyboardInterrupt()]
+    command = ["tune", str(bench.job(train__global_batch=24, train__micro_batch=4)), "--dry-run"]
+    assert main(command) == 130
+    file = bench.folder / "out-job-tune" / "tune.json"
+    values = json.loads(file.read_text())
+    values["trials"][0]["micro_batch"] = "four"
+    file.write_text(json.dumps(values))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error and "micro_batch" in error and "must be a whole number, not a text" in error
+
+
+def test_the_published_search_is_read():
+    assert [trial.key for trial in read_trials(PUBLISHED)][:2] == [("plain DDP", 64), ("plain DDP", 32)]
+    for trial, written in zip(read_trials(PUBLISHED), json.loads(PUBLISHED.read_text())["trials"]):
+        assert json.loads(json.dumps(trial.as_json())) == written
+
+
+def test_a_real_search_writes_what_it_found_and_the_job_still_checks(bench, capsys):
+    path = bench.job(train__global_batch=8, train__micro_batch=None, train__max_steps=3)
+    before = yaml.safe_load(path.read_text())
+    assert main(["tune", str(path), "--steps", "2", "--warmup", "2", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert len(written["trials"]) == 2 and written["sweep"] == len(divisors(4)), written
+    assert all(len(trial["memory_bytes"]) == 2 for trial in written["trials"]), "each rank's peak"
+    best = max(trial["samples_per_second"] for trial in written["trials"])
+    assert written["chosen"]["samples_per_second"] * BETTER >= best
+    micro = written["chosen"]["train.micro_batch"]
+    assert yaml.safe_load(path.read_text()) == {**before, "train": {**before["train"], "micro_batch": micro}}
+    assert main(["check", str(path)]) == 0
     assert not (bench.folder / "out-job").exists(), "the job itself has not begun"

@@ -1,0 +1,42 @@
+"""python/benchmarks/memory.py: one cell is measured with a tiny model, and the published cells are all good."""
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[3] / "benchmarks" / "memory.py"
+PUBLISHED = PROGRAM.parents[2] / "docs" / "benchmarks" / "memory-h200.json"
+
+
+@pytest.fixture
+def memory_bench(monkeypatch):
+    """python/benchmarks/memory.py with command-line arguments, in this process; returns its exit code."""
+    specification = importlib.util.spec_from_file_location("memory_bench", PROGRAM)
+    program = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(program)
+
+    def start(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *map(str, arguments)])
+        return program.main()
+
+    return start
+
+
+def test_the_bench_measures_a_cell_and_judges_it(tmp_path, memory_bench, capsys):
+    results = tmp_path / "memory.json"
+    assert memory_bench("--tiny", "--results", results, "--cells", "bert-large-uncased/none/1") == 0
+    cell = json.loads(results.read_text())["cells"]["bert-large-uncased/none/1"]
+    assert cell["predicted"] > 0 and len(cell["peaks"]) == 2 and cell["measured"] == max(cell["peaks"])
+    assert "23 missing, 0 failed: not good enough" in capsys.readouterr().out
+    found = json.loads(results.read_text())
+    results.write_text(json.dumps({**found, "facts": {**found["facts"], "gpu": "another"}}))
+    with pytest.raises(SystemExit) as ended:
+        memory_bench("--tiny", "--results", results)
+    assert ended.value.code == 2 and "differ from this call in gpu" in capsys.readouterr().err
+
+
+def test_the_published_cells_are_all_there_and_good(memory_bench, capsys):
+    assert memory_bench("--show", "--results", PUBLISHED) == 0
+    assert "0 missing, 0 failed: good" in capsys.readouterr().out
