@@ -47,7 +47,7 @@ def config(attention: str, dropout: float) -> Any:
 
 
 def fused_layer(number: int, layers: int, dropout: float, half: bool) -> Any:
-    torch_imports.name_quickly()
+    torch_imports.speed_up_imports()
     from deepspeed.ops.transformer import DeepSpeedTransformerConfig, DeepSpeedTransformerLayer
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its settings

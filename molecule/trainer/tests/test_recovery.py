@@ -11,7 +11,7 @@ import time
 UNIT = "debzero@disturbed"
 OUTPUT = "/var/lib/debzero/disturbed"
 RANKS = "pgrep --full share/debzero/[t]rain.py"  # not the shell that asks
-RESUMED = "going on from the checkpoint"
+RESUMED = "resuming from step"
 KILLS = [f"kill -9 $({RANKS} | tail -1)"]  # one rank: the launcher must end the others
 if os.environ.get("DEBZERO_LONG"):
     KILLS += [f"systemctl kill --kill-who={who} --signal=KILL {UNIT}" for who in ("main", "all")]
@@ -103,7 +103,7 @@ def test_the_disturbed_job_ends_like_the_calm_one(host):
              "the boot")
     wait_for(host, lambda: resumed(host) == 1, "resumption after the boot")  # the container's journal began anew
     words = [line for line in journal(host).splitlines() if RESUMED in line][-1]
-    assert int(words.rsplit("step-", 1)[1]) >= step, f"the shutdown was to wait for a checkpoint of its own: {words}"
+    assert int(words.rsplit(" ", 1)[1]) >= step, f"the shutdown was to wait for a checkpoint of its own: {words}"
 
     assert host.run("timeout 900 debzero status disturbed --watch").rc == 0, journal(host)[-6000:]
     models = [f"/var/lib/debzero/{job}/model/model.safetensors" for job in ("calm", "disturbed")]
@@ -120,4 +120,4 @@ def test_a_job_that_fails_alike_is_given_up_by_its_unit(host):
         time.sleep(1)
     time.sleep(15)  # longer than RestartSec
     assert host.run("systemctl is-active debzero@hopeless").stdout.strip() == "failed"
-    assert "given up" in host.check_output("journalctl --unit debzero@hopeless --no-pager")
+    assert "giving up" in host.check_output("journalctl --unit debzero@hopeless --no-pager")

@@ -8,11 +8,18 @@ import time
 
 import psutil
 from support import SOURCE
+from warm import server
 
 from debzero.base import files
 
 
 def start(bench, job, *options):
+    """A training in a child of the warm server, as a subprocess.Popen."""
+    return server().start(["train", str(job), *options], bench.folder)
+
+
+def launch(bench, job, *options):
+    """As `start`, launched as users do."""
     return subprocess.Popen([sys.executable, "-m", "debzero", "train", str(job), *options], cwd=bench.folder,
                             start_new_session=True, env={**os.environ, "PYTHONPATH": str(SOURCE),
                                                          "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE,

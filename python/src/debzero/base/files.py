@@ -101,6 +101,12 @@ def nearest(path: Path) -> Path:
     return next(found for found in [path, *path.parents] if os.path.exists(found))
 
 
+def without_dots(path: Path) -> Path:
+    """The absolute path without `..`, unless a link makes that another place."""
+    plain = os.path.abspath(path)
+    return Path(plain) if os.path.realpath(plain) == os.path.realpath(path) else path.absolute()
+
+
 def unreadable(path: Path) -> str:
     """Why this user can neither read `path` nor know that it is not there; empty where it can do either."""
     try:

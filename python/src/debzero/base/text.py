@@ -42,3 +42,8 @@ def memory_text(ranks: list[int]) -> str:
     """What the ranks hold, each, or the least and the most that one does."""
     low, high = (f"{size / 2**30:.2f}" for size in (min(ranks), max(ranks)))
     return f"{low} GiB" if low == high else f"{low}-{high} GiB"
+
+
+def count_text(count: int, noun: str) -> str:
+    """A number of things: 1 epoch, 2 epochs, 1 class, 2 classes, 1 micro-batch, 2 micro-batches."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'ch')) else 's'}"

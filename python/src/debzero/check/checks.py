@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, unsaid
-from debzero.base.files import nearest, read_json, unreadable
+from debzero.base.files import nearest, unreadable
 from debzero.base.text import did_you_mean
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
@@ -22,7 +22,7 @@ from debzero.resolve import nvme_swap
 from debzero.resolve.host import this_host
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.run import checkpoint
-from debzero.run.folder import KEPT, Output
+from debzero.run.folder import KEPT, RunFolder
 
 
 def check(path: Path, ranks: Optional[int] = None) -> ResolvedJob:
@@ -148,8 +148,9 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
         return [Problem(file, "output",
                         f"{folder} holds {' and '.join(held)}, and what is in an output folder moves to archive/ when "
                         "another job is started there", "choose a folder of its own for the output")]
-    need, free, there = bytes_needed(job), shutil.disk_usage(above).free, Output(job.output)
-    resumes = own is not None and read_json(there.status_file).get("fingerprint") == own
+    need, free, there = bytes_needed(job), shutil.disk_usage(above).free, RunFolder(job.output)
+    before = there.written_status()
+    resumes = own is not None and before is not None and before.fingerprint == own
     saved = checkpoint.size(there.checkpoints) + checkpoint.size(there.model) if resumes else 0
     if need and free + saved < need:
         return [Problem(file, "output",

@@ -11,16 +11,17 @@ from debzero.data.tokens import Tokens
 class Collator:
     """Samples -> one micro-batch of tensors in host memory, padded on the right.
 
-    Padded to the batch's own longest sample, rounded up to a multiple of `pad_to` (GPUs multiply matrices in eights) but
-    never beyond what a sample may have; or to `width`. `pin`: in page-locked memory, from which copies to a GPU overlap.
+    Padded to the batch's own longest sample, rounded up to a multiple of `pad_to` (GPUs multiply matrices in eights)
+    but never beyond what a sample may have; or to `width`. `pin`: in page-locked memory, from which copies to a GPU
+    overlap with its work.
     """
 
     def __init__(self, tokenizer: Any, pad_to: int, width: Optional[int], pin: bool) -> None:
         self.pad, self.pad_to, self.width, self.pin = tokenizer.pad_token_id, pad_to, width, pin
 
     def __call__(self, samples: Tokens, indices: np.ndarray) -> dict[str, Any]:
-        """The model's inputs (int64[rows, width]) and `labels`; for no indices row 0 stands in (its result is
-        discarded)."""
+        """The model's inputs (int64[rows, width]) and `labels`. Without indices it is row 0, whose result is
+        discarded."""
         import torch
 
         rows = np.asarray(indices) if len(indices) else np.zeros(1, np.int64)

@@ -1,7 +1,7 @@
 """The data set `debian-sections`: one-line package descriptions and the archive section that each package is filed in.
 
-Made from this host's own apt lists, so it needs no download beyond `apt-get update`. The same packages give the same
-samples and the same split: everything is chosen by hashes of names, nothing by position or chance.
+It is built from this host's own apt lists, so it needs no download beyond `apt-get update`. The same packages give the
+same samples and the same split: everything is chosen by hashes of names, nothing by position or chance.
 """
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ that each sample is seen exactly once, and which samples an optimizer step sees 
 micro-batch.
 
 Bucketed, samples of nearly the same length come together: a batch is padded to its longest, and what is padded is
-computed for nothing. All is a pure function of the arguments, so any thread may ask for any epoch. """
+computed for nothing. All is a pure function of the arguments, so any thread may ask for any epoch.
+"""
 from __future__ import annotations
 
 import math
@@ -38,7 +39,8 @@ class EpochSampler:
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[int, list[np.ndarray]]]:
         """Per optimizer step from `start` on: the samples in it on all ranks, and this rank's micro-batches.
 
-        There are always `accumulation` micro-batches of at most `micro` samples; in an epoch's last step some may be empty.
+        There are always `accumulation` micro-batches of at most `micro` samples; in an epoch's last step some may be
+        empty.
         """
         for samples in self._batches(number)[start:]:
             yield len(samples), self._mine(samples)

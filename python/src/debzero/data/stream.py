@@ -1,4 +1,4 @@
-"""The training batches in order, put together ahead of the device by a thread: the same ones however fast either is."""
+"""The training batches in order, collated by a thread ahead of the device: the same ones however fast either is."""
 from __future__ import annotations
 
 import queue
@@ -14,27 +14,26 @@ AHEAD = 4  # optimizer steps
 
 
 class Micro(NamedTuple):
-    """One micro-batch on the host. `weights` (float32[n]) make its samples' losses its part of the global batch's
-    mean."""
+    """One micro-batch on the host. `weights` (float32[n]): the sum of its samples' losses times these is its part of
+    the global batch's mean."""
 
     batch: dict[str, Any]
     weights: Any
 
 
 class Step(NamedTuple):
-    """One optimizer step of this rank: `size` samples on all ranks; `tokens`: of this rank, with padding and
-    without."""
+    """One optimizer step of this rank."""
 
     epoch: int
-    size: int
+    size: int                       # samples, on all ranks
     micros: list[Micro]
-    tokens: int
-    real_tokens: int
+    tokens: int                     # of this rank, with padding
+    real_tokens: int                # of this rank, without
     widths: list[tuple[int, int]]   # rows and padded length of each micro-batch
 
 
 def micro(part: np.ndarray, rows: int, weight: float, collate: Callable[[np.ndarray], dict[str, Any]]) -> Micro:
-    """The samples of `part`, each with `weight`, made up to at least `rows` by others that weigh nothing."""
+    """The samples of `part`, each with `weight`, filled up to at least `rows` with others of weight 0."""
     import torch
 
     others = [part[0] if len(part) else 0] * (max(rows, 1) - len(part))
@@ -43,13 +42,14 @@ def micro(part: np.ndarray, rows: int, weight: float, collate: Callable[[np.ndar
 
 
 def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[np.ndarray]]]],
-          collate: Callable[[np.ndarray], dict[str, Any]], first: int, last: int, per_epoch: int, batch: Batch,
+          collate: Callable[[np.ndarray], dict[str, Any]], numbers: range, per_epoch: int, batch: Batch,
           fill: bool) -> Iterator[Step]:
-    """Optimizer steps `first` to `last` (without it). `epoch_of(number, start)` deals an epoch from its step `start` on. `fill`:
-    the smaller batch at an epoch's end gets as many rows as the others, because a GPU's code is made for each shape."""
-    def made() -> Iterator[Step]:
-        step = first
-        while step < last:
+    """The optimizer steps of these numbers. `epoch_of(number, start)` deals an epoch from its step `start` on. `fill`:
+    the smaller batch at an epoch's end gets as many rows as the others, because a GPU's code is compiled for each
+    shape."""
+    def in_order() -> Iterator[Step]:
+        step = numbers.start
+        while step < numbers.stop:
             epoch = step // per_epoch
             for size, parts in epoch_of(epoch, step % per_epoch):
                 micros = [micro(part, batch.micro if fill else 0, batch.accumulation * batch.ranks / size, collate)
@@ -59,14 +59,14 @@ def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[np.ndarray]]]]
                 yield Step(epoch, size, micros, sum(rows * width for rows, width in shapes),
                            sum(int(one.batch["attention_mask"][one.weights > 0].sum()) for one in micros), shapes)
                 step += 1
-                if step == last:
+                if step == numbers.stop:
                     return
 
-    return _ahead(made())
+    return _ahead(in_order())
 
 
 def _ahead(items: Iterator[Step]) -> Iterator[Step]:
-    """The same items, made by a thread that is up to AHEAD of whoever asks. What it raises is raised there."""
+    """The same items, computed by a thread up to AHEAD of the caller. What it raises is raised in the caller."""
     ready: queue.Queue[Any] = queue.Queue(AHEAD)
     left = threading.Event()
 

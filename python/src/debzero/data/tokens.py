@@ -3,7 +3,8 @@
 A folder holds one file per array, raw, in the machine's byte order, with its type as the suffix: `ids.uint16` has all
 the samples' token ids end to end, `offsets.int64` where each sample begins, `lengths.int32` how many tokens it has,
 `types.uint8` the segment of each token (where the model's tokenizer tells segments apart) and `labels.int32` or
-`labels.float32` each sample's class or value (where the task has them). """
+`labels.float32` each sample's class or value (where the task has them).
+"""
 from __future__ import annotations
 
 import hashlib
@@ -28,8 +29,8 @@ class Tokens:
     """n samples; nothing is read before it is asked for.
 
     ids: int[all tokens], types: uint8[all tokens], offsets: int64[n], lengths: int32[n], labels: int32[n] classes,
-    float32[n] values, or empty. `limit` is the most tokens a sample may have. Where the task answers in words, `targets`
-    (int64[classes, words]) has the token ids of each class's text, filled up with -100.
+    float32[n] values, or empty. `limit` is the most tokens a sample may have. Where the task answers in words,
+    `targets` (int64[classes, words]) has the token ids of each class's text, filled up with -100.
     """
 
     ids: np.ndarray
@@ -46,8 +47,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job's tokenised samples. `labels`: the classes' names; for regression the column's; for causal-lm none. `digest` is the same for
-    the same samples."""
+    """A job's tokenised samples. `labels`: the classes' names; for regression the column's; for causal-lm none.
+    `digest` is the same for the same samples."""
 
     train: Tokens
     held_out: Tokens

@@ -20,7 +20,7 @@ from debzero.base.environment import Environment, environment
 from debzero.base.files import read_lines, write_text
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.resolve import nvme_swap
-from debzero.run.folder import Output
+from debzero.run.folder import RunFolder
 
 SOURCE = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.2  # between two readings of the memory
@@ -73,7 +73,7 @@ def _nvml_handles() -> list[Any]:
 def claim(folder: Path) -> None:
     """Lock the folder of a bench or a search, and end what an earlier one has left running there. From here on, an
     interruption of this command also ends its run."""
-    Output(str(folder)).lock()
+    RunFolder(str(folder)).lock()
     end_on_signals()
     kill_leftovers(folder)
 
@@ -124,7 +124,7 @@ def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: O
     except BaseException:
         remove_output(job, output)
         raise
-    run = _outcome(code, Output(str(output)), log, warmup, limit)
+    run = _outcome(code, RunFolder(str(output)), log, warmup, limit)
     host, gpus = watch.peaks()
     if (output / "metrics.jsonl").is_file():
         shutil.move(str(output / "metrics.jsonl"), str(folder / "metrics.jsonl"))
@@ -196,7 +196,7 @@ def kill_tree(process: Any) -> None:
 def kill_leftovers(folder: Path) -> None:
     """Kill the runs below `folder` that a killed bench or tune could not end."""
     for output in folder.glob("runs/*/out"):
-        if holder := Output(str(output)).holder():
+        if holder := RunFolder(str(output)).holder():
             with suppress(psutil.Error):
                 process = psutil.Process(holder)
                 began = process.create_time()
@@ -214,7 +214,7 @@ def remove_build_locks(since: float) -> None:
                 lock.unlink()
 
 
-def _outcome(code: Optional[int], output: Output, log: Path, warmup: int, limit: float) -> MeasuredRun:
+def _outcome(code: Optional[int], output: RunFolder, log: Path, warmup: int, limit: float) -> MeasuredRun:
     """What the run left in its folder and its log, or why it has no figures."""
     if code is None:
         return MeasuredRun("time", f"not done after {limit / 60:g} minutes")
@@ -226,12 +226,13 @@ def _outcome(code: Optional[int], output: Output, log: Path, warmup: int, limit:
     return MeasuredRun(segments=segments, memory_bytes=tuple(int(peak) for peak in lines[-1]["memory_bytes"]))
 
 
-def _failure(code: int, output: Output, log: str) -> MeasuredRun:
+def _failure(code: int, output: RunFolder, log: str) -> MeasuredRun:
     """The kind of failure, and the reason in one line."""
     if code == 2:
         # "FILE: 1 problem", then the key with its reason, and "-> the fix"
         problem = [line.strip() for line in log.splitlines()[1:]] or [log]
         return MeasuredRun("refused", " ".join(problem))
-    error = str(output.status().get("error") or "")
+    status = output.status()
+    error = (status.error if status else None) or ""
     reason = " ".join((error or (log.splitlines() or ["the log is empty"])[-1]).split())
     return MeasuredRun("memory" if "out of memory" in reason or "can't allocate memory" in reason else "failed", reason)

@@ -1,7 +1,8 @@
 """Checkpoints: whole or not there, each with the checksums of its files, the newest few kept.
 
 A checkpoint is the folder step-<optimizer steps done>. It is written under another name, synced and renamed, and used
-only if every file still has the size and SHA-256 that its debzero.json lists; else the one before it is. """
+only if every file still has the size and SHA-256 that its debzero.json lists; else the one before it is.
+"""
 from __future__ import annotations
 
 import errno
@@ -13,10 +14,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Protocol
 
 from debzero.base.errors import UserError
-from debzero.base.files import Alive, read_json, replace_folder, sync_tree, write_json, write_text
+from debzero.base.files import Alive, replace_folder, sync_tree, write_json, write_text
+from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState, read_record
 
 FACTS = "debzero.json"
 RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start
@@ -25,11 +27,25 @@ ROOM = 1.1  # a new checkpoint is about as large as the last one
 
 
 class Found(NamedTuple):
-    """A checkpoint to go on from; `state` is what the training loop had stored in it."""
+    """A checkpoint to resume from: its folder's name in checkpoints/, and what its debzero.json says."""
 
     tag: str
-    ranks: int
-    state: dict[str, Any]
+    record: CheckpointRecord
+
+
+class Savable(Protocol):
+    """What a checkpoint needs of an engine."""
+
+    def save(self, root: Path, tag: str) -> None:
+        """Write this rank's part into the folder root/tag, which is there."""
+
+
+class Contents(NamedTuple):
+    """What a checkpoint holds: whose it is, where the loop was, and the engine that writes the rest."""
+
+    engine: Savable
+    identity: RunIdentity
+    state: TrainingState
 
 
 def _digest(path: Path, alive: Alive) -> tuple[int, str]:
@@ -41,13 +57,12 @@ def _digest(path: Path, alive: Alive) -> tuple[int, str]:
     return path.stat().st_size, sha.hexdigest()
 
 
-def _files(folder: Path, alive: Alive = lambda: None) -> dict[str, list[Any]]:
-    """{relative name: [bytes, SHA-256]} of all files but FACTS itself. Hashing leaves Python's lock, so threads
+def _files(folder: Path, alive: Alive = lambda: None) -> dict[str, tuple[int, str]]:
+    """{relative name: (bytes, SHA-256)} of all files but FACTS itself. Hashing releases Python's lock, so threads
     help."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
     with ThreadPoolExecutor(8) as pool:
-        return {name: list(found)
-                for name, found in zip(names, pool.map(lambda name: _digest(folder / name, alive), names))}
+        return dict(zip(names, pool.map(lambda name: _digest(folder / name, alive), names)))
 
 
 def step(tag: str) -> int:
@@ -56,12 +71,12 @@ def step(tag: str) -> int:
 
 
 def tags(root: Path) -> list[str]:
-    """The checkpoints in `root`, oldest first; a copy that somebody made of one (step-7.bak) is none."""
+    """The checkpoints in `root`, oldest first; a copy that somebody made of one (step-7.bak) does not count."""
     return sorted((p.name for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step)
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in `folder`, some of which may be on the move."""
+    """Bytes of the files in `folder`, some of which may just be written, renamed or removed."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -69,37 +84,35 @@ def size(folder: Path) -> int:
     return total
 
 
-def room(root: Path) -> None:
-    """Raise a UserError when another checkpoint like the newest does not fit: better known before a rank fails
-    halfway."""
+def check_room(root: Path) -> None:
+    """Raises a UserError when another checkpoint like the newest does not fit, before a rank fails halfway."""
     known = tags(root)
     if not known:
         return
     need, free = ROOM * size(root / known[-1]), shutil.disk_usage(root).free
     if free < need:
         raise UserError(f"no room for a checkpoint: {root} has {free / 2**20:.0f} MiB free, one takes "
-                        f"{need / 2**20:.0f}",
-                        "make room there; the run goes on and tries again")
+                        f"{need / 2**20:.0f}", "make room there; the run continues and tries again")
 
 
-def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[str, Any], keep: int,
-         alive: Alive = lambda: None) -> None:
-    """All ranks call this. `facts` must agree for the checkpoint to be used again; `state` is kept for the training loop; `alive` is
-    called while the files are read and synced."""
+def save(root: Path, contents: Contents, keep: int, alive: Alive = lambda: None) -> None:
+    """Write a checkpoint, of which the newest `keep` stay. All ranks call this. `alive` is called while the files are
+    read and synced."""
     import torch.distributed as dist
 
-    tag, temporary, first = f"step-{step}", f".step-{step}", dist.get_rank() == 0
+    tag, first = f"step-{contents.state.step}", dist.get_rank() == 0
+    temporary = f".{tag}"
     try:
         if first:
             shutil.rmtree(root / temporary, ignore_errors=True)
             (root / temporary).mkdir(parents=True)
         dist.barrier()
-        engine.save(root, temporary)
+        contents.engine.save(root, temporary)
         dist.barrier()
         if first:
-            write_json(root / temporary / FACTS, {
-                "facts": facts, "ranks": dist.get_world_size(), "state": state,
-                "files": _files(root / temporary, alive)})
+            record = CheckpointRecord(facts=contents.identity, ranks=dist.get_world_size(), state=contents.state,
+                                      files=_files(root / temporary, alive))
+            write_json(root / temporary / FACTS, record.as_json())
             sync_tree(root / temporary, alive)
             replace_folder(root / temporary, root / tag)
             write_text(root / "latest", tag)  # for DeepSpeed's own tools
@@ -111,50 +124,57 @@ def save(engine: Any, root: Path, step: int, facts: dict[str, Any], state: dict[
         raise
 
 
-def newest(root: Path, facts: dict[str, Any], say: Callable[[str], None]) -> Optional[Found]:
-    """The newest checkpoint that is whole and of this run. Newer ones are put aside as unused-*, and why is said."""
+def newest(root: Path, identity: RunIdentity, say: Callable[[str], None]) -> Optional[Found]:
+    """The newest checkpoint that is whole and of this run. Newer ones are renamed to unused-*, and `say` gets why."""
     for tag in reversed(tags(root)):
-        found = read_json(root / tag / FACTS)
-        other = [key for key, value in facts.items() if found.get("facts", {}).get(key) != value]
-        try:
-            files = _files(root / tag)
-            damaged = sorted(name for name, known in found.get("files", {}).items() if files.get(name) != known)
-        except OSError as error:
-            if error.errno not in DAMAGES:
-                raise
-            damaged = [f"{error.filename or tag}: {error.strerror}"]
-        if not found or damaged:
-            reason = f"is damaged ({', '.join(damaged[:3]) or FACTS})"
-        elif other:
-            reason = f"is of another run (not the same: {', '.join(other)})"
-        else:
-            return Found(tag, int(found["ranks"]), found["state"])
-        say(f"the checkpoint {tag} {reason} and put aside")
+        record = read_record(root / tag / FACTS, CheckpointRecord)
+        reason = _unusable(root / tag, record, identity)
+        if record and not reason:
+            return Found(tag, record)
+        say(f"the checkpoint {tag} {reason} and is not used")
         replace_folder(root / tag, root / f"unused-{tag}")
     return None
 
 
-def is_dealt(folder: Path) -> bool:
-    """Whether each rank holds a part of the optimizer's states; where all hold the same, any number of ranks can load
+def _unusable(folder: Path, record: Optional[CheckpointRecord], identity: RunIdentity) -> str:
+    """Why a checkpoint cannot be used; empty where it can."""
+    if record is None:
+        return f"is damaged ({FACTS})"
+    try:
+        files = _files(folder)
+        damaged = sorted(name for name, known in record.files.items() if files.get(name) != known)
+    except OSError as error:
+        if error.errno not in DAMAGES:
+            raise
+        damaged = [f"{error.filename or folder.name}: {error.strerror}"]
+    if damaged:
+        return f"is damaged ({', '.join(damaged[:3])})"
+    other = [key for key, value in identity if getattr(record.facts, key) != value]
+    return f"is of another run (not the same: {', '.join(other)})" if other else ""
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether each rank holds a part of the optimizer's states. Where all hold the same, any number of ranks can load
     it."""
     return any(folder.glob("*_optim_states.pt"))
 
 
 def reshard(root: Path, tag: str) -> None:
     """Make the copy RESHARDED of a DeepSpeed checkpoint of stage 1 or 2, which any number of ranks can load. One rank
-    does this.
+    does this. Raises a UserError where DeepSpeed cannot.
 
-    DeepSpeed's own converter makes it, a universal checkpoint, in a process of its own: it starts workers and talks.
+    DeepSpeed's own converter makes it, a universal checkpoint. It runs in a process of its own, because it starts
+    workers and prints.
     """
     drop_resharded(root)
-    made = subprocess.run(
+    converter = subprocess.run(
         [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(root / tag),
          "--output_folder", str(root / RESHARDED), "--num_extract_workers", "1", "--num_merge_workers", "1",
          "--inject_missing_state"],
         capture_output=True, text=True)
-    if made.returncode:
+    if converter.returncode:
         raise UserError(f"DeepSpeed could not convert the checkpoint {tag} for another number of ranks: "
-                        f"{(made.stderr or made.stdout).strip().splitlines()[-1][:200]}",
+                        f"{(converter.stderr or converter.stdout).strip().splitlines()[-1][:200]}",
                         "start the job with as many ranks as before (`--ranks`)")
 
 

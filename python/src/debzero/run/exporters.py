@@ -1,7 +1,8 @@
-"""For whom a run is written down besides its own files: TensorBoard, a spreadsheet, Prometheus.
+"""Copies of a run's metrics for other programs: TensorBoard, spreadsheets, Prometheus.
 
-None of them may end a training: one that fails (a full disk, a missing package) is left out, and said so once. Their
-packages are imported when rank 0 starts to train, and nowhere else. """
+None of them may end a training: one that fails (a full disk, a missing package) is reported once and left out. Their
+packages are imported when rank 0 starts to train, and nowhere else.
+"""
 from __future__ import annotations
 
 import csv
@@ -29,12 +30,14 @@ def columns() -> list[str]:
             *(EVALUATION + name for name in scores)]
 
 
-class Watcher(Protocol):
-    """`measured` gets each line of metrics.jsonl: numbers by name, `memory_bytes` a list with one for each rank."""
+class Exporter(Protocol):
+    """Gets each line of metrics.jsonl."""
 
-    def measured(self, values: dict[str, Any]) -> None: ...
+    def measured(self, values: dict[str, Any]) -> None:
+        """Numbers by name; `memory_bytes` is a list with one for each rank."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """The run has ended."""
 
 
 class TensorBoard:
@@ -72,8 +75,8 @@ class TensorBoard:
 
 
 class Table:
-    """metrics.csv: metrics.jsonl for spreadsheets, of the ranks' memory the largest. Made anew at each start, so that it never
-    holds what was undone."""
+    """metrics.csv: metrics.jsonl for spreadsheets, with the largest of the ranks' memory. Written anew at each start,
+    so that it never holds steps that were undone."""
 
     def __init__(self, folder: Path) -> None:
         self.file, self.columns = folder / "metrics.csv", columns()
@@ -130,25 +133,25 @@ class Prometheus:
         self.write(str(self.file), self.registry)
 
     def close(self) -> None:
-        """The last values stay: a short run would end between two looks of Prometheus."""
+        """The last values stay: Prometheus may not have read the file since they were written."""
 
 
-class Watchers:
-    """All of them; made on rank 0, where the run goes on from `step`. metrics.jsonl has nothing after it any more."""
+class Exporters:
+    """All of them, on rank 0. The run starts from `step`, and metrics.jsonl holds nothing after it."""
 
     def __init__(self, folder: Path, job: str, step: int, say: Callable[[str], None]) -> None:
         self.say = say
-        self.working: dict[str, Watcher] = {}
-        makers: dict[str, Callable[[], Watcher]] = {
+        self.working: dict[str, Exporter] = {}
+        makers: dict[str, Callable[[], Exporter]] = {
             "TensorBoard": lambda: TensorBoard(folder, step), "metrics.csv": lambda: Table(folder),
             "Prometheus": lambda: Prometheus(folder, job)}
         shared = environment().textfile_folder
         if shared is not None:
             makers[f"Prometheus in {shared}"] = lambda: Prometheus(shared, job)
         for name, make in makers.items():
-            made = self._try(name, make)
-            if made is not None:
-                self.working[name] = made
+            exporter = self._try(name, make)
+            if exporter is not None:
+                self.working[name] = exporter
 
     def _try(self, name: str, action: Callable[[], Any]) -> Optional[Any]:
         try:
@@ -156,15 +159,15 @@ class Watchers:
         except Exception as error:  # whatever it is, the training is worth more
             reason = f"the package {error.name} is not installed" if isinstance(error, ModuleNotFoundError) else (
                 f"{type(error).__name__}: {error}")
-            self.say(f"the run goes on without {name}: {reason}")
+            self.say(f"the run continues without {name}: {reason}")
             self.working.pop(name, None)
             return None
 
     def measured(self, values: dict[str, Any]) -> None:
-        for name, watcher in list(self.working.items()):
-            self._try(name, lambda: watcher.measured(values))  # noqa: B023 - called at once
+        for name, exporter in list(self.working.items()):
+            self._try(name, lambda: exporter.measured(values))  # noqa: B023 - called at once
 
     def close(self) -> None:
-        for watcher in self.working.values():
+        for exporter in self.working.values():
             with suppress(Exception):
-                watcher.close()
+                exporter.close()

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from debzero.base.errors import InputError, Problem, full
-from debzero.base.files import nearest, read_json, write_json, write_text
+from debzero.base.files import nearest, read_json, without_dots, write_json, write_text
 from debzero.run import checkpoint
+from debzero.run.records import AnyReport, ErrorNote, Failures, Status, read_record, read_report
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
@@ -25,29 +26,29 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-class Output:
+class RunFolder:
     """<output>/: status.json, metrics.jsonl, report.json, checkpoints/, model/, data/ (a cache), archive/."""
 
     def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+        self.folder = without_dots(Path(folder))
         self.status_file = self.folder / "status.json"
         self.report_file = self.folder / "report.json"
         self.metrics_file = self.folder / "metrics.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         self.model = self.folder / "model"
         self.data = self.folder / "data"
-        self.first_error = self.folder / ".error.json"
+        self.error_file = self.folder / ".error.json"
         self.failures_file = self.folder / ".failures.json"
         self.lock_file = self.folder / ".lock"
         self._lock: Optional[int] = None
 
     def lock(self) -> None:
-        """Hold the folder until this process ends, or raise an InputError: it cannot be written, or somebody holds it.
-        A full disk is a UserError."""
+        """Hold the folder until this process ends. Raises an InputError where it cannot be written or another process
+        holds it, and a UserError where the disk is full."""
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
-        for last in (False, False, False, True):
+        for last in (False, False, False, True):  # `debzero status` holds the lock for a moment when it tests it
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -57,10 +58,9 @@ class Output:
                     os.close(handle)
                     raise InputError([Problem(
                         str(self.folder), "output", f"another run (process {holder}) is training into this folder",
-                        "wait for it (`debzero status " + str(self.folder)
-                        + " --watch`), stop it, or set another output"
+                        f"wait for it (`debzero status {self.folder} --watch`), stop it, or set another output",
                     )]) from None
-                time.sleep(0.2)  # `debzero status` may have been looking at the lock just now
+                time.sleep(0.2)
         self._lock = handle
         with self._writable():
             os.ftruncate(handle, 0)
@@ -68,7 +68,8 @@ class Output:
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
-        """Of what keeps this process from writing to the folder, only a full disk may be no more at the next start."""
+        """Raises a UserError for a full disk, which may be over at the next start, and an InputError for any other
+        reason why this process cannot write to the folder."""
         try:
             yield
         except OSError as error:
@@ -101,50 +102,54 @@ class Output:
         except (OSError, ValueError):
             return None
 
-    def status(self) -> dict[str, Any]:
-        """status.json as it is now, empty where no run wrote it; a run whose process is gone has failed, whatever it
-        last wrote."""
-        values = self._written()
-        if values and values["state"] not in FINAL and not self.held():
-            values = self._written()  # it may have ended between the two looks
-            if values and values["state"] not in FINAL:
-                values.update(state="failed", error="the process ended without a word (killed, or the host went down)")
-        return values
+    def status(self) -> Optional[Status]:
+        """status.json as it is now; None where no run wrote it. A run whose process is gone has failed, whatever it
+        wrote last."""
+        status = self.written_status()
+        if status and status.state not in FINAL and not self.held():
+            status = self.written_status()  # it may have ended since
+            if status and status.state not in FINAL:
+                gone = {"state": "failed",
+                        "error": "the process ended without reporting an error (killed, or the host went down)"}
+                status = status.model_copy(update=gone)
+        return status
 
-    def _written(self) -> dict[str, Any]:
-        values = read_json(self.status_file)
-        return values if values.get("state") else {}
+    def written_status(self) -> Optional[Status]:
+        """status.json as the run wrote it."""
+        return read_record(self.status_file, Status)
 
-    def update(self, **values: Any) -> None:
+    def report(self) -> Optional[AnyReport]:
+        return read_report(self.report_file)
+
+    def update(self, **values: object) -> None:
+        """Change these keys of status.json (records.Status names them)."""
         write_json(self.status_file, {**read_json(self.status_file), **values, "updated": now()})
 
     def end(self, state: str, error: Optional[str] = None) -> None:
         """The final state, unless one is written already. A full disk must not hide the error that it caused."""
         try:
-            if read_json(self.status_file).get("state") not in FINAL:
+            status = self.written_status()
+            if status is None or status.state not in FINAL:
                 self.update(state=state, **({"error": error} if error else {}), eta_seconds=None)
         except OSError:
             return
 
-    def finished(self, fingerprint: str) -> Optional[dict[str, Any]]:
+    def finished(self, fingerprint: str) -> Optional[AnyReport]:
         """The report, if exactly this job has finished here."""
-        status = read_json(self.status_file)
-        same = status.get("state") == "finished" and status.get("fingerprint") == fingerprint
-        return read_json(self.report_file) if same and self.model.is_dir() else None
+        status = self.written_status()
+        same = status is not None and status.state == "finished" and status.fingerprint == fingerprint
+        return self.report() if same and self.model.is_dir() else None
 
     def begin(self, job: str, fingerprint: str, again: bool) -> Optional[Path]:
-        """Make room for a run: another job's (or, with `again`, this one's) results move to archive/, whose path is
-        returned.
-
-        An unfinished run of the same job stays: its newest checkpoint is where the new one starts.
-        """
+        """Make room for a run: the results of another job (or, with `again`, of this one) move to a folder in
+        archive/, which is returned. An unfinished run of the same job stays, for the new one resumes from it."""
         with self._writable():
             return self._begin(job, fingerprint, again)
 
     def _begin(self, job: str, fingerprint: str, again: bool) -> Optional[Path]:
-        before = read_json(self.status_file)
+        before = self.written_status()
         archive = None
-        if before and (again or before.get("fingerprint") != fingerprint):
+        if before and (again or before.fingerprint != fingerprint):
             archive = self.folder / "archive" / datetime.now().strftime("%Y-%m-%dT%H%M%S.%f")
             archive.mkdir(parents=True)
             for path in sorted(self.folder.iterdir()):
@@ -152,50 +157,50 @@ class Output:
                     shutil.move(str(path), str(archive / path.name))
         for leftover in [*self.folder.glob(".*.new"), *self.folder.glob(".*.aside"), *self.checkpoints.glob(".*")]:
             shutil.rmtree(leftover, ignore_errors=True)
-        self.first_error.unlink(missing_ok=True)
-        learned = {} if archive else {key: before[key] for key in ("micro_batch",) if key in before}
-        write_json(self.status_file, {
-            "job": job, "fingerprint": fingerprint, "state": "preparing", "step": 0, "total_steps": None, "epoch": 0,
-            "loss": None, "learning_rate": None, "samples_per_second": None, "eta_seconds": None, "pid": os.getpid(),
-            "started": now(), "updated": now(), **learned})
+        self.error_file.unlink(missing_ok=True)
+        learned = {} if archive or not before or not before.micro_batch else {"micro_batch": before.micro_batch}
+        write_json(self.status_file, Status(
+            job=job, fingerprint=fingerprint, state="preparing", step=0, total_steps=None, epoch=0, loss=None,
+            learning_rate=None, samples_per_second=None, eta_seconds=None, pid=os.getpid(), started=now(),
+            updated=now(), **learned).as_json())
         return archive
 
-    def claim_error(self, error: dict[str, Any]) -> bool:
-        """Note a rank's error; true for the first one only. The others merely lost their partner."""
+    def note_first_error(self, note: ErrorNote) -> bool:
+        """Note a rank's error; true for the first one only. The other ranks merely lost their partner."""
         try:
-            handle = os.open(self.first_error, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(handle, json.dumps(error).encode())
+            handle = os.open(self.error_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            os.write(handle, json.dumps(note.as_json()).encode())
             os.close(handle)
         except FileExistsError:
             return False
         except OSError:
-            return True  # no room to note it: better said twice than never
+            return True  # no room to note it: better reported twice than never
         return True
 
-    def name_error(self, error: dict[str, Any]) -> None:
+    def replace_error(self, note: ErrorNote) -> None:
         """Note what went wrong, over what a rank may have noted."""
         with suppress(OSError):
-            write_json(self.first_error, error)
+            write_json(self.error_file, note.as_json())
 
-    def first_error_text(self) -> Optional[str]:
-        return read_json(self.first_error).get("error")
+    def error_note(self) -> Optional[ErrorNote]:
+        return read_record(self.error_file, ErrorNote)
 
-    def fails_alike(self, error: Optional[str]) -> bool:
-        """Count a failure; true when the last SAME_FAILURES were at one step with one error: another start would end
-        like them."""
+    def record_failure(self, error: Optional[str]) -> bool:
+        """Count a failed start; true when SAME_FAILURES in a row failed at one step with one error, so that another
+        start would fail like them. Then the count begins anew."""
         step = max(map(checkpoint.step, checkpoint.tags(self.checkpoints)), default=0)
-        this = {"step": step, "error": error}
-        before = read_json(self.failures_file)
-        count = before["count"] + 1 if {**before, "count": 0} == {**this, "count": 0} else 1
-        alike = count >= SAME_FAILURES
+        before = read_record(self.failures_file, Failures)
+        count = before.count + 1 if before and (before.step, before.error) == (step, error) else 1
+        hopeless = count >= SAME_FAILURES
         with suppress(OSError):
-            write_json(self.failures_file, {**this, "count": 0 if alike else count})
-            if alike:
+            write_json(self.failures_file,
+                       Failures(step=step, error=error, count=0 if hopeless else count).as_json())
+            if hopeless:
                 self.update(given_up=f"failed {count} times in the same way")
-        return alike
+        return hopeless
 
     def cut_metrics(self, step: int) -> None:
-        """Forget what was measured after `step`: the run goes on from there."""
+        """Forget what was measured after `step`, from which the run resumes."""
         if self.metrics_file.is_file():
             kept = []
             for line in self.metrics_file.read_text().splitlines():

@@ -4,19 +4,20 @@ from __future__ import annotations
 from debzero.base import systemd
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import report
-from debzero.run.folder import Output
+from debzero.run.folder import RunFolder
 
 
-def open_output(resolved: ResolvedJob, output: Output, job: str, again: bool) -> bool:
+def open_folder(resolved: ResolvedJob, folder: RunFolder, job: str, again: bool) -> bool:
     """Hold the output folder and make room; False when this very job has finished there already, after showing its
     report."""
-    output.lock()
-    done = None if again else output.finished(resolved.fingerprint)
+    folder.lock()
+    done = None if again else folder.finished(resolved.fingerprint)
     if done is not None:
         print(report.text(done), "  train it again  debzero train --again ...", sep="\n", flush=True)
         systemd.notify("READY=1", f"STATUS=finished before, {report.headline(done)}")
         return False
-    archive = output.begin(job, resolved.fingerprint, again)
+    archive = folder.begin(job, resolved.fingerprint, again)
     if archive:
-        print(f"the earlier run in {output.folder} was another one: moved to {archive}", flush=True)
+        kind = "an earlier" if again else "a different"
+        print(f"the folder {folder.folder} held {kind} run; moved to {archive}", flush=True)
     return True

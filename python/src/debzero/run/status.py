@@ -9,36 +9,38 @@ from pathlib import Path
 from typing import Any, Optional, TextIO
 
 from debzero.base.errors import InputError, Problem
-from debzero.base.files import read_json, unreadable
+from debzero.base.files import unreadable
 from debzero.base.stack import jobs_folder
 from debzero.base.text import duration_text
 from debzero.job.local_files import within
 from debzero.job.reader import read_mapping
 from debzero.run import progress, report
-from debzero.run.folder import FINAL, Output
+from debzero.run.folder import FINAL, RunFolder
+from debzero.run.records import Status
 
 
 def _known() -> str:
     return ", ".join(sorted(p.stem for p in jobs_folder().glob("*.yml"))) or "none"
 
 
-def find(name: str) -> Output:
-    """The output folder meant by a job's name, a job file or a folder, where this user may look into it."""
+def find(name: str) -> RunFolder:
+    """The output folder of a job's name, a job file or a folder. Raises an InputError where there is none, and where
+    this user may not read it: that must not look like a folder without a run."""
     path = Path(name)
-    output = Output(str(path.absolute() if os.path.isdir(path) else _named(path, name)))
-    for file in (output.lock_file, output.status_file):  # what cannot be seen must not pass for a run that is not there
+    folder = RunFolder(name if os.path.isdir(path) else _output_of(path, name))
+    for file in (folder.lock_file, folder.status_file):
         if reason := unreadable(file):
             raise InputError([Problem(name, "output", f"{file} {reason}",
                                       "run this as the user that trains there, or as root")])
-    return output
+    return folder
 
 
-def _named(path: Path, name: str) -> str:
+def _output_of(path: Path, name: str) -> str:
     """The output folder of a job file, or of a job of this host."""
     named = jobs_folder() / f"{name}.yml"
     file = next((file for file in (path, named) if os.path.isfile(file)), None)
     if file is None:
-        reason = unreadable(path) or f"is no job in {jobs_folder()}, no job file and no output folder"
+        reason = unreadable(path) or f"is neither a job in {jobs_folder()}, nor a job file, nor an output folder"
         raise InputError([Problem(name, "name", reason, f"the jobs here are: {_known()}")])
     output = read_mapping(file).get("output")
     if not isinstance(output, str):
@@ -46,39 +48,42 @@ def _named(path: Path, name: str) -> str:
     return within(file.absolute().parent, output)
 
 
-def show(status: dict[str, Any]) -> str:
-    """One status as a line (or for a finished run, its first line), and below it what went wrong."""
-    text = str(status["state"])
-    if status.get("loss") is not None and status["state"] not in FINAL:
-        text += "  " + progress.line(status)
-    elif status["state"] != "finished":
-        text += f"  at step {status.get('step', 0)}/{status.get('total_steps') or '?'}"
-    notes = [status.get("error"),
-             status.get("given_up") and f"given up: {status['given_up']}; mend the cause, then start it again",
-             status.get("warning") and f"warning: {status['warning']}"]
+def show(status: Status, width: Optional[int] = None) -> str:
+    """One status as a line of at most `width` columns (or for a finished run, its first line), and below it what went
+    wrong."""
+    text = status.state
+    if status.loss is not None and status.state not in FINAL:
+        text += "  " + progress.line(status, width and width - len(text) - 2)
+    elif status.state != "finished":
+        text += f"  at step {status.step}/{status.total_steps or '?'}"
+    notes = [status.error,
+             status.given_up and f"given up: {status.given_up}; fix the cause, then start it again",
+             status.warning and f"warning: {status.warning}"]
     return text + "".join(f"\n  {note}" for note in notes if note)
 
 
 def status(name: Optional[str], as_json: bool, watch: bool) -> int:
-    """Exit code: 0 finished or running, 1 failed or stopped (or not started), 2 unknown name. Without a name: all jobs of this
-    host, and 0."""
+    """Exit code: 0 finished or running, 1 failed or stopped (or not started), 2 unknown name. Without a name: all jobs
+    of this host, and 0."""
     if name is None:
         if watch:
-            raise InputError([Problem("debzero status", "--watch", "follows one run, and none is named",
+            raise InputError([Problem("debzero status", "--watch", "follows one run, and no run is named",
                                       f"name one; the jobs here are: {_known()}")])
         return _overview(as_json)
-    output = find(name)
+    folder = find(name)
     if watch:
-        _watch(output, sys.stderr if as_json else sys.stdout)
-    values = output.status()
-    made = read_json(output.report_file) if values.get("state") == "finished" else {}
+        _watch(folder, sys.stderr if as_json else sys.stdout)
+    current = folder.status()
+    finished = folder.report() if current and current.state == "finished" else None
     if as_json:
-        print(json.dumps({**values, "report": made or None} if values else {"state": "not started"}, indent=2))
-    elif not values:
-        print(f"not started: {output.folder} has no run")
+        values = {**current.as_json(), "report": finished.as_json() if finished else None} if current else {
+            "state": "not started"}
+        print(json.dumps(values, indent=2))
+    elif current is None:
+        print(f"not started: {folder.folder} has no run")
     else:
-        print(report.text(made) if made else show(values))
-    return 0 if values and values["state"] not in ("failed", "stopped") else 1
+        print(report.text(finished) if finished else show(current))
+    return 0 if current and current.state not in ("failed", "stopped") else 1
 
 
 def _overview(as_json: bool) -> int:
@@ -101,34 +106,43 @@ def _overview(as_json: bool) -> int:
 def _row(path: Path) -> dict[str, Any]:
     """A job's name, its status, and `words`: what there is to say in its state."""
     try:
-        output = find(str(path))
+        folder = find(str(path))
     except InputError as error:
         problem = error.problems[0]
-        return {"name": path.stem, "state": "wrong", "words": f"{problem.key} {problem.reason}"}
-    values = output.status()
-    if not values:
-        return {"name": path.stem, "state": "not started", "words": "", "output": str(output.folder)}
-    if values["state"] == "finished":
-        words = report.headline(read_json(output.report_file))
-    elif values["state"] in FINAL:
-        words = f"given up: {values['given_up']}" if values.get("given_up") else str(values.get("error") or "")
+        return {"name": path.stem, "state": "invalid", "words": f"{problem.key} {problem.reason}"}
+    current = folder.status()
+    if current is None:
+        return {"name": path.stem, "state": "not started", "words": "", "output": str(folder.folder)}
+    if current.state == "finished":
+        words = report.headline(folder.report())
+    elif current.state in FINAL:
+        words = f"given up: {current.given_up}" if current.given_up else current.error or ""
     else:
-        loss = f"loss {values['loss']:.4f}, " if values.get("loss") is not None else ""
-        words = f"{loss}ETA {duration_text(values.get('eta_seconds'))}"
-    return {"name": path.stem, **values, "words": words.split("\n")[0][:100], "output": str(output.folder)}
+        loss = f"loss {current.loss:.4f}, " if current.loss is not None else ""
+        words = f"{loss}ETA {duration_text(current.eta_seconds)}"
+    return {"name": path.stem, **current.as_json(), "words": words.split("\n")[0][:100], "output": str(folder.folder)}
 
 
-def _watch(output: Output, to: TextIO) -> None:
-    """Follow a run until it ends: one changing line on a terminal, a line for each change elsewhere."""
+def _watch(folder: RunFolder, to: TextIO) -> None:
+    """Follow a run until it ends: one changing line on a terminal, of its width; a line for each change elsewhere."""
     shown, live = "", to.isatty()
     while True:
-        values = output.status()
-        if values.get("state") in FINAL:
+        current = folder.status()
+        if current and current.state in FINAL:
             break
-        text = show(values).split("\n")[0] if values else f"waiting for a run in {output.folder}"
+        width = _columns(to) - 1 if live else None  # a full last column would wrap
+        text = show(current, width).split("\n")[0] if current else f"waiting for a run in {folder.folder}"
         if text != shown:
-            print(f"\r\033[K{text}" if live else text, end="" if live else "\n", file=to, flush=True)
+            print(f"\r\033[K{text[:width]}" if live else text, end="" if live else "\n", file=to, flush=True)
             shown = text
         time.sleep(1)
     if live:
         print("\r\033[K", end="", file=to, flush=True)
+
+
+def _columns(terminal: TextIO) -> int:
+    """The terminal's width; 80 where it does not know."""
+    try:
+        return os.get_terminal_size(terminal.fileno()).columns or 80
+    except OSError:
+        return 80

@@ -13,11 +13,11 @@ from debzero.run.status import find, show
 
 
 def stop(name: str) -> int:
-    """Exit code: 0 when nothing runs (any more)."""
-    output = find(name)
-    pid = output.holder()
+    """Exit code: 0 when nothing runs (any more). Raises a UserError where this user may not stop the run."""
+    folder = find(name)
+    pid = folder.holder()
     if pid is None:
-        print(f"not running: nobody trains into {output.folder}")
+        print(f"not running: no process trains into {folder.folder}")
         return 0
     unit = _unit(pid)
     try:
@@ -26,11 +26,12 @@ def stop(name: str) -> int:
         else:
             os.kill(pid, signal.SIGTERM)
     except (PermissionError, subprocess.CalledProcessError, FileNotFoundError):
-        raise UserError(f"process {pid} trains into {output.folder}, and this user may not stop it",
+        raise UserError(f"process {pid} trains into {folder.folder}, and this user may not stop it",
                         f"run: sudo systemctl stop {unit}" if unit else "run this as its owner, or as root") from None
-    while output.holder() == pid:
+    while folder.holder() == pid:
         time.sleep(0.2)
-    print(show(output.status()))
+    status = folder.status()
+    print(show(status) if status else f"not started: {folder.folder} has no run")
     return 0
 
 

@@ -23,10 +23,11 @@ def run(options: argparse.Namespace) -> int:
 
     block_signals()
     from debzero.base.errors import as_text
+    from debzero.base.files import without_dots
     from debzero.check.checks import examine
     from debzero.train.launch import train
 
     resolved, warnings = examine(options.job, options.ranks, options.again)
     if warnings:
         print(as_text(warnings), file=sys.stderr, flush=True)
-    return train(resolved, options.job.absolute(), options.again)
+    return train(resolved, without_dots(options.job), options.again)

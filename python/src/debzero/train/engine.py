@@ -1,11 +1,49 @@
 """One optimizer step, in two ways with one interface: plain DDP (the baseline) and DeepSpeed ZeRO."""
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
+from debzero.data.stream import Micro
+
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Engine(Protocol):
+    """The model with its optimizer, on one rank. All ranks call the same methods in the same order."""
+
+    model: Any       # the module, as evaluation and save_pretrained need it
+    updating: bool   # the optimizer may be changing the weights: a checkpoint now might mix two steps
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's output, for evaluation."""
+
+    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
+        """Train on one global batch with this learning rate; returns this rank's part of its mean loss, on the device
+        (the ranks' mean is the whole). Where it fails with `updating` False, the step has changed nothing."""
+
+    def rate_of(self, rate: float) -> float:
+        """The learning rate of the next step, for which debzero's schedule has `rate`."""
+
+    @property
+    def loss_scale(self) -> float:
+        """fp16's; 1 otherwise."""
+
+    @property
+    def applied_steps(self) -> int:
+        """Optimizer steps that were not skipped for an overflow. Asking waits for the device."""
+
+    def save(self, root: Path, tag: str) -> None:
+        """Write this rank's part of a checkpoint into the folder root/tag, which is there."""
+
+    def load(self, root: Path, tag: str) -> None:
+        """Continue from what `save` wrote."""
+
+    def weights(self) -> dict[str, Any]:
+        """All weights as host tensors on rank 0, empty elsewhere."""
 
 
 def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
@@ -14,8 +52,8 @@ def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
 
 
 def parameter_groups(model: Any, decay: float) -> list[dict[str, Any]]:
-    """Parameters with weight decay, and those without: biases and norms, the ones of one dimension (or a sharded
-    one)."""
+    """Parameters with weight decay, and those without: biases and norms, the ones of one dimension. A sharded parameter
+    has its own dimensions in `ds_shape`."""
     named = [(len(getattr(p, "ds_shape", p.shape)), p) for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for dim, p in named if dim > 1], "weight_decay": decay},
               {"params": [p for dim, p in named if dim <= 1], "weight_decay": 0.0}]

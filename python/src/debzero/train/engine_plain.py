@@ -14,31 +14,25 @@ from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import ResolvedJob
-from debzero.train.engine import HALF, on_host, parameter_groups, to_device
+from debzero.train.engine import HALF, Engine, on_host, parameter_groups, to_device
 
 STATE = "state.pt"
 
 
-class PlainEngine:
+class PlainEngine(Engine):
     """torch's AdamW, and DistributedDataParallel where there are several ranks; fp16 and bf16 by autocast."""
 
     def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any) -> None:
         train = resolved.job.train
         self.device, self.task, self.clip = device, task, train.gradient_clipping
-        self.updating = False  # or the weights and the optimizer may be of two steps
+        self.updating = False
         self.half = HALF.get(resolved.precision)
         self.model = model.to(device)
-        # Tensors, so that a recorded step reads what the host has written since.
+        # A tensor, so that a recorded step reads what the host has written since.
         self.rate = torch.tensor(train.learning_rate, device=device)
         cuda = device.type == "cuda"
-        best: dict[str, Any] = {}
         self.fused = cuda and "fused" in inspect.signature(torch.optim.AdamW).parameters
-        if self.fused:
-            best = {"fused": True, "capturable": True, "lr": self.rate}
-        elif cuda:
-            best = {"foreach": True}
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, train.weight_decay), **{
-            "lr": train.learning_rate, "betas": tuple(deepspeed_config.BETAS), "eps": deepspeed_config.EPS, **best})
+        self.optimizer = self._optimizer(train.learning_rate, train.weight_decay)
         scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
         self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=resolved.precision == "fp16")
         layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
@@ -49,11 +43,19 @@ class PlainEngine:
         if graphs and not train.gradient_checkpointing:
             self.graphs = compiled.StepGraphs(self._whole_step, self.optimizer.zero_grad)
 
+    def _optimizer(self, rate: float, decay: float) -> Any:
+        """AdamW in the fastest way that this torch has on the device."""
+        options: dict[str, Any] = {"lr": rate, "betas": tuple(deepspeed_config.BETAS), "eps": deepspeed_config.EPS}
+        if self.fused:
+            options.update(fused=True, capturable=True, lr=self.rate)
+        elif self.device.type == "cuda":
+            options["foreach"] = True
+        return torch.optim.AdamW(parameter_groups(self.model, decay), **options)
+
     def _autocast(self) -> ContextManager[Any]:
         return torch.autocast(self.device.type, self.half) if self.half else nullcontext()
 
     def forward(self, **inputs: Any) -> Any:
-        """The model's output, for evaluation."""
         with self._autocast():
             return self.model(**inputs)
 
@@ -65,8 +67,7 @@ class PlainEngine:
     def _update(self) -> None:
         self.updating = True
         if self.clip and self.fused and not self.scaler.is_enabled():
-            # Clipping without a pass of its own over the gradients: the fused optimizer divides them by this as it
-            # reads them.
+            # This saves a pass over the gradients: the fused optimizer divides them by grad_scale as it reads them.
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             self.optimizer.grad_scale = (norm / self.clip).clamp(min=1.0)
@@ -84,14 +85,10 @@ class PlainEngine:
         self._update()
         return loss.detach()
 
-    @staticmethod
-    def rate_of(rate: float) -> float:
-        """The rate of the next step, for which debzero's schedule says `rate`."""
+    def rate_of(self, rate: float) -> float:
         return rate
 
-    def step(self, micros: Sequence[Micro], rate: float) -> Any:
-        """Train on one global batch; returns this rank's part of its mean loss (the ranks' mean is the whole). Where it fails with
-        `updating` False, the step has changed nothing."""
+    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
         self.updating = False
         self.model.train()
         for group in self.optimizer.param_groups:
@@ -117,7 +114,6 @@ class PlainEngine:
 
     @property
     def applied_steps(self) -> int:
-        """Optimizer steps that were not skipped for an overflow; asking waits for the device."""
         states = self.optimizer.state.values()
         return int(next(iter(states))["step"]) if states else 0
 

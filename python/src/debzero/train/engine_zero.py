@@ -11,11 +11,11 @@ import torch.distributed as dist
 from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve.resolve import ResolvedJob
-from debzero.train.engine import on_host, parameter_groups, to_device
+from debzero.train.engine import Engine, on_host, parameter_groups, to_device
 
 
-class ZeroEngine:
-    """DeepSpeed; what it shards is the configuration's matter."""
+class ZeroEngine(Engine):
+    """DeepSpeed; its configuration says what it shards."""
 
     def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, config: dict[str, Any]) -> None:
         import deepspeed
@@ -27,20 +27,16 @@ class ZeroEngine:
             compiled.compile_layers(model)
         self.engine, _, _, self.own_schedule = deepspeed.initialize(
             model=model, model_parameters=parameter_groups(model, resolved.job.train.weight_decay), config=config)
-
-    @property
-    def model(self) -> Any:
-        return self.engine.module
+        self.model = self.engine.module
 
     def forward(self, **inputs: Any) -> Any:
         return self.engine(**inputs)
 
     def rate_of(self, rate: float) -> float:
-        """As PlainEngine.rate_of. The user's JSON may bring a scheduler."""
+        """The user's JSON may have a scheduler."""
         return rate if self.own_schedule is None else float(self.engine.optimizer.param_groups[0]["lr"])
 
-    def step(self, micros: Sequence[Micro], rate: float) -> Any:
-        """As PlainEngine.step."""
+    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
         self.updating = False
         self.engine.train()
         if self.own_schedule is None:
@@ -72,19 +68,18 @@ class ZeroEngine:
         self.engine.load_checkpoint(str(root), tag=tag)
 
     def weights(self) -> dict[str, Any]:
-        """All weights, on rank 0's CPU (elsewhere empty). Stage 3 gathers one parameter at a time: the whole may not
-        fit."""
+        """Stage 3 gathers one parameter at a time: all of them may not fit on the device."""
         import deepspeed
 
         first = dist.get_rank() == 0
         if not self.stage3:
             return on_host(self.model.state_dict()) if first else {}
-        made: dict[str, Any] = {}
+        whole: dict[str, Any] = {}
         # tied weights appear once; from_pretrained ties them again
         for name, parameter in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter]):
                 if first:
-                    made[name] = parameter.detach().cpu().clone()
+                    whole[name] = parameter.detach().cpu().clone()
         persistent = set(self.model.state_dict())
-        made.update({name: b.cpu() for name, b in self.model.named_buffers() if first and name in persistent})
-        return made
+        whole.update({name: b.cpu() for name, b in self.model.named_buffers() if first and name in persistent})
+        return whole

@@ -15,6 +15,7 @@ import numpy as np
 
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
+from debzero.base.text import count_text
 from debzero.data import debian_sections, tokens
 from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
@@ -25,7 +26,7 @@ from debzero.model.tokenizer import check_length, load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
-LAYOUT = 1      # of the tokenised folders; another number makes them anew
+LAYOUT = 1      # of the tokenised folders; with another number all are written anew
 
 Place = Callable[[int], str]  # where a row of the chunk at hand lies in its file, in words
 
@@ -78,7 +79,7 @@ def _place(side: str, first: int, number: int) -> str:
 
 
 def _texts(rows: dict[str, list[Any]], data: Data) -> list[list[str]]:
-    """What the tokenizer is given: the columns, or with prefixes one text made of them."""
+    """The tokenizer's input: the columns, or with prefixes one text joined from them."""
     columns = [["" if text is None else str(text) for text in rows[column]] for column in data.text]
     if not data.prefix:
         return columns
@@ -89,18 +90,19 @@ def _samples(rows: Any, data: Data, tokenizer: Any, side: str,
              numbers: Callable[[list[Any], Place], np.ndarray]) -> Iterator[Piece]:
     """One sample a row, cut off at data.max_length."""
     kind, start = tokens.smallest(len(tokenizer)), 0
-    # GPT-2's tokenizer makes nothing of an empty text, and a sample must have something to look at.
+    # GPT-2's tokenizer turns an empty text into no token, and a sample needs at least one.
     blank = tokenizer(" ")["input_ids"] or [tokenizer.pad_token_id]
     for first in range(0, len(rows), CHUNK):
         chunk = rows[first : first + CHUNK]
-        made = tokenizer(*_texts(chunk, data), truncation=True, max_length=data.max_length, return_attention_mask=False)
-        ids = [sample or blank for sample in made["input_ids"]]
+        encoded = tokenizer(*_texts(chunk, data), truncation=True, max_length=data.max_length,
+                            return_attention_mask=False)
+        ids = [sample or blank for sample in encoded["input_ids"]]
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         ends = start + np.cumsum(lengths, dtype=np.int64)
         piece = {"ids": np.fromiter(chain.from_iterable(ids), kind), "offsets": ends - lengths, "lengths": lengths,
                  "labels": numbers(chunk[data.label], partial(_place, side, first))}
-        if "token_type_ids" in made:
-            piece["types"] = np.fromiter(chain.from_iterable(made["token_type_ids"]), np.uint8)
+        if "token_type_ids" in encoded:
+            piece["types"] = np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8)
         start = int(ends[-1])
         yield piece
 
@@ -115,8 +117,8 @@ def _blocks(rows: Any, data: Data, tokenizer: Any) -> Iterator[Piece]:
     rest, blocks = np.empty(0, kind), 0
     for first in range(0, len(rows), CHUNK):
         texts = [text for text in _texts(rows[first : first + CHUNK], data)[0] if text]
-        made = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-        stream = np.fromiter(chain.from_iterable([*ids, end] for ids in made), kind)
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        stream = np.fromiter(chain.from_iterable([*ids, end] for ids in encoded), kind)
         stream = np.concatenate([rest, stream])
         count = len(stream) // size
         rest = stream[count * size :]
@@ -153,7 +155,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     if task.label != "nothing":
         labels = _label_names(train, job.data.label) if task.label == "class" else [job.data.label]
     if not len(train) or not len(held_out) or (task.label == "class" and len(labels) < 2):
-        classes = f"{len(labels)} classes, " if task.label == "class" else ""
+        classes = f"{count_text(len(labels), 'class')}, " if task.label == "class" else ""
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
                         "at least one row of each kind is needed, and two classes where there are any")
     tokenizer = load_tokenizer(job.model, lambda: _corpus(train, job.data, labels), job.data.max_length)
@@ -177,7 +179,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "data.json",
                    {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
-                                             "max_length": job.data.max_length})
+                    "max_length": job.data.max_length})
     shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
     return folder
 
@@ -191,7 +193,7 @@ def _corpus(rows: Any, data: Data, labels: list[str]) -> Iterator[str]:
 
 
 def load(folder: Path, task: tasks.Task) -> Prepared:
-    """What `prepare` made, opened and bound to the job's `task`; nothing is read yet."""
+    """What `prepare` wrote, opened and bound to the job's `task`; nothing is read yet."""
     from transformers import AutoTokenizer
 
     facts = json.loads((folder / "data.json").read_text())

@@ -1,4 +1,7 @@
-"""One rank's program: from the process group to the report. Top to bottom, this is the training."""
+"""One rank's program: from the process group to the report.
+
+What imports torch is imported in functions: signals must be blocked before any library starts threads.
+"""
 from __future__ import annotations
 
 import argparse
@@ -10,12 +13,10 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn, TypeVar
 
 import psutil
 
-import debzero.train.gloo
-import debzero.train.loop
 from debzero.base.environment import environment
 from debzero.base.errors import InputError, OutOfMemory, UserError, explain
 from debzero.base.files import nearest
@@ -24,12 +25,15 @@ from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.resolve.host import Host, this_host
 from debzero.resolve.resolve import ResolvedJob, resolve
-from debzero.run.folder import Output
-from debzero.run.open import open_output
-from debzero.train import memory_retry, torch_imports
+from debzero.run.folder import RunFolder
+from debzero.run.open import open_folder
+from debzero.run.records import ErrorNote
 from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
+from debzero.train.memory_retry import with_launchers_micro
+from debzero.train.torch_imports import speed_up_imports
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+T = TypeVar("T")
 
 
 def main() -> int:
@@ -46,32 +50,32 @@ def main() -> int:
     block_signals()
     _die_with_launcher()
     try:
-        resolved = _plan(arguments)
+        resolved = _resolve(arguments)
     except InputError as error:
         if os.environ["RANK"] == "0":
             print(error.text(), file=sys.stderr)
         return 2
-    output = Output(resolved.job.output)
+    folder = RunFolder(resolved.job.output)
     stop = Stop()
 
     def stopped() -> None:
-        if os.environ["RANK"] == "0" and not output.first_error.exists():
-            output.end("stopped")
+        if os.environ["RANK"] == "0" and not folder.error_file.exists():
+            folder.end("stopped")
 
-    stop.listen(stopped, output.first_error.exists)
+    stop.listen(stopped, folder.error_file.exists)
     code = 0
     try:
-        _run(resolved, output, arguments.job or "mrpc", arguments.again, stop)
+        _run(resolved, folder, arguments.job or "mrpc", arguments.again, stop)
     except Stopping:
         stopped()
         code = SIGNALS[stop.number]
     except BaseException as error:
-        _fail(error, output, began=stop.orderly.is_set())
+        _fail(error, folder, began=stop.orderly.is_set())
     sys.stdout.flush()
     os._exit(code)  # no destructor of a communication library may turn a finished run into a hanging one
 
 
-def _plan(arguments: argparse.Namespace) -> ResolvedJob:
+def _resolve(arguments: argparse.Namespace) -> ResolvedJob:
     file = arguments.job or jobs_folder() / "mrpc.yml"
     job, problems = parse(file)
     if problems or job is None:
@@ -81,11 +85,11 @@ def _plan(arguments: argparse.Namespace) -> ResolvedJob:
     config, problems = read_deepspeed(job, str(file))
     if problems:
         raise InputError(problems)
-    return memory_retry.as_told(resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config))
+    return with_launchers_micro(resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config))
 
 
 def _die_with_launcher() -> None:
-    """A rank whose launcher is killed without a chance to end its ranks must not go on without anybody watching."""
+    """A rank whose launcher is killed, without a chance to end its ranks, must not continue unwatched."""
     launcher = environment().launcher_pid
     if launcher is not None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -93,26 +97,25 @@ def _die_with_launcher() -> None:
             os._exit(1)
 
 
-def _fail(error: BaseException, output: Output, began: bool) -> NoReturn:
-    """Say why, once for all ranks, and end without waiting for anybody. `began`: to train, not only to get ready for
-    it."""
-    known = explain(error, str(nearest(output.folder))) if not isinstance(error, InputError) else None
-    text = error.text() if isinstance(error, InputError) else str(known) if known else (
-        f"{type(error).__name__}: {error}")
-    code = 2 if isinstance(error, InputError) else 1
+def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
+    """Report why, once for all ranks, and end without waiting for the others. `began`: training had begun, not only its
+    preparation."""
     rank = os.environ["RANK"]
-    # What the model and the optimizer hold is no smaller with a smaller micro-batch.
-    memory = isinstance(known, OutOfMemory) and began
     if isinstance(error, InputError):
         if rank == "0":
-            print(text, file=sys.stderr, flush=True)
-    elif output.claim_error({"rank": int(rank), "error": text, "memory": memory}):
+            print(error.text(), file=sys.stderr, flush=True)
+        os._exit(2)
+    known = explain(error, str(nearest(folder.folder)))
+    text = str(known) if known else f"{type(error).__name__}: {error}"
+    # What the model and the optimizer hold is no smaller with a smaller micro-batch.
+    memory = isinstance(known, OutOfMemory) and began
+    if folder.note_first_error(ErrorNote(rank=int(rank), error=text, memory=memory)):
         if known is None:
             traceback.print_exc()
         print(f"debzero: rank {rank} failed: {text}", file=sys.stderr, flush=True)
         if not (memory and environment().launcher_pid):  # which may start the ranks again with a smaller micro-batch
-            output.end("failed", text)
-    os._exit(code)
+            folder.end("failed", text)
+    os._exit(1)
 
 
 def _device(host: Host, resolved: ResolvedJob) -> Any:
@@ -139,55 +142,58 @@ def _device(host: Host, resolved: ResolvedJob) -> Any:
     # What DeepSpeed compiles here is for this GPU; it cannot read every list that others write into the variable.
     os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability(device))
     if cap:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / torch.cuda.get_device_properties(device).total_memory), device)
+        share = cap / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
     return device
 
 
 def _join_deepspeed(device: Any) -> None:
-    """Let DeepSpeed use the process group; it announces each setting on stdout, of which only warnings stay."""
+    """Let DeepSpeed use the process group, and let it log only warnings: it announces each setting on stdout."""
     logging.disable(logging.INFO)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.disable(logging.NOTSET)
     if device.type == "cpu":
+        from debzero.train import gloo
 
-        debzero.train.gloo.complete()
+        gloo.complete()
     deepspeed.init_distributed()  # stage 3 shards the model while it is made, before deepspeed.initialize
 
 
-def _agree(work: Any) -> Any:
-    """Rank 0 does `work`; all ranks get what it returned, or its error."""
+def _agree(work: Callable[[], T]) -> T:
+    """Rank 0 does `work`; all ranks get what it returned, or raise its error."""
     import torch.distributed as dist
 
-    told: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]  # the result and the error
     if dist.get_rank() == 0:
         try:
-            told[0] = work()
+            outcome[0] = work()
         except (InputError, UserError) as error:
-            told[1] = error
+            outcome[1] = error
         except Exception as error:
             known = explain(error, "/")
             if known is None:
                 traceback.print_exc()
-            told[1] = known or UserError(f"{type(error).__name__}: {error}", "please report this: it is a defect")
-    dist.broadcast_object_list(told, 0)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]
+            outcome[1] = known or UserError(f"{type(error).__name__}: {error}", "please report this: it is a defect")
+    dist.broadcast_object_list(outcome, 0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
 
 
-def _run(resolved: ResolvedJob, output: Output, name: object, again: bool, stop: Stop) -> None:
+def _run(resolved: ResolvedJob, folder: RunFolder, name: object, again: bool, stop: Stop) -> None:
     """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
     import torch.distributed as dist
 
-    torch_imports.name_quickly()
+    speed_up_imports()
     device = _device(resolved.host, resolved)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if resolved.uses_deepspeed:
         _join_deepspeed(device)
-    if environment().launcher_pid is None and not _agree(lambda: open_output(resolved, output, str(name), again)):
+    if environment().launcher_pid is None and not _agree(lambda: open_folder(resolved, folder, str(name), again)):
         return
+    from debzero.train.loop import train
 
-
-    debzero.train.loop.train(resolved, output, device, _agree, stop)
+    train(resolved, folder, device, _agree, stop)

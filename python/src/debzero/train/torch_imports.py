@@ -4,9 +4,10 @@ from __future__ import annotations
 import sys
 
 
-def name_quickly() -> None:
-    """Call it before the imports. Each of the launcher's modules makes a logger, for whose name torch reads the source of every
-    module on the call stack and looks through all others: seconds of each start, in each process. The frame knows the name."""
+def speed_up_imports() -> None:
+    """To be called before the imports. Each of the launcher's modules creates a logger, for whose name torch reads the
+    source of every module on the call stack and searches all others: seconds of each start, in each process. The frame
+    knows the name."""
     from torch.distributed.elastic.utils import logging
 
     def caller(depth: int = 1) -> str:

@@ -192,8 +192,8 @@ def test_figures_of_changed_data_are_not_mixed(planned, bench):
 def test_what_a_killed_start_has_left_does_not_run_beside_the_next(bench, monkeypatch, command):
     job = bench.job()
     output = bench.folder / f"out-job-{command}" / "runs" / "another" / "out"
-    hold = ("import time; from debzero.run.folder import Output; "
-            f"Output({str(output)!r}).lock(); print('held', flush=True); time.sleep(600)")
+    hold = ("import time; from debzero.run.folder import RunFolder; "
+            f"RunFolder({str(output)!r}).lock(); print('held', flush=True); time.sleep(600)")
     left = subprocess.Popen([sys.executable, "-c", hold], env={**os.environ, "PYTHONPATH": str(SOURCE)},
                             stdout=subprocess.PIPE)
     assert left.stdout.readline() == b"held\n"

@@ -8,7 +8,7 @@ from support import JOB, POWERLESS, changed
 from debzero.base.errors import InputError, UserError
 from debzero.check import checks
 from debzero.run import status
-from debzero.run.folder import Output
+from debzero.run.folder import RunFolder
 
 
 @pytest.mark.parametrize("changes", [
@@ -57,7 +57,7 @@ def test_a_job_in_the_users_home_is_found_as_it_was_trained(tmp_path, monkeypatc
 def test_what_cannot_be_seen_is_not_reported_as_missing(bench, command):
     """A run that another user holds would look like none."""
     job = bench.job()
-    out = Output(str(bench.output()))
+    out = RunFolder(str(bench.output()))
     out.lock()
     out.begin(str(job), "0", False)
     for path, mode in ((out.folder, 0o000), (out.lock_file, 0o000), (out.status_file, 0o000)):
@@ -81,13 +81,13 @@ def test_a_disk_that_is_full_before_the_start_may_have_room_at_the_next(bench):
     try:
         subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full
         with pytest.raises(UserError, match="is full"):
-            Output(str(disk / "new" / "out")).lock()
+            RunFolder(str(disk / "new" / "out")).lock()
         with pytest.raises(UserError, match="is full"):
-            Output(str(disk)).begin("tiny.yml", "0", False)
+            RunFolder(str(disk)).begin("tiny.yml", "0", False)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
     with pytest.raises(InputError, match="may write to"):
-        Output(str(bench.folder / "rows.csv" / "out")).lock()
+        RunFolder(str(bench.folder / "rows.csv" / "out")).lock()
 
 
 def test_a_status_that_no_run_wrote_is_none(tmp_path, capsys):
@@ -98,7 +98,7 @@ def test_a_status_that_no_run_wrote_is_none(tmp_path, capsys):
 
 
 def test_what_is_watched_does_not_mix_with_the_json(tmp_path, monkeypatch, capsys):
-    out = Output(str(tmp_path))
+    out = RunFolder(str(tmp_path))
     out.lock()
     out.begin("job.yml", "0", False)
     monkeypatch.setattr(status.time, "sleep", lambda _: out.end("stopped"))

@@ -16,7 +16,7 @@ from debzero.measure import run as runs
 from debzero.measure.derive import derive
 from debzero.measure.records import MeasuredRun
 from debzero.resolve.sharding import Sharding
-from debzero.run.folder import Output
+from debzero.run.folder import RunFolder
 
 
 def test_a_derived_job_differs_in_what_is_compared_alone(bench):
@@ -37,7 +37,7 @@ def test_a_derived_job_differs_in_what_is_compared_alone(bench):
 
 
 def test_the_kinds_of_failures_are_distinguished(bench, tmp_path):
-    output = Output(str(tmp_path / "out"))
+    output = RunFolder(str(tmp_path / "out"))
     output.folder.mkdir()
     output.update(state="failed", error="rank 1 failed: CUDA out of memory. Tried to\n  -> set a smaller")
     reason = "rank 1 failed: CUDA out of memory. Tried to -> set a smaller"

@@ -11,6 +11,7 @@ from debzero.data.collator import Collator
 from debzero.model import build, tasks
 from debzero.train import prepare
 from debzero.train.evaluate import evaluate
+from debzero.train.setup import Samples
 
 SMALL = {
     "bert": {"type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -224,7 +225,7 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
     """Each rank in turn in this process, rank 0 last: its answers are kept until that one gathers and counts them
     all."""
     own, loaded, model = make(kind, task)
-    collate = Collator(loaded.tokenizer, 8, None, False)
+    samples = Samples(own, loaded, Collator(loaded.tokenizer, 8, None, False), per_epoch=1, steps=1)
 
     class NotTheLastError(Exception):
         pass
@@ -247,8 +248,8 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda told, source: None)
         for _ in range(ranks - 1):
             with pytest.raises(NotTheLastError):
-                evaluate(model, own, loaded, collate, torch.device("cpu"), 4, beat)
-        return evaluate(model, own, loaded, collate, torch.device("cpu"), 4, beat), beats
+                evaluate(model, samples, torch.device("cpu"), 4, beat)
+        return evaluate(model, samples, torch.device("cpu"), 4, beat), beats
 
     (alone, _), (together, beats) = scored(1), scored(3)
     assert alone == pytest.approx(together, rel=1e-5) and "loss" in alone

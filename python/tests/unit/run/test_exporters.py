@@ -17,21 +17,22 @@ from debzero.base.files import read_json, read_lines, write_json
 from debzero.base.text import computing_text
 from debzero.job.schema import Job
 from debzero.run import card, plots, progress, report, status
-from debzero.run.folder import Output
+from debzero.run.folder import RunFolder
 from debzero.run.progress import Progress
+from debzero.run.records import EarlierReport, Metrics, Report, Status, read_record, read_report
 
 STEP = {"total_steps": 6, "learning_rate": 1e-3, "samples_per_second": 64.0, "tokens_per_second": 640.0,
         "padding_share": 0.1, "tflops": 1.5, "peak_share": 0.4, "memory_bytes": [2**30, 2**31], "skipped_steps": 1,
         "loss_scale": 4096.0}
 
 
-def step(number: int, loss: float, **values: object) -> dict:
-    return {**STEP, "step": number, "epoch": number / 3, "loss": loss, "eta_seconds": 6.0 - number, **values}
+def step(number: int, loss: float, **values: object) -> Metrics:
+    return Metrics(**{**STEP, "step": number, "epoch": number / 3, "loss": loss, "eta_seconds": 6.0 - number, **values})
 
 
 @pytest.fixture
 def output(tmp_path):
-    made = Output(str(tmp_path / "out"))
+    made = RunFolder(str(tmp_path / "out"))
     made.lock()
     made.begin("/etc/debzero/jobs/tiny.yml", "0", False)
     return made
@@ -75,10 +76,10 @@ def test_tensorboard_forgets_a_run_that_began_anew(output):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for loss in (5.0, 6.0):
-        told = Progress(output, speaks=True)
-        told.resume(0)
-        told.step(step(1, loss))
-        told.close()
+        reporter = Progress(output, speaks=True)
+        reporter.resume(0)
+        reporter.step(step(1, loss))
+        reporter.close()
     events = EventAccumulator(str(output.folder / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("training/loss")] == [(1, 6.0)]
@@ -122,14 +123,15 @@ def test_a_watcher_that_fails_is_left_out_once_and_the_others_go_on(output, monk
     node.mkdir()
     monkeypatch.setenv("DEBZERO_TEXTFILE_DIR", str(node))
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
-    told = Progress(output, speaks=True)
-    told.resume(0)
-    assert "without TensorBoard: the package tensorboard.summary.writer.record_writer is not installed" in capsys.readouterr().out
+    reporter = Progress(output, speaks=True)
+    reporter.resume(0)
+    missing = "the package tensorboard.summary.writer.record_writer is not installed"
+    assert f"the run continues without TensorBoard: {missing}" in capsys.readouterr().out
     node.rmdir()
     for number in (1, 2):
-        told.step(step(number, 1.0))
-    told.close()
-    assert capsys.readouterr().out.count(f"goes on without Prometheus in {node}") == 1
+        reporter.step(step(number, 1.0))
+    reporter.close()
+    assert capsys.readouterr().out.count(f"the run continues without Prometheus in {node}") == 1
     assert "debzero_step{" in (output.folder / "debzero-tiny.prom").read_text()
     assert len((output.folder / "metrics.csv").read_text().splitlines()) == 3
 
@@ -140,22 +142,22 @@ def test_a_full_disk_ends_no_run_and_no_line_is_lost(tmp_path, capsys):
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
     try:
-        full = Output(str(disk))
+        full = RunFolder(str(disk))
         full.lock()
         full.begin("tiny.yml", "0", False)
-        told = Progress(full, speaks=True)
-        told.resume(0)
+        reporter = Progress(full, speaks=True)
+        reporter.resume(0)
         subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full
         assert shutil.disk_usage(disk).free == 0
         before = capsys.readouterr().out
         for number in range(1, 100):
-            told.step(step(number, 1.0))
-            told.state("evaluating", "evaluating")
+            reporter.step(step(number, 1.0))
+            reporter.state("evaluating", "evaluating")
         assert (before + capsys.readouterr().out).count("cannot be written down") == 1
         assert len(read_lines(full.metrics_file)) == full.metrics_file.read_bytes().count(b"\n") < 99
         (disk / "filler").unlink()
-        told.step(step(100, 1.0))
-        told.close()
+        reporter.step(step(100, 1.0))
+        reporter.close()
         assert [line["step"] for line in read_lines(full.metrics_file)] == list(range(1, 101))
         assert read_json(full.status_file)["step"] == 100
     finally:
@@ -163,9 +165,9 @@ def test_a_full_disk_ends_no_run_and_no_line_is_lost(tmp_path, capsys):
 
 
 def test_a_number_that_is_none_is_told_and_the_files_stay_json(output, capsys):
-    told = Progress(output, speaks=True)
-    told.step(step(6, float("inf"), loss_scale=float("nan")))
-    told.close()
+    reporter = Progress(output, speaks=True)
+    reporter.step(step(6, float("inf"), loss_scale=float("nan")))
+    reporter.close()
     assert "loss inf" in capsys.readouterr().out
 
     def refuse(name):
@@ -180,8 +182,8 @@ def test_systemd_hears_of_it_and_need_not_listen(output, monkeypatch, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(address)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-        told, silent = Progress(output, speaks=True), Progress(output, speaks=False)
-        for one in (told, silent):
+        speaking, silent = Progress(output, speaks=True), Progress(output, speaks=False)
+        for one in (speaking, silent):
             one.ready()
             one.step(step(2, 0.5))
             one.alive()
@@ -200,12 +202,31 @@ def test_the_line_shows_what_is_known():
     assert progress.line(step(2, 0.5)) == (
         "step 2/6  epoch 0.67  loss 0.5000  lr 1.00e-03  64.0 samples/s  640 tokens/s  1.5 TFLOP/s (40% of peak)  "
         "1.00-2.00 GiB  1 skipped  ETA 0:04")
-    assert progress.line({"step": 2, "total_steps": None, "loss": None}) == "step 2/?  ETA -"
+    assert progress.line(Metrics(step=2, total_steps=None, loss=None)) == "step 2/?  ETA -"
+
+
+def test_a_line_fits_the_terminal():
+    whole = progress.line(step(2, 0.5))
+    assert progress.line(step(2, 0.5), len(whole)) == whole
+    for width in range(42, len(whole)):
+        line = progress.line(step(2, 0.5), width)
+        assert len(line) <= width and line.startswith("step 2/6  ") and line.endswith("  1 skipped  ETA 0:04")
+        assert "  loss 0.5000  " in line and "tokens/s" not in line
+    assert progress.line(step(2, 0.5), 12) == "step 2/6  lo"
+
+
+def test_a_watched_line_does_not_wrap(output):
+    output.update(state="training", **step(2, 0.5).as_json())
+    shown = status.show(output.status(), 80)
+    assert shown.startswith("training  step 2/6") and "ETA 0:04" in shown and len(shown) <= 80
+
+
+def test_small_numbers_keep_their_figures():
     assert computing_text(0.01234, None) == "12.3 GFLOP/s"
 
 
 # What a run leaves, in a report as training makes it.
-REPORT = {
+REPORT = Report.model_validate({
     "job": "/etc/debzero/jobs/mrpc.yml", "task": "classification", "auto": "AutoModelForSequenceClassification",
     "metric": "f1", "evaluation": {"accuracy": 0.875, "f1": 0.9, "matthews": 0.7, "loss": 0.3}, "accuracy": 0.875,
     "f1": 0.9, "majority_accuracy": 0.68, "baseline": {"accuracy": 0.68, "f1": 0.81, "matthews": 0.0, "loss": 0.62},
@@ -217,7 +238,7 @@ REPORT = {
     "global_batch": 64, "micro_batch": 16, "accumulation": 2, "device": "NVIDIA A100-SXM4-40GB",
     "versions": {"torch": "7.1", "deepspeed": "7.2"}, "model": "/var/lib/debzero/mrpc/model",
     "checkpoint": "/var/lib/debzero/mrpc/checkpoints/step-116", "metrics": "/var/lib/debzero/mrpc/metrics.jsonl",
-    "curves": "/var/lib/debzero/mrpc/tensorboard", "log": "journalctl -u debzero@mrpc"}
+    "curves": "/var/lib/debzero/mrpc/tensorboard", "log": "journalctl -u debzero@mrpc"})
 MRPC = {"model": "bert-large-uncased",
         "data": {"dataset": "glue/mrpc", "text": ["sentence1", "sentence2"], "label": "label"},
         "train": {"select": "best", "metric": "f1"}, "output": "/var/lib/debzero/mrpc"}
@@ -237,9 +258,20 @@ def test_the_card_says_what_hubs_and_people_ask(tmp_path):
         "accuracy": 0.875, "f1": 0.9, "matthews_correlation": 0.7, "loss": 0.3}
     assert results["f1"].dataset_config == "mrpc"
     for words in ("| **f1** | **0.9000** | 0.8100 |", "64 = micro-batch 16 x 2 accumulation steps x 2 ranks",
-                  "step 58", "(loss.svg)", "ZeRO stage 2, optimizer on cpu", "bf16", "A100", "deepspeed 7.2",
-                  "AutoModelForSequenceClassification.from_pretrained", "40.5 TFLOP/s (13% of peak)"):
+                  "step 58", "(loss.svg)", "DeepSpeed ZeRO-2 + CPU", "bf16", "A100", "deepspeed 7.2",
+                  "AutoModelForSequenceClassification.from_pretrained", "40.5 TFLOP/s (13% of peak)",
+                  "| held out | this model | majority-class baseline |", "sentence1, sentence2 -> label"):
         assert words in read.text, words
+
+
+def test_the_card_of_a_language_model_has_no_label(tmp_path):
+    values = {**REPORT.as_json(), "task": "causal-lm", "classes": 0, "baseline": {"loss": 9.0},
+              "evaluation": {"loss": 3.0}}
+    job = Job.model_validate({"model": "gpt2", "task": "causal-lm", "train": {"epochs": 1}, "output": "/var/lib/x",
+                              "data": {"dataset": "wikitext/wikitext-2-raw-v1", "text": ["text"]}})
+    card.write(Report.model_validate(values), job, tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "| columns | text |" in text and "at most 1 epoch)" in text and "| this model | baseline |" in text
 
 
 def test_the_card_of_local_things_names_no_path(tmp_path):
@@ -258,16 +290,40 @@ def test_the_card_of_local_things_names_no_path(tmp_path):
 
 def test_the_report_says_whose_weights_and_how_fast():
     text = report.text(REPORT)
-    for words in ("AutoModelForSequenceClassification.from_pretrained",
-                  "0.8750   (always the commonest class: 0.6800; 1.3 times that)",
-                  "116 of 174, stopped early; best at step 58; 2 skipped for an overflow; resumed 1 time", "6800 tokens/s", "40.5 TFLOP/s (13% of peak) a rank, 5% of the tokens were padding"):
+    for words in ("AutoModelForSequenceClassification.from_pretrained", "0.8750 (majority-class baseline 0.6800)",
+                  "116 of 174, stopped early; best at step 58; 2 skipped for an overflow; resumed 1 time",
+                  "6800 tokens/s", "40.5 TFLOP/s (13% of peak) per rank, 5% of the tokens were padding",
+                  "2, ZeRO-2 + CPU", "4096 MiB, 4096 MiB (ranks 0 and 1; GPU memory that torch allocated)"):
         assert words in text, text
     assert report.headline(REPORT) == "f1 0.9000"
-    assert report.headline({"accuracy": 0.5}) == "accuracy 0.5000" and "accuracy 0.5000" in report.text({"accuracy": 0.5})
+
+
+@pytest.mark.parametrize(("values", "headline"), [
+    ({"accuracy": 0.5}, "accuracy 0.5000"), ({"metric": "f1", "evaluation": {"f1": 0.25}, "steps": 3}, "f1 0.2500"),
+    ({"other": True}, "accuracy")])
+def test_a_report_of_an_earlier_release_is_shown(tmp_path, values, headline):
+    write_json(tmp_path / "report.json", values)
+    found = read_report(tmp_path / "report.json")
+    assert isinstance(found, EarlierReport) and found.as_json() == values
+    assert report.headline(found) == headline and headline in report.text(found)
+
+
+def test_a_record_is_what_its_file_holds(tmp_path):
+    """A key of another release survives; what is damaged or foreign is not there."""
+    file = tmp_path / "status.json"
+    for values in ({"state": "training", "step": 3, "of_later": [1]}, REPORT.as_json()):
+        write_json(file, values)
+        kind = Status if "state" in values else Report
+        assert read_record(file, kind).as_json() == json.loads(file.read_text()) == values
+    assert read_record(file, Status) is None
+    for text in ("", "{", "[1]", "{}", '{"state": 3}', '{"state": "training", "step": "three"}'):
+        file.write_text(text)
+        assert read_record(file, Status) is None
+    assert read_report(tmp_path / "absent.json") is None and report.headline(None) == ""
 
 
 def test_the_peak_is_that_of_all_starts(tmp_path):
-    output = Output(str(tmp_path))
+    output = RunFolder(str(tmp_path))
     assert report.highest(output, [5, 6]) == [5, 6]
     lines = [{"step": 1, "memory_bytes": [9, 1]}, {"step": 1, "eval_loss": 0.5}, {"step": 2, "memory_bytes": [7]}]
     output.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -294,7 +350,8 @@ def test_the_picture_is_one_and_always_the_same(tmp_path, rows, metric):
         assert plots.draw(metrics, metric, 0.55, folder, "tiny")
         made.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert made[0] == made[1] and set(made[0]) == {"loss.svg", "loss.png"}
-    assert ElementTree.fromstring(made[0]["loss.svg"]).tag == "{http://www.w3.org/2000/svg}svg" and len(made[0]["loss.svg"]) < 150_000
+    assert ElementTree.fromstring(made[0]["loss.svg"]).tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(made[0]["loss.svg"]) < 150_000
     with Image.open(tmp_path / "a" / "loss.png") as image:
         image.verify()
         assert image.format == "PNG" and image.size[0] == 1080 and image.size[1] in (690, 900)
@@ -331,10 +388,10 @@ def jobs(tmp_path, monkeypatch):
     held = []
     for name, values in states.items():
         (folder / f"{name}.yml").write_text(yaml.safe_dump({"output": f"../{name}"}))
-        held.append(Output(str(tmp_path / name)))
+        held.append(RunFolder(str(tmp_path / name)))
         held[-1].lock()
         write_json(held[-1].status_file, values)
-    write_json(held[1].report_file, REPORT)
+    write_json(held[1].report_file, REPORT.as_json())
     (folder / "new.yml").write_text("output: ../new\n")
     (folder / "unreadable.yml").write_text("a: [")
     return held
@@ -347,7 +404,7 @@ def test_status_without_a_name_lists_all_jobs(jobs, capsys):
         "going": "training 3/6 loss 0.5000, ETA 1:01 -", "done": "finished 6/6 f1 0.9000 -",
         "broken": "failed 2/6 out of memory -", "hopeless": "failed 2/6 given up: failed 3 times in the same way -",
         "old": "stopped 0/? -", "new": "not started - -", "unreadable": lines["unreadable"]}
-    assert lines["unreadable"].startswith("wrong - line ") and "is not YAML" in lines["unreadable"]
+    assert lines["unreadable"].startswith("invalid - line ") and "is not YAML" in lines["unreadable"]
     assert status.status(None, as_json=True, watch=False) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["going"]["loss"] == 0.5 and rows["new"]["state"] == "not started"
@@ -356,7 +413,7 @@ def test_status_without_a_name_lists_all_jobs(jobs, capsys):
 def test_status_says_that_a_run_is_given_up(jobs, capsys):
     assert status.status("hopeless", as_json=False, watch=False) == 1
     shown = capsys.readouterr().out
-    assert "failed  at step 2/6" in shown and "given up: failed 3 times in the same way; mend the cause" in shown
+    assert "failed  at step 2/6" in shown and "given up: failed 3 times in the same way; fix the cause" in shown
 
 
 def test_to_watch_needs_a_name(jobs):
@@ -375,7 +432,8 @@ def test_a_real_run_leaves_all_of_it(bench):
     node.mkdir()
     job = bench.job(train__epochs=1)
     done = bench.run("train", job, DEBZERO_TEXTFILE_DIR=str(node))
-    assert done.returncode == 0 and "warning" not in done.stdout and "goes on without" not in done.stdout, done.stdout + done.stderr
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0 and "warning" not in printed and "continues without" not in printed, printed
     out, made = bench.output(), json.loads((bench.output() / "report.json").read_text())
     assert {path.name for path in (out / "model").iterdir()} >= {"README.md", "loss.svg", "loss.png",
                                                                  "model.safetensors", "config.json"}
@@ -391,8 +449,7 @@ def test_a_real_run_leaves_all_of_it(bench):
     assert (node / "debzero-job.prom").read_text() == (out / "debzero-job.prom").read_text()
     assert made["tflops"] > 0 and made["peak_share"] is None
     # A BERT of one layer, 32 wide and 64 inside: what it computed follows from how many tokens it read.
-    assert 6 * (4 * 32 * 32
-                + 2 * 32 * 64) < made["tflops"] * 1e12 * 2 / made["tokens_per_second"] < 2 * 6 * (4 * 32 * 32
-                                                                                                  + 2 * 32 * 64)
-    shown = bench.run("status", job)
-    assert shown.returncode == 0 and "tensorboard --logdir" in shown.stdout and "GFLOP/s a rank" in shown.stdout
+    least = 6 * (4 * 32 * 32 + 2 * 32 * 64)
+    assert least < made["tflops"] * 1e12 * 2 / made["tokens_per_second"] < 2 * least
+    shown = bench.quick("status", job)
+    assert shown.returncode == 0 and "tensorboard --logdir" in shown.stdout and "GFLOP/s per rank" in shown.stdout

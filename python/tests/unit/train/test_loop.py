@@ -89,13 +89,14 @@ def test_stage_3_never_holds_much_more_than_two_layers(bench):
     done = bench.run("--job", path, module=("-c", textwrap.dedent("""
         import os
 
-        rank = 0 if os.fork() else 1
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", OMP_NUM_THREADS="1")
-        from debzero import engine, worker
+        os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", LOCAL_SIZE="2", WORLD_SIZE="2")
+        import deepspeed
 
-        class Spied(engine.ZeroEngine):
-            def __init__(self, model, plan, *others):
-                super().__init__(model, plan, *others)
+        from debzero.train import engine_zero, loop, rank, setup
+
+        class Spied(engine_zero.ZeroEngine):
+            def __init__(self, model, *others):
+                super().__init__(model, *others)
                 weights = [p for p in self.model.parameters() if not p.ds_persist]
 
                 def look(*_):
@@ -107,13 +108,14 @@ def test_stage_3_never_holds_much_more_than_two_layers(bench):
 
             def step(self, *given):
                 self.most = 0
-                made = super().step(*given)
+                loss = super().step(*given)
                 os.write(1, f"gathered {self.most} {self.all}\\n".encode())  # whole, beside the other rank's
-                return made
+                return loss
 
-        from debzero import training
-        training.ZeroEngine = Spied
-        worker.main()
+        setup.ZeroEngine = Spied
+        number = str(int(os.fork() == 0))  # both ranks share the imports
+        os.environ.update(RANK=number, LOCAL_RANK=number)
+        rank.main()
     """)), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(launch._free_port()))
     assert done.returncode == 0, done.stdout + done.stderr
     counts = [tuple(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("gathered")]
@@ -128,14 +130,14 @@ def test_torchs_loggers_keep_their_names():
     from torch.distributed.elastic.utils import logging
 
     slowly = logging.get_logger().name
-    torch_imports.name_quickly()
+    torch_imports.speed_up_imports()
     assert logging.get_logger().name == slowly == __name__
 
 
 def test_a_finished_job_is_not_trained_twice_and_status_shows_it(trained, runs):
     runs("two")
     before = (trained.output("two") / "report.json").stat().st_mtime_ns
-    again = trained.run("train", trained.folder / "two.yml")
+    again = trained.quick("train", trained.folder / "two.yml")
     assert again.returncode == 0 and "accuracy" in again.stdout
     assert (trained.output("two") / "report.json").stat().st_mtime_ns == before
     shown = trained.run("status", trained.folder / "two.yml", "--json")
@@ -143,9 +145,11 @@ def test_a_finished_job_is_not_trained_twice_and_status_shows_it(trained, runs):
 
 
 def test_the_outcome_of_another_job_in_the_same_folder_is_kept(bench):
-    first = bench.train(train__epochs=1)
-    second = bench.train(train__epochs=1, train__seed=7)
-    assert first["accuracy"] is not None and second["accuracy"] is not None
+    first = bench.train(train__max_steps=2)
+    path = bench.job(train__max_steps=2, train__seed=7)
+    second = bench.quick("train", path)
+    assert second.returncode == 0, second.stdout
+    assert f"the folder {bench.output()} held a different run; moved to {bench.output()}/archive/" in second.stdout
     kept = list((bench.output() / "archive").glob("*/report.json"))
     assert len(kept) == 1
     assert json.loads(kept[0].read_text())["samples_per_second"] == first["samples_per_second"]
@@ -157,27 +161,22 @@ def test_deepspeeds_own_launcher_works_with_deepspeeds_own_json(bench):
     config.write_text(json.dumps({"train_batch_size": 16, "gradient_accumulation_steps": "auto",
                                   "zero_optimization": {"stage": 1}, "fp16": {"enabled": "auto"}}))
     done = bench.run("--num_gpus=2", "--master_port=29533", SOURCE / "train.py", "--deepspeed", config, "--job",
-                     bench.job(), module=("-c", "from deepspeed.launcher.runner import main; main()"), LOCAL_SIZE="2",
+                     bench.job(train__epochs=1), LOCAL_SIZE="2",
+                     module=("-c", "from deepspeed.launcher.runner import main; main()"),
                      PATH=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((bench.output() / "report.json").read_text())
     assert (report["world_size"], report["zero_stage"]) == (2, 1)
     assert report["train_samples"] == 400  # four fifths of the rows
-    assert report["steps"] == 2 * 400 // 16
-
-
-def test_a_loss_that_is_no_number_ends_the_run_with_its_fix(bench):
-    done = bench.run("train", bench.job(train__learning_rate=1e30, train__gradient_clipping=0))
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "not a number" in done.stderr and "train.learning_rate" in done.stderr and "Traceback" not in done.stderr
+    assert report["steps"] == 400 // 16
 
 
 def test_two_runs_cannot_share_a_folder(bench):
-    from debzero.run.folder import Output
+    from debzero.run.folder import RunFolder
 
     job = bench.job()
-    Output(str(bench.output())).lock()
-    done = bench.run("train", job)
+    RunFolder(str(bench.output())).lock()
+    done = bench.quick("train", job)
     assert done.returncode == 2
     assert str(os.getpid()) in done.stderr and "output" in done.stderr
 
@@ -188,12 +187,12 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(bench):
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
     try:
-        refused = bench.run("train", bench.job("full", model__hidden_size=64, model__intermediate_size=1024,
-                                               model__num_hidden_layers=2))
+        refused = bench.quick("train", bench.job("full", model__hidden_size=64, model__intermediate_size=1024,
+                                                 model__num_hidden_layers=2))
         assert refused.returncode == 2 and "MiB free" in refused.stderr, refused.stdout + refused.stderr
         # Small enough for the estimate of the checkpoints; but the data, tokenised, fills the disk.
         (bench.folder / "rows.csv").write_text(rows(40_000))
-        done = bench.run("train", bench.job("full"))
+        done = bench.quick("train", bench.job("full"))
         assert done.returncode == 1, done.stdout + done.stderr
         assert "is full" in done.stderr and "Traceback" not in done.stderr
         assert not list((disk / "data").glob("tokenised-*")) and not (disk / "model").exists()
@@ -223,7 +222,7 @@ def test_a_gather_that_returns_is_done(bench):
         import os, time
         import torch
         import torch.distributed as dist
-        from debzero.gloo import all_gather_into_tensor
+        from debzero.train.gloo import all_gather_into_tensor
 
         read, write = os.pipe()
         child = os.fork()

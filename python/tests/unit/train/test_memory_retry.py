@@ -18,7 +18,7 @@ from torch.distributed.launcher import api
 
 from debzero.base import files
 from debzero.job import schema
-from debzero.plan import planner
+from debzero.plan import largest_micro, planner
 from debzero.plan.hardware import Hardware
 from debzero.plan.largest_micro import predicted
 from debzero.plan.model_shapes import Shapes
@@ -26,7 +26,7 @@ from debzero.resolve.host import Host
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import Sharding
-from debzero.run.folder import Output
+from debzero.run.folder import RunFolder
 from debzero.train import launch, memory_retry
 
 GPUS = Host(gpus=2, bf16=True)
@@ -41,13 +41,13 @@ def resolved(path, total=64, micro="auto", config=None, **train):
 
 @pytest.fixture
 def output(tmp_path):
-    made = Output(str(tmp_path / "out"))
+    made = RunFolder(str(tmp_path / "out"))
     made.folder.mkdir()
     return made
 
 
 def failed(output, **error):
-    files.write_json(output.first_error, {"rank": 0, "error": "out of memory", **error})
+    files.write_json(output.error_file, {"rank": 0, "error": "out of memory", **error})
 
 
 def test_memory_that_ran_out_halves_the_micro_batch_until_one_sample_is_left(output, capsys):
@@ -58,7 +58,7 @@ def test_memory_that_ran_out_halves_the_micro_batch_until_one_sample_is_left(out
         own = memory_retry.after_failure(own, output)
         assert own is None or files.read_json(output.status_file)["micro_batch"] == own.batch.micro
     assert seen == [(32, 1, 64), (16, 2, 64), (8, 4, 64), (4, 8, 64), (2, 16, 64), (1, 32, 64)]
-    assert "micro-batch of 32: going on with global batch 64 = micro-batch 16 x 2" in capsys.readouterr().out
+    assert "micro-batch of 32: continuing with global batch 64 = micro-batch 16 x 2" in capsys.readouterr().out
 
 
 def test_half_of_an_odd_micro_batch_still_divides_the_share(output):
@@ -85,13 +85,13 @@ def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, 
     room = enough.memory.device - enough.memory.parts["activations"] // 2
     small = Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
     assert predicted(own, output.folder / "job.yml", small) < own.batch.micro
-    monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (LARGE, []))
+    monkeypatch.setattr(largest_micro, "find_hardware", lambda gpus, sizes: (LARGE, []))
     assert memory_retry.at_start(own, output.folder / "job.yml", output).batch.micro == 128
     assert not files.read_json(output.status_file), "only what memory taught is remembered"
 
 
 def test_a_later_start_remembers_and_a_job_that_asks_for_less_gets_less(output):
-    output.update(micro_batch=64)
+    output.update(state="failed", micro_batch=64)
     for micro, expected in (("auto", 64), (128, 64), (16, 16)):
         asked = resolved(output.folder, total=256, micro=micro)
         assert memory_retry.at_start(asked, output.folder / "job.yml", output).batch.micro == expected
@@ -100,10 +100,10 @@ def test_a_later_start_remembers_and_a_job_that_asks_for_less_gets_less(output):
 
 
 def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
-    """planner.hardware() knows of no disk where there are GPUs; 0 says that nothing fits, not that nothing can be
+    """find_hardware() knows of no disk where there are GPUs; 0 says that nothing fits, not that nothing can be
     told."""
     own = resolved(output.folder, total=256)
-    monkeypatch.setattr(planner, "hardware", lambda gpus, sizes: (replace(LARGE, nvme=int(sizes["nvme"] or 0)), []))
+    monkeypatch.setattr(largest_micro, "find_hardware", lambda gpus, sizes: (replace(LARGE, nvme=int(sizes["nvme"] or 0)), []))
     for path, lacks in ((output.folder / "not" / "yet" / "there", False), (None, True)):
         zero = own.job.zero.model_copy(update={"stage": 3, "offload_optimizer": "nvme",
                                                "nvme_path": path and str(path)})
@@ -123,13 +123,13 @@ def test_the_largest_micro_batch_is_one_that_the_json_allows(output, config):
 
 def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
     monkeypatch.setenv("DEBZERO_MICRO_BATCH", "4")
-    assert memory_retry.as_told(resolved(output.folder, micro=32)).batch.micro == 4
+    assert memory_retry.with_launchers_micro(resolved(output.folder, micro=32)).batch.micro == 4
     monkeypatch.delenv("DEBZERO_MICRO_BATCH")
-    assert memory_retry.as_told(resolved(output.folder, micro=32)).batch.micro == 32
+    assert memory_retry.with_launchers_micro(resolved(output.folder, micro=32)).batch.micro == 32
 
 
 def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, capsys):
-    monkeypatch.setattr(planner, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
+    monkeypatch.setattr(largest_micro, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
     assert predicted(resolved(output.folder), output.folder / "job.yml", LARGE) is None
     assert "not predicted: ZeroDivisionError" in capsys.readouterr().err
 
@@ -150,13 +150,13 @@ def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_t
     assert memory_retry.after_failure(own, output).batch.micro == 16
     failed(output, memory=False)
     assert launch._launch(own, output.folder / "job.yml") == 1
-    assert output.first_error_text().startswith("rank 0 was killed by SIGKILL")
+    assert output.error_note().error.startswith("rank 0 was killed by SIGKILL")
 
 
 def test_a_rank_in_a_step_that_cannot_end_does_not_wait_for_it(bench):
     done = bench.run(module=("-c", textwrap.dedent("""
         import os, signal, time
-        from debzero.control import Stop, block_signals
+        from debzero.train.agreement import Stop, block_signals
 
         block_signals()
         stop = Stop()
@@ -181,9 +181,9 @@ def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(benc
     rank.rlimit(resource.RLIMIT_DATA, (limit, limit))
     said = end(process)
     assert process.returncode == 0, said
-    assert ("out of memory with a micro-batch of 16: going on with global batch 32 = micro-batch 8 x "
+    assert ("out of memory with a micro-batch of 16: continuing with global batch 32 = micro-batch 8 x "
             f"{4 // ranks} accumulation steps x {'1 rank' if ranks == 1 else '2 ranks'}") in said
-    assert "going on from the checkpoint step-" in said
+    assert "resuming from step" in said
     trained = [int(line.split()[1].partition("/")[0]) for line in said.splitlines() if line.startswith("step ")
                and "epoch" in line]
     assert set(trained) == set(range(1, 40))
@@ -197,9 +197,9 @@ def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(benc
 def test_a_cap_that_only_smaller_batches_keep_to_is_kept_to(bench):
     """What `debzero bench --cap` sets: here each rank may take 600 MiB beside its code, and 64 samples of 512 tokens
     take more."""
-    done = bench.run("train", bench.job(train__micro_batch=64, train__global_batch=128, train__max_steps=1,
-                                        data__max_length=512, data__padding="max_length"),
-                                        DEBZERO_MEMORY_CAP=str(600 * 2**20))
+    path = bench.job(train__micro_batch=64, train__global_batch=128, train__max_steps=1, data__max_length=512,
+                     data__padding="max_length")
+    done = bench.quick("train", path, DEBZERO_MEMORY_CAP=str(600 * 2**20))
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((bench.output() / "report.json").read_text())

@@ -168,7 +168,7 @@ def test_a_hub_data_set_has_a_name_and_perhaps_a_configuration(name, expected):
 
 
 MISTAKES = [
-    ("text,label\n" + "a,x\n" * 9, {}, "1 classes"),
+    ("text,label\n" + "a,x\n" * 9, {}, "1 class,"),
     ("text,label\n" + "a,1.5\nb,2.5\n" * 9, {}, "set task: regression"),
     ("text,label\n" + "a,x\nb,y\n" * 9 + "c,\n", {}, "fill it in"),
     ("text,label\n" + "a,x\nb,y\n" * 9, {"task": "regression"}, "set task: classification"),

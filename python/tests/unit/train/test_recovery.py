@@ -14,17 +14,19 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from running import end, ranks_of, start, step_of, wait_for
+from running import end, launch, ranks_of, start, step_of, wait_for
 
 from debzero.base import files
 from debzero.check.checks import _output
 from debzero.job.schema import Checkpoint, Job
 from debzero.model.checks import bytes_needed
 from debzero.run import checkpoint
-from debzero.train import loop
+from debzero.run.records import RunIdentity, TrainingState
+from debzero.train.saving import Saver
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
-KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "5"))
+VICTIMS = ["rank", "launcher", "everything"]
+KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "24"))  # of the long test
 
 
 def weights(bench, name):
@@ -40,7 +42,7 @@ def undisturbed(bench, stage):
 
 
 @pytest.mark.parametrize("stage", ["none", 2, 3])
-def test_a_stopped_run_saves_its_last_step_and_goes_on_to_the_same_weights(trained, stage):
+def test_a_stopped_run_saves_its_last_step_and_resumes_to_the_same_weights(trained, stage):
     whole, name = undisturbed(trained, stage), f"stopped-{stage}"
     job = trained.job(name, zero__stage=stage, **LONG)
     process = start(trained, job)
@@ -52,55 +54,70 @@ def test_a_stopped_run_saves_its_last_step_and_goes_on_to_the_same_weights(train
     stopped_at = int(kept[-1].split("-")[1])
     assert stopped_at >= 15
     assert files.read_json(trained.output(name) / "status.json")["state"] == "stopped"
-    done = trained.run("train", job)
-    assert done.returncode == 0 and f"going on from the checkpoint step-{stopped_at}" in done.stdout, done.stdout + done.stderr
+    done = trained.quick("train", job)
+    assert done.returncode == 0 and f"resuming from step {stopped_at}\n" in done.stdout, done.stdout
     assert weights(trained, name) == weights(trained, whole)
     assert trained.losses(name) == trained.losses(whole)
 
 
-def test_many_kills_at_random_moments_leave_nobody_behind_and_end_in_the_same_weights(bench):
-    """DEBZERO_TEST_KILLS sets how many; the moments differ from run to run and are printed. Each victim has its
-    turn."""
-    settings = {"zero__stage": 2, "train__epochs": 10 + 8 * KILLS, "train__log_every": 10, "train__evaluate_every": 200,
-                "model__hidden_dropout_prob": 0.1, "checkpoint": {"steps": 20}}
-    bench.train("whole", **settings)
-    job, dice, victims = bench.job("killed", **settings), random.Random(), ["rank", "launcher", "everything"]
-    for number in range(KILLS):
-        (bench.output("killed") / "status.json").unlink(missing_ok=True)  # it tells of the run before
+def kill_settings(count):
+    return {"zero__stage": 2, "train__epochs": 10 + 8 * count, "train__log_every": 10, "train__evaluate_every": 200,
+            "model__hidden_dropout_prob": 0.1, "checkpoint": {"steps": 20}}
+
+
+def kill_and_finish(bench, begin, count):
+    """Kill the job in bench `count` times at random moments, which are printed, then let it end. Each victim has its
+    turn. `begin` starts the job."""
+    job, dice, victims = bench.job("killed", **kill_settings(count)), random.Random(), list(VICTIMS)
+    for number in range(count):
+        (bench.output("killed") / "status.json").unlink(missing_ok=True)  # it has the step of the run before
         begun = int(next(reversed(checkpoint.tags(bench.output("killed") / "checkpoints")), "step-0").split("-")[1])
         if number % len(victims) == 0:
             dice.shuffle(victims)
-        victim = victims[number % len(victims)]
-        process = start(bench, job)
         trains = number < len(victims) or dice.random() < 0.9
+        process = begin(bench, job)
         if trains:
             wanted, patience = begun + dice.randint(1, 45), dice.uniform(0, 0.3)
             wait_for(process, lambda: step_of(bench, "killed") >= wanted)  # noqa: B023 - called at once
         else:
             patience = dice.uniform(0, 5)  # while it starts
         time.sleep(patience)
-        alive = process.poll() is None
-        assert alive, process.stdout.read()
-        ranks = ranks_of(process)
-        assert len(ranks) == 2 or not trains
-        print(f"kill {number + 1}: {victim} after {patience:.2f} s at step {step_of(bench, 'killed')} (from {begun})",
-              flush=True)
-        lost = dice.choice(ranks) if victim == "rank" and ranks else None
-        if lost:
-            lost.kill()
-        elif victim == "launcher":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-        said = end(process)
-        assert process.returncode == (1 if lost else -signal.SIGKILL), said
-        left = psutil.wait_procs(ranks, timeout=20)[1]
-        assert not [rank for rank in left if rank.status() != psutil.STATUS_ZOMBIE]
-        named = re.findall(r"(rank \d) was killed by SIGKILL", said)
-        assert named == ([f"rank {ranks.index(lost)}"] if lost else []), said
-        assert ("going on from the checkpoint" in said) == (begun > 0) or not trains, said
-    done = bench.run("train", job)
-    assert done.returncode == 0 and "going on from the checkpoint" in done.stdout, done.stdout + done.stderr
+        print(f"kill {number + 1}: {victims[number % len(victims)]} after {patience:.2f} s at step "
+              f"{step_of(bench, 'killed')} (from {begun})", flush=True)
+        printed = kill(process, victims[number % len(victims)], trains)
+        assert ("resuming from step" in printed) == (begun > 0) or not trains, printed
+    return bench.quick("train", job)
+
+
+def kill(process, victim, trains):
+    """Kill the victim, and see that nothing else stays; what the run printed."""
+    alive = process.poll() is None
+    assert alive, process.stdout.read()
+    ranks = ranks_of(process)
+    assert len(ranks) == 2 or not trains
+    lost = random.choice(ranks) if victim == "rank" and ranks else None
+    if lost:
+        lost.kill()
+    elif victim == "launcher":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    printed = end(process)
+    assert process.returncode == (1 if lost else -signal.SIGKILL), printed
+    left = psutil.wait_procs(ranks, timeout=20)[1]
+    assert not [rank for rank in left if rank.status() != psutil.STATUS_ZOMBIE]
+    named = re.findall(r"(rank \d) was killed by SIGKILL", printed)
+    assert named == ([f"rank {ranks.index(lost)}"] if lost else []), printed
+    return printed
+
+
+@pytest.mark.parametrize(("begin", "count"), [
+    (start, len(VICTIMS)), pytest.param(launch, KILLS, marks=pytest.mark.long)], ids=["few", "many"])
+def test_kills_at_random_moments_leave_nobody_behind_and_end_in_the_same_weights(bench, begin, count):
+    """DEBZERO_TEST_KILLS sets how many the long test has; its runs are launched as users do."""
+    bench.train("whole", **kill_settings(count))
+    done = kill_and_finish(bench, begin, count)
+    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stdout
     assert weights(bench, "killed") == weights(bench, "whole")
 
 
@@ -110,7 +127,7 @@ OWN = {"zero_optimization": {"stage": 0}, "scheduler": {"type": "WarmupLR", "par
 
 
 @pytest.mark.parametrize("stage", ["none", 1, 3, "own"])
-def test_another_number_of_ranks_goes_on(trained, stage):
+def test_another_number_of_ranks_resumes(trained, stage):
     """Sums come in another order, so the outcome is as close as it is between stages, not the same to the bit."""
     whole, name = f"calm-{stage}", f"reshared-{stage}"
     way = {"deepspeed": OWN} if stage == "own" else {"zero__stage": stage}
@@ -121,9 +138,10 @@ def test_another_number_of_ranks_goes_on(trained, stage):
     wait_for(process, lambda: step_of(trained, name) >= 15)
     process.terminate()
     end(process)
-    done = trained.run("train", job, "--ranks", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on from" in done.stdout and ("universal checkpoint" in done.stdout) == (stage == 1)
+    done = trained.quick("train", job, "--ranks", "1")
+    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stdout
+    assert ("resharding it for 1 rank" in done.stdout) == (stage in (1, 3))
+    assert ("universal checkpoint" in done.stdout) == (stage == 1)
     assert np.abs(np.array(trained.losses(name)) - np.array(trained.losses(whole))).max() < 2e-4
     assert not (trained.output(name) / "checkpoints" / checkpoint.RESHARDED).exists()
     report = files.read_json(trained.output(name) / "report.json")
@@ -137,8 +155,12 @@ def test_another_number_of_ranks_goes_on(trained, stage):
 
 def test_a_job_that_fails_the_same_way_again_and_again_is_given_up(bench):
     job = bench.job(train__learning_rate=1e30, train__gradient_clipping=0)
-    codes = [bench.run("train", job).returncode for _ in range(3)]
-    assert codes == [1, 1, 3]
+    runs = [bench.quick("train", job) for _ in range(3)]
+    assert [run.returncode for run in runs] == [1, 1, 3]
+    for run in runs:
+        assert "the loss became NaN at step 2" in run.stdout and "lower train.learning_rate" in run.stdout
+        assert "Traceback" not in run.stdout
+    assert "giving up. Fix the cause and start it again; it resumes from its newest checkpoint" in runs[2].stdout
     status = files.read_json(bench.output() / "status.json")
     assert status["state"] == "failed" and "3 times" in status["given_up"]
 
@@ -163,11 +185,15 @@ def alone(tmp_path):
     dist.destroy_process_group()
 
 
-FACTS = {"fingerprint": "x", "data": "y"}
+FACTS = RunIdentity(fingerprint="x", data="y")
+
+
+def contents(text, step):
+    return checkpoint.Contents(Engine(text), FACTS, TrainingState(step=step))
 
 
 def save(root, step, text="", keep=2):
-    checkpoint.save(Engine(text), root, step, FACTS, {"step": step}, keep)
+    checkpoint.save(root, contents(text, step), keep)
 
 
 def test_the_newest_intact_checkpoint_is_used_and_damaged_ones_are_put_aside(alone):
@@ -178,7 +204,7 @@ def test_the_newest_intact_checkpoint_is_used_and_damaged_ones_are_put_aside(alo
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")  # the same size
     said = []
     found = checkpoint.newest(alone, FACTS, said.append)
-    assert found.tag == "step-2" and found.state == {"step": 2}
+    assert found.tag == "step-2" and found.record.state == TrainingState(step=2)
     assert "step-3 is damaged (weights)" in said[0]
     assert (alone / "unused-step-3").is_dir()
     (alone / "step-2" / "state").unlink()
@@ -198,7 +224,7 @@ def test_what_cannot_be_read_is_damaged_and_a_copy_is_no_checkpoint(alone, monke
 
     digest, said, number = checkpoint._digest, [], errno.EACCES
     monkeypatch.setattr(checkpoint, "_digest", unreadable)
-    with pytest.raises(PermissionError):  # somebody can mend that
+    with pytest.raises(PermissionError):  # somebody can fix that
         checkpoint.newest(alone, FACTS, said.append)
     number = errno.EIO
     assert checkpoint.newest(alone, FACTS, said.append).tag == "step-1"
@@ -210,7 +236,7 @@ def test_what_cannot_be_read_is_damaged_and_a_copy_is_no_checkpoint(alone, monke
 def test_reading_and_syncing_large_files_are_signs_of_life(alone, monkeypatch):
     monkeypatch.setattr(files, "CHUNK", 2**20)
     calls = []
-    checkpoint.save(Engine("x" * 5 * 2**20), alone, 1, FACTS, {}, 1, lambda: calls.append(1))
+    checkpoint.save(alone, contents("x" * 5 * 2**20, 1), 1, lambda: calls.append(1))
     assert len(calls) > 2 * (2 + 5)  # two files, each read in blocks and synced in chunks
     assert checkpoint.newest(alone, FACTS, print).tag == "step-1"
 
@@ -218,7 +244,7 @@ def test_reading_and_syncing_large_files_are_signs_of_life(alone, monkeypatch):
 def test_a_checkpoint_of_another_run_is_not_used(alone):
     save(alone, 1)
     said = []
-    assert checkpoint.newest(alone, {**FACTS, "data": "z"}, said.append) is None
+    assert checkpoint.newest(alone, RunIdentity(fingerprint="x", data="z"), said.append) is None
     assert "not the same: data" in said[0]
 
 
@@ -271,9 +297,9 @@ def test_too_little_room_is_seen_before_anything_is_written(alone, monkeypatch):
     save(alone, 1, "x" * 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1500}))
     with pytest.raises(UserError, match="no room for a checkpoint"):
-        checkpoint.room(alone)
+        checkpoint.check_room(alone)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
-    checkpoint.room(alone)
+    checkpoint.check_room(alone)
 
 
 def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
@@ -284,7 +310,7 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000}))
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-1" / "weights").write_bytes(b"x" * 1000)
-    files.write_json(tmp_path / "status.json", {"fingerprint": "this"})
+    files.write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": "this"})
     assert _output(job, "job.yml", "this") == []
     for another in ("that", None):  # the run before moves to archive/, where it takes as much
         assert [problem.key for problem in _output(job, "job.yml", another)] == ["output"]
@@ -292,16 +318,16 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
 
 def test_a_late_checkpoint_is_asked_for_once():
     """The ranks hear of it a step later, when it must not be late again."""
-    run = object.__new__(loop.Run)
-    run.resolved = SimpleNamespace(job=SimpleNamespace(checkpoint=Checkpoint(minutes=1)))
-    run.state, run.saved_at = loop.State(step=7), time.monotonic() - 61
-    assert [run._checkpoint_due(), run._checkpoint_due()] == [True, False]
+    resolved = SimpleNamespace(job=SimpleNamespace(checkpoint=Checkpoint(minutes=1)))
+    saver = Saver(SimpleNamespace(context=SimpleNamespace(resolved=resolved), state=TrainingState(step=7)), None)
+    saver.saved_at -= 61
+    assert [saver.due(), saver.due()] == [True, False]
 
 
-def test_metrics_cut_short_by_a_crash_are_mended(tmp_path):
-    from debzero.run.folder import Output
+def test_metrics_cut_short_by_a_crash_are_repaired(tmp_path):
+    from debzero.run.folder import RunFolder
 
-    output = Output(str(tmp_path))
+    output = RunFolder(str(tmp_path))
     output.metrics_file.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo')
     output.cut_metrics(2)
     assert output.metrics_file.read_text() == '{"step": 1}\n{"step": 2}\n'

@@ -17,7 +17,7 @@ from debzero.measure import run as runs
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.resolve.host import Host
 from debzero.resolve.sharding import Sharding
-from debzero.run.folder import Output
+from debzero.run.folder import RunFolder
 from debzero.tune import tuning
 from debzero.tune.job_file import with_values
 from debzero.tune.search import BETTER, Unfit, Way, climb, search
@@ -234,7 +234,7 @@ def trials(monkeypatch):
 
     monkeypatch.setattr(tuning, "measure", measure)
     # This process does all starts, and would find its own lock.
-    monkeypatch.setattr(Output, "lock", lambda self: self.folder.mkdir(exist_ok=True))
+    monkeypatch.setattr(RunFolder, "lock", lambda self: self.folder.mkdir(exist_ok=True))
     return answers, asked
 
 

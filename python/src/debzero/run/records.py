@@ -1,0 +1,187 @@
+"""The JSON files of an output folder as typed records, all read by read_record.
+
+Keys that a record does not name are kept as they are, so that a file of another release survives a rewrite.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, TypeVar, Union
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from debzero.base.files import read_json
+
+
+class Record(BaseModel):
+    """What one JSON file holds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys that were given, as they are written to the file."""
+        return self.model_dump(exclude_unset=True)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_record(path: Path, kind: type[R]) -> Optional[R]:
+    """The record in `path`; None where the file is missing, damaged, or holds something else."""
+    values = read_json(path)
+    try:
+        return kind.model_validate(values) if values else None
+    except ValidationError:
+        return None
+
+
+class Metrics(Record):
+    """One progress line of metrics.jsonl: what was measured since the line before. None: unknown, or not finite."""
+
+    step: int = 0                                # optimizer steps done
+    total_steps: Optional[int] = None
+    epoch: Optional[float] = None                # epochs done
+    loss: Optional[float] = None                 # mean over the ranks and the steps
+    learning_rate: Optional[float] = None        # of the last step
+    samples_per_second: Optional[float] = None   # on all ranks
+    tokens_per_second: Optional[float] = None    # on all ranks, without padding
+    padding_share: Optional[float] = None        # 0 to 1
+    tflops: Optional[float] = None               # 10^12 operations per second, of one rank
+    peak_share: Optional[float] = None           # of the device's peak, 0 to 1
+    memory_bytes: Optional[list[int]] = None     # each rank's peak
+    skipped_steps: Optional[int] = None          # for an overflow, since the run began
+    loss_scale: Optional[float] = None
+    eta_seconds: Optional[float] = None          # until the last step
+    interval_steps: Optional[int] = None         # since the line before, as are the next two
+    interval_samples: Optional[float] = None
+    interval_seconds: Optional[float] = None
+
+
+class Status(Metrics):
+    """status.json: how far a run is. The last progress line is part of it. Times are ISO 8601."""
+
+    state: str                        # preparing, training, evaluating, saving, stopping; finished, failed, stopped
+    job: str = ""                     # the job file
+    fingerprint: str = ""             # of the resolved job
+    pid: Optional[int] = None
+    started: Optional[str] = None
+    updated: Optional[str] = None
+    micro_batch: Optional[int] = None  # samples; what running out of memory taught
+    error: Optional[str] = None
+    warning: Optional[str] = None
+    given_up: Optional[str] = None    # why no further start is tried
+
+
+class ErrorNote(Record):
+    """.error.json: the first error of any rank. `memory`: a smaller micro-batch may avoid it."""
+
+    rank: int
+    error: str
+    memory: bool = False
+
+
+class Failures(Record):
+    """.failures.json: how many starts in a row failed at this step with this error."""
+
+    step: int
+    error: Optional[str] = None
+    count: int
+
+
+class RunIdentity(Record):
+    """What must agree for a checkpoint to be used: the resolved job's fingerprint and the digest of its samples."""
+
+    fingerprint: str = ""
+    data: str = ""
+
+
+@dataclass
+class TrainingState:
+    """Where the training loop is: what a checkpoint holds beside the engine's own state."""
+
+    step: int = 0                       # optimizer steps done
+    samples: int = 0                    # samples trained on, on all ranks
+    seconds: float = 0.0                # spent on them, without evaluation and saving
+    tokens: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # this rank's: padded, real; and their FLOPs
+    evaluated: int = 0                  # the step of the last evaluation
+    result: dict[str, float] = field(default_factory=dict)
+    best: Optional[float] = None
+    best_step: int = 0
+    best_result: dict[str, float] = field(default_factory=dict)
+    since_best: int = 0                 # evaluations
+    resumed: int = 0                    # times
+    # Since the last progress line: the ranks' loss sums (in order of rank), steps, samples, seconds, and tokens as
+    # above.
+    losses: list[float] = field(default_factory=list)
+    since: int = 0
+    interval: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0, 0.0])
+
+
+class CheckpointRecord(Record):
+    """debzero.json in a checkpoint. `files`: {relative name: (bytes, SHA-256)} of all other files in its folder."""
+
+    facts: RunIdentity
+    ranks: int                          # that wrote it
+    state: TrainingState
+    files: dict[str, tuple[int, str]]
+
+
+class Report(Record):
+    """report.json: a finished run. Each score of `evaluation` but the loss is also a key of its own, and so is
+    `majority_accuracy`. Rates are those of the training, without evaluation and saving."""
+
+    job: str                            # the job file
+    task: str
+    auto: str                           # transformers' class for the task
+    metric: str                         # the score that counts
+    evaluation: dict[str, float]        # of the weights that were kept
+    baseline: dict[str, float]          # what answering without the text scores
+    eval_samples: int
+    train_samples: int
+    classes: int                        # 0 where the task has none
+    steps: int
+    total_steps: int
+    best_step: int
+    resumed: int                        # times
+    skipped_steps: int                  # for an overflow
+    training_seconds: float
+    steps_per_second: Optional[float]
+    samples_per_second: Optional[float]  # on all ranks
+    tokens_per_second: Optional[float]   # on all ranks, without padding
+    padding_share: float                # of the tokens, 0 to 1
+    tflops: Optional[float]             # 10^12 operations per second, of one rank
+    peak_share: Optional[float]         # of the device's peak, 0 to 1
+    peak_memory_bytes: list[int]        # each rank's
+    peak_memory_of: str
+    world_size: int                     # ranks
+    zero_stage: Union[int, str]         # 1, 2, 3 or none
+    offload_optimizer: str              # none, cpu or nvme
+    offload_param: str
+    optimizer: str
+    schedule: Optional[str]             # the user's own; None is debzero's
+    precision: str
+    global_batch: int                   # samples
+    micro_batch: int                    # samples
+    accumulation: int                   # micro-batches per step
+    device: str
+    versions: dict[str, str]
+    model: str                          # folders and files from here on
+    checkpoint: str
+    metrics: str
+    curves: Optional[str] = None
+    log: str                            # where to read it
+
+
+class EarlierReport(Record):
+    """A report of a release that wrote fewer facts; its score is shown all the same."""
+
+    metric: str = "accuracy"
+    evaluation: dict[str, float] = {}
+    accuracy: Optional[float] = None
+
+
+AnyReport = Union[Report, EarlierReport]
+
+
+def read_report(path: Path) -> Optional[AnyReport]:
+    return read_record(path, Report) or read_record(path, EarlierReport)

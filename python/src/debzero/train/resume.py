@@ -1,0 +1,55 @@
+"""The checkpoint that a run resumes from, resharded where another number of ranks wrote it."""
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from debzero.base.text import count_text
+from debzero.run import checkpoint, reshard_zero3
+from debzero.run.records import RunIdentity, TrainingState
+from debzero.train.context import Context
+
+
+class Start(NamedTuple):
+    """Where training begins: at a checkpoint, or at the first step."""
+
+    found: Optional[checkpoint.Found]
+    messages: list[str]
+
+    @property
+    def resharded(self) -> bool:
+        return self.found is not None and self.found.tag == checkpoint.RESHARDED
+
+
+def find_start(context: Context, identity: RunIdentity) -> Start:
+    """The newest checkpoint of this run, for as many ranks as there are now, and what to tell the user about it. Rank
+    0's work."""
+    root, messages = context.folder.checkpoints, list[str]()
+    found = checkpoint.newest(root, identity, messages.append)
+    if found is None:
+        return Start(None, messages)
+    record = found.record
+    if record.ranks != context.ranks and checkpoint.is_sharded(root / found.tag):
+        zero3 = context.resolved.stage == 3
+        way = "" if zero3 else " (as DeepSpeed's universal checkpoint)"
+        messages.append(f"the checkpoint {found.tag} was written by {count_text(record.ranks, 'rank')}; resharding it "
+                        f"for {count_text(context.ranks, 'rank')}{way}")
+        if zero3:
+            checkpoint.drop_resharded(root)
+            reshard_zero3.reshard(root / found.tag, root / checkpoint.RESHARDED, record.ranks, context.ranks)
+        else:
+            checkpoint.reshard(root, found.tag)
+        found = found._replace(tag=checkpoint.RESHARDED)
+    return Start(found, [*messages, f"resuming from step {record.state.step}"])
+
+
+def resumed_state(found: checkpoint.Found, ranks: int) -> TrainingState:
+    """Where the loop was, for `ranks` ranks: rank 0 keeps the sum of the losses, and a rank's share of the tokens is
+    another one now."""
+    state, before = found.record.state, found.record.ranks
+    state.resumed += 1
+    if before != ranks:
+        share = before / ranks
+        state.losses = [sum(state.losses) / share] + [0.0] * (ranks - 1)
+        state.tokens = [count * share for count in state.tokens]
+        state.interval[2:] = [count * share for count in state.interval[2:]]
+    return state

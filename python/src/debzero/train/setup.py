@@ -1,0 +1,131 @@
+"""From a resolved job to what one rank trains with: samples, model, engine, and the state to start from."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+
+from debzero.base.text import count_text
+from debzero.data.collator import Collator
+from debzero.data.sampler import steps_per_epoch
+from debzero.data.tokens import Prepared
+from debzero.model import build, tasks
+from debzero.resolve import deepspeed_config, nvme_swap
+from debzero.run import checkpoint
+from debzero.run.records import RunIdentity, TrainingState
+from debzero.train import prepare
+from debzero.train.context import Context
+from debzero.train.engine import Engine
+from debzero.train.engine_plain import PlainEngine
+from debzero.train.engine_zero import ZeroEngine
+from debzero.train.resume import Start, find_start, resumed_state
+
+HIDDEN = 768  # where a model's configuration does not say how wide it is
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A job's samples, and how many optimizer steps they make."""
+
+    task: tasks.Task
+    prepared: Prepared
+    collate: Collator
+    per_epoch: int     # optimizer steps
+    steps: int         # optimizer steps in all, unless the run stops early
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one rank trains with. Only `engine` and `state` change."""
+
+    context: Context
+    samples: Samples
+    identity: RunIdentity
+    config: Any        # the model's, of transformers
+    engine: Engine
+    state: TrainingState
+
+    @property
+    def metric(self) -> str:
+        """The score that counts."""
+        wanted = self.context.resolved.job.train.metric
+        return self.samples.task.main if wanted == "auto" else wanted
+
+
+def set_up(context: Context) -> Setup:
+    """All ranks call this. Rank 0 prepares the data, looks for a checkpoint and empties the swap folder; the others
+    wait for it each time."""
+    resolved, progress = context.resolved, context.progress
+    progress.state("preparing", "preparing the data", world_size=context.ranks, zero_stage=resolved.stage or "none")
+    samples = _samples(context)
+    progress.say(_summary(context, samples))
+    progress.state("preparing", "preparing the model", total_steps=samples.steps)
+    identity = RunIdentity(fingerprint=resolved.fingerprint, data=samples.prepared.digest)
+    start = context.agree(lambda: find_start(context, identity))
+    for message in start.messages:
+        progress.say(message)
+    config = build.config(resolved.job.model, samples.prepared.labels, samples.prepared.tokenizer)
+    engine = _engine(context, samples, config, start)
+    state = _load(context, engine, start)
+    return Setup(context, samples, identity, config, engine, state)
+
+
+def _samples(context: Context) -> Samples:
+    resolved, task = context.resolved, tasks.of(context.resolved.job)
+    prepared = prepare.load(context.agree(lambda: prepare.prepare(resolved, context.folder.data)), task)
+    cuda = context.device.type == "cuda"
+    width = resolved.job.data.max_length if resolved.job.data.padding == "max_length" else None
+    per_epoch = steps_per_epoch(len(prepared.train), resolved.batch.total)
+    steps = resolved.job.train.epochs * per_epoch
+    return Samples(task, prepared, Collator(prepared.tokenizer, 8 if cuda else 1, width, pin=cuda), per_epoch,
+                   min(steps, resolved.job.train.max_steps or steps))
+
+
+def _summary(context: Context, samples: Samples) -> str:
+    resolved = context.resolved
+    why = f" ({resolved.why})" if resolved.why else ""
+    return (f"{len(samples.prepared.train)} training and {len(samples.prepared.held_out)} held-out samples; "
+            f"{resolved.batch}; {resolved.precision}{why}; "
+            f"{count_text(math.ceil(samples.steps / samples.per_epoch), 'epoch')}, "
+            f"{count_text(samples.steps, 'step')}")
+
+
+def _engine(context: Context, samples: Samples, config: Any, start: Start) -> Engine:
+    resolved = context.resolved
+    hidden: int = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or HIDDEN
+    nvme, aio = context.agree(lambda: _swap(context))
+    deepspeed: dict[str, Any] = {}
+    if resolved.uses_deepspeed:
+        deepspeed = deepspeed_config.generate(resolved, hidden, samples.steps, nvme, aio)
+    if start.resharded and resolved.stage != 3:
+        deepspeed["checkpoint"] = {**deepspeed.get("checkpoint", {}), "load_universal": True}
+    torch.manual_seed(resolved.job.train.seed)  # the same first weights on every rank
+    model = build.build(resolved, config, deepspeed)
+    if resolved.uses_deepspeed:
+        return ZeroEngine(model, resolved, context.device, samples.task, deepspeed)
+    return PlainEngine(model, resolved, context.device, samples.task)
+
+
+def _swap(context: Context) -> tuple[str, Optional[dict[str, Any]]]:
+    """The folder for NVMe offload, and what DeepSpeed's asynchronous I/O is set to there. Rank 0's work."""
+    job = context.resolved.job
+    if "nvme" not in (job.zero.offload_optimizer, job.zero.offload_param) or job.zero.nvme_path is None:
+        return "", None
+    own = nvme_swap.prepare(job.zero.nvme_path, job.output)
+    return str(own), nvme_swap.aio_settings(own, context.folder.folder / "aio.json", context.progress.say)
+
+
+def _load(context: Context, engine: Engine, start: Start) -> TrainingState:
+    """The state to start from. The engine loads the checkpoint, whose resharded copy is not needed after that."""
+    if start.found is None:
+        return TrainingState()
+    engine.load(context.folder.checkpoints, start.found.tag)
+    state = resumed_state(start.found, context.ranks)
+    if start.resharded:
+        dist.barrier()
+        if context.rank == 0:
+            checkpoint.drop_resharded(context.folder.checkpoints)
+    return state

@@ -1,0 +1,242 @@
+"""`debzero` without the imports: a process that has them forks the command, whose launcher forks the ranks.
+
+A start imports torch, transformers and DeepSpeed in the launcher and in every rank: nine seconds of processor time
+each, where the small jobs of the tests train for one. So tests for which a real launch is not the point run their
+commands in children of one server that has imported everything. What a child runs is debzero's own code, from
+`cli.main` to the ranks' `main`, in processes of its own and with torch's launcher between them; only the `exec` is left
+out. Variables that libraries read when they are imported are those of the server.
+"""
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from functools import cache
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any, Optional
+
+# One thread in each process: with more, OpenMP's would not live through a fork. And no network.
+VARIABLES = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+class Process:
+    """A command in a child of the server, as subprocess.Popen has it: its output, errors among it, is text."""
+
+    def __init__(self, connection: Connection, pid: int, output: Any) -> None:
+        self.connection, self.pid, self.stdout, self.returncode = connection, pid, output, None
+
+    def poll(self) -> Optional[int]:
+        if self.returncode is None and self.connection.poll():
+            self.returncode = self.connection.recv()
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        if self.returncode is None and not self.connection.poll(timeout):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        return self.poll()
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """What it and its ranks printed, when the last of them has gone (they share the pipe)."""
+        timer = threading.Timer(timeout, os.killpg, (self.pid, signal.SIGKILL))
+        timer.start()
+        text = self.stdout.read()
+        timer.cancel()
+        self.wait(timeout)
+        return text, None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Server:
+    """The process that forks. It ends with the tests, which hold the other end of its stdin."""
+
+    def __init__(self) -> None:
+        self.address = tempfile.mkdtemp() + "/server"
+        source = Path(__file__).resolve().parents[2] / "src"
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, self.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **VARIABLES, "PYTHONPATH": str(source)})
+        ready = self.process.stdout.readline()
+        assert ready == "ready\n", f"the server did not start: {ready}"
+
+    def start(self, arguments: list[str], folder: Path, variables: Optional[Mapping[str, str]] = None) -> Process:
+        reading, writing = os.pipe()
+        connection = Client(self.address, "AF_UNIX")
+        connection.send((arguments, str(folder), dict(variables or {})))
+        with socket.socket(fileno=os.dup(connection.fileno())) as channel:
+            socket.send_fds(channel, [b"x"], [writing])
+        os.close(writing)
+        return Process(connection, connection.recv(), open(reading, encoding="utf-8", errors="replace"))
+
+    def run(self, arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess:
+        """As subprocess.run; stdout and stderr are the same text."""
+        process = self.start(arguments, folder, variables)
+        text = process.communicate(600)[0]
+        return subprocess.CompletedProcess(arguments, process.returncode, text, text)
+
+
+@cache
+def server() -> Server:
+    """The one server, started when it is first needed."""
+    return Server()
+
+
+def serve(address: str) -> None:
+    """Fork a child for each request, until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print when they are imported
+    import_everything()
+    listener = Listener(address, "AF_UNIX", backlog=16)
+    threading.Thread(target=end_with_tests, daemon=True).start()
+    print("ready", file=answers, flush=True)
+    while True:
+        connection = listener.accept()
+        arguments, folder, variables = connection.recv()
+        with socket.socket(fileno=os.dup(connection.fileno())) as channel:
+            output = socket.recv_fds(channel, 1, 1)[1][0]
+        pid = os.fork()
+        if pid == 0:
+            listener.close()
+            connection.close()
+            child(arguments, folder, variables, output)
+        os.close(output)
+        connection.send(pid)
+        threading.Thread(target=report, args=(connection, pid), daemon=True).start()
+
+
+def end_with_tests() -> None:
+    os.read(0, 1)  # not sys.stdin: a child that was forked meanwhile could never close it
+    os._exit(0)
+
+
+def report(connection: Connection, pid: int) -> None:
+    """The exit code, when the child has ended."""
+    status = os.waitpid(pid, 0)[1]
+    try:
+        connection.send(exit_code(status))
+    except OSError:  # nobody asks any more
+        return
+
+
+def import_everything() -> None:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    from debzero.train.torch_imports import speed_up_imports
+
+    speed_up_imports()
+    import datasets  # noqa: F401
+    import deepspeed  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import torch.distributed.launcher.api  # noqa: F401
+    import transformers
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: F401
+
+    import debzero.check.checks  # noqa: F401
+    import debzero.train.gloo  # noqa: F401
+    import debzero.train.launch  # noqa: F401
+    import debzero.train.loop  # noqa: F401
+    import debzero.train.rank  # noqa: F401
+
+    for name in ("AutoModelForSequenceClassification", "AutoTokenizer", "BertForSequenceClassification",
+                 "BertTokenizerFast", "PreTrainedModel"):
+        getattr(transformers, name)
+    del os.environ["DS_ACCELERATOR"]
+
+
+def child(arguments: list[str], folder: str, variables: dict[str, str], output: int) -> None:
+    """Run the command as a process of its own would; does not return."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        os.environ.update(variables)
+        for number in (1, 2):
+            os.dup2(output, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = ["debzero", *arguments]
+        fork_ranks()
+        from debzero.cli import main
+
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def fork_ranks() -> None:
+    """Let torch's launcher fork each rank, where it would execute a script."""
+    from torch.distributed.elastic.multiprocessing.api import SubprocessHandler
+
+    SubprocessHandler._popen = lambda self, arguments, environment: Rank(list(arguments), environment)
+
+
+class Rank:
+    """A forked rank, as far as torch's launcher needs a subprocess.Popen."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        self.returncode: Optional[int] = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                from debzero.train.rank import main
+
+                os.environ.clear()
+                os.environ.update(environment)
+                # interpreter -u script options
+                sys.argv = arguments[2:]
+                code = main()
+            finally:
+                os._exit(code)
+
+    def poll(self) -> Optional[int]:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = exit_code(status)
+        return self.returncode
+
+    def wait(self, timeout: float = 60) -> int:
+        until = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired(f"rank {self.pid}", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def exit_code(status: int) -> int:
+    """As subprocess has it."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
