@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -102,7 +103,8 @@ def serve(address: str) -> None:
     os.dup2(2, 1)  # what libraries print when they are imported
     import_everything()
     listener = Listener(address, "AF_UNIX", backlog=16)
-    threading.Thread(target=end_with_tests, daemon=True).start()
+    running: set[int] = set()
+    threading.Thread(target=end_with_tests, args=[running], daemon=True).start()
     print("ready", file=answers, flush=True)
     while True:
         connection = listener.accept()
@@ -116,21 +118,24 @@ def serve(address: str) -> None:
             child(arguments, folder, variables, output)
         os.close(output)
         connection.send(pid)
-        threading.Thread(target=report, args=(connection, pid), daemon=True).start()
+        running.add(pid)
+        threading.Thread(target=report, args=(connection, pid, running), daemon=True).start()
 
 
-def end_with_tests() -> None:
+def end_with_tests(running: set[int]) -> None:
     os.read(0, 1)  # not sys.stdin: a child that was forked meanwhile could never close it
+    for pid in list(running):
+        with suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
     os._exit(0)
 
 
-def report(connection: Connection, pid: int) -> None:
-    """The exit code, when the child has ended."""
+def report(connection: Connection, pid: int, running: set[int]) -> None:
+    """Send the exit code when the child has ended."""
     status = os.waitpid(pid, 0)[1]
-    try:
+    running.discard(pid)
+    with suppress(OSError):  # the test asks no more
         connection.send(exit_code(status))
-    except OSError:  # nobody asks any more
-        return
 
 
 def import_everything() -> None:

@@ -1,4 +1,6 @@
 """`debzero train`: the launcher, each rank's program, the training loop and the engines that do its steps.
 
-An engine is a class with the methods of engine.Engine; a new one is a file beside engine_plain and engine_zero.
+launch starts one process per rank, whose program is rank. setup brings together what a rank trains with, loop trains,
+and finish writes the model and the report. An engine is a class that declares engine.Engine: a new one is a file beside
+engine_plain and engine_zero, and a line in setup.
 """

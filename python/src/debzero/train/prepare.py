@@ -28,7 +28,7 @@ from debzero.resolve.resolve import ResolvedJob
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
 LAYOUT = 1      # of the tokenised folders; with another number all are written anew
 
-Place = Callable[[int], str]  # where a row of the chunk at hand lies in its file, in words
+Place = Callable[[int], str]  # for messages: where a row of the chunk is in its file
 
 
 def _check_columns(data: Data, columns: list[str], task: tasks.Task) -> None:
@@ -56,12 +56,12 @@ def _label_names(train: Any, column: str) -> list[str]:
 def _classes(found: list[Any], labels: list[str], named: bool, place: Place) -> np.ndarray:
     """int32: the class number of each label of some rows; `named`: the data set numbers them itself."""
     numbers = {name: number for number, name in enumerate(labels)}
-    made = [value if named else numbers.get(str(value)) for value in found]
-    bad = next((i for i, number in enumerate(made) if number is None or not 0 <= number < len(labels)), None)
+    classes = [value if named else numbers.get(str(value)) for value in found]
+    bad = next((i for i, number in enumerate(classes) if number is None or not 0 <= number < len(labels)), None)
     if bad is not None:
         raise UserError(f"{place(bad)} has the label {found[bad]!r}, which no training row has",
                         f"use only labels of the training data: {', '.join(labels[:20])}")
-    return np.asarray(made, np.int32)
+    return np.asarray(classes, np.int32)
 
 
 def _values(found: list[Any], place: Place) -> np.ndarray:

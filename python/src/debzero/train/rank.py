@@ -158,7 +158,7 @@ def _join_deepspeed(device: Any) -> None:
         from debzero.train import gloo
 
         gloo.complete()
-    deepspeed.init_distributed()  # stage 3 shards the model while it is made, before deepspeed.initialize
+    deepspeed.init_distributed()  # stage 3 shards the model while it is built, before deepspeed.initialize
 
 
 def _agree(work: Callable[[], T]) -> T:

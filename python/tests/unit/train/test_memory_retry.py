@@ -103,7 +103,8 @@ def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
     """find_hardware() knows of no disk where there are GPUs; 0 says that nothing fits, not that nothing can be
     told."""
     own = resolved(output.folder, total=256)
-    monkeypatch.setattr(largest_micro, "find_hardware", lambda gpus, sizes: (replace(LARGE, nvme=int(sizes["nvme"] or 0)), []))
+    monkeypatch.setattr(largest_micro, "find_hardware",
+                        lambda gpus, sizes: (replace(LARGE, nvme=int(sizes["nvme"] or 0)), []))
     for path, lacks in ((output.folder / "not" / "yet" / "there", False), (None, True)):
         zero = own.job.zero.model_copy(update={"stage": 3, "offload_optimizer": "nvme",
                                                "nvme_path": path and str(path)})
