@@ -47,7 +47,7 @@ def test_the_kinds_of_failures_are_distinguished(bench, tmp_path):
     job = derive(checks.check(bench.job()), Sharding(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
     job["train"]["global_batch"] = 31
     found = runs.measure(job, bench.folder / "runs" / "x", 1, 60)
-    assert found.kind == "refused" and "31 samples cannot be shared" in found.reason and "->" in found.reason
+    assert found.kind == "refused" and "31 samples cannot be" in found.reason and "->" in found.reason
     job["train"]["global_batch"] = 32
     assert runs.measure(job, bench.folder / "runs" / "x", 1, 1).kind == "time"
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(bench.folder) in " ".join(p.info["cmdline"] or [])]
