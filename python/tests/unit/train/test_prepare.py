@@ -192,8 +192,8 @@ def test_rows_that_cannot_be_used_are_named(bench, content, changes, fix):
 @pytest.mark.parametrize(("name", "content", "reason"), [
     ("rows.csv", "\ufefftext,label\na,x\nb,y\n", ""),
     ("rows.jsonl", '\ufeff{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n', ""),
-    ("rows.json", '\ufeff[{"text": "a", "label": "x"}]', "BOM"), ("rows.json", "[1, 2]", "no object with columns"),
-    ("rows.json", '"text label"', "no object with columns"), ("rows.json", "[" * 100_000, "cannot be read"),
+    ("rows.json", '\ufeff[{"text": "a", "label": "x"}]', "BOM"), ("rows.json", "[1, 2]", "not an object with columns"),
+    ("rows.json", '"text label"', "not an object with columns"), ("rows.json", "[" * 100_000, "cannot be read"),
     ("rows.csv", f"text,{'l' * 200_000}\n", "cannot be read")],
     ids=["csv", "jsonl", "json", "numbers", "words", "deep", "wide"])
 def test_check_sees_the_columns_that_the_training_will(bench, name, content, reason):
