@@ -145,9 +145,13 @@ def import_everything() -> None:
     speed_up_imports()
     import datasets  # noqa: F401
     import deepspeed  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import matplotlib.backends.backend_svg  # noqa: F401
+    import prometheus_client  # noqa: F401
     import sklearn.metrics  # noqa: F401
     import torch.distributed.launcher.api  # noqa: F401
     import transformers
+    from huggingface_hub import ModelCardData  # noqa: F401
     from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: F401
 
     import debzero.check.checks  # noqa: F401

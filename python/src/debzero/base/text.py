@@ -46,4 +46,4 @@ def memory_text(ranks: list[int]) -> str:
 
 def count_text(count: int, noun: str) -> str:
     """A number of things: 1 epoch, 2 epochs, 1 class, 2 classes, 1 micro-batch, 2 micro-batches."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'ch')) else 's'}"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'tch')) else 's'}"
