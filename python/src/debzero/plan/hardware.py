@@ -1,14 +1,13 @@
 """The hardware that a plan is for: given on the command line, this host's, or the article's."""
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Optional
 
 from debzero.base.errors import Problem
+from debzero.base.text import parse_bytes
 from debzero.resolve.host import this_host
 
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Where neither the command line nor this host says otherwise: two A100, as in the article that this kit began with.
 ARTICLE = {"gpus": 2, "gpu_memory": 40 * 2**30, "ram": 256 * 2**30, "nvme": 2 * 2**40}
 
@@ -25,14 +24,6 @@ class Hardware:
     words: str
 
 
-def parse_size(text: str) -> int:
-    """Bytes of 40G, 256GiB, 1.5T or 123: powers of 1024, as GPUs and memory are sold."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise ValueError(f"must be a size such as 40G or 2T, not {text[:40]!r}")
-    return int(float(found[1]) * UNITS[found[2].upper()])
-
-
 def find_hardware(gpus: Optional[int], sizes: dict[str, Optional[str]]) -> tuple[Hardware, list[Problem]]:
     """What the command line says, else this host's where it has GPUs, else the article's box."""
     import torch
@@ -43,7 +34,7 @@ def find_hardware(gpus: Optional[int], sizes: dict[str, Optional[str]]) -> tuple
         if text is None:
             continue
         try:
-            given[name] = parse_size(text)
+            given[name] = parse_bytes(text)
             if name == "gpu_memory" and not given[name]:
                 raise ValueError("must be more than nothing")
         except ValueError as error:

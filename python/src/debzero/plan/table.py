@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Optional
 
-from debzero.base.errors import InputError, Problem, unsaid
+from debzero.base.errors import InputError, Problem, without_known
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.model import tasks
@@ -44,7 +44,7 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
                 shapes = Shapes(job, str(path), config)
             except InputError as error:
                 found += error.problems
-        problems += unsaid(found, wrong)
+        problems += without_known(found, wrong)
     if problems or job is None or shapes is None:
         raise InputError(problems)
     try:

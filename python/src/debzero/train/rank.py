@@ -18,7 +18,8 @@ from typing import Any, Callable, NoReturn, TypeVar
 import psutil
 
 from debzero.base.environment import environment
-from debzero.base.errors import InputError, OutOfMemory, UserError, explain
+from debzero.base.errors import InputError, OutOfMemory, UserError
+from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
 from debzero.deepspeed_json.reader import read_deepspeed
@@ -105,7 +106,7 @@ def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
         if rank == "0":
             print(error.text(), file=sys.stderr, flush=True)
         os._exit(2)
-    known = explain(error, str(nearest(folder.folder)))
+    known = as_user_error(error, str(nearest(folder.folder)))
     text = str(known) if known else f"{type(error).__name__}: {error}"
     # What the model and the optimizer hold is no smaller with a smaller micro-batch.
     memory = isinstance(known, OutOfMemory) and began
@@ -172,7 +173,7 @@ def _agree(work: Callable[[], T]) -> T:
         except (InputError, UserError) as error:
             outcome[1] = error
         except Exception as error:
-            known = explain(error, "/")
+            known = as_user_error(error, "/")
             if known is None:
                 traceback.print_exc()
             outcome[1] = known or UserError(f"{type(error).__name__}: {error}", "please report this: it is a defect")

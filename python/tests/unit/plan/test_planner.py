@@ -16,7 +16,6 @@ from debzero.job.schema import Job
 from debzero.model import build, tasks
 from debzero.plan import meta_device
 from debzero.plan.activations import Curve, shorten, stacks, trace
-from debzero.plan.hardware import parse_size
 from debzero.plan.memory import Model, Setting, predict
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
@@ -194,18 +193,6 @@ def test_stage_3_gathers_as_much_as_it_may_ahead():
 def test_accumulation_keeps_gradients_through_the_forward_pass():
     once, twice = (predict(MODEL, NOTHING, Setting(0, 4, 1, steps, "bf16", {})) for steps in (1, 2))
     assert twice.phases.get("forward", 0) > once.phases.get("forward", 0)
-
-
-@pytest.mark.parametrize(("text", "expected"),
-                         [("40G", 40 * 2**30), ("1.5T", 1.5 * 2**40), ("512MiB", 2**29), ("100", 100)])
-def test_sizes(text, expected):
-    assert parse_size(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "G", "-1G", "40 gallons", "9" * 400])
-def test_sizes_that_are_none(text):
-    with pytest.raises(ValueError, match="must be a size"):
-        parse_size(text)
 
 
 def job(bench, name, **values):
