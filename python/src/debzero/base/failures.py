@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
@@ -60,9 +61,20 @@ def as_user_error(error: BaseException, folder: str) -> Optional[UserError]:
     return None
 
 
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Raises a UserError in place of the block's error if a full disk is behind it. Enter it within whatever removes
+    the half-written file: torch's writer hides the errno, and then the free space decides."""
+    try:
+        yield
+    except Exception as error:
+        if known := disk_full(error, str(folder)):
+            raise known from error
+        raise
+
+
 def disk_full(error: BaseException, folder: str) -> Optional[UserError]:
-    """Whether a full disk, a quota or a limit on file sizes is behind `error`. Call it before the half-written file is
-    removed: torch's writer hides the errno, and then the free space decides."""
+    """What to say if a full disk, a quota or a limit on file sizes is behind `error`; else None."""
     for link in _chain(error):
         place = _place(link, folder)
         free = _free_bytes(place)

@@ -60,6 +60,31 @@ def test_a_full_disk_is_named(tmp_path, writer):
     assert "the disk is full" in text and str(folder) in text and "MiB free" in text
 
 
+def test_a_full_disk_is_named_although_the_half_written_file_is_removed(tmp_path):
+    """torch's writer says nothing of the disk, and with the file gone there is room again."""
+    script = """
+    import os, sys
+    from pathlib import Path
+    import torch
+    from debzero.base.failures import as_user_error, full_disk_named
+
+    folder = Path(sys.argv[1])
+    try:
+        try:
+            with full_disk_named(folder):
+                torch.save(torch.ones(2**24), folder / "file.pt")
+        finally:
+            (folder / "file.pt").unlink()
+    except Exception as error:
+        print(as_user_error(error, "/"), flush=True)
+        os._exit(0)
+    """
+    with file_system(tmp_path / "small", "size=40m") as folder:
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(folder)], text=True,
+                              capture_output=True, timeout=120, env={"PYTHONPATH": str(SOURCE)})
+    assert f"the disk is full: {folder} has 0 MiB free" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("writer", ["torch", "safetensors", "python"])
 def test_a_folder_that_may_not_be_written_is_not_a_full_disk(tmp_path, writer):
     folder = tmp_path / "closed"

@@ -7,7 +7,8 @@ from debzero.base import text
 
 
 @pytest.mark.parametrize(("written", "expected"),
-                         [("40G", 40 * 2**30), ("1.5T", 1.5 * 2**40), ("512MiB", 2**29), ("100", 100), (" 2 kb ", 2048)])
+                         [("40G", 40 * 2**30), ("1.5T", 1.5 * 2**40), ("512MiB", 2**29), ("100", 100),
+                          (" 2 kb ", 2048)])
 def test_a_size_is_read_as_bytes(written, expected):
     assert text.parse_bytes(written) == expected
 
@@ -24,7 +25,8 @@ def test_bytes_for_people(value, expected):
     assert text.bytes_text(value) == expected
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1218.4, "1218"), (74.61, "74.6"), (3.214, "3.21"), (0.0351, "0.0351")])
+@pytest.mark.parametrize(("value", "expected"), [(1218.4, "1218"), (74.61, "74.6"), (3.214, "3.21"),
+                                                 (0.0351, "0.0351")])
 def test_a_rate_for_people(value, expected):
     assert text.rate_text(value) == expected
 
