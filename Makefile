@@ -11,7 +11,7 @@ PYTEST := PATH="$(CURDIR)/.cache/controller/bin:$$PATH" .cache/test/bin/python -
 	python/tests
 
 help: ## Show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: ## Provision a Debian 11 container with site.yml and train on it (10 minutes; a minute the second time)
 	@ansible/demo
