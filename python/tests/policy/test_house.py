@@ -18,6 +18,7 @@ STUMBLES = {
     r"\bwithout looking\b": "baseline",
 }
 
+
 def stumbles(texts: dict[str, str]) -> list[str]:
     flat = {name: re.sub(r"\s+", " ", text) for name, text in texts.items()}
     return [f"{name}: {match.group()} (write: {better})" for name, text in flat.items()
