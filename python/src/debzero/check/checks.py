@@ -151,7 +151,7 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
     need, free, there = bytes_needed(job), shutil.disk_usage(above).free, RunFolder(job.output)
     before = there.written_status()
     resumes = own is not None and before is not None and before.fingerprint == own
-    saved = checkpoint.size(there.checkpoints) + checkpoint.size(there.model) if resumes else 0
+    saved = checkpoint.folder_bytes(there.checkpoints) + checkpoint.folder_bytes(there.model) if resumes else 0
     if need and free + saved < need:
         return [Problem(file, "output",
                         f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "

@@ -16,7 +16,7 @@ from debzero.plan.hardware import Hardware
 from debzero.plan.memory import CONTEXT, Memory, Setting, predict
 from debzero.plan.model_shapes import Shapes
 from debzero.resolve import deepspeed_config
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.resolve.sharding import SHARDINGS, Sharding
@@ -111,7 +111,7 @@ class Planner:
     def resolved(self, sharding: Optional[Sharding]) -> ResolvedJob:
         """The job with this sharding, or with its own."""
         job, config = _variant(self.job, self.config, sharding) if sharding else (self.job, self.config)
-        return resolve(job, Host(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
+        return resolve(job, HostGpus(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
     def memory(self, resolved: ResolvedJob) -> Memory:
         precision = resolved.precision

@@ -16,7 +16,7 @@ from debzero.model.checks import model_problems
 from debzero.plan.hardware import Hardware, find_hardware
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner, Row, recommend
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import is_fixed
 from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import SHARDINGS
@@ -58,7 +58,7 @@ def _read(path: Path, hardware: Hardware, config: Optional[Path]) -> tuple[
     settings, found = read_deepspeed(job, file)
     found += tasks.problems(job, file)
     try:
-        resolve(job, Host(hardware.gpus, hardware.bf16), None, file, settings)
+        resolve(job, HostGpus(hardware.gpus, hardware.bf16), None, file, settings)
     except InputError as error:
         found += error.problems
     # Of a folder or a hub's model a plan needs only the configuration, which Shapes looks for.

@@ -76,7 +76,7 @@ def tags(root: Path) -> list[str]:
     return sorted((p.name for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step)
 
 
-def size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Bytes of the files in `folder`, some of which may just be written, renamed or removed."""
     total = 0
     for path in folder.rglob("*"):
@@ -90,7 +90,7 @@ def check_room(root: Path) -> None:
     known = tags(root)
     if not known:
         return
-    need, free = ROOM * size(root / known[-1]), shutil.disk_usage(root).free
+    need, free = ROOM * folder_bytes(root / known[-1]), shutil.disk_usage(root).free
     if free < need:
         raise UserError(f"no room for a checkpoint: {root} has {free / 2**20:.0f} MiB free, one takes "
                         f"{need / 2**20:.0f}", "make room there; the run continues and tries again")

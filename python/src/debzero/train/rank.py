@@ -24,7 +24,7 @@ from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
-from debzero.resolve.host import Host, this_host
+from debzero.resolve.host import HostGpus, this_host
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.run.folder import RunFolder
 from debzero.run.open import open_folder
@@ -119,7 +119,7 @@ def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
     os._exit(1)
 
 
-def _device(host: Host, resolved: ResolvedJob) -> Any:
+def _device(host: HostGpus, resolved: ResolvedJob) -> Any:
     """This rank's device, and the environment that the communication libraries read when they start."""
     import torch
 

@@ -5,7 +5,7 @@ import pytest
 
 from debzero.plan import hardware
 from debzero.plan.hardware import ARTICLE, find_hardware
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 
 NONE = {"gpu_memory": None, "ram": None, "nvme": None}
 
@@ -15,7 +15,7 @@ def gpu_host(monkeypatch):
     """A host with two GPUs, of 16 and 24 GiB."""
     import torch
 
-    monkeypatch.setattr(hardware, "this_host", lambda: Host(2, False))
+    monkeypatch.setattr(hardware, "this_host", lambda: HostGpus(2, False))
     monkeypatch.setattr(torch.cuda, "get_device_properties",
                         lambda number: SimpleNamespace(total_memory=(24 - 8 * number) * 2**30))
 

@@ -5,21 +5,17 @@ import shutil
 import socket
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from contextlib import suppress
 
-import numpy as np
 import pytest
-import yaml
 
 from debzero.base import systemd
-from debzero.base.files import read_json, read_lines, write_json
+from debzero.base.files import read_json, read_lines
 from debzero.base.text import computing_text
-from debzero.job.schema import Job
-from debzero.run import card, plots, progress, report, status
+from debzero.run import progress, status
 from debzero.run.folder import RunFolder
 from debzero.run.progress import Progress
-from debzero.run.records import EarlierReport, Metrics, Report, Status, read_record, read_report
+from debzero.run.records import Metrics
 
 STEP = {"total_steps": 6, "learning_rate": 1e-3, "samples_per_second": 64.0, "tokens_per_second": 640.0,
         "padding_share": 0.1, "tflops": 1.5, "peak_share": 0.4, "memory_bytes": [2**30, 2**31], "skipped_steps": 1,
@@ -223,205 +219,6 @@ def test_a_watched_line_does_not_wrap(output):
 
 def test_small_numbers_keep_their_figures():
     assert computing_text(0.01234, None) == "12.3 GFLOP/s"
-
-
-# What a run leaves, in a report as training makes it.
-REPORT = Report.model_validate({
-    "job": "/etc/debzero/jobs/mrpc.yml", "task": "classification", "auto": "AutoModelForSequenceClassification",
-    "metric": "f1", "evaluation": {"accuracy": 0.875, "f1": 0.9, "matthews": 0.7, "loss": 0.3}, "accuracy": 0.875,
-    "f1": 0.9, "majority_accuracy": 0.68, "baseline": {"accuracy": 0.68, "f1": 0.81, "matthews": 0.0, "loss": 0.62},
-    "eval_samples": 408, "train_samples": 3668, "classes": 2, "steps": 116, "total_steps": 174, "best_step": 58,
-    "resumed": 1, "skipped_steps": 2, "training_seconds": 61.0, "steps_per_second": 2.0, "samples_per_second": 128.0,
-    "tokens_per_second": 6800.0, "padding_share": 0.05, "tflops": 40.5, "peak_share": 0.13,
-    "peak_memory_bytes": [2**32, 2**32], "peak_memory_of": "the GPU allocator", "world_size": 2, "zero_stage": 2,
-    "offload_optimizer": "cpu", "offload_param": "none", "optimizer": "AdamW", "schedule": None, "precision": "bf16",
-    "global_batch": 64, "micro_batch": 16, "accumulation": 2, "device": "NVIDIA A100-SXM4-40GB",
-    "versions": {"torch": "7.1", "deepspeed": "7.2"}, "model": "/var/lib/debzero/mrpc/model",
-    "checkpoint": "/var/lib/debzero/mrpc/checkpoints/step-116", "metrics": "/var/lib/debzero/mrpc/metrics.jsonl",
-    "curves": "/var/lib/debzero/mrpc/tensorboard", "log": "journalctl -u debzero@mrpc"})
-MRPC = {"model": "bert-large-uncased",
-        "data": {"dataset": "glue/mrpc", "text": ["sentence1", "sentence2"], "label": "label"},
-        "train": {"select": "best", "metric": "f1"}, "output": "/var/lib/debzero/mrpc"}
-
-
-def test_the_card_says_what_hubs_and_people_ask(tmp_path):
-    from huggingface_hub import ModelCard
-
-    (tmp_path / "loss.svg").write_text("<svg/>")
-    card.write(REPORT, Job.model_validate(MRPC), tmp_path)
-    read = ModelCard.load(tmp_path / "README.md")
-    data = read.data
-    assert (data.base_model, data.datasets, data.license) == ("bert-large-uncased", ["glue"], None)
-    assert (data.pipeline_tag, data.library_name, data.model_name) == ("text-classification", "transformers", "mrpc")
-    results = {result.metric_type: result for result in data.eval_results}
-    assert {name: result.metric_value for name, result in results.items()} == {
-        "accuracy": 0.875, "f1": 0.9, "matthews_correlation": 0.7, "loss": 0.3}
-    assert results["f1"].dataset_config == "mrpc"
-    for words in ("| **f1** | **0.9000** | 0.8100 |", "64 = micro-batch 16 x 2 accumulation steps x 2 ranks",
-                  "step 58", "(loss.svg)", "DeepSpeed ZeRO-2 + CPU", "bf16", "A100", "deepspeed 7.2",
-                  "AutoModelForSequenceClassification.from_pretrained", "40.5 TFLOP/s (13% of peak)",
-                  "| held out | this model | majority-class baseline |", "sentence1, sentence2 -> label"):
-        assert words in read.text, words
-
-
-def test_the_card_of_a_language_model_has_no_label(tmp_path):
-    values = {**REPORT.as_json(), "task": "causal-lm", "classes": 0, "baseline": {"loss": 9.0},
-              "evaluation": {"loss": 3.0}}
-    job = Job.model_validate({"model": "gpt2", "task": "causal-lm", "train": {"epochs": 1}, "output": "/var/lib/x",
-                              "data": {"dataset": "wikitext/wikitext-2-raw-v1", "text": ["text"]}})
-    card.write(Report.model_validate(values), job, tmp_path)
-    text = (tmp_path / "README.md").read_text()
-    assert "| columns | text |" in text and "at most 1 epoch)" in text and "| this model | baseline |" in text
-
-
-def test_the_card_of_local_things_names_no_path(tmp_path):
-    from huggingface_hub import ModelCard
-
-    job = Job.model_validate({**MRPC, "model": "/home/kim/secret/mine",
-                              "data": {"dataset": "/srv/customers/rows|a.csv", "label": "x|y"}})
-    card.write(REPORT, job, tmp_path)
-    read = ModelCard.load(tmp_path / "README.md")
-    assert (read.data.base_model, read.data.datasets) == (None, None)
-    for secret in ("/home", "secret", "/srv", "customers", "/etc", "/var"):
-        assert secret not in read.content
-    assert "loss.svg" not in read.content, "there is none"
-    assert "text -> x\\|y" in read.content, "a bar would end the table's cell"
-
-
-def test_the_report_says_whose_weights_and_how_fast():
-    text = report.text(REPORT)
-    for words in ("AutoModelForSequenceClassification.from_pretrained", "0.8750 (majority-class baseline 0.6800)",
-                  "116 of 174, stopped early; best at step 58; 2 skipped for an overflow; resumed 1 time",
-                  "6800 tokens/s", "40.5 TFLOP/s (13% of peak) per rank, 5% of the tokens were padding",
-                  "2, ZeRO-2 + CPU", "4096 MiB, 4096 MiB (ranks 0 and 1; GPU memory that torch allocated)"):
-        assert words in text, text
-    assert report.headline(REPORT) == "f1 0.9000"
-
-
-@pytest.mark.parametrize(("values", "headline"), [
-    ({"accuracy": 0.5}, "accuracy 0.5000"), ({"metric": "f1", "evaluation": {"f1": 0.25}, "steps": 3}, "f1 0.2500"),
-    ({"other": True}, "accuracy")])
-def test_a_report_of_an_earlier_release_is_shown(tmp_path, values, headline):
-    write_json(tmp_path / "report.json", values)
-    found = read_report(tmp_path / "report.json")
-    assert isinstance(found, EarlierReport) and found.as_json() == values
-    assert report.headline(found) == headline and headline in report.text(found)
-
-
-def test_a_record_is_what_its_file_holds(tmp_path):
-    """A key of another release survives; what is damaged or foreign is not there."""
-    file = tmp_path / "status.json"
-    for values in ({"state": "training", "step": 3, "of_later": [1]}, REPORT.as_json()):
-        write_json(file, values)
-        kind = Status if "state" in values else Report
-        assert read_record(file, kind).as_json() == json.loads(file.read_text()) == values
-    assert read_record(file, Status) is None
-    for text in ("", "{", "[1]", "{}", '{"state": 3}', '{"state": "training", "step": "three"}'):
-        file.write_text(text)
-        assert read_record(file, Status) is None
-    assert read_report(tmp_path / "absent.json") is None and report.headline(None) == ""
-
-
-def test_the_peak_is_that_of_all_starts(tmp_path):
-    output = RunFolder(str(tmp_path))
-    assert report.highest(output, [5, 6]) == [5, 6]
-    lines = [{"step": 1, "memory_bytes": [9, 1]}, {"step": 1, "eval_loss": 0.5}, {"step": 2, "memory_bytes": [7]}]
-    output.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert report.highest(output, [5, 6]) == [9, 6], "not of a start with another number of ranks"
-
-
-@pytest.mark.parametrize(("rows", "metric"), [
-    ([{"step": 1, "loss": 0.7, "samples_per_second": 5.0}], "accuracy"),
-    ([{"step": 1, "loss": 0.7, "samples_per_second": 5.0}, {"step": 1, "eval_loss": 0.6, "eval_accuracy": 0.5}],
-     "accuracy"),
-    ([{"step": n, "loss": 1 / n, "samples_per_second": 0.0} for n in range(1, 5000)]
-     + [{"step": 4000, "eval_loss": 0.6}], "loss"),
-    ([{"step": 1, "loss": None, "samples_per_second": None}, {"step": 2, "loss": 1.0, "samples_per_second": None}],
-     "f1"),
-], ids=["one", "one-evaluated", "many", "holes"])
-def test_the_picture_is_one_and_always_the_same(tmp_path, rows, metric):
-    from PIL import Image
-
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "lo')
-    made = []
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        folder.mkdir()
-        assert plots.draw(metrics, metric, 0.55, folder, "tiny")
-        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert made[0] == made[1] and set(made[0]) == {"loss.svg", "loss.png"}
-    assert ElementTree.fromstring(made[0]["loss.svg"]).tag == "{http://www.w3.org/2000/svg}svg"
-    assert len(made[0]["loss.svg"]) < 150_000
-    with Image.open(tmp_path / "a" / "loss.png") as image:
-        image.verify()
-        assert image.format == "PNG" and image.size[0] == 1080 and image.size[1] in (690, 900)
-    with Image.open(tmp_path / "a" / "loss.png") as image:
-        colours = {tuple(pixel) for pixel in np.asarray(image.convert("RGB")).reshape(-1, 3)}
-    assert tuple(bytes.fromhex(plots.TRAINING[1:])) in colours, "the loss is not to be seen"
-
-
-def test_nothing_is_no_picture(tmp_path):
-    assert not plots.draw(tmp_path / "metrics.jsonl", "accuracy", None, tmp_path, "tiny")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_thinned_line_keeps_its_mean():
-    points = [(float(n), float(n % 7)) for n in range(6000)]
-    thin = plots.thinned(points)
-    assert len(thin) == plots.MOST and plots.thinned(thin) == thin
-    assert np.mean(thin, 0) == pytest.approx(np.mean(points, 0))
-
-
-@pytest.fixture
-def jobs(tmp_path, monkeypatch):
-    """Job files in each state that a run can be in."""
-    folder = tmp_path / "jobs"
-    folder.mkdir()
-    monkeypatch.setattr(status, "jobs_folder", lambda: folder)
-    states = {
-        "going": {"state": "training", "step": 3, "total_steps": 6, "loss": 0.5, "eta_seconds": 61.0},
-        "done": {"state": "finished", "step": 6, "total_steps": 6},
-        "broken": {"state": "failed", "step": 2, "total_steps": 6, "error": "out of memory\n  -> buy more"},
-        "hopeless": {"state": "failed", "step": 2, "total_steps": 6, "error": "no",
-                     "given_up": "failed 3 times in the same way"},
-        "old": {"state": "stopped", "step": 0}}
-    held = []
-    for name, values in states.items():
-        (folder / f"{name}.yml").write_text(yaml.safe_dump({"output": f"../{name}"}))
-        held.append(RunFolder(str(tmp_path / name)))
-        held[-1].lock()
-        write_json(held[-1].status_file, values)
-    write_json(held[1].report_file, REPORT.as_json())
-    (folder / "new.yml").write_text("output: ../new\n")
-    (folder / "unreadable.yml").write_text("a: [")
-    return held
-
-
-def test_status_without_a_name_lists_all_jobs(jobs, capsys):
-    assert status.status(None, as_json=False, watch=False) == 0
-    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()[1:]}
-    assert lines == {
-        "going": "training 3/6 loss 0.5000, ETA 1:01 -", "done": "finished 6/6 f1 0.9000 -",
-        "broken": "failed 2/6 out of memory -", "hopeless": "failed 2/6 given up: failed 3 times in the same way -",
-        "old": "stopped 0/? -", "new": "not started - -", "unreadable": lines["unreadable"]}
-    assert lines["unreadable"].startswith("invalid - line ") and "is not YAML" in lines["unreadable"]
-    assert status.status(None, as_json=True, watch=False) == 0
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["going"]["loss"] == 0.5 and rows["new"]["state"] == "not started"
-
-
-def test_status_says_that_a_run_is_given_up(jobs, capsys):
-    assert status.status("hopeless", as_json=False, watch=False) == 1
-    shown = capsys.readouterr().out
-    assert "failed  at step 2/6" in shown and "given up: failed 3 times in the same way; fix the cause" in shown
-
-
-def test_to_watch_needs_a_name(jobs):
-    from debzero.base.errors import InputError
-
-    with pytest.raises(InputError, match="follows one run") as caught:
-        status.status(None, as_json=False, watch=True)
-    assert "broken, done, going" in caught.value.problems[0].fix
 
 
 def test_a_real_run_leaves_all_of_it(bench):

@@ -23,14 +23,14 @@ from debzero.plan.hardware import Hardware
 from debzero.plan.largest_micro import predicted
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import RunFolder
 from debzero.train import launch, memory_retry
 
-GPUS = Host(gpus=2, bf16=True)
+GPUS = HostGpus(gpus=2, bf16=True)
 LARGE = Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, source="")
 
 
