@@ -2,15 +2,16 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb test test-quick test-long lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs clean
 
-# Without bytecode on the disk, each start of a training compiles its libraries anew: most of the time that a start takes.
+# Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
 
 # Tests marked prebuilt need the packaged DeepSpeed: the scenario deepspeed_wheel runs them in its container.
 PLAY := .cache/controller/bin/ansible-playbook
-PYTEST := PATH="$(CURDIR)/.cache/controller/bin:$$PATH" .cache/test/bin/python -m pytest -c python/pyproject.toml python/tests
+PYTEST := PATH="$(CURDIR)/.cache/controller/bin:$$PATH" .cache/test/bin/python -m pytest -c python/pyproject.toml \
+	python/tests
 
 help: ## Show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: ## Provision a Debian 11 container with site.yml and train on it (10 minutes; a minute the second time)
 	@ansible/demo

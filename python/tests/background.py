@@ -56,7 +56,7 @@ class Jobs:
     def __init__(self, names: set[str], commands: dict[str, list[str]] = COMMANDS, after: dict[str, list[str]] = AFTER,
                  hosts: dict[str, str] = HOSTS, destroy: list[str] = DESTROY, at_once: int = 3,
                  limit: float = 4800) -> None:
-        """`hosts`: the containers of jobs that share one. `destroy`: removes a container. `limit`: seconds for each job."""
+        """`hosts`: the containers of jobs that share one. `destroy`: removes a container. `limit`: seconds per job."""
         self.commands, self.destroy, self.limit = commands, destroy, limit
         # As it is now: tests change theirs while jobs start.
         self.environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}

@@ -1,9 +1,11 @@
-"""The command line: the table of commands. Each one's parser and texts are in its package, which imports more only when
-it runs."""
+"""The command line: the table of commands. Each command's parser and texts are in its package; what it needs beyond the
+standard library is imported when it runs."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn, Optional
 
 import debzero.bench.command
@@ -26,7 +28,7 @@ EPILOG = """exit status:
   0  done
   1  the run failed
   2  bad input: trying again does not help
-  3  the run failed the same way three times in a row: given up
+  3  the run failed the same way three times in a row and is given up
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM
 
 examples:
@@ -36,24 +38,30 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, with a suggestion for a misspelled command."""
+    """argparse's, with a suggestion for a misspelled command or option."""
 
-    commands: Optional[argparse._SubParsersAction[argparse.ArgumentParser]] = None
+    commands: argparse._SubParsersAction[argparse.ArgumentParser]
+    given: Sequence[str] = ()  # the arguments that are being parsed
 
     def error(self, message: str) -> NoReturn:
-        known = list(self.commands.choices) if self.commands else []
-        unknown = next((word for word in sys.argv[1:2] if not word.startswith("-") and word not in known), None)
-        if known and unknown is not None and "invalid choice" in message:
-            message = f"unknown command {unknown!r}: {did_you_mean(unknown, known)}"
+        command = next((text for text in self.given if not text.startswith("-")), None)
+        known = self.commands.choices
+        if "invalid choice" in message and command not in known:
+            message = f"unknown command {command!r}: {did_you_mean(command, list(known))}"
+        elif message.startswith("unrecognized arguments: -"):
+            option = message.split()[2].split("=")[0]
+            parser: argparse.ArgumentParser = known.get(command or "", self)
+            options = [name for name in parser._option_string_actions if name.startswith("--")]
+            message = f"unknown option {option!r}: {did_you_mean(option, options)}"
         super().error(message)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="debzero", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
-                  description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.")
+def parser() -> _Parser:
+    top = _Parser(prog="debzero", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+                  description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.",
+                  epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"debzero {__version__}")
-    top.commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True,
-                                      parser_class=argparse.ArgumentParser)
+    top.commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=argparse.ArgumentParser)
     for add in COMMANDS:
         add(top.commands)
     try:
@@ -67,11 +75,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Optional[list[str]] = None) -> int:
     """Run one command; the return value is the exit code."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    top.given = sys.argv[1:] if arguments is None else arguments
+    options = top.parse_args(top.given)
+    if options.command is None:
+        top.print_help(sys.stderr)
+        return 2
     from debzero.base.errors import InputError, UserError
 
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
         return code
     except InputError as error:
         if getattr(options, "json", False):
@@ -88,5 +102,5 @@ def main(arguments: Optional[list[str]] = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `debzero status demo | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0

@@ -33,7 +33,8 @@ def lint(*command: str, folder: str = ".") -> None:
     tool = shutil.which(command[0], path=PATH)
     if not tool:
         pytest.fail(f"{command[0]} is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
-    environment = {**os.environ, "PATH": PATH, "PYTHONPATH": str(ROOT / folder / "src"), "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
+    environment = {**os.environ, "PATH": PATH, "PYTHONPATH": str(ROOT / folder / "src"), "NO_COLOR": "1",
+                   "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run([tool, *command[1:]], cwd=ROOT / folder, env=environment, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     if done.returncode:
@@ -69,7 +70,8 @@ def test_syntax_of_the_playbooks():
 def test_ruff():
     check = ("ruff", "check", "--no-cache", "--output-format=concise")
     lint(*check, ".", folder="python")
-    scripts = [path for path in tracked() if path.suffix == ".py" or path.read_bytes().startswith(b"#!/usr/bin/python3")]
+    scripts = [path for path in tracked()
+               if path.suffix == ".py" or path.read_bytes().startswith(b"#!/usr/bin/python3")]
     names = [str(path.relative_to(ROOT)) for path in scripts]
     lint(*check, "--config=python/pyproject.toml", *(name for name in names if not name.startswith("python/")))
 

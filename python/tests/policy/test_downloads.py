@@ -9,7 +9,8 @@ from checkout import files, hits, module, refuse, tasks, without_comments
 # By hand, as the tutorial has it: that is what the benchmark measures.
 SHIPPED = files("roles/*", "playbooks/*", "molecule/*", "ansible/*", "debian/*", "Makefile", "site.yml",
                 without=("*.md", "*/tests/*", "ansible/bench_provision", "*.lock"))
-UNSIGNED = r"\b(?:curl|wget|urlretrieve)\b|trusted=yes|--?allow-?(?:unauthenticated|insecure)|--force-yes|--trusted-host|git clone|apt-key"
+UNSIGNED = (r"\b(?:curl|wget|urlretrieve)\b|trusted=yes|--?allow-?(?:unauthenticated|insecure)|--force-yes"
+            r"|--trusted-host|git clone|apt-key")
 
 
 def careless(name, task):
@@ -26,18 +27,20 @@ def careless(name, task):
         yield f"{name}: {task['name']}: apt without signatures"
     argv = options.get("argv")
     words = list(map(str, argv)) if isinstance(argv, list) else str(options.get("cmd", "")).split()
-    if {"pip", "install"} <= {word.rpartition("/")[2] for word in words} and not {"--require-hashes", "--offline"} & set(words):
+    installs = {"pip", "install"} <= {word.rpartition("/")[2] for word in words}
+    if installs and not {"--require-hashes", "--offline"} & set(words):
         yield f"{name}: {task['name']}: pip without --require-hashes"
 
 
 def bare_pip(texts):
-    """pip that downloads without hashes, in scripts: a command may go on over lines that end in a backslash."""
+    """pip that downloads without hashes, in scripts: a command may continue on the next line after a backslash."""
     joined = {name: re.sub(r"\\\n", "  ", text) for name, text in texts.items() if not name.endswith(".yml")}
     return [hit for hit in hits(r"^.*\bpip (?:install|sync|download) .*$", joined) if "--require-hashes" not in hit]
 
 
 def test_no_task_downloads_without_a_checksum_or_a_signature():
-    lists = {name: yaml.safe_load(text) for name, text in SHIPPED.items() if name.endswith(".yml") and "/meta/" not in name}
+    lists = {name: yaml.safe_load(text) for name, text in SHIPPED.items()
+             if name.endswith(".yml") and "/meta/" not in name}
     refuse(finding for name, content in lists.items() for task in tasks(content) for finding in careless(name, task))
 
 
@@ -48,7 +51,8 @@ def test_no_script_does():
 
 def test_the_checks_see_what_is_wrong():
     def found(**task):
-        return len(list(careless("x.yml", {"name": "Get", **{f"ansible.builtin.{key}": value for key, value in task.items()}})))
+        arguments = {f"ansible.builtin.{key}": value for key, value in task.items()}
+        return len(list(careless("x.yml", {"name": "Get", **arguments})))
 
     assert found(get_url={"url": "u", "dest": "d"}) == 1 and found(get_url={"url": "u", "checksum": "sha256:0"}) == 0
     assert found(uri={"url": "u", "dest": "d"}) == 1 and found(apt={"deb": "http://host/a.deb"}) == 1

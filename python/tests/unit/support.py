@@ -13,7 +13,7 @@ from warm import server
 
 from debzero.job.schema import Job
 from debzero.model import tasks
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
 from debzero.train import prepare
 
@@ -101,7 +101,7 @@ def plan_of(bench, **changes):
     """A plan for the bench's rows with changes to its job, by path with dots as two underscores."""
     values = changed(JOB, {"data.dataset": str(bench.folder / "rows.csv"), "output": str(bench.folder / "out"),
                            **{key.replace("__", "."): value for key, value in changes.items()}})
-    return resolve(Job.model_validate(values), Host(0, False), 1, "job.yml", None)
+    return resolve(Job.model_validate(values), HostGpus(0, False), 1, "job.yml", None)
 
 
 def prepared(bench, **changes):

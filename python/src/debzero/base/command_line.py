@@ -1,4 +1,4 @@
-"""What the commands' parsers share. Only the standard library is imported, so that --help works on a host without the
+"""What the commands' parsers share. Only the standard library is imported, so --help works on a host without the Python
 environment."""
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace
                 examples: Sequence[str]) -> argparse.ArgumentParser:
     """A command's parser. The first sentence of `text` is its line in `debzero --help`; `run` returns the exit code."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text.split(".")[0][0].lower() + text.split(".")[0][1:], description=text,
+        name, allow_abbrev=False, help=text.split(".")[0][0].lower() + text.split(".")[0][1:], description=text,
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)
@@ -40,7 +40,7 @@ def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
 
 
 def add_run_name(parser: argparse.ArgumentParser, **options: Any) -> None:
-    """A run, by the name of its job, which the shell completes."""
+    """A run, by the name of its job; the shell completes it."""
     name = parser.add_argument("name", metavar="NAME",
                                help="a job in /etc/debzero/jobs, a job file, or an output folder", **options)
     name.completer = _job_names  # type: ignore[attr-defined]
@@ -59,13 +59,14 @@ def count(text: str) -> int:
     return int(text)
 
 
-def some_of(*choices: Any) -> Callable[[str], list[Any]]:
+def list_of(*choices: Any) -> Callable[[str], list[Any]]:
     """A parser of comma-separated lists of `choices`."""
     def parse(text: str) -> list[Any]:
         known = {str(choice): choice for choice in choices}
-        wrong = [word for word in text.split(",") if word not in known]
-        if wrong:
-            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)} (separate several with "
+        given = text.split(",")
+        unknown = next((name for name in given if name not in known), None)
+        if unknown is not None:
+            raise argparse.ArgumentTypeError(f"{unknown!r} is not one of {', '.join(known)} (separate several with "
                                              "commas)")
-        return [known[word] for word in text.split(",")]
+        return [known[name] for name in given]
     return parse

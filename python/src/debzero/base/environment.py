@@ -1,5 +1,5 @@
-"""Every environment variable named DEBZERO_*: read here and nowhere else, and written from here by whoever starts a
-run's processes."""
+"""Every environment variable named DEBZERO_*. They are read here and nowhere else; who starts a run's processes writes
+them with Environment.variables()."""
 from __future__ import annotations
 
 import os
@@ -15,13 +15,12 @@ from debzero.base.errors import InputError, Problem
 class Environment:
     """The variables' values; None where one is unset."""
 
-    gpus: Optional[int] = None               # GPUs that must be there; of the host's own host.env
+    gpus: Optional[int] = None               # GPUs that this host must have; usually set in host.env
     launcher_pid: Optional[int] = None       # the process that started this rank and holds the output folder
-    # the run's steps are measured (bench, tune): it neither evaluates nor saves
-    measured: bool = False
-    memory_cap_bytes: Optional[int] = None   # of its GPU (without one: beside its code) that each rank may take
-    micro_batch: Optional[int] = None        # samples; what the launcher has decided for its ranks
-    textfile_folder: Optional[Path] = None   # node_exporter's, where a run's Prometheus textfile also goes
+    measured: bool = False                   # bench and tune measure the run's steps: no evaluation, nothing saved
+    memory_cap_bytes: Optional[int] = None   # for each rank: of its GPU's memory, or of host memory beside its code
+    micro_batch: Optional[int] = None        # samples; the launcher's decision for its ranks
+    textfile_folder: Optional[Path] = None   # node_exporter's, for a copy of the run's Prometheus textfile
 
     def variables(self) -> dict[str, str]:
         """As variables for a child process: those that are set."""
@@ -36,8 +35,8 @@ NAMES = {"gpus": "DEBZERO_GPUS", "launcher_pid": "DEBZERO_LAUNCHER", "measured":
 
 
 def environment(variables: Optional[Mapping[str, str]] = None, source: str = "the environment") -> Environment:
-    """The values in `variables` (default: this process's), which `source` names in errors. Raises an InputError with every value that
-    is no whole number where one is needed."""
+    """The values in `variables` (default: this process's); errors name `source` as their file. Raises an InputError
+    with a problem for each value that must be a whole number and is not."""
     given = os.environ if variables is None else variables
     numbers: dict[str, Optional[int]] = {}
     problems = []

@@ -1,18 +1,16 @@
-"""What a user can mend is said in one sentence with its fix, never as a traceback."""
+"""The errors that a user can fix: each has one sentence with the reason and one with the fix, and no traceback."""
 from __future__ import annotations
 
-import errno
-import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, Optional
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a job: where it is, why it cannot work, and what to do. `code` names the rule, where one found it;
-    a warning is a job that runs, but hardly as meant."""
+    """One thing wrong with a job: where it is, why it cannot work, and what to do. `code` names the linter's rule, if
+    one found it. With a warning the job runs, but probably not as its author meant."""
 
     file: str
     key: str
@@ -29,30 +27,35 @@ def as_text(problems: list[Problem]) -> str:
     """All problems as aligned text for people, file by file."""
     lines: list[str] = []
     for file in dict.fromkeys(p.file for p in problems):
-        mine = [p for p in problems if p.file == file]
-        counts = {word: sum(p.severity == kind for p in mine) for word, kind in (("problem", "error"),
-                                                                                 ("warning", "warning"))}
-        said = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
-        lines.append(f"{file}: {', '.join(said)}")
-        width = max(len(p.key) for p in mine) + 2
-        for p in mine:
-            pad = " " * (width + 2)
+        of_file = [p for p in problems if p.file == file]
+        lines.append(f"{file}: {_counts(of_file)}")
+        width = max(len(p.key) for p in of_file) + 2
+        indent = " " * (width + 2)
+        for p in of_file:
             label = " ".join(filter(None, [p.code, "warning" if p.severity == "warning" else ""]))
             reason = f"{label}: {p.reason}" if label else p.reason
-            lines += textwrap.wrap(f"  {p.key:<{width}}{reason}", 116, subsequent_indent=pad, break_long_words=False)
-            lines += textwrap.wrap(f"{pad}-> {p.fix}", 116, subsequent_indent=pad + "   ", break_long_words=False)
+            lines += textwrap.wrap(f"  {p.key:<{width}}{reason}", 116, subsequent_indent=indent, break_long_words=False)
+            lines += textwrap.wrap(f"{indent}-> {p.fix}", 116, subsequent_indent=indent + "   ",
+                                   break_long_words=False)
     return "\n".join(lines)
 
 
-def unsaid(found: list[Problem], said: list[Problem]) -> list[Problem]:
-    """Those of `found` that are about other keys, and no part of a key, than the problems `said` before."""
-    keys = {p.key for p in said}
+def _counts(problems: list[Problem]) -> str:
+    """2 problems, 1 warning"""
+    counts = {"problem": sum(p.severity == "error" for p in problems),
+              "warning": sum(p.severity == "warning" for p in problems)}
+    return ", ".join(f"{count} {noun}{'s' if count > 1 else ''}" for noun, count in counts.items() if count)
+
+
+def without_known(found: list[Problem], known: list[Problem]) -> list[Problem]:
+    """Those of `found` that are about other keys, and no part of a key, than the problems that are known already."""
+    keys = {p.key for p in known}
     return [p for p in found if p.key not in keys and p.key.split(".")[0] not in keys]
 
 
 class InputError(Exception):
-    """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help. `changes`: what was mended
-    all the same."""
+    """A job that cannot run as written, with all its problems. Exit code 2: trying again does not help. `changes`:
+    what `check --fix` fixed nevertheless."""
 
     changes: Sequence[str] = ()
 
@@ -60,7 +63,7 @@ class InputError(Exception):
         super().__init__("; ".join(f"{p.key}: {p.reason}" for p in problems))
         self.problems = problems
 
-    def __reduce__(self) -> tuple[type, tuple[list[Problem]]]:  # it travels between ranks
+    def __reduce__(self) -> tuple[type, tuple[list[Problem]]]:  # ranks send it to each other
         return InputError, (self.problems,)
 
     def text(self) -> str:
@@ -79,53 +82,4 @@ class UserError(Exception):
 
 
 class OutOfMemory(UserError):  # noqa: N818 - as torch names it
-    """A rank could not have the memory that it asked for."""
-
-
-def full(error: BaseException, folder: str) -> Optional[UserError]:
-    """The sentence for a full disk or quota, in whose words ever it is told."""
-    text = f"{type(error).__name__}: {error}"
-    codes = {getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)}
-    # torch.save and safetensors report a full disk in their own words, and torch.save not even as an OSError.
-    if codes & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or any(words in text for words in (
-            "No space left", "File too large", "PytorchStreamWriter", "inline_container")):
-        free = shutil.disk_usage(folder).free / 2**20
-        return UserError(
-            f"the disk that holds {folder} is full ({free:.0f} MiB free); what was half-written has been removed",
-            "make room there, or set `output:` to a folder on a larger disk, then start the job again: "
-            "it goes on from its newest checkpoint",
-        )
-    return None
-
-
-def explain(error: BaseException, folder: str) -> Optional[UserError]:
-    """The sentence for errors that libraries raise in many shapes, or None for a defect (which keeps its traceback)."""
-    if isinstance(error, UserError):
-        return error
-    text = f"{type(error).__name__}: {error}"
-    if later := full(error, folder):
-        return later
-    if isinstance(error, PermissionError):
-        return UserError(f"no permission: {error}",
-                         "give the user that runs the job access, or change the path in the job")
-    if isinstance(error, MemoryError) or any(words in text for words in (
-            "out of memory", "DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")):
-        return OutOfMemory(
-            f"out of memory: {str(error).splitlines()[0][:160]}",
-            "set a smaller train.micro_batch (the global batch stays), a higher zero.stage or zero.offload_optimizer: "
-            "cpu",
-        )
-    hub = ("couldn't connect to", "LocalEntryNotFound", "OfflineMode", "Max retries exceeded", "ConnectionError",
-           "Couldn't reach", "Temporary failure in name resolution", "offline mode", "ConnectTimeout", "ProxyError")
-    if any(words in text for words in hub):
-        return UserError(
-            f"the model hub cannot be reached from this host: {str(error).splitlines()[0][:200]}",
-            "check the network or proxy (HTTPS_PROXY in /etc/default/debzero), or give a local folder for `model:` "
-            "and a local file for `data.dataset:`",
-        )
-    if "DatasetNotFoundError" in text or "RepositoryNotFound" in text or "is not a valid model identifier" in text:
-        return UserError(
-            f"the hub does not know it: {str(error).splitlines()[0][:200]}",
-            "check the spelling of `model:` and `data.dataset:`; a private one needs HF_TOKEN",
-        )
-    return None
+    """A rank was refused memory, on its GPU or its host."""

@@ -16,7 +16,8 @@ SYNC_AND_WAIT = 7  # sync_file_range(2): write what is to be written, and wait f
 RENAME_EXCHANGE = 2  # of renameat2(2)
 AT_FDCWD = -100
 
-Alive = Callable[[], None]
+# Called now and then while something takes long, so that the caller can tell a watchdog that it is alive.
+Heartbeat = Callable[[], None]
 
 
 def _sync(path: Path) -> None:
@@ -27,11 +28,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def sync_tree(folder: Path, alive: Alive = lambda: None) -> None:
-    """Everything in `folder` is on the disk when this returns. `alive` is called every now and then."""
+def sync_tree(folder: Path, alive: Heartbeat = lambda: None) -> None:
+    """Wait until everything in `folder` is on the disk."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_file():
-            with open(path, "rb") as file:  # without a sign of life, fsync would write all of it
+            with open(path, "rb") as file:  # piece by piece: fsync alone gives no heartbeat in between
                 for start in range(0, os.fstat(file.fileno()).st_size - CHUNK, CHUNK):
                     LIBC.sync_file_range(file.fileno(), ctypes.c_int64(start), ctypes.c_int64(CHUNK), SYNC_AND_WAIT)
                     alive()
@@ -46,8 +47,8 @@ def replace(temporary: Path, final: Path) -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Rename, durably. A folder already at `final` goes away after that: at no moment is neither there, but where the
-    file system cannot exchange names."""
+    """Rename, durably. A folder that is at `final` already is exchanged and then removed, so that there is always one
+    (except for a moment on file systems that cannot exchange names)."""
     if not final.is_dir():
         replace(temporary, final)
         return
@@ -57,8 +58,8 @@ def replace_folder(temporary: Path, final: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    # NFS, for one, cannot
     if LIBC.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
+        # as on NFS
         aside = other.with_name(f".{other.name}.aside")
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(other, aside)
@@ -67,7 +68,8 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
-    """`like`: whose owner, group and mode the file gets, as far as this user may give files away."""
+    """Write the whole file or nothing. It gets the owner, group and mode of `like`, as far as this user may give files
+    away."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -90,8 +92,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def rewrite_text(path: Path, text: str) -> None:
-    """write_text for a file that somebody else made: a link stays one, and its target keeps its owner, group and
-    mode."""
+    """write_text for a user's file: a link stays a link, and its target keeps its owner, group and mode."""
     path = path.resolve()
     write_bytes(path, text.encode(), path.stat())
 
@@ -116,7 +117,7 @@ def unreadable(path: Path) -> str:
     except PermissionError:
         return "lies in a folder that this user may not enter"
     except (OSError, ValueError) as error:
-        return f"cannot be looked at: {getattr(error, 'strerror', None) or error}"
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     return "" if os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)) else "may not be read by this user"
 
 
@@ -134,18 +135,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in `path`, one a line; without those that are not whole, as a crash leaves the last one."""
-    made = []
+    """The objects in `path`, one per line, without any that a crash left incomplete."""
+    parsed = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         with suppress(ValueError):
-            made.append(json.loads(line))
-    return [values for values in made if isinstance(values, dict)]
+            parsed.append(json.loads(line))
+    return [values for values in parsed if isinstance(values, dict)]
 
 
 @contextmanager
-def new_folder(final: Path, alive: Alive = lambda: None) -> Iterator[Path]:
-    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not. `alive`: see
-    sync_tree."""
+def new_folder(final: Path, alive: Heartbeat = lambda: None) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block succeeds and is removed when it fails."""
     temporary = final.with_name(f".{final.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -1,17 +1,28 @@
-"""Words and numbers as people read and write them."""
+"""Text for people: sizes, rates and durations, and suggestions for what they misspelled."""
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Optional
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def did_you_mean(word: object, choices: list[str]) -> str:
+    """The choice that `word` resembles, else all of them."""
     close = difflib.get_close_matches(str(word), choices, 1, 0.6)
     return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(choices)}"
 
 
+def parse_bytes(text: str) -> int:
+    """Bytes of 40G, 256GiB, 1.5T or 123, in powers of 1024; raises a ValueError for anything else."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise ValueError(f"must be a size such as 40G or 2T, not {text[:40]!r}")
+    return int(float(found[1]) * UNITS[found[2].upper()])
 
-def size_text(value: Optional[float]) -> str:
+
+def bytes_text(value: Optional[float]) -> str:
     """Bytes for people, to about three figures: 484 MiB, 7.35 GiB, 31.2 GiB."""
     if value is None:
         return "-"
@@ -23,8 +34,8 @@ def rate_text(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-
 def duration_text(seconds: Optional[float]) -> str:
+    """1:02:03 (hours), or 2:03."""
     if seconds is None:
         return "-"
     minutes, second = divmod(round(seconds), 60)
@@ -33,14 +44,14 @@ def duration_text(seconds: Optional[float]) -> str:
 
 
 def computing_text(tflops: float, share: Optional[float]) -> str:
-    """What one rank computes; `share`: of its device's peak, where that is known."""
+    """A rank's computing speed; `share`: the part of its device's peak, if known."""
     speed = f"{tflops:.1f} TFLOP/s" if tflops >= 1 else f"{1000 * tflops:.3g} GFLOP/s"
     return speed + (f" ({share:.0%} of peak)" if share else "")
 
 
 def memory_text(ranks: list[int]) -> str:
-    """What the ranks hold, each, or the least and the most that one does."""
-    low, high = (f"{size / 2**30:.2f}" for size in (min(ranks), max(ranks)))
+    """Memory per rank; `ranks`: bytes of each. The least and the most where they differ."""
+    low, high = (f"{value / 2**30:.2f}" for value in (min(ranks), max(ranks)))
     return f"{low} GiB" if low == high else f"{low}-{high} GiB"
 
 

@@ -16,7 +16,7 @@ from debzero.base.command_line import (
     add_json,
     add_ranks,
     count,
-    some_of,
+    list_of,
 )
 
 
@@ -51,9 +51,9 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
                         help="let ranks share GPUs: speed is not comparable, and memory lacks the "
                         "second bucket of overlapped communication (ZeRO-1 and 2)")
     parser.add_argument("--cap", type=count, metavar="GIB", help="limit each rank to this much GPU memory")
-    parser.add_argument("--stages", type=some_of("none", 1, 2, 3), default=["none", 1, 2, 3], metavar="LIST",
+    parser.add_argument("--stages", type=list_of("none", 1, 2, 3), default=["none", 1, 2, 3], metavar="LIST",
                         help="some of none,1,2,3 (default: all)")
-    parser.add_argument("--offload", type=some_of("none", "cpu", "nvme"), metavar="LIST",
+    parser.add_argument("--offload", type=list_of("none", "cpu", "nvme"), metavar="LIST",
                         help="some of none,cpu,nvme (default: none,cpu, and nvme if the job has zero.nvme_path)")
     parser.add_argument("--steps", type=count, default=20, metavar="N", help=STEPS_HELP)
     parser.add_argument("--warmup", type=count, default=10, metavar="N", help=WARMUP_HELP)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Optional
 
-from debzero.base.text import rate_text, size_text
+from debzero.base.text import bytes_text, rate_text
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.markup import notes, section, shell, table, terms
@@ -118,13 +118,13 @@ def render(benches: Sequence[BenchResults]) -> str:
 
     keyed = len(legend) <= len(COLOURS)  # each host has a colour of its own
     drawn = (charts.groups("Memory per rank", "The highest peak of any rank; shorter is better.",
-                           figures.groups(memory, size_text), legend, keyed)
+                           figures.groups(memory, bytes_text), legend, keyed)
              + charts.groups("Speed", "Samples a second, median; longer is better.", figures.groups(speed, rate_text),
                              legend, keyed))
     body = (
         f'<header><p class="eyebrow">debzero bench, {plural(len(figures.hosts), "host")}</p><h1>{escape(models)}</h1>'
         f'{notes(differences(benches))}</header><div class="grid two">{drawn}</div>'
-        + figures.table("Memory per rank, host by host", memory, size_text)
+        + figures.table("Memory per rank, host by host", memory, bytes_text)
         + figures.table("Samples a second, host by host", speed, rate_text)
         + section("Definitions", terms(list(benches[0].definitions.items()))) + _facts(figures.hosts, benches))
     return shell(f"{models}: {plural(len(figures.hosts), 'host')}", body)

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from debzero.base.files import write_json, write_text
-from debzero.base.text import rate_text, size_text
+from debzero.base.text import bytes_text, rate_text
 from debzero.bench import article, charts
 from debzero.bench.charts import Bar
 from debzero.bench.markup import notes, section, shell, table, terms
@@ -58,7 +58,7 @@ def _extremes(bench: BenchResults) -> tuple[Row, Row, Row]:
 
 
 def _memory_text(row: Row) -> str:
-    return size_text(row.summary.memory_bytes if row.summary else None)
+    return bytes_text(row.summary.memory_bytes if row.summary else None)
 
 
 def _speed_text(row: Row) -> str:
@@ -125,7 +125,7 @@ def _memory(bench: BenchResults) -> str:
             if row.summary else _no_bar(row) for row in bench.configurations]
     caption = f"The highest rank's peak; shorter is better.{_hatching(bars)}"
     if bench.host.gpu_memory_bytes:
-        caption += f" The GPU has {size_text(bench.host.gpu_memory_bytes)}."
+        caption += f" The GPU has {bytes_text(bench.host.gpu_memory_bytes)}."
     return charts.figure("Memory per rank", caption, bars)
 
 
@@ -160,10 +160,10 @@ def _prediction(bench: BenchResults) -> str:
     for row, predicted in rows:
         measured, total = row.summary.memory_bytes if row.summary else None, predicted.total_bytes
         parts = [(colours[name], size) for name, size in predicted.parts.items()]
-        bars.append(Bar(row.label, size_text(total), parts=parts, mark=measured))
+        bars.append(Bar(row.label, bytes_text(total), parts=parts, mark=measured))
         difference = f"{total / measured - 1:+.1%}" if measured else "-"
-        lines.append((row.label, "", [*(size_text(predicted.parts.get(name)) for name in names),
-                                      size_text(total), size_text(measured), difference], ""))
+        lines.append((row.label, "", [*(bytes_text(predicted.parts.get(name)) for name in names),
+                                      bytes_text(total), bytes_text(measured), difference], ""))
     caption = "Predicted by debzero plan, before the run. The line across a bar is the measured peak."
     shown = table(["", *names, "predicted", "measured", "difference"], lines, "Predicted and measured memory per rank")
     return (charts.groups("What the memory holds", caption, [("", bars)], [(colours[name], name) for name in names])
@@ -179,7 +179,7 @@ def _article(bench: BenchResults) -> str:
         row = own.get(printed.sharding)
         here = row.summary if row else None
         lines.append((printed.sharding.label, "", [
-            printed.memory, size_text(here.memory_bytes if here else None), f"{printed.steps_per_second:g}",
+            printed.memory, bytes_text(here.memory_bytes if here else None), f"{printed.steps_per_second:g}",
             rate_text(here.steps_per_second.median) if here else "-"], ""))
     text = article.ABOUT
     if not bench.speed_comparable:
@@ -200,8 +200,8 @@ def _definitions(bench: BenchResults) -> str:
 def _hardware(bench: BenchResults) -> str:
     host = bench.host
     pairs = [("host", host.name), ("device", host.device), ("GPUs", host.gpus or "none"),
-             ("GPU memory", size_text(host.gpu_memory_bytes) if host.gpu_memory_bytes else None),
-             ("processor", host.processor), ("host memory", size_text(host.memory_bytes))]
+             ("GPU memory", bytes_text(host.gpu_memory_bytes) if host.gpu_memory_bytes else None),
+             ("processor", host.processor), ("host memory", bytes_text(host.memory_bytes))]
     return section("Hardware", terms(pairs))
 
 

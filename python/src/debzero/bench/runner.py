@@ -12,7 +12,7 @@ from typing import Any, Optional
 import yaml
 
 from debzero.base.files import write_text
-from debzero.base.text import rate_text, size_text
+from debzero.base.text import bytes_text, rate_text
 from debzero.bench import page
 from debzero.bench.configurations import check, chosen, default_offloads
 from debzero.bench.predict import predictions
@@ -113,7 +113,7 @@ class Bench:
         run = measure(job, folder, self.options.warmup, self.options.limit * 60, cap)
         self.results = self.results.with_row(replace(row, runs=(*row.runs, run)))
         self._write()
-        shown = run.reason or (f"{size_text(max(run.memory_bytes))} a rank, "
+        shown = run.reason or (f"{bytes_text(max(run.memory_bytes))} a rank, "
                                f"{rate_text(run.samples_per_second)} samples/s")
         self._say(f"{row.label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
 

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Optional
 
-from debzero.base.text import rate_text, size_text
+from debzero.base.text import bytes_text, rate_text
 from debzero.bench.results import BenchResults, Row
 
 HEADINGS = ("memory per rank", "of plain DDP", "device memory", "host memory", "samples/s", "spread", "steps/s")
@@ -30,8 +30,8 @@ def cells(bench: BenchResults, row: Row) -> Optional[list[str]]:
         return None
     share, speed = bench.memory_share(row), own.samples_per_second
     spread = f"{rate_text(speed.lowest)}–{rate_text(speed.highest)}" if own.repeats > 1 else "one run"
-    return [size_text(own.memory_bytes), "-" if share is None else f"{share:.0%}", size_text(own.device_bytes),
-            size_text(own.host_bytes), rate_text(speed.median), spread, rate_text(own.steps_per_second.median)]
+    return [bytes_text(own.memory_bytes), "-" if share is None else f"{share:.0%}", bytes_text(own.device_bytes),
+            bytes_text(own.host_bytes), rate_text(speed.median), spread, rate_text(own.steps_per_second.median)]
 
 
 def notes(bench: BenchResults) -> list[str]:

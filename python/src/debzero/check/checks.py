@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.base.errors import InputError, Problem, unsaid
+from debzero.base.errors import InputError, Problem, without_known
 from debzero.base.files import nearest, unreadable
 from debzero.base.text import did_you_mean
 from debzero.deepspeed_json import lint
@@ -39,17 +39,17 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tup
         file = str(path)
         in_the_file = list(problems)
         config, wrong = read_deepspeed(job, file)
-        problems += unsaid(wrong, in_the_file)
+        problems += without_known(wrong, in_the_file)
         try:
             resolved = resolve(job, this_host(), ranks, file, config)
         except InputError as error:
-            problems += unsaid(error.problems, in_the_file)
+            problems += without_known(error.problems, in_the_file)
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         found = [*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
                  *_swap(resolved.job if resolved else job, file),
                  *_output(job, file, resolved.fingerprint if resolved and not again else None)]
-        problems += unsaid(found, in_the_file)
+        problems += without_known(found, in_the_file)
     if problems or resolved is None:
         raise InputError(problems + warnings)
     return resolved, warnings
@@ -151,7 +151,7 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
     need, free, there = bytes_needed(job), shutil.disk_usage(above).free, RunFolder(job.output)
     before = there.written_status()
     resumes = own is not None and before is not None and before.fingerprint == own
-    saved = checkpoint.size(there.checkpoints) + checkpoint.size(there.model) if resumes else 0
+    saved = checkpoint.folder_bytes(there.checkpoints) + checkpoint.folder_bytes(there.model) if resumes else 0
     if need and free + saved < need:
         return [Problem(file, "output",
                         f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "

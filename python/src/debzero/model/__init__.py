@@ -1,5 +1,4 @@
-"""The model: tasks with their losses and scores, the tokenizer, building and checking a model, its FLOPs and compiled
-layers.
+"""The model: its task (losses and scores), tokenizer, construction and checks, FLOPs and compiled layers.
 
-A new model family belongs here. It knows no data set.
+A new task or model family belongs here. What needs a data set does not.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with a job's model, as far as it is known without the hub, and what it needs on the disk."""
+"""Checks of a job's model that need no hub, and the disk space that the model needs."""
 from __future__ import annotations
 
 import os
@@ -13,7 +13,7 @@ from debzero.model import build
 
 
 def model_problems(job: Job, file: str) -> list[Problem]:
-    """What is wrong with the model, as far as is known without the hub."""
+    """What is wrong with the model, as far as can be known without the hub."""
     if isinstance(job.model, str):
         folder = Path(job.model)
         reason = unreadable(folder) or unreadable(folder / "config.json")
@@ -34,16 +34,16 @@ def model_problems(job: Job, file: str) -> list[Problem]:
     problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", did_you_mean(key, known))
                 for key in job.model if key != "type" and key not in known]
     for key, value in job.model.items():
-        usual = getattr(settings, key,
-                        None) if isinstance(key, str) and key != "vocab_size" and not key.endswith("_id") else None
+        counts = isinstance(key, str) and key != "vocab_size" and not key.endswith("_id")
+        usual = getattr(settings, key, None) if counts else None
         if type(usual) is int and usual > 0 and (type(value) is not int or not 0 <= value < 2**31):
             problems.append(Problem(file, f"model.{key}", f"must be a number such as {usual}, not {str(value)[:40]!r}",
                                     "write a whole number, or remove it for the default"))
     if not problems:
         try:
             settings = build.from_scratch(job.model)
-        except Exception as error:  # each kind of model judges its settings in its own way
-            problems.append(Problem(file, "model", f"transformers cannot make it: {type(error).__name__}: {error}",
+        except Exception as error:  # each model type checks its settings in its own way
+            problems.append(Problem(file, "model", f"transformers cannot build it: {type(error).__name__}: {error}",
                                     "correct the setting, or remove it for the default"))
     longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
     if isinstance(longest, int) and job.data.max_length > longest:
@@ -54,21 +54,20 @@ def model_problems(job: Job, file: str) -> list[Problem]:
 
 
 def bytes_needed(job: Job) -> Optional[int]:
-    """Disk for three checkpoints and the weights, where the model's size is known without the hub; else None.
+    """Bytes of disk for three checkpoints and the final weights; None if the model's size is not known without the hub.
 
-    A checkpoint holds the weights and Adam's two moments in fp32 (12 bytes a parameter, 16 with half precision), the newest
-    two are kept while a third is written, and the final weights take 4: 3 x 16 + 4 bytes a parameter at most.
+    A checkpoint holds the weights and Adam's two moments in fp32 (12 bytes per parameter, 16 in half precision). Two
+    are kept while a third is written, and the final weights take 4: 3 x 16 + 4 bytes per parameter at most.
     """
     if isinstance(job.model, str):
-        there = Path(job.model).is_absolute() and os.path.isdir(job.model)
-        weights = sum(os.path.getsize(p) for p in Path(job.model).glob("*.safetensors")
-                      if os.path.isfile(p)) if there else 0
-        parameters = weights // 4
+        is_folder = Path(job.model).is_absolute() and os.path.isdir(job.model)
+        files = Path(job.model).glob("*.safetensors") if is_folder else []
+        parameters = sum(os.path.getsize(file) for file in files if os.path.isfile(file)) // 4
     else:
         try:
             settings = build.from_scratch(job.model)
             hidden, layers = settings.hidden_size, settings.num_hidden_layers
             parameters = 12 * layers * hidden**2 + int(settings.vocab_size) * hidden
-        except Exception:  # model() says so, or the kind has no such sizes
+        except Exception:  # model_problems() reports it, or the type has no such sizes
             return None
     return 52 * parameters or None

@@ -1,7 +1,7 @@
 """What the installed torch offers beyond eager execution: compiled layers, and whole optimizer steps as CUDA graphs.
 
-Both need no setting and are left out where they do not apply: on the processor, and with the releases before torch 2.4.
-DeepSpeed's fused transformer layer is no third: docs/benchmarks tells what it was found to be (`make bench-fused`). """
+Neither needs a setting, and neither is used on a CPU or with torch before 2.4. DeepSpeed's fused transformer layer is
+not used: `make bench-fused` measures why (docs/benchmarks). """
 from __future__ import annotations
 
 import importlib.util
@@ -27,8 +27,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def blocks(model: Any) -> list[Any]:
-    """The model's repeated layers: the longest lists of modules of one class, as every Transformer has one or two
-    of."""
+    """The model's repeated layers: the longest lists of modules of one class. Every Transformer has one or two."""
     lists = [list(m) for m in model.modules() if isinstance(m, torch.nn.ModuleList)
              and len({type(child) for child in m}) == 1]
     longest = max(map(len, lists), default=0)
@@ -36,52 +35,54 @@ def blocks(model: Any) -> list[Any]:
 
 
 def compile_layers(model: Any) -> int:
-    """Compile each repeated layer, once for all of them and for all lengths; the number of layers. Much less code to compile than
-    the whole model, for nearly the same gain."""
-    found = blocks(model)
-    for block in found:
-        block.compile(dynamic=True)
-    return len(found)
+    """Compile each repeated layer, once for all of them and for all lengths; returns the number of layers. That is much
+    less code than the whole model, for nearly the same gain."""
+    layers = blocks(model)
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)
 
 
 def eager() -> ContextManager[Any]:
-    """Without compiled code, whose compilation for evaluation (no gradients, no dropout) would take longer than it
+    """A context without compiled code. To compile for evaluation (no gradients, no dropout) takes longer than it
     saves."""
     stance = getattr(torch.compiler, "set_stance", None) if _release() >= (2, 6) else None
     return stance("force_eager") if stance else nullcontext()
 
 
 class StepGraphs:
-    """Whole optimizer steps (forward, backward, clipping, update), recorded once for each shape of the batch and replayed: the
-    processor then starts one thing a step instead of thousands. For one rank, one micro-batch a step, and fp32 or bf16.
+    """Whole optimizer steps (forward, backward, clipping, update), recorded once for each shape of the batch and
+    replayed. The CPU then launches one graph per step instead of thousands of kernels. For one rank, one micro-batch
+    per step, and fp32 or bf16.
 
-    A shape is recorded when it comes for the second time: the first step runs as usual and makes what a recording may not
-    (compiled code, the optimizer's state, the libraries' workspaces).
+    A shape is recorded when it comes for the second time. The first step runs as usual and creates what a recording may
+    not: compiled code, the optimizer's state, the libraries' workspaces.
     """
 
     def __init__(self, work: Callable[[dict[str, Any], Any], Any], forget: Callable[[], None]) -> None:
-        """`work(batch, weights)` is one optimizer step on tensors of the device; it returns the loss. `forget()` drops
-        the gradients."""
-        self.work, self.forget, self.seen, self.off = work, forget, Counter[Hashable](), ""
-        self.made: dict[Hashable, tuple[Any, dict[str, Any], Any, Any]] = {}
+        """`work(batch, weights)` runs one optimizer step on tensors of the device and returns the loss; `forget()`
+        drops the gradients."""
+        self.work, self.forget, self.seen = work, forget, Counter[Hashable]()
+        self.off = ""  # why no step is recorded any more
+        self.graphs: dict[Hashable, tuple[Any, dict[str, Any], Any, Any]] = {}
         self.pool: Optional[Any] = None
 
     def step(self, batch: dict[str, Any], weights: Any) -> Any:
         shape = tuple((name, tuple(tensor.shape)) for name, tensor in batch.items())
         self.seen[shape] += 1
-        if self.off or (shape not in self.made and (self.seen[shape] < 2 or len(self.made) >= MOST_GRAPHS)):
+        if self.off or (shape not in self.graphs and (self.seen[shape] < 2 or len(self.graphs) >= MOST_GRAPHS)):
             return self.work(batch, weights)
-        if shape not in self.made:
+        if shape not in self.graphs:
             try:
                 self._record(shape, batch, weights)
-            except RuntimeError as error:  # something in the model waits for the device, which a recording cannot
+            except RuntimeError as error:  # the model waits for the device, which a recording cannot
                 self.off = str(error).splitlines()[0]
                 torch.cuda.synchronize()
-                self.forget()  # those that are there were recorded, not computed
-                self.made.clear()
+                self.forget()  # the gradients were recorded, not computed
+                self.graphs.clear()
                 self.pool = None
                 return self.work(batch, weights)
-        graph, inputs, factors, loss = self.made[shape]
+        graph, inputs, factors, loss = self.graphs[shape]
         for name, tensor in batch.items():
             inputs[name].copy_(tensor, non_blocking=True)
         factors.copy_(weights)
@@ -95,4 +96,4 @@ class StepGraphs:
         with torch.cuda.graph(graph, pool=self.pool):
             loss = self.work(inputs, factors)
         self.pool = graph.pool()
-        self.made[shape] = graph, inputs, factors, loss
+        self.graphs[shape] = graph, inputs, factors, loss

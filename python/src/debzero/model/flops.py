@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 Lengths = TypeVar("Lengths", float, "np.ndarray")
 
-# Dense peaks in TFLOP/s, from the vendors' datasheets (theirs "with sparsity" are twice as high): tensor cores in fp16
-# or bf16 with sums in fp32, as training needs them; and fp32 without tensor cores, which is what torch uses unless
-# asked for TF32. The first name found in the device's, as a word of its own, is the one.
+# Dense peaks in TFLOP/s, from the vendors' datasheets (those "with sparsity" are twice as high): tensor cores in fp16
+# or bf16 with fp32 sums, as in training; and fp32 without tensor cores, as torch computes unless TF32 is enabled. The
+# first name that the device's name contains as a separate word counts.
 PEAKS: dict[str, tuple[float, float]] = {
     "GB200": (2500, 80), "B200": (2250, 75),
     "GH200": (989, 67), "H200 NVL": (835, 60), "H200": (989, 67), "H100 PCIe": (756, 51.2), "H100 NVL": (835, 60),
@@ -24,13 +24,12 @@ PEAKS: dict[str, tuple[float, float]] = {
     "TITAN RTX": (130.5, 16.3), "Quadro RTX 8000": (130.5, 16.3), "Quadro RTX 6000": (130.5, 16.3),
 }
 NO_BF16 = ("V100S", "V100-PCIE", "V100", "T4", "TITAN RTX", "Quadro RTX 8000", "Quadro RTX 6000")  # before Ampere
-# a part of the device, or a smaller one of nearly the same name
+# a part of the device, or a smaller one with nearly the same name
 OTHER_CHIPS = re.compile(r"\b(MIG|GRID|Laptop|Max-Q|Mobile)\b")
 
 
 def peak(device: str, precision: str) -> Optional[float]:
-    """FLOP/s that the device of this name reaches at best in fp32, fp16 or bf16; None where nobody wrote it down
-    here."""
+    """The peak FLOP/s in fp32, fp16 or bf16 of the device with this name; None if it is not in PEAKS."""
     found = next((name for name in PEAKS if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", device)), None)
     if found is None or OTHER_CHIPS.search(device) or (precision == "bf16" and found in NO_BF16):
         return None
@@ -38,13 +37,13 @@ def peak(device: str, precision: str) -> Optional[float]:
 
 
 def _first(config: Any, *names: str) -> int:
-    """The value that goes by one of these names, or 0: each family of models has its own."""
+    """The value under the first of these names that is set, or 0: each model family has its own names."""
     return next((int(value) for name in names if isinstance(value := getattr(config, name, None), (int, float))
                  and value), 0)
 
 
 def _gated(config: Any) -> bool:
-    """Whether the inner layer has a third matrix, whose output is multiplied with the first one's."""
+    """Whether the feed-forward layer has a third matrix, whose output is multiplied by that of the first."""
     activation = str(getattr(config, "hidden_act", None) or getattr(config, "feed_forward_proj", None) or "")
     family = str(getattr(config, "model_type", ""))
     return (bool(getattr(config, "is_gated_act", False)) or activation == "silu" or "glu" in activation
@@ -52,13 +51,13 @@ def _gated(config: Any) -> bool:
 
 
 def per_sample(config: Any, length: Lengths, task: str, answer: float = 0) -> Lengths:
-    """Model FLOPs, forward and backward (twice the forward), of one sample of `length` tokens; of many for an array of
-    lengths.
+    """Model FLOPs, forward and backward (twice the forward), of one sample of `length` tokens; an array of lengths
+    gives an array.
 
-    With L layers of width h and 4h inside it is 72 L h^2 s + 12 L h s^2 (Kaplan et al., 2020, with the scores of all pairs of
-    tokens counted). Where each token has logits, the head's vocabulary counts. What gradient checkpointing computes a second
-    time does not count. `answer`: the tokens that a text-to-text model answers with; a classifier with a decoder has it read the
-    text once more. 0 for a configuration that does not tell its size.
+    For L layers of width h with a feed-forward width of 4h this is 72 L h^2 s + 12 L h s^2 (Kaplan et al., 2020, with
+    the scores of all pairs of tokens counted). If each token has logits, the head counts. What gradient checkpointing
+    computes again does not. `answer`: the tokens of a text-to-text model's answer; the decoder of a classifier reads
+    the text once more. 0 for a configuration without a size.
     """
     width = _first(config, "hidden_size", "d_model", "n_embd")
     layers = _first(config, "encoder_layers", "num_hidden_layers", "num_layers", "n_layer")

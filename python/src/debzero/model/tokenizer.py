@@ -1,4 +1,4 @@
-"""The model's tokenizer: its own, or for a model from scratch one trained on the training texts."""
+"""The model's tokenizer."""
 from __future__ import annotations
 
 from collections import Counter
@@ -12,33 +12,34 @@ ALPHABET = 1000  # characters a tokenizer from scratch knows
 
 
 def load_tokenizer(model: Model, texts: Callable[[], Iterable[str]], max_length: int) -> Any:
-    """The model's own tokenizer, or for a model from scratch a WordPiece one trained on the training texts."""
+    """The model's own tokenizer; for a model from scratch, a WordPiece tokenizer trained on the training texts."""
     import transformers
 
-    transformers.logging.set_verbosity_error()  # "longer than the model's maximum" is what blocks are cut from
+    transformers.logging.set_verbosity_error()  # of texts too long for the model, which are cut later
     if isinstance(model, dict):
-        # Only models that tell segments apart take their numbers (GPT-2 would add word 0 or 1 to each place).
+        # Only models with segments take their numbers (GPT-2 would add the embedding of token 0 or 1 everywhere).
         segments = getattr(transformers.CONFIG_MAPPING[model["type"]](), "type_vocab_size", 0) > 1
         names = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
         return transformers.PreTrainedTokenizerFast(
             tokenizer_object=_wordpiece(list(texts()), model["vocab_size"]), model_max_length=max_length,
             model_input_names=names, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
             mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]")
-    made = transformers.AutoTokenizer.from_pretrained(model)
-    if made.pad_token is None:
-        # GPT-2 was trained without padding. A token of its own would be one more than the embedding holds.
-        made.pad_token = made.eos_token or made.unk_token
-    if made.pad_token is None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    if tokenizer.pad_token is None:
+        # GPT-2 was trained without padding. A new token would be one more than the embedding holds.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
         raise UserError(f"the tokenizer of {model} has neither a padding nor an end-of-text token",
                         "give it a pad_token and save it beside the model, then name that folder in `model:`")
-    return made
+    return tokenizer
 
 
 def _wordpiece(texts: list[str], size: int) -> Any:
-    """A lower-case WordPiece tokenizer trained on `texts`, the same each time.
+    """A lower-case WordPiece tokenizer with `size` tokens, trained on `texts`. The same texts give the same tokenizer.
 
-    The library numbers the inner characters ("##a") in the order of a randomly seeded hash table and breaks ties by these
-    numbers, so two trainings differ. Given first, as special tokens, they have fixed numbers; the vocabulary alone is kept.
+    The library numbers the inner characters ("##a") in the order of a randomly seeded hash table and breaks ties by
+    these numbers, so that two trainings differ. Passed as special tokens they get fixed numbers; only the vocabulary is
+    kept.
     """
     from tokenizers import BertWordPieceTokenizer
 
@@ -53,12 +54,12 @@ def _wordpiece(texts: list[str], size: int) -> Any:
 
 
 def check_length(model: Model, tokens: Any, max_length: int) -> None:
-    """Refuse samples longer than the model has positions for; on a GPU they would end the run with an unreadable
-    assertion."""
+    """Raises a UserError if samples may be longer than the model has positions; on a GPU such a run would end with an
+    unreadable assertion."""
     from transformers import AutoConfig
 
     if isinstance(model, dict):
-        return  # `debzero check` has seen to it
+        return  # checked by model/checks.py
     positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         longest = min(positions, tokens.model_max_length)  # RoBERTa has two positions that no token takes

@@ -1,14 +1,14 @@
-"""What a forward and a backward pass hold on the device: the model's own code is run on the meta device, each tensor's
-life followed.
+"""Predicts the activation memory of a forward and a backward pass, by running the model on the meta device and tracking
+each tensor from its creation until it is freed.
 
 Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models") count 34 s b h + 5 a s^2 b
 bytes for a layer of GPT-3 in half precision (s: sequence length, b: samples, h: hidden size, a: heads). That is one
-architecture, with an attention that keeps its s x s matrices. A BERT layer comes to 34 s b h here, as its fused
-attention keeps none; other layers to up to twice that, because their code keeps more. Compiled layers come to 34 s b h
-whatever their code, for torch's partitioner keeps only what its products and its attention need.
+architecture, whose attention keeps its s x s matrices. A BERT layer takes 34 s b h here, as its fused attention keeps
+none; other layers take up to twice that, because their code keeps more. A compiled layer takes 34 s b h whatever its
+code, as torch's partitioner keeps only what matrix products and attention need.
 
-Only four layers of each stack are run: the third's part is then repeated (the second still follows a special one, the
-first). """
+Only four layers of each stack are run. The third layer's operations then stand for all those between (the second still
+depends on the first, which is special). """
 from __future__ import annotations
 
 import weakref
@@ -20,23 +20,21 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from debzero.plan.meta_device import AsOnCuda, checkpointing, tolerant
+from debzero.plan.meta_device import CudaOnMeta, autocast_accepts_meta, checkpointing
 
-# The micro-batch of the trace: a large prime, so that a tensor's size tells whether it grows with the batch.
-PRIME = 1009
-BLOCK = 512  # bytes: the CUDA allocator's rounding
+PRIME = 1009  # samples in the traced micro-batch: a large prime, so that sizes show which tensors grow with the batch
+BLOCK = 512   # bytes: the CUDA allocator rounds up to multiples of this
 KEPT_LAYERS = 4
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One micro-batch, operation by operation: bytes that do not depend on its size, bytes for each sample, and how many elements
-    of the gradients are complete. The first `forward` operations are the forward pass's."""
+    """A micro-batch's memory after each operation. The first `forward` operations are the forward pass."""
 
-    fixed: np.ndarray
-    sample: np.ndarray
-    gradients: np.ndarray
+    fixed: np.ndarray      # bytes whatever the micro-batch
+    sample: np.ndarray     # bytes per sample
+    gradients: np.ndarray  # elements of the gradients that are complete
     forward: int
 
     def bytes(self, micro: int) -> np.ndarray:
@@ -45,22 +43,23 @@ class Curve:
 
 @dataclass
 class Layer:
-    """Where one layer's operations begin and end, and what of its tensors a compiled layer would keep for its backward
-    pass."""
+    """One layer of a trace. Storages have numbers, in the order of their creation."""
 
-    times: int = 1
-    forward: list[int] = field(default_factory=list)
-    backward: list[int] = field(default_factory=list)
-    born: set[int] = field(default_factory=set)
+    times: int = 1                                             # how many layers of the model it stands for
+    forward: list[int] = field(default_factory=list)           # its first operation, and the one after its last
+    backward: list[int] = field(default_factory=list)          # the same for its backward pass
+    created: set[int] = field(default_factory=set)             # storages
+    # (fixed, per sample) bytes of each storage that it would keep for its backward pass if it were compiled
     kept: dict[int, tuple[int, int]] = field(default_factory=dict)
-    last_product: Optional[int] = None
+    last_product: Optional[int] = None                         # the output of its last matrix product
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return len(self.forward) == len(self.backward) == 2
 
     @property
-    def keeps(self) -> np.ndarray:
+    def kept_bytes(self) -> np.ndarray:
+        """(fixed, per sample)"""
         return np.asarray(list(self.kept.values()) or [(0, 0)], dtype=np.float64).sum(0)
 
 
@@ -73,63 +72,60 @@ def stacks(model: Any) -> list[tuple[Any, str, Any]]:
 
 
 def shorten(model: Any) -> list[tuple[Any, int]]:
-    """Keep four layers of each stack; returns them, each with how often it stands for itself and those that are
-    gone."""
-    made = []
+    """Remove all but four layers of each stack; returns those, each with how many layers it stands for now."""
+    remaining = []
     for parent, name, layers in stacks(model):
         kept = list(layers) if len(layers) <= KEPT_LAYERS else [*layers[:KEPT_LAYERS - 1], layers[len(layers) - 1]]
         setattr(parent, name, torch.nn.ModuleList(kept))
-        made += [(layer, len(layers) - len(kept) + 1 if number == KEPT_LAYERS - 2 else 1)
-                 for number, layer in enumerate(kept)]
-    return made
+        remaining += [(layer, len(layers) - len(kept) + 1 if number == KEPT_LAYERS - 2 else 1)
+                      for number, layer in enumerate(kept)]
+    return remaining
 
 
-class Lives(TorchDispatchMode):
-    """Follows every storage from the operation that makes it until nothing refers to it, the graph's saved tensors
-    included."""
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of every storage, from the operation that creates it until nothing refers to it. Tensors that
+    autograd saves are tracked by pack()."""
 
-    def __init__(self, known: Sequence[Any]) -> None:
-        """`known`: tensors that are counted elsewhere."""
+    def __init__(self, excluded: Sequence[Any]) -> None:
+        """`excluded`: tensors that are counted elsewhere."""
         super().__init__()
-        self.known = {_storage(tensor) for tensor in known}
-        self.sizes: dict[int, tuple[int, int]] = {}
-        # which of all storages this is, for addresses are used again; a copy counts as its original
-        self.births: dict[int, int] = {}
-        self.users: dict[int, int] = {}
+        self.excluded = {_storage(tensor) for tensor in excluded}
+        self.sizes: dict[int, tuple[int, int]] = {}  # by storage: (fixed, per sample) bytes
+        self.numbers: dict[int, int] = {}            # by storage; a clone has its original's
+        self.users: dict[int, int] = {}              # by storage: how many tensors use it
         self.references: dict[int, Any] = {}
-        self.fixed = self.sample = self.gradients = self.born = 0
+        self.fixed = self.sample = self.gradients = self.created = 0
         self.curve: list[tuple[int, int, int]] = [(0, 0, 0)]
-        self.layer: Optional[Layer] = None
+        self.layer: Optional[Layer] = None           # that runs forward now
 
-    def watch(self, tensor: Any) -> None:
-        storage = _storage(tensor)
-        if id(tensor) in self.references or storage in self.known:
+    def track(self, tensor: Any) -> None:
+        storage, key = _storage(tensor), id(tensor)
+        if key in self.references or storage in self.excluded:
             return
         if storage not in self.sizes:
             self.sizes[storage] = size = _size(tensor)
             self.fixed, self.sample = self.fixed + size[0], self.sample + size[1]
             self.users[storage] = 0
-            self.births[storage] = self.born = self.born + 1
+            self.numbers[storage] = self.created = self.created + 1
             if self.layer:
-                self.layer.born.add(self.born)
+                self.layer.created.add(self.created)
         self.users[storage] += 1
-        key = id(tensor)
 
-        def gone(_: Any) -> None:
+        def freed(_: Any) -> None:
             self.references.pop(key, None)
-            self._less(storage)
+            self._release(storage)
 
-        self.references[key] = weakref.ref(tensor, gone)
+        self.references[key] = weakref.ref(tensor, freed)
 
-    def _less(self, storage: int) -> None:
+    def _release(self, storage: int) -> None:
         self.users[storage] -= 1
         if not self.users[storage]:
-            del self.users[storage], self.births[storage]
+            del self.users[storage], self.numbers[storage]
             size = self.sizes.pop(storage)
             self.fixed, self.sample = self.fixed - size[0], self.sample - size[1]
 
-    def is_gradient(self, tensor: Any) -> None:
-        """A parameter's gradient is complete: from now on it is the engine's."""
+    def complete_gradient(self, tensor: Any) -> None:
+        """Count a parameter's gradient, which is complete, as the engine's from now on."""
         self.gradients += tensor.numel()
         storage = _storage(tensor)
         fixed, sample = self.sizes.get(storage, (0, 0))
@@ -137,89 +133,93 @@ class Lives(TorchDispatchMode):
             self.sizes[storage] = 0, 0
         self.fixed, self.sample = self.fixed - fixed, self.sample - sample
 
-    def birth(self, tensor: Any) -> Optional[int]:
-        """The number of the tensor's storage among all that were made so far; None for one that is counted
-        elsewhere."""
-        return self.births.get(_storage(tensor))
+    def number(self, tensor: Any) -> Optional[int]:
+        """The number of the tensor's storage; None for one that is counted elsewhere."""
+        return self.numbers.get(_storage(tensor))
 
     def keep(self, tensors: Sequence[Any]) -> None:
-        """A compiled layer would keep these."""
+        """Note that the layer would keep these for its backward pass if it were compiled."""
         for tensor in tensors:
-            if self.layer and isinstance(tensor, torch.Tensor) and (birth := self.birth(tensor)) in self.layer.born:
-                self.layer.kept[birth] = _size(tensor)
+            number = self.number(tensor) if isinstance(tensor, torch.Tensor) else None
+            if self.layer and number in self.layer.created:
+                self.layer.kept[number] = _size(tensor)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # torch 1.13 hands a number that a division saves to Python as a number, and wants it back as a tensor.
-        number = function is torch.ops.aten.detach.default and not isinstance(args[0], torch.Tensor)
-        made = args[0] if number else function(*args, **(kwargs or {}))
-        if function is torch.ops.aten.detach.default and not isinstance(made, torch.Tensor):
-            return torch.tensor(made)
-        several = made if isinstance(made, (tuple, list)) else (made,)
-        for item in several:
+        # torch 1.13 saves the number of a division as a Python number, and wants a tensor back.
+        detaches = function is torch.ops.aten.detach.default
+        result = args[0] if detaches and not isinstance(args[0], torch.Tensor) else function(*args, **(kwargs or {}))
+        if detaches and not isinstance(result, torch.Tensor):
+            return torch.tensor(result)
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        for item in results:
             if isinstance(item, torch.Tensor):
-                self.watch(item)
+                self.track(item)
         if self.layer:
-            self._would_keep(function._schema.name.split("::")[-1], args, several)
+            self._keep_as_compiled(function._schema.name.split("::")[-1], args, results)
         self.curve.append((self.fixed, self.sample, self.gradients))
-        return made
+        return result
 
-    def _would_keep(self, name: str, args: Any, made: Sequence[Any]) -> None:
-        """torch's min-cut partitioner keeps the products' inputs and outputs and the random masks; all else is made
-        again."""
+    def _keep_as_compiled(self, name: str, args: Any, results: Sequence[Any]) -> None:
+        """torch's min-cut partitioner keeps inputs and outputs of matrix products, and random masks; the rest is
+        computed again."""
         assert self.layer
         if name in PRODUCTS:
-            self.keep([*args, made[0]])
-            self.layer.last_product = self.birth(made[0])
+            self.keep([*args, results[0]])
+            self.layer.last_product = self.number(results[0])
         elif name == "native_dropout":
-            self.keep([made[1]])
+            self.keep([results[1]])
         elif name == "clone":
-            original = self.births.get(_storage(args[0]))
+            original = self.number(args[0])
             if original is not None:
-                self.births[_storage(made[0])] = original
-        elif name == "relu" and (birth := self.birth(args[0])) in self.layer.kept:  # its sign is enough
-            self.layer.kept[birth] = tuple(size // args[0].element_size() for size in self.layer.kept[birth])
+                self.numbers[_storage(results[0])] = original
+        elif name == "relu" and (number := self.number(args[0])) in self.layer.kept:  # one byte for its sign is enough
+            self.layer.kept[number] = tuple(size // args[0].element_size() for size in self.layer.kept[number])
 
     def pack(self, tensor: Any) -> Any:
-        self.watch(tensor)
+        """For saved_tensors_hooks."""
+        self.track(tensor)
         return tensor
 
 
+def _untyped_storage(tensor: Any) -> Any:
+    return getattr(tensor, "untyped_storage", tensor.storage)()  # torch 2; torch 1.13
+
+
 def _storage(tensor: Any) -> int:
-    found = getattr(tensor, "untyped_storage", None) or tensor.storage
-    return int(found()._cdata)
+    """The address of the tensor's storage."""
+    return int(_untyped_storage(tensor)._cdata)
 
 
 def _size(tensor: Any) -> tuple[int, int]:
-    """(bytes whatever the batch, bytes for each of its samples) of the tensor's storage."""
-    found = getattr(tensor, "untyped_storage", None)
-    size = int(found().nbytes()) if found else int(tensor.storage().nbytes())
+    """The bytes of the tensor's storage: (fixed, per sample), one of which is 0."""
+    size = int(_untyped_storage(tensor).nbytes())
     return (0, size // PRIME) if size % PRIME == 0 else (-(-size // BLOCK) * BLOCK, 0)
 
 
-def _hooks(layers: list[tuple[Any, Layer]], lives: Lives) -> list[Any]:
-    """Let each layer write down where its operations begin and end."""
+def _hooks(layers: list[tuple[Any, Layer]], tracker: StorageTracker) -> list[Any]:
+    """Let each layer note where its operations begin and end; returns the hooks' handles."""
     def first_tensor(values: Any) -> Any:
         return next((v for v in values if isinstance(v, torch.Tensor)), None)
 
     def mark(places: list[int]) -> Callable[[Any], None]:
-        return lambda _: places.append(len(lives.curve)) if len(places) < 2 else None
+        return lambda _: places.append(len(tracker.curve)) if len(places) < 2 else None
 
     def before(module: Any, args: Any, layer: Layer) -> None:
-        if layer.forward:  # a checkpointed layer is computed again
+        if layer.forward:  # gradient checkpointing runs it again
             return
-        layer.forward.append(len(lives.curve))
-        lives.layer = layer
+        layer.forward.append(len(tracker.curve))
+        tracker.layer = layer
 
     def after(module: Any, args: Any, output: Any, layer: Layer) -> None:
         if len(layer.forward) != 1:
             return
-        lives.layer = None
-        layer.forward.append(len(lives.curve))
-        made, given = first_tensor(output if isinstance(output, tuple) else (output,)), first_tensor(args)
-        layer.kept.pop(layer.last_product or 0, None)  # what was made of it, the layer's output, is kept
-        if made is not None and (birth := lives.birth(made)) is not None:
-            layer.kept[birth] = _size(made)
-        for tensor in (made, given):
+        tracker.layer = None
+        layer.forward.append(len(tracker.curve))
+        result, given = first_tensor(output if isinstance(output, tuple) else (output,)), first_tensor(args)
+        layer.kept.pop(layer.last_product or 0, None)  # the layer's output, computed from it, is kept in its place
+        if result is not None and (number := tracker.number(result)) is not None:
+            layer.kept[number] = _size(result)
+        for tensor in (result, given):
             if tensor is not None and tensor.requires_grad:
                 tensor.register_hook(mark(layer.backward))
 
@@ -230,50 +230,50 @@ def _hooks(layers: list[tuple[Any, Layer]], lives: Lives) -> list[Any]:
 
 def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[str, Any]], Any], batch: dict[str, Any],
           half: Optional[torch.dtype], compiled: bool) -> Curve:
-    """The curve of one micro-batch of PRIME samples. `stack`: what shorten(model) returned; `losses(forward, batch)`: the task's;
-    `half`: autocast's type, where it is on; `compiled`: each layer by torch.compile."""
+    """The memory of one micro-batch of PRIME samples, through both passes. `stack`: what shorten(model) returned;
+    `losses(forward, batch)`: the task's; `half`: autocast's type, if it is on; `compiled`: torch.compile each layer."""
     model.train()
     layers = [(layer, Layer(times)) for layer, times in stack]
-    lives = Lives([*model.parameters(), *model.buffers()])
+    tracker = StorageTracker([*model.parameters(), *model.buffers()])
     done: list[Any] = []
 
     def complete(parameter: Any) -> Callable[[Any], None]:
         def hook(gradient: Any) -> None:
-            lives.is_gradient(gradient)
+            tracker.complete_gradient(gradient)
             while done:
                 done.pop().grad = None
             done.append(parameter)
         return hook
 
-    handles = _hooks(layers, lives) + [p.register_hook(complete(p)) for p in model.parameters() if p.requires_grad]
+    handles = _hooks(layers, tracker) + [p.register_hook(complete(p)) for p in model.parameters() if p.requires_grad]
     for tensor in batch.values():
-        lives.watch(tensor)
+        tracker.track(tensor)
     checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     for module in checkpointed:
-        module._gradient_checkpointing_func = checkpointing(lambda: AsOnCuda(half, lives.keep, remember=False))
-    with tolerant(), lives, torch.autograd.graph.saved_tensors_hooks(lives.pack, lambda tensor: tensor):
-        with AsOnCuda(half, lives.keep):
+        module._gradient_checkpointing_func = checkpointing(lambda: CudaOnMeta(half, tracker.keep, cache=False))
+    saved = torch.autograd.graph.saved_tensors_hooks(tracker.pack, lambda tensor: tensor)
+    with autocast_accepts_meta(), tracker, saved:
+        with CudaOnMeta(half, tracker.keep):
             loss = losses(model, batch).sum()
-        forward = len(lives.curve)
+        forward = len(tracker.curve)
         loss.backward()
     for handle in handles:
         handle.remove()
     for parameter in model.parameters():
         parameter.grad = None
-    return _repeated(np.asarray(lives.curve, dtype=np.float64), forward, [layer for _, layer in layers],
+    return _repeated(np.asarray(tracker.curve, dtype=np.float64), forward, [layer for _, layer in layers],
                      compiled and not checkpointed)
 
 
 def _repeated(curve: np.ndarray, forward: int, layers: list[Layer], compiled: bool) -> Curve:
-    """The curve with the third layers as often as they are in the model and, where layers are compiled, with what these
-    keep."""
+    """The curve with each layer as often as it stands for, and if layers are compiled with what those keep."""
     edits = []
     for layer in layers:
-        assert layer.whole, "each layer runs once forward and once backward"
+        assert layer.complete, "each layer runs once forward and once backward"
         (start, end), back = layer.forward, layer.backward
         less = np.zeros(3)
         if compiled:
-            less[:2] = layer.keeps - (curve[end - 1] - curve[start - 1])[:2]
+            less[:2] = layer.kept_bytes - (curve[end - 1] - curve[start - 1])[:2]
         edits += [(start, end, layer.times, less), (back[0], back[1], layer.times, -less)]
     pieces, offset, place, ahead = [], np.zeros(3), 0, forward
     for start, end, times, change in sorted(edits, key=lambda edit: edit[0]):

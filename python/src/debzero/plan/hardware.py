@@ -1,64 +1,68 @@
-"""The hardware that a plan is for: given on the command line, this host's, or the article's."""
+"""The hardware that a plan is for."""
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
 
 from debzero.base.errors import Problem
+from debzero.base.text import parse_bytes
 from debzero.resolve.host import this_host
 
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Where neither the command line nor this host says otherwise: two A100, as in the article that this kit began with.
+# The defaults where neither the command line nor this host says otherwise: those of the article on BERT-Large that
+# docs/benchmarks compares with, two A100.
 ARTICLE = {"gpus": 2, "gpu_memory": 40 * 2**30, "ram": 256 * 2**30, "nvme": 2 * 2**40}
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What there is, in bytes; `words` says where each number comes from."""
+    """One host. `gpu_memory` (of each GPU), `ram` and `nvme` in bytes; `source`: where the numbers come from."""
 
     gpus: int
     gpu_memory: int
     ram: int
     nvme: int
     bf16: bool
-    words: str
+    source: str
 
-
-def parse_size(text: str) -> int:
-    """Bytes of 40G, 256GiB, 1.5T or 123: powers of 1024, as GPUs and memory are sold."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise ValueError(f"must be a size such as 40G or 2T, not {text[:40]!r}")
-    return int(float(found[1]) * UNITS[found[2].upper()])
+    def as_dict(self) -> dict[str, Any]:
+        """As `debzero plan --json` has it."""
+        values = asdict(self)
+        values["words"] = values.pop("source")
+        return values
 
 
 def find_hardware(gpus: Optional[int], sizes: dict[str, Optional[str]]) -> tuple[Hardware, list[Problem]]:
-    """What the command line says, else this host's where it has GPUs, else the article's box."""
-    import torch
+    """The command line's values, else this host's if it has GPUs, else the article's; and each size that is none.
+    `sizes`: texts such as 40G by the fields' names."""
+    given, problems = _parsed(sizes)
+    if gpus:
+        given["gpus"] = gpus
+    host = this_host()
+    values, source = dict(ARTICLE), "the defaults, as this host has no GPU"
+    if host.gpus:
+        import psutil
+        import torch
 
+        memory = min(torch.cuda.get_device_properties(number).total_memory for number in range(host.gpus))
+        values = {"gpus": host.gpus, "gpu_memory": memory, "ram": psutil.virtual_memory().total, "nvme": 0}
+        source = "this host's"
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in values if name in given)
+        source = f"as given by {options}" + (f"; the rest: {source}" if len(given) < len(values) else "")
+    return Hardware(**{**values, **given}, bf16=host.bf16 or not host.gpus, source=source), problems
+
+
+def _parsed(sizes: dict[str, Optional[str]]) -> tuple[dict[str, int], list[Problem]]:
     given: dict[str, int] = {}
     problems = []
     for name, text in sizes.items():
         if text is None:
             continue
         try:
-            given[name] = parse_size(text)
+            given[name] = parse_bytes(text)
             if name == "gpu_memory" and not given[name]:
-                raise ValueError("must be more than nothing")
+                raise ValueError("must be more than 0")
         except ValueError as error:
             option = f"--{name.replace('_', '-')}"
             problems.append(Problem("the command line", option, str(error), f"for example {option} 40G"))
-    host = this_host()
-    values, words = dict(ARTICLE), "the article's, as this host has no GPU"
-    if host.gpus:
-        import psutil
-
-        memory = min(torch.cuda.get_device_properties(number).total_memory for number in range(host.gpus))
-        values = {"gpus": host.gpus, "gpu_memory": memory, "ram": psutil.virtual_memory().total, "nvme": 0}
-        words = "this host's"
-    said = {**given, **({"gpus": gpus} if gpus else {})}
-    if said:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in values if name in said)
-        words = f"as given by {named}" + (f"; the rest {words}" if len(said) < len(values) else "")
-    return Hardware(**{**values, **said}, bf16=host.bf16 or not host.gpus, words=words), problems
+    return given, problems

@@ -15,19 +15,19 @@ from debzero.resolve.resolve import ResolvedJob
 
 
 def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = None) -> Optional[int]:
-    """The largest micro-batch that `debzero plan` expects to fit on this host (or `hardware`), 0 where none does; None where it cannot
-    tell."""
+    """The largest micro-batch, in samples, that fits on this host (or `hardware`) by the prediction of `debzero plan`;
+    0 if none does, None if the model cannot be traced."""
     zero, ranks = resolved.job.zero, resolved.batch.ranks
     job = resolved.job.model_copy(update={"ranks": ranks})
     if hardware is None:
         disk = Path(zero.nvme_path) if zero.nvme_path else None
-        room = str(shutil.disk_usage(nearest(disk)).total) if disk else None
-        hardware = find_hardware(resolved.host.gpus, {"nvme": room})[0]
+        space = str(shutil.disk_usage(nearest(disk)).total) if disk else None
+        hardware = find_hardware(resolved.host.gpus, {"nvme": space})[0]
     try:
         own = Planner(job, resolved.deepspeed, hardware, str(file), Shapes(job, str(file), None))
-        return own.row(resolved.sharding).largest_micro
-    except InputError:  # told by whoever needs it: the hub is out of reach, say
+        return own.row(resolved.sharding).largest_micro_batch
+    except InputError:  # for example, the hub cannot be reached; the training will say so
         return None
-    except Exception as error:  # a model of an unknown kind is no reason not to train it
-        print(f"the micro-batch is not predicted: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    except Exception as error:  # a model that cannot be traced can still be trained
+        print(f"the micro-batch cannot be predicted: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return None

@@ -1,97 +1,89 @@
-"""What a rank's GPU holds at its peak, part by part, for each way to shard and offload; and what the host and its NVMe
-hold.
+"""Predicts a rank's peak memory on its GPU, part by part, and what is offloaded to the host and its NVMe.
 
-The states: Rajbhandari et al. 2020 ("ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"), section 3:
-with mixed precision Adam takes 2 + 2 + 12 bytes a parameter; over N ranks stage 1 leaves 4 + 12/N, stage 2 2 + 14/N,
-stage 3 16/N. What is added here is read in the engines' sources (torch's DistributedDataParallel and AdamW; DeepSpeed
-0.15 and 0.19, runtime/zero): the buckets, the copies that a step makes, and when each is alive. The peak is the largest
-of some phases, each with its own parts. All in bytes of torch.cuda.max_memory_allocated, but where it says otherwise.
-"""
+The model's and the optimizer's states: Rajbhandari et al. 2020 ("ZeRO: Memory Optimizations Toward Training Trillion
+Parameter Models"), section 3. In mixed precision Adam takes 2 + 2 + 12 bytes per parameter; over N ranks stage 1 leaves
+4 + 12/N, stage 2 2 + 14/N, stage 3 16/N. The rest comes from the engines' sources (torch's DistributedDataParallel and
+AdamW; DeepSpeed 0.15 and 0.19, runtime/zero): the buckets, the copies that a step makes, and how long each lives. The
+peak is the largest of several phases, each with its own parts. All is in bytes, as torch.cuda.max_memory_allocated
+counts them, unless a comment says otherwise. """
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 from debzero.plan.activations import Curve
 
-MASTER, MOMENTS, FLOAT = 4, 8, 4  # bytes a parameter: the fp32 copy; Adam's two; one fp32 number
+MASTER, MOMENTS, FLOAT = 4, 8, 4  # bytes per parameter: the fp32 copy, Adam's two moments, any one fp32 number
 
-# What no source tells and the device must: compare `python/benchmarks/memory.py`, then set these, and nothing else.
-# cuBLAS: one for each of the two threads that run forward and backward (32 MiB on Hopper, else 8)
-WORKSPACES = 2 * 32 * 2**20
-# of the activations: blocks that are larger than what was asked for, as they are not split below 1 MiB
-SLACK = 0.01
-COMPILED_SLACK = 0.03         # more of them in compiled layers, whose partitioner keeps a little more than it must
-# Beside the allocator's peak the device holds the CUDA context, the loaded kernels and NCCL's buffers, and what the
-# allocator cannot help reserving (as in docs/benchmarks' rows of offload); more that it has reserved it gives back
-# before it says that memory ran out.
-CONTEXT = 1300 * 2**20
-FRAGMENTED = 0.06             # of the peak
+# Measured constants, which no source gives. To adjust them, run `python/benchmarks/memory.py`.
+WORKSPACES = 2 * 32 * 2**20   # bytes of cuBLAS, for the threads of forward and backward (32 MiB each on Hopper, else 8)
+SLACK = 0.01                  # of the activations: the allocator does not split blocks below 1 MiB
+COMPILED_SLACK = 0.03         # added for compiled layers, whose partitioner keeps a little more than it must
+CONTEXT = 1300 * 2**20        # bytes beside the allocator's peak: the CUDA context, loaded kernels, NCCL's buffers
+FRAGMENTED = 0.06             # of the peak: what the allocator has to reserve besides
 
 
 @dataclass(frozen=True)
-class Model:
-    """Numbers of elements. `decayed`, `others`: of each parameter in the optimizer's two groups, in the model's
+class ParameterCounts:
+    """A model's size. `decayed`, `others`: elements of each parameter in the optimizer's two groups, in the model's
     order."""
 
     decayed: tuple[int, ...]
     others: tuple[int, ...]
-    buffers: int            # bytes
-    # elements of the largest module (with its own parameters only) that runs between the embeddings and the loss
-    largest_layer: int
-    hidden: int
+    buffers_bytes: int
+    largest_layer: int      # elements of the largest module, without its children, between the embeddings and the loss
+    hidden: int             # the hidden size
 
     @property
     def groups(self) -> list[tuple[int, ...]]:
         return [group for group in (self.decayed, self.others) if group]
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def each(self) -> tuple[int, ...]:
         return self.decayed + self.others
 
     @property
     def total(self) -> int:
-        return sum(self.sizes)
+        return sum(self.each)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is trained. `zero`: DeepSpeed's zero_optimization section as dsconfig.generate() makes it; `release`:
-    DeepSpeed's."""
+    """How the model is trained. `zero`: the section zero_optimization of DeepSpeed's JSON, empty for plain DDP."""
 
     stage: int
     ranks: int
-    micro: int
-    accumulation: int
-    precision: str
+    micro_batch: int        # samples
+    accumulation: int       # micro-batches per optimizer step
+    precision: str          # fp32, fp16 or bf16
     zero: dict[str, Any]
-    clip: bool = True
-    fused: bool = True      # AdamW's step is one kernel, without temporaries
-    release: tuple[int, int] = (0, 19)
+    fused: bool = True      # AdamW's step is one kernel, without temporary tensors
+    deepspeed_release: tuple[int, int] = (0, 19)
 
     @property
     def width(self) -> int:
-        """Bytes of a parameter in the forward pass of DeepSpeed's engine."""
+        """Bytes of one parameter in the forward pass of DeepSpeed's engine."""
         return 4 if self.precision == "fp32" else 2
 
     def offloaded(self, part: str) -> str:
+        """Where `part` (optimizer, param) is offloaded: none, cpu or nvme."""
         return str(self.zero.get(f"offload_{part}", {}).get("device", "none"))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a phase holds."""
+    """A phase's memory in bytes, by use."""
 
     parameters: float = 0
     gradients: float = 0
     optimizer: float = 0
     activations: float = 0
     buffers: float = 0       # buckets, casts, workspaces, the model's own buffers
-    temporary: float = 0     # what the optimizer step makes and drops
+    temporary: float = 0     # what the optimizer's step allocates and frees
 
     @property
     def total(self) -> float:
@@ -100,149 +92,152 @@ class Parts:
 
 @dataclass(frozen=True)
 class Memory:
-    """One rank's. `peak` is what torch.cuda.max_memory_allocated will say, `device` what the process needs of the device: `nvidia-smi`
-    may show more, which the allocator keeps for later. `host` and `nvme`: what is offloaded to them (of all ranks on the host: times
-    `ranks`)."""
+    """One rank's memory, in bytes."""
 
-    peak: int
-    phase: str
-    parts: dict[str, int]
-    device: int
-    host: int = 0
-    nvme: int = 0
-    phases: dict[str, int] = field(default_factory=dict)
+    peak_bytes: int                # as torch.cuda.max_memory_allocated will report
+    phase: str                     # the one with the peak: start, forward, backward, reduce, norm or step
+    parts_bytes: dict[str, int]    # the peak's Parts
+    device_bytes: int              # GPU memory that the process needs; nvidia-smi may show more, which is only cached
+    ram_bytes: int = 0             # offloaded to the host
+    nvme_bytes: int = 0            # offloaded to NVMe
+    phases_bytes: dict[str, int] = field(default_factory=dict)
 
 
-def predict(model: Model, curve: Curve, setting: Setting, compiled: bool = False) -> Memory:
-    """The memory of the rank that needs most."""
+# An engine's memory outside the backward pass: what it always holds, the gradients and buckets for each operation of a
+# Curve, and its other phases.
+EngineMemory = tuple[Parts, Callable[[Curve], tuple[np.ndarray, np.ndarray]], dict[str, Parts]]
+
+
+def predict(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bool = False) -> Memory:
+    """The memory of the rank that needs the most. `compiled`: the layers are compiled by torch.compile."""
     ranks = [0, setting.ranks - 1] if setting.stage in (1, 2) and setting.ranks > 1 else [0]
     found = [_of_rank(model, curve, setting, compiled, rank) for rank in ranks]
-    return max(found, key=lambda memory: memory.peak)
+    return max(found, key=lambda memory: memory.peak_bytes)
 
 
-def _of_rank(model: Model, curve: Curve, setting: Setting, compiled: bool, rank: int) -> Memory:
+def _of_rank(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bool, rank: int) -> Memory:
     engine = _plain if not setting.zero else _sharded_states if setting.stage < 3 else _sharded_parameters
     base, gradients, phases = engine(model, setting, rank)
     slack = 1 + SLACK + (COMPILED_SLACK if compiled else 0)
-    # Gradients and activations trade places during the backward pass: each moment of it is a phase, of which the
-    # largest counts.
+    # During the backward pass activations give way to gradients: the largest sum of any moment counts.
     held, buckets = gradients(curve)
-    moments = curve.fixed + slack * curve.sample * setting.micro + held + buckets
+    moments = curve.fixed + slack * curve.sample * setting.micro_batch + held + buckets
     when = int(np.argmax(moments))
     phases["forward" if when < curve.forward else "backward"] = replace(
-        base, gradients=float(held[when]), activations=slack * float(curve.sample[when]) * setting.micro,
+        base, gradients=float(held[when]), activations=slack * float(curve.sample[when]) * setting.micro_batch,
         buffers=base.buffers + float(buckets[when] + curve.fixed[when]))
     phase, parts = max(phases.items(), key=lambda item: item[1].total)
     peak = math.ceil(parts.total)
-    host, nvme = _offloaded(model, setting)
+    ram, nvme = _offloaded(model, setting)
     return Memory(peak, phase, {name: math.ceil(value) for name, value in asdict(parts).items()},
-                  math.ceil(peak * (1 + FRAGMENTED)) + CONTEXT, host, nvme,
+                  math.ceil(peak * (1 + FRAGMENTED)) + CONTEXT, ram, nvme,
                   {name: math.ceil(value.total) for name, value in phases.items()})
 
 
-def _plain(model: Model, setting: Setting, rank: int) -> Any:
-    """torch: everything in fp32 (autocast's half-precision copies of the weights are in the curve). DistributedDataParallel keeps all
-    gradients a second time, in its buckets."""
+def _plain(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
+    """torch's DDP: everything in fp32 (autocast's half-precision copies of the weights are in the curve). The buckets
+    of DistributedDataParallel hold all gradients a second time."""
     total = model.total
     base = Parts(parameters=FLOAT * total, optimizer=MOMENTS * total,
-                 buffers=model.buffers + WORKSPACES + (FLOAT * total if setting.ranks > 1 else 0))
+                 buffers=model.buffers_bytes + WORKSPACES + (FLOAT * total if setting.ranks > 1 else 0))
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
         held = FLOAT * (np.full_like(curve.gradients, total) if setting.accumulation > 1 else curve.gradients)
         return held, np.zeros_like(held)
 
-    # Unfused AdamW makes the square roots of a whole group, then the denominators.
+    # Unfused AdamW allocates the square roots of a whole group, then the denominators.
     working = 0 if setting.fused else 2 * FLOAT * max(map(sum, model.groups))
     return base, gradients, {"step": replace(base, gradients=FLOAT * total, temporary=working)}
 
 
-def _own(sizes: Sequence[int], ranks: int, rank: int) -> tuple[int, int, int]:
-    """Stage 1 and 2 cut the flat group into equal parts. Elements of: this rank's part; the parameters that touch it;
-    their largest."""
+def _partition(sizes: Sequence[int], ranks: int, rank: int) -> tuple[int, int, int]:
+    """Stages 1 and 2 cut the flat group into equal parts. The elements of this rank's part, of all parameters that
+    reach into it, and of the largest of these."""
     part = math.ceil(sum(sizes) / (2 * ranks)) * 2
     ends = np.cumsum(sizes)
     touching = [size for size, end in zip(sizes, ends) if end > part * rank and end - size < part * (rank + 1)]
     return part, sum(touching), max(touching, default=0)
 
 
-def _sharded_states(model: Model, setting: Setting, rank: int) -> Any:
-    """ZeRO 1 and 2 (stage_1_and_2.py). The weights lie in one flat buffer; this rank's part of it has an fp32 copy and Adam's moments.
-    Gradients go through a bucket of fixed size; what belongs to this rank is collected in a buffer of its own."""
+def _sharded_states(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
+    """ZeRO 1 and 2 (stage_1_and_2.py). The weights lie in one flat buffer; this rank's part of it has an fp32 copy and
+    Adam's moments. Gradients go through a bucket of fixed size; those of this rank's part are kept in a buffer."""
     width, total = setting.width, model.total
-    parts = [_own(group, setting.ranks, rank) for group in model.groups]
+    parts = [_partition(group, setting.ranks, rank) for group in model.groups]
     own = sum(touching for _, touching, _ in parts)
     largest_part, largest = max(part for part, _, _ in parts), max(size for _, _, size in parts)
     offload, states = setting.offloaded("optimizer") != "none", sum(part for part, _, _ in parts) * (MASTER + MOMENTS)
     bucket, overlap = int(setting.zero["reduce_bucket_size"]), bool(setting.zero.get("overlap_comm"))
     base = Parts(parameters=width * total, optimizer=0 if offload else states,
-                 buffers=model.buffers + WORKSPACES + (width * max(model.sizes) if offload else 0))
+                 buffers=model.buffers_bytes + WORKSPACES + (width * max(model.each) if offload else 0))
     # Reduced as they come, or (stage 1 where communication does not overlap) at the end.
     at_once = setting.stage == 2 or (overlap and setting.accumulation == 1)
-    # A bucket is copied into one piece to be reduced; one parameter larger than it goes alone.
-    largest_grad = max(model.sizes)
+    # A bucket is copied into one tensor to be reduced; a parameter larger than the bucket is reduced alone.
+    largest_grad = max(model.each)
     sent = width * (min(bucket, total) if largest_grad <= bucket else max(min(bucket, total), largest_grad))
     buckets = width * bucket * (2 if overlap else 1)
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-        made = curve.gradients
-        started, reduced = made > 0, made > min(bucket, 0.99 * total)
+        complete = curve.gradients
+        started, reduced = complete > 0, complete > min(bucket, 0.99 * total)
         if not at_once:
-            held = width * (np.full_like(made, total) if setting.accumulation > 1 else made)
+            held = width * (np.full_like(complete, total) if setting.accumulation > 1 else complete)
             return held, buckets * started
-        first = np.full_like(made, float(setting.accumulation > 1 and not offload))  # of the micro-batches before
-        mine = 0 if offload else width * own
-        waits = np.minimum(made, largest_grad) * width * (largest_grad > bucket)  # until the next one's turn
-        early = made > total - own if rank == 0 else reduced
-        return mine * (first + early), started * (buckets + waits) + reduced * sent
+        earlier = np.full_like(complete, float(setting.accumulation > 1 and not offload))  # micro-batches' sum
+        kept = 0 if offload else width * own
+        waiting = np.minimum(complete, largest_grad) * width * (largest_grad > bucket)  # for the next to be complete
+        own_started = complete > total - own if rank == 0 else reduced
+        return kept * (earlier + own_started), started * (buckets + waiting) + reduced * sent
 
     phases = {}
     if not at_once:
-        phases["reduce"] = replace(base, gradients=width * (total + (0 if offload
-                                                                     else own)) - width * min(bucket, total),
-                                   buffers=base.buffers + buckets + sent)
+        held = total + (0 if offload else own) - min(bucket, total)
+        phases["reduce"] = replace(base, gradients=width * held, buffers=base.buffers + buckets + sent)
     if offload:
-        moved = FLOAT * largest_part if setting.release < (0, 16) else 0  # the new weights came back in fp32
+        # Older releases copied the new weights back in fp32.
+        moved = FLOAT * largest_part if setting.deepspeed_release < (0, 16) else 0
         phases["step"] = replace(base, temporary=max(moved, FLOAT * largest + 8 * largest))
     else:
-        # The own gradients, once more in one piece, and that in fp32; before, each was looked at for overflows and
-        # squared in fp64.
+        # This rank's gradients are copied into one tensor, and that into fp32. Before, each is checked for overflows
+        # and squared in fp64.
         piece = 0 if width == FLOAT else width * largest_part
         phases["step"] = replace(base, gradients=width * own + FLOAT * largest_part, temporary=piece)
-        checked = setting.precision == "fp16" or (setting.precision == "bf16" and setting.release >= (0, 16))
-        looks = (4 + 1 + 1 + 1 + 4 if checked else 8) * largest
-        phases["norm"] = replace(base, gradients=width * own, temporary=looks)
-    if setting.release >= (0, 16):  # flattened on the device
-        phases["start"] = Parts(parameters=width * (total + max(map(sum, model.groups))), buffers=model.buffers)
+        checked = setting.precision == "fp16" or (setting.precision == "bf16" and setting.deepspeed_release >= (0, 16))
+        norms = (4 + 1 + 1 + 1 + 4 if checked else 8) * largest
+        phases["norm"] = replace(base, gradients=width * own, temporary=norms)
+    if setting.deepspeed_release >= (0, 16):  # which flattens the weights on the GPU
+        phases["start"] = Parts(parameters=width * (total + max(map(sum, model.groups))), buffers=model.buffers_bytes)
     return base, gradients, phases
 
 
-def _sharded_parameters(model: Model, setting: Setting, rank: int) -> Any:
-    """ZeRO 3 (stage3.py, partitioned_param_coordinator.py). Each parameter is cut by itself. A module's are gathered when it runs and
-    dropped when they will not be used again within `stage3_max_reuse_distance` elements; small ones always stay whole."""
+def _sharded_parameters(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
+    """ZeRO 3 (stage3.py, partitioned_param_coordinator.py). Each parameter is sharded by itself. A module's parameters
+    are gathered when it runs, and freed unless they are used again within `stage3_max_reuse_distance` elements; small
+    ones always stay whole."""
     width, zero, ranks = setting.width, setting.zero, setting.ranks
-    shard = sum(math.ceil(size / ranks) for size in model.sizes)
+    shard = sum(math.ceil(size / ranks) for size in model.each)
     threshold = int(zero.get("stage3_param_persistence_threshold", 100_000))
-    small = sum(size for size in model.sizes if size <= threshold)
+    small = sum(size for size in model.each if size <= threshold)
     rest = model.total - small
     offload = setting.offloaded("optimizer") != "none"
     on_gpu = 0 if setting.offloaded("param") != "none" else width * shard
     group = min(max(math.ceil(sum(sizes) / ranks) for sizes in model.groups), int(zero.get("sub_group_size", 10**9)))
     base = Parts(parameters=on_gpu + width * small, optimizer=0 if offload else (MASTER + MOMENTS) * shard,
                  gradients=0 if offload else width * shard,
-                 buffers=model.buffers + WORKSPACES + width * int(zero["reduce_bucket_size"]))
-    # What is gathered stays while its next use is near (in the backward pass it is twice as far as the end of the
-    # forward pass), and is gathered ahead: each module that runs, however small, fetches some more, until as many are
-    # there as may be.
-    ahead = int(zero.get("stage3_max_live_parameters", 10**9)) if zero.get("stage3_prefetch_bucket_size",
-                                                                           5 * 10**7) else 0
+                 buffers=model.buffers_bytes + WORKSPACES + width * int(zero["reduce_bucket_size"]))
+    # What is gathered stays while its next use is near (the backward pass uses it twice as far away as the forward pass
+    # ends). Parameters are also gathered ahead: each module that runs, however small, prefetches some more, up to
+    # `stage3_max_live_parameters`.
+    prefetches = zero.get("stage3_prefetch_bucket_size", 5 * 10**7)
+    ahead = int(zero.get("stage3_max_live_parameters", 10**9)) if prefetches else 0
     live = max(int(zero.get("stage3_max_reuse_distance", 10**9)) // 2, ahead + model.largest_layer)
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
         gathered = np.minimum(np.minimum(live, model.total - curve.gradients + model.largest_layer), rest)
-        # A gradient waits whole until the next one's turn, and is then cut up for the others.
-        made = np.diff(curve.gradients, prepend=0.0)
-        waits = 2 * made[np.maximum.accumulate(np.where(made > 0, np.arange(len(made)), 0))]
-        return np.full_like(gathered, base.gradients), width * (gathered + waits)
+        # A gradient stays whole until the next one is complete; then it is sharded.
+        new = np.diff(curve.gradients, prepend=0.0)
+        waiting = 2 * new[np.maximum.accumulate(np.where(new > 0, np.arange(len(new)), 0))]
+        return np.full_like(gathered, base.gradients), width * (gathered + waiting)
 
     phases = {}
     if offload:
@@ -254,30 +249,30 @@ def _sharded_parameters(model: Model, setting: Setting, rank: int) -> Any:
 
 
 def _pinned(size: float) -> int:
-    """torch's allocator of page-locked memory rounds up to a power of two."""
+    """torch's allocator of page-locked host memory rounds up to a power of two."""
     return 2 ** math.ceil(math.log2(size)) if size >= 1 else 0
 
 
-def _offloaded(model: Model, setting: Setting) -> tuple[int, int]:
-    """(host, NVMe) bytes of this rank for what is offloaded: the fp32 weights, Adam's moments and the fp32 gradients are 16 bytes a
-    parameter of this rank's part; offloaded parameters are in half precision."""
+def _offloaded(model: ParameterCounts, setting: Setting) -> tuple[int, int]:
+    """Bytes that this rank offloads to the host and to NVMe. The optimizer takes 16 per parameter of this rank's part:
+    the fp32 weights, Adam's moments and the fp32 gradients. Offloaded parameters are in half precision."""
     optimizer, param = setting.offloaded("optimizer"), setting.offloaded("param")
     parts = [math.ceil(sum(group) / setting.ranks) for group in model.groups]
-    host = nvme = 0
+    ram = nvme = 0
     pins = _pinned if setting.zero.get("offload_optimizer", {}).get("pin_memory") else int
     if optimizer == "cpu":
-        host += sum(pins(MASTER * part) + pins(FLOAT * part) + MOMENTS * part for part in parts)
-        host += setting.width * (max(model.sizes) + (sum(parts) if setting.release >= (0, 16) or setting.stage == 3
-                                                     else 0))
+        ram += sum(pins(MASTER * part) + pins(FLOAT * part) + MOMENTS * part for part in parts)
+        copied = setting.deepspeed_release >= (0, 16) or setting.stage == 3
+        ram += setting.width * (max(model.each) + (sum(parts) if copied else 0))
     elif optimizer == "nvme":
         nvme += (MASTER + MOMENTS + FLOAT) * sum(parts)
         count = int(setting.zero["offload_optimizer"].get("buffer_count", 4))
-        host += pins(FLOAT * count * min(max(parts),
-                                         int(setting.zero.get("sub_group_size", 10**9)))) + setting.width * sum(parts)
+        group = min(max(parts), int(setting.zero.get("sub_group_size", 10**9)))
+        ram += pins(FLOAT * count * group) + setting.width * sum(parts)
     if param == "cpu":
-        host += pins(setting.width * sum(parts))
+        ram += pins(setting.width * sum(parts))
     elif param == "nvme":
         nvme += setting.width * sum(parts)
         section = setting.zero["offload_param"]
-        host += pins(setting.width * int(section.get("buffer_count", 5)) * int(section.get("buffer_size", 10**8)))
-    return host, nvme
+        ram += pins(setting.width * int(section.get("buffer_count", 5)) * int(section.get("buffer_size", 10**8)))
+    return ram, nvme

@@ -1,7 +1,9 @@
-"""A job's model without its weights: the configuration, the parameters' sizes, and the trace of a training step."""
+"""A job's model without its weights: the configuration, the sizes of its parameters, and traces of a training step."""
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
@@ -12,10 +14,10 @@ from debzero.job.schema import Job
 from debzero.model import build, tasks
 from debzero.plan import meta_device
 from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
-from debzero.plan.memory import Model
+from debzero.plan.memory import ParameterCounts
 
-# Sizes that the papers give (Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020), so that the hub need not be
-# asked: what transformers' classes do not say themselves.
+# The configurations of models for which the hub need not be asked, where they differ from the defaults of transformers'
+# classes. Sources: Devlin et al. 2019, Radford et al. 2019, Raffel et al. 2020.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "bert-base-uncased": {"type": "bert"},
     "bert-large-uncased": {"type": "bert", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -25,16 +27,27 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "t5-small": {"type": "t5"},
     "t5-base": {"type": "t5", "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
 }
-CLASSES = 2   # of a data set that has not been read yet
-WORDS = 4     # in the name of a class, for a model that answers in words
+CLASSES = 2      # assumed, as the data set is not read
+NAME_TOKENS = 4  # assumed length of a class's name, which a text-to-text model answers with
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class _Built:
+    """The model on the meta device, with all but four layers of each stack removed after it was counted."""
+
+    model: Any
+    stack: list[tuple[Any, int]]
+    counts: ParameterCounts
+    attention: str  # transformers' name of the implementation
+
+
 class Shapes:
-    """`notes` says what had to be assumed."""
+    """`notes`: what had to be assumed."""
 
     def __init__(self, job: Job, file: str, config: Optional[Path]) -> None:
-        """`config`: a configuration (config.json, or the folder that holds it) to use in place of the job's model."""
+        """`file`: the job file, for errors; `config`: a config.json, or the folder that holds one, to use in place of
+        the job's model. Raises an InputError if there is no configuration or it does not suit the job's task."""
         self.job, self.notes, self.task = job, list[str](), tasks.of(job)
         self.name, self.config = self._config(file, config)
         if not tasks.suits(type(self.task), self.config.model_type):
@@ -43,12 +56,17 @@ class Shapes:
 
     @property
     def hidden(self) -> int:
-        """As training.py asks for it."""
+        """The hidden size, as train/loop.py finds it."""
         return int(getattr(self.config, "hidden_size", None) or getattr(self.config, "d_model", None) or 768)
 
+    @property
+    def counts(self) -> ParameterCounts:
+        return self._built.counts
+
     def facts(self) -> dict[str, Any]:
+        """What `debzero plan --json` says of the model."""
         return {"name": self.name, "type": self.config.model_type, "hidden_size": self.hidden,
-                "sequence_length": self.job.data.max_length, "attention": self._attention}
+                "sequence_length": self.job.data.max_length, "attention": self._built.attention}
 
     def _config(self, file: str, path: Optional[Path]) -> tuple[str, Any]:
         from transformers.utils import logging
@@ -60,7 +78,7 @@ class Shapes:
             return self._ready(f"{model['type']} from scratch", build.from_scratch({**model, **labels}))
         try:
             return self._ready(model, self._read(model, labels))
-        except Exception as error:  # whatever a file that is no configuration makes of transformers
+        except Exception as error:  # transformers raises many types for a file that is no configuration
             known = PUBLISHED.get(Path(model).name) if path is None and not Path(model).is_absolute() else None
             if known is None:
                 key, fix = ("--config", "give a config.json of a model that transformers knows") if path else (
@@ -68,12 +86,12 @@ class Shapes:
                 raise InputError([Problem("the command line" if path else file, key,
                                           f"the configuration of {model} cannot be read: "
                                           f"{(str(error).splitlines() or [type(error).__name__])[0]}", fix)]) from None
-            self.notes.append(f"the hub's configuration of {model} is not here: the sizes are its paper's")
+            self.notes.append(f"the configuration of {model} is not in the hub's cache; using the sizes of its paper")
             return self._ready(model, build.from_scratch({**known, **labels}))
 
     @staticmethod
     def _read(model: str, labels: dict[str, int]) -> Any:
-        """From a file, a folder, the hub's cache or the hub, which is asked only when nothing else has it."""
+        """From a file, a folder, the hub's cache, or last the hub itself."""
         from transformers import AutoConfig
 
         if os.path.exists(model):
@@ -88,7 +106,7 @@ class Shapes:
             return AutoConfig.from_pretrained(model, **labels)
 
     def _ready(self, name: str, config: Any) -> tuple[str, Any]:
-        """As models.py changes it for training."""
+        """The configuration with the changes that model/build.py makes for training."""
         if config.pad_token_id is None:
             config.pad_token_id = 0
         if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
@@ -104,43 +122,44 @@ class Shapes:
         with meta_device.OnMeta():
             model = getattr(transformers, self.task.auto).from_config(self.config)
         build.use_contiguous_bias(model)
-        model.float()  # transformers 5 takes the type that the weights were saved in, which models.py does not
+        model.float()  # as model/build.py does; transformers 5 would take the type that the weights were saved in
         if self.job.train.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         return model
 
-    def model(self) -> Model:
-        """The numbers of the whole model; only some of its layers are kept for the traces."""
-        built = self._build()
-        self._attention = getattr(built.config, "_attn_implementation", "eager")
-        parameters = [p for p in built.parameters() if p.requires_grad]
-        # Embeddings are gathered when there are no activations yet, unless they are the output's weights as well.
-        busy = [m for _, _, stack in stacks(built) for m in stack.modules()] + [built.get_output_embeddings()
-                                                                                or torch.nn.Identity()]
-        layers = (sum(p.numel() for p in module.parameters(recurse=False)) for module in busy)
-        made = Model(tuple(p.numel() for p in parameters if p.dim() > 1),
-                     tuple(p.numel() for p in parameters if p.dim() <= 1),
-                     sum(b.numel() * b.element_size() for b in built.buffers()), max(layers), self.hidden)
-        self._built, self._stack = built, shorten(built)
-        return made
+    @cached_property
+    def _built(self) -> _Built:
+        model = self._build()
+        attention = getattr(model.config, "_attn_implementation", "eager")
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        # Stage 3 gathers embeddings while there are no activations yet, unless they are the output's weights as well.
+        modules = [module for _, _, stack in stacks(model) for module in stack.modules()]
+        modules.append(model.get_output_embeddings() or torch.nn.Identity())
+        largest = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in modules)
+        counts = ParameterCounts(tuple(p.numel() for p in parameters if p.dim() > 1),
+                                 tuple(p.numel() for p in parameters if p.dim() <= 1),
+                                 sum(b.numel() * b.element_size() for b in model.buffers()), largest, self.hidden)
+        return _Built(model, shorten(model), counts, attention)
 
     def _batch(self) -> dict[str, Any]:
-        """What data.Collator makes, of PRIME samples as long as they may be."""
+        """A batch as data/collator.py makes it, with PRIME samples of the greatest length."""
         def tensor(*shape: int, dtype: torch.dtype = torch.long) -> Any:
             return torch.empty(*shape, dtype=dtype, device="meta")
 
-        words = self.job.data.max_length
-        made = {"input_ids": tensor(PRIME, words), "attention_mask": tensor(PRIME, words)}
+        length = self.job.data.max_length
+        batch = {"input_ids": tensor(PRIME, length), "attention_mask": tensor(PRIME, length)}
         if getattr(self.config, "type_vocab_size", 0) > 1:
-            made["token_type_ids"] = tensor(PRIME, words)
+            batch["token_type_ids"] = tensor(PRIME, length)
         if self.job.task == "regression":
-            made["labels"] = tensor(PRIME, dtype=torch.float32)
+            batch["labels"] = tensor(PRIME, dtype=torch.float32)
         elif self.job.task != "causal-lm":
-            made["labels"] = tensor(PRIME, WORDS) if self.job.task == "text-to-text" else tensor(PRIME)
-        return made
+            batch["labels"] = tensor(PRIME, NAME_TOKENS) if self.job.task == "text-to-text" else tensor(PRIME)
+        return batch
 
     def curve(self, kind: str, compiled: bool) -> Curve:
-        """`kind`: fp32, fp16, bf16 (DeepSpeed's engine casts the model), or autocast to one of these."""
+        """The trace of a micro-batch. `kind`: the type that DeepSpeed's engine casts the model to (fp32, fp16, bf16),
+        or `autocast fp16` and the like; `compiled`: with compiled layers."""
         half, autocast = HALF.get(kind.split()[-1]), kind.startswith("autocast")
-        self._built.to(half if half and not autocast else torch.float32)
-        return trace(self._built, self._stack, self.task.losses, self._batch(), half if autocast else None, compiled)
+        built = self._built
+        built.model.to(half if half and not autocast else torch.float32)
+        return trace(built.model, built.stack, self.task.losses, self._batch(), half if autocast else None, compiled)

@@ -1,11 +1,11 @@
-"""What a job will need for each sharding, and which one to choose."""
+"""Predicts what a job needs with each sharding, and recommends one."""
 from __future__ import annotations
 
 import copy
 import importlib.metadata
 import importlib.util
 import inspect
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from debzero.deepspeed_json.view import normalized
@@ -13,43 +13,44 @@ from debzero.job import batch as batches
 from debzero.job.schema import Job
 from debzero.plan.activations import Curve
 from debzero.plan.hardware import Hardware
-from debzero.plan.memory import CONTEXT, Memory, Model, Setting, predict
+from debzero.plan.memory import CONTEXT, Memory, Setting, predict
 from debzero.plan.model_shapes import Shapes
 from debzero.resolve import deepspeed_config
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
-STEPS = 1000  # the schedule's, which takes no memory
+STEPS = 1000  # of the learning rate's schedule; any number will do, as it takes no memory
 
 
 @dataclass(frozen=True)
 class Row:
-    """A sharding, and what it comes to."""
+    """One sharding and its predicted memory."""
 
     sharding: Sharding
-    micro: int           # the job's; where that is auto, the largest that fits
-    accumulation: int
-    memory: Memory
-    host: int            # bytes, all ranks together
-    nvme: int
-    lacks: list[str]     # what there is too little of
-    largest_micro: int   # 0: not even one sample fits
+    micro_batch: int           # samples: the job's; for `auto` the largest that fits
+    accumulation: int          # micro-batches per optimizer step
+    memory: Memory             # of one rank
+    ram_bytes: int             # of all ranks together
+    nvme_bytes: int            # of all ranks together
+    lacks: list[str]           # what the hardware has too little of: GPU memory, RAM, NVMe
+    largest_micro_batch: int   # samples; 0: not even one fits
 
     def as_dict(self) -> dict[str, Any]:
-        memory = asdict(self.memory)
+        """As --json and the bench's results have it."""
+        memory = self.memory
         return {**self.sharding.as_dict(),
-                "micro_batch": self.micro, "accumulation": self.accumulation, "peak_bytes": memory["peak"],
-                "peak_phase": memory["phase"], "parts": memory["parts"], "phases": memory["phases"],
-                "context_bytes": CONTEXT, "device_bytes": memory["device"], "ram_bytes": self.host,
-                "nvme_bytes": self.nvme, "fits": not self.lacks, "lacks": self.lacks,
-                "largest_micro_batch": self.largest_micro}
+                "micro_batch": self.micro_batch, "accumulation": self.accumulation, "peak_bytes": memory.peak_bytes,
+                "peak_phase": memory.phase, "parts": memory.parts_bytes, "phases": memory.phases_bytes,
+                "context_bytes": CONTEXT, "device_bytes": memory.device_bytes, "ram_bytes": self.ram_bytes,
+                "nvme_bytes": self.nvme_bytes, "fits": not self.lacks, "lacks": self.lacks,
+                "largest_micro_batch": self.largest_micro_batch}
 
 
 def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
-    """The job and the user's DeepSpeed JSON with another sharding in them."""
-    # Where the job names no disk, any path will do: nothing is written.
+    """The job and its DeepSpeed JSON with another sharding in them."""
+    # If the job names no NVMe folder, any path will do: nothing is written.
     update = {"stage": sharding.stage or "none", "offload_optimizer": sharding.offload_optimizer,
               "offload_param": sharding.offload_param, "nvme_path": job.zero.nvme_path or "/"}
     if config is not None:
@@ -59,7 +60,7 @@ def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> 
             if isinstance(section, dict):
                 section.pop(key, None)
         if not sharding.stage:
-            config = None  # the baseline knows no DeepSpeed
+            config = None  # plain DDP reads no DeepSpeed JSON
     return job.model_copy(update={"zero": job.zero.model_copy(update=update)}), config
 
 
@@ -68,13 +69,16 @@ def _setting(resolved: ResolvedJob, hidden: int) -> Setting:
 
     zero: dict[str, Any] = {}
     if resolved.uses_deepspeed:
-        zero = deepspeed_config.generate(resolved, hidden, STEPS, resolved.job.zero.nvme_path or "/")["zero_optimization"]
-    return Setting(resolved.stage, resolved.batch.ranks, resolved.batch.micro, resolved.batch.accumulation, resolved.precision, zero,
-                   fused="fused" in inspect.signature(torch.optim.AdamW).parameters, release=_deepspeed())
+        nvme = resolved.job.zero.nvme_path or "/"
+        zero = deepspeed_config.generate(resolved, hidden, STEPS, nvme)["zero_optimization"]
+    batch = resolved.batch
+    return Setting(resolved.stage, batch.ranks, batch.micro, batch.accumulation, resolved.precision, zero,
+                   fused="fused" in inspect.signature(torch.optim.AdamW).parameters,
+                   deepspeed_release=_deepspeed_release())
 
 
-def _deepspeed() -> tuple[int, int]:
-    """The installed release, else the one that debzero installs."""
+def _deepspeed_release() -> tuple[int, int]:
+    """The installed one, else the one that debzero installs."""
     try:
         version = importlib.metadata.version("deepspeed")
     except importlib.metadata.PackageNotFoundError:
@@ -85,61 +89,65 @@ def _deepspeed() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _compiles(resolved: ResolvedJob) -> bool:
-    """What engine.py does: layers are compiled by the torch releases that speed.can_compile names, but in stage 3."""
+def _compiles_layers(resolved: ResolvedJob) -> bool:
+    """Whether training on a GPU would compile the layers: see model/compiled.can_compile. Stage 3 never does."""
     import torch
 
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return resolved.job.train.compile == "auto" and resolved.stage < 3 and release >= (2, 4) and importlib.util.find_spec("triton") is not None
+    return (resolved.job.train.compile == "auto" and resolved.stage < 3 and release >= (2, 4)
+            and importlib.util.find_spec("triton") is not None)
 
 
 class Planner:
-    """A job on some hardware. The traces, which take most of the time, are made once for each kind."""
+    """Predicts the memory of one job on some hardware. The traces, which take most of the time, are cached."""
 
     def __init__(self, job: Job, config: Optional[dict[str, Any]], hardware: Hardware, file: str,
                  shapes: Shapes) -> None:
+        """`config`: the job's own DeepSpeed JSON; `file`: the job file, for errors."""
         self.job, self.config, self.hardware, self.file, self.shapes = job, config, hardware, file, shapes
-        self.model: Model = shapes.model()
+        self.counts = shapes.counts
         self.curves: dict[tuple[str, bool], Curve] = {}
 
-    def plan(self, sharding: Optional[Sharding]) -> ResolvedJob:
-        """The job with this sharding, or its own."""
+    def resolved(self, sharding: Optional[Sharding]) -> ResolvedJob:
+        """The job with this sharding, or with its own."""
         job, config = _variant(self.job, self.config, sharding) if sharding else (self.job, self.config)
-        return resolve(job, Host(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
+        return resolve(job, HostGpus(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
     def memory(self, resolved: ResolvedJob) -> Memory:
-        compiled = _compiles(resolved)
-        kind = resolved.precision if resolved.uses_deepspeed or resolved.precision == "fp32" else f"autocast {resolved.precision}"
+        precision = resolved.precision
+        kind = precision if resolved.uses_deepspeed or precision == "fp32" else f"autocast {precision}"
+        compiled = _compiles_layers(resolved)
         if (kind, compiled) not in self.curves:
             self.curves[kind, compiled] = self.shapes.curve(kind, compiled)
-        return predict(self.model, self.curves[kind, compiled], _setting(resolved, self.shapes.hidden), compiled)
+        return predict(self.counts, self.curves[kind, compiled], _setting(resolved, self.shapes.hidden), compiled)
 
     def shardings(self) -> list[Sharding]:
-        """SHARDINGS, and the job's own where it is none of them."""
-        own = self.plan(None).sharding
+        """SHARDINGS, and the job's own if it is not among them."""
+        own = self.resolved(None).sharding
         return SHARDINGS + [own] * (own not in SHARDINGS)
 
     def row(self, sharding: Sharding) -> Row:
-        resolved = self.plan(sharding)
-        largest = self._largest(resolved)
-        if largest and resolved.job.train.micro_batch == "auto":  # as fit.at_start does
+        resolved = self.resolved(sharding)
+        largest = self._largest_micro_batch(resolved)
+        if largest and resolved.job.train.micro_batch == "auto":  # what a training would start with
             resolved = with_micro(resolved, largest)
-        memory = self.memory(resolved)
-        return Row(sharding, resolved.batch.micro, resolved.batch.accumulation, memory, memory.host * resolved.batch.ranks,
-                   memory.nvme * resolved.batch.ranks, self._lacks(memory, resolved.batch), largest)
+        memory, batch = self.memory(resolved), resolved.batch
+        return Row(sharding, batch.micro, batch.accumulation, memory, memory.ram_bytes * batch.ranks,
+                   memory.nvme_bytes * batch.ranks, self._lacks(memory, batch), largest)
 
     def _lacks(self, memory: Memory, batch: batches.Batch) -> list[str]:
-        there = self.hardware
-        sharing = -(-batch.ranks // there.gpus)  # ranks on one GPU
-        needs = {"GPU memory": (memory.device * sharing, there.gpu_memory),
-                 "RAM": (memory.host * batch.ranks, there.ram), "NVMe": (memory.nvme * batch.ranks, there.nvme)}
+        hardware = self.hardware
+        ranks_per_gpu = -(-batch.ranks // hardware.gpus)
+        needs = {"GPU memory": (memory.device_bytes * ranks_per_gpu, hardware.gpu_memory),
+                 "RAM": (memory.ram_bytes * batch.ranks, hardware.ram),
+                 "NVMe": (memory.nvme_bytes * batch.ranks, hardware.nvme)}
         return [name for name, (need, have) in needs.items() if need > have]
 
-    def _largest(self, own: ResolvedJob) -> int:
-        """The largest micro-batch that fits and keeps the global batch: a divisor of a rank's share of it."""
+    def _largest_micro_batch(self, own: ResolvedJob) -> int:
+        """The largest that fits and keeps the global batch, so a divisor of each rank's share of it; 0 if none does."""
         batch = own.batch
-        sizes = [batch.micro] if is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
-        for micro in sizes:
+        candidates = [batch.micro] if is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
+        for micro in candidates:
             resolved = with_micro(own, micro)
             if not self._lacks(self.memory(resolved), resolved.batch):
                 return micro
@@ -147,17 +155,17 @@ class Planner:
 
 
 def recommend(rows: list[Row]) -> tuple[Optional[Row], str]:
-    """The sharding that fits with the least communication, and why it is that one."""
+    """The row to choose, None where nothing fits, and the reason. `rows`: the least communication first."""
     fitting = [row for row in rows if not row.lacks]
+    if fitting and fitting[0] is rows[0]:
+        return fitting[0], "it fits, so nothing has to be sharded or offloaded"
     if fitting:
-        first, earlier = fitting[0], rows[:rows.index(fitting[0])]
-        why = "it fits, and nothing has to be sharded or offloaded" if not earlier else (
-            f"it talks the least of those that fit: {earlier[-1].sharding.label} lacks "
-            f"{' and '.join(earlier[-1].lacks)}")
-        return first, why
-    smaller = [row for row in rows if row.largest_micro]
+        before = rows[rows.index(fitting[0]) - 1]
+        return fitting[0], (f"least communication of those that fit; {before.sharding.label} lacks "
+                            f"{' and '.join(before.lacks)}")
+    smaller = next((row for row in rows if row.largest_micro_batch), None)
     if smaller:
-        return smaller[0], f"only with a smaller micro-batch: set train.micro_batch to {smaller[0].largest_micro} or less"
-    return None, "not even one sample at a time fits in any way: use more or larger GPUs, more RAM or NVMe, or a smaller model"
-
-
+        return smaller, ("but only with a smaller micro-batch: set train.micro_batch to "
+                         f"{smaller.largest_micro_batch} or less")
+    return None, ("not even a micro-batch of one sample; use more or larger GPUs, more RAM or NVMe, or a smaller "
+                  "model")

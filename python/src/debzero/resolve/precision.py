@@ -8,7 +8,7 @@ from typing import Optional
 from debzero.base.errors import Problem
 from debzero.base.files import read_json
 from debzero.job.schema import Job
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 
 # Model types of the T5 family, whose activations pass fp16's largest number (66246 > 65504 in t5-base).
 OVERFLOWING = {"t5", "mt5", "umt5", "longt5"}
@@ -16,7 +16,7 @@ OVERFLOWING = {"t5", "mt5", "umt5", "longt5"}
 T5_NAME = re.compile(r"(?:^|[-_.])(?:t5|mt5|umt5|byt5|longt5|codet5)(?:$|[-_.])", re.IGNORECASE)
 
 
-def choose(job: Job, host: Host) -> tuple[str, str]:
+def choose(job: Job, host: HostGpus) -> tuple[str, str]:
     """The precision, and why it was chosen where the job leaves it open."""
     wanted = job.train.precision
     if wanted != "auto":
@@ -30,7 +30,7 @@ def choose(job: Job, host: Host) -> tuple[str, str]:
     return "fp16", "this GPU has no bf16"
 
 
-def problems(job: Job, host: Host, file: str) -> list[Problem]:
+def problems(job: Job, host: HostGpus, file: str) -> list[Problem]:
     """Why the job cannot have the precision that it asks for."""
     wanted = job.train.precision
 

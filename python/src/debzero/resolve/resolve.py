@@ -15,7 +15,7 @@ from debzero.job.batch import Batch, BatchError, split
 from debzero.job.local_files import stamps
 from debzero.job.schema import Job
 from debzero.resolve import precision
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.sharding import Sharding
 
 WRONG_VALUES = {"DZ102", "DZ106"}  # findings after which the JSON's values cannot be taken in
@@ -32,7 +32,7 @@ class ResolvedJob:
     why: str
     stage: int
     deepspeed: Optional[dict[str, Any]]
-    host: Host
+    host: HostGpus
 
     @property
     def sharding(self) -> Sharding:
@@ -106,7 +106,7 @@ def _overruled(error: Exception, file: str) -> Problem:
                    f"correct it there, or set it to \"auto\" and use {key} in the job")
 
 
-def resolve(job: Job, host: Host, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:
+def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:
     """`job` on `host` with `ranks` (None: as the job says). `file`: the job's, for messages; `config`: the user's
     DeepSpeed JSON. Raises InputError with everything that cannot run."""
     count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))

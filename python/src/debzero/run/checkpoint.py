@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Protocol
 
 from debzero.base.errors import UserError
-from debzero.base.files import Alive, replace_folder, sync_tree, write_json, write_text
+from debzero.base.failures import full_disk_named
+from debzero.base.files import Heartbeat, replace_folder, sync_tree, write_json, write_text
 from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState, read_record
 
 FACTS = "debzero.json"
@@ -48,7 +49,7 @@ class Contents(NamedTuple):
     state: TrainingState
 
 
-def _digest(path: Path, alive: Alive) -> tuple[int, str]:
+def _digest(path: Path, alive: Heartbeat) -> tuple[int, str]:
     sha = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**22):
@@ -57,7 +58,7 @@ def _digest(path: Path, alive: Alive) -> tuple[int, str]:
     return path.stat().st_size, sha.hexdigest()
 
 
-def _files(folder: Path, alive: Alive = lambda: None) -> dict[str, tuple[int, str]]:
+def _files(folder: Path, alive: Heartbeat = lambda: None) -> dict[str, tuple[int, str]]:
     """{relative name: (bytes, SHA-256)} of all files but FACTS itself. Hashing releases Python's lock, so threads
     help."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
@@ -75,7 +76,7 @@ def tags(root: Path) -> list[str]:
     return sorted((p.name for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step)
 
 
-def size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Bytes of the files in `folder`, some of which may just be written, renamed or removed."""
     total = 0
     for path in folder.rglob("*"):
@@ -89,13 +90,13 @@ def check_room(root: Path) -> None:
     known = tags(root)
     if not known:
         return
-    need, free = ROOM * size(root / known[-1]), shutil.disk_usage(root).free
+    need, free = ROOM * folder_bytes(root / known[-1]), shutil.disk_usage(root).free
     if free < need:
         raise UserError(f"no room for a checkpoint: {root} has {free / 2**20:.0f} MiB free, one takes "
                         f"{need / 2**20:.0f}", "make room there; the run continues and tries again")
 
 
-def save(root: Path, contents: Contents, keep: int, alive: Alive = lambda: None) -> None:
+def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: None) -> None:
     """Write a checkpoint, of which the newest `keep` stay. All ranks call this. `alive` is called while the files are
     read and synced."""
     import torch.distributed as dist
@@ -107,7 +108,8 @@ def save(root: Path, contents: Contents, keep: int, alive: Alive = lambda: None)
             shutil.rmtree(root / temporary, ignore_errors=True)
             (root / temporary).mkdir(parents=True)
         dist.barrier()
-        contents.engine.save(root, temporary)
+        with full_disk_named(root):
+            contents.engine.save(root, temporary)
         dist.barrier()
         if first:
             record = CheckpointRecord(facts=contents.identity, ranks=dist.get_world_size(), state=contents.state,

@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Optional
 
-from debzero.base.errors import InputError, Problem, full
+from debzero.base.errors import InputError, Problem
+from debzero.base.failures import disk_full
 from debzero.base.files import nearest, read_json, without_dots, write_json, write_text
 from debzero.run import checkpoint
 from debzero.run.records import AnyReport, ErrorNote, Failures, Status, read_record, read_report
@@ -73,7 +74,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            if later := full(error, str(nearest(self.folder))):
+            if later := disk_full(error, str(nearest(self.folder))):
                 raise later from None
             raise InputError([Problem(str(self.folder), "output",
                                       f"no folder that this user may write to: {error.strerror or error}",

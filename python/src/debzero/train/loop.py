@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 
 from debzero.base.environment import environment
-from debzero.base.errors import OutOfMemory, explain
+from debzero.base.errors import OutOfMemory
+from debzero.base.failures import as_user_error
 from debzero.data import stream
 from debzero.data.sampler import EpochSampler
 from debzero.model import compiled
@@ -122,7 +123,7 @@ class Training:
         except Exception as error:
             unsaved = self.state.step != self.saver.saved_step and not (self.setup.engine.updating or self.measured)
             folder = str(self.context.folder.folder)
-            if self.context.ranks == 1 and unsaved and isinstance(explain(error, folder), OutOfMemory):
+            if self.context.ranks == 1 and unsaved and isinstance(as_user_error(error, folder), OutOfMemory):
                 traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
                 if self.context.device.type == "cuda":
                     torch.cuda.empty_cache()

@@ -18,12 +18,13 @@ from typing import Any, Callable, NoReturn, TypeVar
 import psutil
 
 from debzero.base.environment import environment
-from debzero.base.errors import InputError, OutOfMemory, UserError, explain
+from debzero.base.errors import InputError, OutOfMemory, UserError
+from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
-from debzero.resolve.host import Host, this_host
+from debzero.resolve.host import HostGpus, this_host
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.run.folder import RunFolder
 from debzero.run.open import open_folder
@@ -105,7 +106,7 @@ def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
         if rank == "0":
             print(error.text(), file=sys.stderr, flush=True)
         os._exit(2)
-    known = explain(error, str(nearest(folder.folder)))
+    known = as_user_error(error, str(nearest(folder.folder)))
     text = str(known) if known else f"{type(error).__name__}: {error}"
     # What the model and the optimizer hold is no smaller with a smaller micro-batch.
     memory = isinstance(known, OutOfMemory) and began
@@ -118,7 +119,7 @@ def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
     os._exit(1)
 
 
-def _device(host: Host, resolved: ResolvedJob) -> Any:
+def _device(host: HostGpus, resolved: ResolvedJob) -> Any:
     """This rank's device, and the environment that the communication libraries read when they start."""
     import torch
 
@@ -172,7 +173,7 @@ def _agree(work: Callable[[], T]) -> T:
         except (InputError, UserError) as error:
             outcome[1] = error
         except Exception as error:
-            known = explain(error, "/")
+            known = as_user_error(error, "/")
             if known is None:
                 traceback.print_exc()
             outcome[1] = known or UserError(f"{type(error).__name__}: {error}", "please report this: it is a defect")

@@ -68,7 +68,7 @@ class Saver:
         def watch() -> None:
             before = -1
             while not done.wait(5):
-                size = checkpoint.size(folder)
+                size = checkpoint.folder_bytes(folder)
                 if size != before:
                     self.context.progress.alive()
                 before = size

@@ -13,7 +13,7 @@ from debzero.base.command_line import (
     add_json,
     add_ranks,
     count,
-    some_of,
+    list_of,
 )
 
 
@@ -27,7 +27,7 @@ def add_tune(commands: Commands) -> None:
          "debzero tune mrpc.yml --json"])
     add_job(parser)
     add_ranks(parser)
-    parser.add_argument("--search", type=some_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
+    parser.add_argument("--search", type=list_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
                         help="also try other values of these: some of stage,offload,checkpointing")
     parser.add_argument("--steps", type=count, default=20, metavar="N", help=STEPS_HELP)
     parser.add_argument("--warmup", type=count, default=10, metavar="N", help=WARMUP_HELP)

@@ -15,7 +15,7 @@ from typing import Optional
 
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import rewrite_text, write_json
-from debzero.base.text import rate_text, size_text
+from debzero.base.text import bytes_text, rate_text
 from debzero.check import checks
 from debzero.job.batch import divisors
 from debzero.measure.derive import derive
@@ -172,7 +172,7 @@ class Tuning:
         self._keep(replace(self.results, trials=(*self.results.trials, trial)))
         run, speed = trial.run, trial.samples_per_second
         took = "measured before" if earlier else f"{run.wall_seconds:.0f} s"
-        shown = run.reason or f"{rate_text(speed or 0)} samples/s, {size_text(max(run.memory_bytes))} a rank"
+        shown = run.reason or f"{rate_text(speed or 0)} samples/s, {bytes_text(max(run.memory_bytes))} a rank"
         self._say(f"trial {len(self.results.trials)}  {way}, micro-batch {micro}  {took}  {shown}")
         if trial.retryable:
             raise Unfit

@@ -9,7 +9,7 @@ import pytest
 from bench_results import HOST, failed, row, sample
 from browser import measured
 
-from debzero.base.text import size_text
+from debzero.base.text import bytes_text
 from debzero.bench import comparison, page, tables
 from debzero.resolve.sharding import Sharding
 
@@ -25,7 +25,7 @@ def test_the_tables_hold_every_row_and_every_figure_of_the_results():
     for found, line in zip(bench.configurations, lines):
         if found.summary:
             assert int(line["memory_bytes"]) == found.summary.memory_bytes and line["reason"] == ""
-            assert f"| {found.label} | {size_text(found.summary.memory_bytes)} |" in markdown
+            assert f"| {found.label} | {bytes_text(found.summary.memory_bytes)} |" in markdown
         else:
             assert line["memory_bytes"] == "" and line["reason"] == found.reason
     assert all(meaning in markdown for meaning in bench.definitions.values())

@@ -195,10 +195,10 @@ def test_the_tables_are_what_the_installed_deepspeed_reads():
 
 def test_auto_means_something_exactly_where_debzero_fills_it_in():
     from debzero.job.schema import Job
-    from debzero.resolve.host import Host
+    from debzero.resolve.host import HostGpus
     from debzero.resolve.resolve import resolve
 
-    resolved = resolve(Job.model_validate(JOB), Host(0, False), 2, "job.yml", None)
+    resolved = resolve(Job.model_validate(JOB), HostGpus(0, False), 2, "job.yml", None)
     assert set(deepspeed_config._autos(resolved, 32, 10)) == keys.AUTO
 
 

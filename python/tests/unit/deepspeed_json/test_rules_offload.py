@@ -6,7 +6,7 @@ from support import JOB
 
 from debzero.deepspeed_json import lint
 from debzero.job.schema import Job
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
 
 CPU, NVME = {"device": "cpu"}, {"device": "nvme"}
@@ -71,10 +71,10 @@ def test_resolve_says_the_same_and_runs_what_passes(zero, section, expected):
     errors = [(code, key) for code, key, _ in expected if code != "DZ104"]
     if errors:
         with pytest.raises(InputError) as found:
-            resolve(job, Host(2, True), 2, "job.yml", config)
+            resolve(job, HostGpus(2, True), 2, "job.yml", config)
         assert [(p.code, p.key) for p in found.value.problems] == errors
     else:
-        resolved = resolve(job, Host(2, True), 2, "job.yml", config)
+        resolved = resolve(job, HostGpus(2, True), 2, "job.yml", config)
         zero = resolved.job.zero
         assert "nvme" not in (zero.offload_optimizer, zero.offload_param) or zero.nvme_path
 

@@ -9,7 +9,7 @@ import debzero.train.launch
 from debzero.check import checks
 from debzero.job.reader import parse, read_mapping
 from debzero.model import tasks
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
 
 # The change to a valid job, the key that must be named, and a piece of the fix.
@@ -220,6 +220,6 @@ def test_packaged_jobs_are_valid():
         parsed, problems = parse(path)
         assert parsed is not None and not problems
         assert not tasks.problems(parsed, str(path))
-        batch = resolve(parsed, Host(2, True), None, str(path), None).batch
+        batch = resolve(parsed, HostGpus(2, True), None, str(path), None).batch
         assert f"{batch.total} samples per step = {str(batch).partition('= ')[2]}" in path.read_text()
         assert Path(parsed.output).name == path.stem

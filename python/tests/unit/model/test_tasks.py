@@ -147,7 +147,8 @@ def test_gpt2s_own_tokenizer_pads_with_its_end_and_no_empty_text_is_lost(make, b
     own.save_pretrained(folder)
     (bench.folder / "rows.csv").write_text("text,label\n" + "cat,animal\n,tool\nsaw,tool\n" * 20)
     own, loaded, model = make("gpt2", "classification", model=str(folder))
-    assert model.config.pad_token_id == loaded.tokenizer.eos_token_id and len(loaded.tokenizer) == model.config.vocab_size
+    assert model.config.pad_token_id == loaded.tokenizer.eos_token_id
+    assert len(loaded.tokenizer) == model.config.vocab_size
     assert loaded.train.lengths.min() >= 1
     batch = Collator(loaded.tokenizer, 8, None, False)(loaded.train, np.arange(12))
     with torch.no_grad():

@@ -60,11 +60,11 @@ def test_deepspeed_is_given_the_runs_own_folder_whatever_the_json_says(bench):
     import yaml
 
     from debzero.job.schema import Job
-    from debzero.resolve.host import Host
+    from debzero.resolve.host import HostGpus
     from debzero.resolve.resolve import resolve
 
     values = yaml.safe_load(bench.job(zero={"stage": 3, "offload_optimizer": "nvme", "nvme_path": "/nvme"}).read_text())
     theirs = {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/precious"}}}
-    resolved = resolve(Job.model_validate({**values, "deepspeed": theirs}), Host(2, True), 2, "job.yml", theirs)
+    resolved = resolve(Job.model_validate({**values, "deepspeed": theirs}), HostGpus(2, True), 2, "job.yml", theirs)
     made = deepspeed_config.generate(resolved, 32, 10, "/nvme/own", {"block_size": 1})["zero_optimization"]
     assert made["offload_param"]["nvme_path"] == made["offload_optimizer"]["nvme_path"] == "/nvme/own"

@@ -6,10 +6,10 @@ from support import JOB
 
 from debzero.base.errors import InputError
 from debzero.job.schema import Job
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
 
-VOLTA = Host(1, bf16=False)  # a GPU without bf16: fp16 is what `auto` would like
+VOLTA = HostGpus(1, bf16=False)  # a GPU without bf16: fp16 is what `auto` would like
 
 
 def precision(model, wanted="auto", host=VOLTA):
@@ -68,4 +68,4 @@ def test_a_folder_whose_config_cannot_be_read_is_judged_elsewhere(tmp_path):
 
 
 def test_a_gpu_with_bf16_takes_it_for_any_model():
-    assert precision("t5-base", host=Host(1, bf16=True)) == "bf16"
+    assert precision("t5-base", host=HostGpus(1, bf16=True)) == "bf16"

@@ -18,19 +18,20 @@ from torch.distributed.launcher import api
 
 from debzero.base import files
 from debzero.job import schema
-from debzero.plan import largest_micro, planner
+from debzero.plan import largest_micro
 from debzero.plan.hardware import Hardware
 from debzero.plan.largest_micro import predicted
 from debzero.plan.model_shapes import Shapes
-from debzero.resolve.host import Host
+from debzero.plan.planner import Planner
+from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import RunFolder
 from debzero.train import launch, memory_retry
 
-GPUS = Host(gpus=2, bf16=True)
-LARGE = Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, words="")
+GPUS = HostGpus(gpus=2, bf16=True)
+LARGE = Hardware(gpus=2, gpu_memory=40 * 2**30, ram=256 * 2**30, nvme=0, bf16=True, source="")
 
 
 def resolved(path, total=64, micro="auto", config=None, **train):
@@ -81,8 +82,8 @@ def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, 
     assert own.batch.micro == 32
     assert predicted(own, output.folder / "job.yml", LARGE) == 128
     fixed = with_micro(own, own.batch.micro).job
-    enough = planner.Planner(fixed, None, LARGE, "job.yml", Shapes(fixed, "job.yml", None)).row(Sharding(0))
-    room = enough.memory.device - enough.memory.parts["activations"] // 2
+    enough = Planner(fixed, None, LARGE, "job.yml", Shapes(fixed, "job.yml", None)).row(Sharding(0))
+    room = enough.memory.device_bytes - enough.memory.parts_bytes["activations"] // 2
     small = Hardware(**{**LARGE.__dict__, "gpu_memory": int(room)})
     assert predicted(own, output.folder / "job.yml", small) < own.batch.micro
     monkeypatch.setattr(largest_micro, "find_hardware", lambda gpus, sizes: (LARGE, []))
@@ -117,8 +118,8 @@ def test_a_disk_for_offloading_counts_with_its_size(output, monkeypatch):
 def test_the_largest_micro_batch_is_one_that_the_json_allows(output, config):
     given = {**config, "zero_optimization": {"stage": 2}}
     own = resolved(output.folder, total=64, config=given)
-    room = planner.Planner(own.job, given, LARGE, "job.yml", Shapes(own.job, "job.yml", None))
-    largest = room.row(Sharding(2)).largest_micro
+    room = Planner(own.job, given, LARGE, "job.yml", Shapes(own.job, "job.yml", None))
+    largest = room.row(Sharding(2)).largest_micro_batch
     assert largest == (own.batch.micro if "gradient_accumulation_steps" in config else 32)
 
 
@@ -132,7 +133,7 @@ def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
 def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, capsys):
     monkeypatch.setattr(largest_micro, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
     assert predicted(resolved(output.folder), output.folder / "job.yml", LARGE) is None
-    assert "not predicted: ZeroDivisionError" in capsys.readouterr().err
+    assert "cannot be predicted: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_the_cause(output, monkeypatch):

@@ -15,7 +15,7 @@ from debzero.cli import main
 from debzero.job.batch import divisors
 from debzero.measure import run as runs
 from debzero.measure.records import MeasuredRun, Segment
-from debzero.resolve.host import Host
+from debzero.resolve.host import HostGpus
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import RunFolder
 from debzero.tune import tuning
@@ -166,11 +166,11 @@ def test_what_is_searched(bench, monkeypatch):
     offloads = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "offload"])
     assert {way.sharding.offload_optimizer for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
     monkeypatch.setattr(tuning, "predicted", lambda resolved, file: 12 if resolved.stage == 3 else 0)
-    there = tuning.ways(replace(resolved, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    there = tuning.ways(replace(resolved, host=HostGpus(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.sharding.stage, way.first)
             for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
     monkeypatch.setattr(tuning, "predicted", lambda resolved, file: None)
-    there = tuning.ways(replace(resolved, host=Host(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    there = tuning.ways(replace(resolved, host=HostGpus(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.sharding.stage, way.first)
             for way in there] == [(stage, 4) for stage in range(4)], "without a prediction, the job's own micro-batch"
 

@@ -1,0 +1,53 @@
+"""Numbers as people write and read them."""
+from __future__ import annotations
+
+import pytest
+
+from debzero.base import text
+
+
+@pytest.mark.parametrize(("written", "expected"),
+                         [("40G", 40 * 2**30), ("1.5T", 1.5 * 2**40), ("512MiB", 2**29), ("100", 100),
+                          (" 2 kb ", 2048)])
+def test_a_size_is_read_as_bytes(written, expected):
+    assert text.parse_bytes(written) == expected
+
+
+@pytest.mark.parametrize("written", ["", "G", "-1G", "40 gallons", "9" * 400])
+def test_what_is_no_size_is_refused(written):
+    with pytest.raises(ValueError, match="must be a size"):
+        text.parse_bytes(written)
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (None, "-"), (484 * 2**20, "484 MiB"), (7.351 * 2**30, "7.35 GiB"), (31.24 * 2**30, "31.2 GiB"), (0, "0 MiB")])
+def test_bytes_for_people(value, expected):
+    assert text.bytes_text(value) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1218.4, "1218"), (74.61, "74.6"), (3.214, "3.21"),
+                                                 (0.0351, "0.0351")])
+def test_a_rate_for_people(value, expected):
+    assert text.rate_text(value) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(None, "-"), (5, "0:05"), (61.4, "1:01"), (3661, "1:01:01"),
+                                                   (59.7, "1:00")])
+def test_a_duration_for_people(seconds, expected):
+    assert text.duration_text(seconds) == expected
+
+
+@pytest.mark.parametrize(("tflops", "share", "expected"), [
+    (12.34, 0.396, "12.3 TFLOP/s (40% of peak)"), (0.0123, None, "12.3 GFLOP/s")])
+def test_computing_for_people(tflops, share, expected):
+    assert text.computing_text(tflops, share) == expected
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [([2**30, 2**30], "1.00 GiB"), ([2**30, 2**31], "1.00-2.00 GiB")])
+def test_memory_of_the_ranks_for_people(ranks, expected):
+    assert text.memory_text(ranks) == expected
+
+
+def test_a_near_miss_gets_a_suggestion_and_anything_else_the_choices():
+    assert text.did_you_mean("tran", ["train", "check"]) == "did you mean train?"
+    assert text.did_you_mean(42, ["train", "check"]) == "use one of: train, check"

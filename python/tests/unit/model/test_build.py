@@ -1,0 +1,19 @@
+"""The model that is built is the one that was asked for."""
+import torch
+from planning import TINY
+
+from debzero.model import build
+
+
+def test_t5s_bias_becomes_straight_and_stays_the_same():
+    import transformers
+
+    torch.manual_seed(0)
+    settings = {key: value for key, value in TINY["text-to-text"].items() if key != "type"}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**settings))
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    before = attention.compute_bias(8, 8)
+    build.use_contiguous_bias(model)
+    after = attention.compute_bias(8, 8)
+    assert not before.is_contiguous() and after.is_contiguous() and torch.equal(before, after)
+    assert not any("compute_bias" in name for name in model.state_dict())

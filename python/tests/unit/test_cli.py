@@ -1,0 +1,92 @@
+"""The command line as people type it: suggestions, help, exit codes."""
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from support import SOURCE
+
+from debzero import cli
+
+
+def mistyped(capsys, *arguments):
+    """The last line of what is printed for arguments that argparse refuses."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["tran", "x.yml"], "unknown command 'tran': did you mean train?"),
+    (["--verbose"], "unknown option '--verbose': did you mean --version?"),
+    (["check", "x.yml", "--jsn"], "unknown option '--jsn': did you mean --json?"),
+    (["plan", "x.yml", "--gpu-mem=40G"], "unknown option '--gpu-mem': did you mean --gpu-memory?"),
+    (["status", "--wat"], "unknown option '--wat': did you mean --watch?"),
+    (["stop", "demo", "--nonsense"], "unknown option '--nonsense': use one of: --help"),
+    (["stop", "demo", "extra"], "unrecognized arguments: extra"),
+    (["train"], "the following arguments are required: JOB.yml"),
+    (["train", "x.yml", "--ranks", "0"], "argument --ranks: must be a whole number of at least 1, not '0'")])
+def test_what_is_misspelled_gets_a_suggestion(capsys, arguments, expected):
+    assert mistyped(capsys, *arguments).endswith(expected)
+
+
+def test_a_word_like_nothing_gets_the_list_of_commands(capsys):
+    line = mistyped(capsys, "xyzzy")
+    assert "unknown command 'xyzzy': use one of: train, check, plan, status, stop, doctor, tune, bench" in line
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    assert cli.main([]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("usage: debzero") and "exit status:" in text
+
+
+def test_every_command_has_one_line_of_help_and_examples(capsys):
+    commands = cli.parser().commands.choices
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    overview = capsys.readouterr().out
+    for name, command in commands.items():
+        assert re.search(rf"^ +{name} +\S", overview, re.MULTILINE), name
+        assert f"  debzero {name}" in command.format_help(), f"{name} has no example"
+
+
+def test_the_examples_are_commands_that_parse():
+    parser = cli.parser()
+    for command in parser.commands.choices.values():
+        examples = [line.split()[1:] for line in command.epilog.splitlines()[1:]]
+        assert examples
+        for words in examples:
+            assert parser.parse_args(words).command == words[0]
+
+
+@pytest.mark.parametrize("json_wanted", [True, False])
+def test_bad_input_is_one_clear_error_with_exit_code_2(tmp_path, capsys, json_wanted):
+    path = str(tmp_path / "none.yml")
+    assert cli.main(["check", path, *["--json"] * json_wanted]) == 2
+    printed = capsys.readouterr()
+    if json_wanted:
+        values = json.loads(printed.out)
+        assert values["ok"] is False and [problem["file"] for problem in values["problems"]] == [path]
+    else:
+        assert path in printed.err and "->" in printed.err and "Traceback" not in printed.err
+
+
+def test_a_closed_pipe_is_no_error():
+    """As with `debzero status | head`: what is left to print is lost, and nobody minds."""
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; '{sys.executable}' -m debzero status | true"], text=True,
+                          capture_output=True, env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin"}, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_needs_no_library():
+    """On a host without the environment the doctor runs with Debian's Python and nothing else."""
+    script = ("import sys\nfrom debzero.cli import parser\nparser().format_help()\n"
+              "print(sorted({'torch', 'yaml', 'numpy', 'pydantic', 'transformers'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True,
+                          env={"PYTHONPATH": str(SOURCE)})
+    assert done.stdout.strip() == "[]"
