@@ -174,10 +174,11 @@ def test_a_rank_in_a_step_that_cannot_end_does_not_wait_for_it(bench):
 def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(bench, ranks, stage):
     """While it trains, a rank's limit is lowered to little more than it holds between steps: a tensor of 32 MiB finds
     no room."""
-    path = bench.job(ranks=ranks, zero__stage=stage, train__micro_batch=16, train__epochs=3,
-                     checkpoint={"minutes": 1000}, data__max_length=512, data__padding="max_length")
+    path = bench.job(ranks=ranks, zero__stage=stage, train__micro_batch=16, train__epochs=2,
+                     checkpoint={"minutes": 1000, "steps": 5 if ranks > 1 else None}, data__max_length=512,
+                     data__padding="max_length")
     process = start(bench, path)
-    wait_for(process, lambda: step_of(bench, "job") >= 15)
+    wait_for(process, lambda: step_of(bench, "job") >= 6)
     rank = psutil.Process(ranks_of(process)[-1].pid)
     limit = min(rank.memory_info().data for _ in range(100) if not time.sleep(0.01)) + 40 * 2**20
     rank.rlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -188,20 +189,20 @@ def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(benc
     assert "resuming from step" in said
     trained = [int(line.split()[1].partition("/")[0]) for line in said.splitlines() if line.startswith("step ")
                and "epoch" in line]
-    assert set(trained) == set(range(1, 40))
-    assert len(trained) == 39 or ranks > 1, "a rank that is alone saves what it has before it gives up"
+    assert set(trained) == set(range(1, 27))
+    assert len(trained) == 26 or ranks > 1, "a rank that is alone saves what it has before it gives up"
     report = json.loads((bench.output() / "report.json").read_text())
-    assert report["micro_batch"] == 8 and report["global_batch"] == 32 and report["steps"] == 39
+    assert report["micro_batch"] == 8 and report["global_batch"] == 32 and report["steps"] == 26
     lines = [json.loads(line) for line in (bench.output() / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 40))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 27))
 
 
 def test_a_cap_that_only_smaller_batches_keep_to_is_kept_to(bench):
-    """What `debzero bench --cap` sets: here each rank may take 600 MiB beside its code, and 64 samples of 512 tokens
-    take more."""
+    """What `debzero bench --cap` sets: here each rank may take 300 MiB beside its code and libraries, and 64 samples of
+    512 tokens take more."""
     path = bench.job(train__micro_batch=64, train__global_batch=128, train__max_steps=1, data__max_length=512,
                      data__padding="max_length")
-    done = bench.quick("train", path, DEBZERO_MEMORY_CAP=str(600 * 2**20))
+    done = bench.quick("train", path, DEBZERO_MEMORY_CAP=str(300 * 2**20))
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((bench.output() / "report.json").read_text())
