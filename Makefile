@@ -40,7 +40,7 @@ test-long: ## Run what takes too long for each change: kills at many moments
 
 lint: ## Run the linters alone
 	@ansible/bootstrap tests
-	$(PYTEST) -k lint
+	$(PYTEST)/lint
 
 bench-provision: ## Time site.yml against the commands typed by hand, on bare containers without caches
 	@ansible/bootstrap containers
