@@ -13,10 +13,10 @@ PYTEST := PATH="$(CURDIR)/.cache/controller/bin:$$PATH" .cache/test/bin/python -
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-demo: ## Provision a Debian 11 container with site.yml and train on it (10 minutes; a minute the second time)
+demo: ## Provision a Debian 11 container with site.yml and train on it
 	@ansible/demo
 
-demo-clean: ## Remove the demo's container, image and downloads
+demo-clean: ## Remove the containers and the image of demo and tests, and all of .cache
 	@ansible/clean
 
 controller: ## Install Ansible for site.yml into .cache/controller
@@ -73,5 +73,5 @@ docs: ## Write the roles' READMEs, docs/reference and the job file's schema from
 	.cache/controller/bin/python ansible/role_docs.py
 	.cache/test/bin/python python/reference_docs.py
 
-clean: demo-clean ## Remove everything that was built or downloaded
+clean: demo-clean ## Run demo-clean, and remove dist
 	rm -rf dist
