@@ -88,7 +88,8 @@ def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = Non
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    """Bytes of a file name that are not UTF-8 are written as \\udcff, which JSON reads back as they were."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def rewrite_text(path: Path, text: str) -> None:
@@ -129,7 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in `path`; empty when it is not there or not whole."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -138,7 +139,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects in `path`, one per line, without any that a crash left incomplete."""
     parsed = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             parsed.append(json.loads(line))
     return [values for values in parsed if isinstance(values, dict)]
 

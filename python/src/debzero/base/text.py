@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from typing import Optional
 
@@ -35,8 +36,8 @@ def rate_text(value: float) -> str:
 
 
 def duration_text(seconds: Optional[float]) -> str:
-    """1:02:03 (hours), or 2:03."""
-    if seconds is None:
+    """1:02:03 (hours), or 2:03; - where it is unknown."""
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)

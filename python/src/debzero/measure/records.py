@@ -93,7 +93,7 @@ def read_object(file: Path, fix: str) -> dict[str, Any]:
         reason = "does not exist"
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = f"is not JSON: {error}"
     else:
         if isinstance(values, dict):

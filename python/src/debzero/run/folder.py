@@ -205,7 +205,7 @@ class RunFolder:
         if self.metrics_file.is_file():
             kept = []
             for line in self.metrics_file.read_text().splitlines():
-                with suppress(ValueError, KeyError):  # a line cut short by a crash
+                with suppress(ValueError, KeyError, TypeError, RecursionError):  # a line that a crash or a hand spoilt
                     if json.loads(line)["step"] <= step:
                         kept.append(line + "\n")
             write_text(self.metrics_file, "".join(kept))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, Literal, Optional, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -154,7 +154,7 @@ class Report(Record):
     peak_memory_bytes: list[int]        # each rank's
     peak_memory_of: str
     world_size: int                     # ranks
-    zero_stage: Union[int, str]         # 1, 2, 3 or none
+    zero_stage: Literal["none", 1, 2, 3]
     offload_optimizer: str              # none, cpu or nvme
     offload_param: str
     optimizer: str

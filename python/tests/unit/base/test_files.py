@@ -104,3 +104,20 @@ def test_why_a_path_cannot_be_read(tmp_path):
     assert done.stdout.splitlines() == [
         "", "", "lies in a folder that this user may not enter", "may not be read by this user",
         "cannot be read: Too many levels of symbolic links"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", pytest.param("[" * 100000, id="deep list"),
+                                  pytest.param('{"a":' * 100000, id="deep object"),
+                                  pytest.param("9" * 5000, id="digits")])
+def test_json_that_is_no_object_is_read_as_nothing(tmp_path, text):
+    path = tmp_path / "status.json"
+    path.write_text(text)
+    assert files.read_json(path) == {}
+    path.write_text(f'{text}\n{{"step": 1}}\n')
+    assert files.read_lines(path) == [{"step": 1}]
+
+
+def test_a_file_name_that_is_not_utf_8_is_written_and_read_back(tmp_path):
+    name = os.fsdecode(b"b\xffd.yml")
+    files.write_json(tmp_path / "status.json", {"job": name})
+    assert files.read_json(tmp_path / "status.json") == {"job": name}

@@ -51,3 +51,8 @@ def test_memory_of_the_ranks_for_people(ranks, expected):
 def test_a_near_miss_gets_a_suggestion_and_anything_else_the_choices():
     assert text.did_you_mean("tran", ["train", "check"]) == "did you mean train?"
     assert text.did_you_mean(42, ["train", "check"]) == "use one of: train, check"
+
+
+@pytest.mark.parametrize("seconds", [None, float("nan"), float("inf")])
+def test_an_unknown_duration_is_a_dash(seconds):
+    assert text.duration_text(seconds) == "-"

@@ -34,7 +34,9 @@ def test_a_bad_record_is_named_by_file_key_and_reason(changes, key, reason):
     assert (problem.file, problem.key, problem.reason, problem.fix) == ("results.json", key, reason, "measure again")
 
 
-@pytest.mark.parametrize(("text", "reason"), [("{", "is not JSON"), ("[]", "must hold an object, not a list"),
+@pytest.mark.parametrize(("text", "reason"), [("{", "is not JSON"),
+                                              pytest.param("[" * 100000, "is not JSON", id="deep"),
+                                              ("[]", "must hold an object, not a list"),
                                               (None, "does not exist")])
 def test_a_file_without_an_object_is_bad_input(tmp_path, text, reason):
     file = tmp_path / "results.json"

@@ -143,3 +143,17 @@ def test_a_thinned_line_keeps_its_mean():
     thin = plots.thinned(points)
     assert len(thin) == plots.MOST and plots.thinned(thin) == thin
     assert np.mean(thin, 0) == pytest.approx(np.mean(points, 0))
+
+
+def test_a_report_with_an_unknown_stage_shows_its_score(tmp_path):
+    write_json(tmp_path / "report.json", {**REPORT.as_json(), "zero_stage": "bogus"})
+    assert report.text(read_report(tmp_path / "report.json")).startswith("finished, f1 0.9000")
+
+
+@pytest.mark.parametrize("line", ["null", "[]", "1", '{"step": null}', '{"step": "x"}',
+                                  pytest.param("[" * 100000, id="deep")])
+def test_a_spoilt_line_of_metrics_is_dropped(tmp_path, line):
+    folder = RunFolder(str(tmp_path))
+    folder.metrics_file.write_text(f'{{"step": 1}}\n{line}\n{{"step": 9}}\n')
+    folder.cut_metrics(5)
+    assert folder.metrics_file.read_text() == '{"step": 1}\n'
