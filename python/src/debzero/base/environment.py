@@ -34,21 +34,27 @@ NAMES = {"gpus": "DEBZERO_GPUS", "launcher_pid": "DEBZERO_LAUNCHER", "measured":
          "textfile_folder": "DEBZERO_TEXTFILE_DIR"}
 
 
+FIX = "correct it there, or in the environment"
+DIGITS = 20  # more than any of the numbers can have
+
+
 def environment(variables: Optional[Mapping[str, str]] = None, source: str = "the environment") -> Environment:
     """The values in `variables` (default: this process's); errors name `source` as their file. Raises an InputError
-    with a problem for each value that must be a whole number and is not."""
+    with a problem for each value that cannot be meant."""
     given = os.environ if variables is None else variables
     numbers: dict[str, Optional[int]] = {}
     problems = []
     for field in ("gpus", "launcher_pid", "memory_cap_bytes", "micro_batch"):
         text = given.get(NAMES[field]) or None
-        if text is not None and not text.isdecimal():
-            problems.append(Problem(source, NAMES[field], f"must be a whole number, not {text!r}",
-                                    "correct it there, or in the environment"))
+        if text is not None and not (text.isdecimal() and len(text) < DIGITS):
+            problems.append(Problem(source, NAMES[field], f"must be a whole number, not {text[:DIGITS]!r}", FIX))
             text = None
         numbers[field] = None if text is None else int(text)
+    measured = given.get(NAMES["measured"]) or "0"
+    if measured not in ("0", "1"):
+        problems.append(Problem(source, NAMES["measured"], f"must be 0 or 1, not {measured[:DIGITS]!r}", FIX))
     if problems:
         raise InputError(problems)
     folder = given.get(NAMES["textfile_folder"])
-    return Environment(**numbers, measured=bool(given.get(NAMES["measured"])),
+    return Environment(**numbers, measured=measured == "1",
                        textfile_folder=Path(folder) if folder else None)

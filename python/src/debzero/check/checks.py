@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero.base.environment import environment
 from debzero.base.errors import InputError, Problem, without_known
 from debzero.base.files import nearest, unreadable
 from debzero.base.text import did_you_mean
@@ -38,6 +39,10 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tup
     if job is not None:
         file = str(path)
         in_the_file = list(problems)
+        try:  # a start would fail at it, after it had opened the output folder
+            environment()
+        except InputError as error:
+            problems += error.problems
         config, wrong = read_deepspeed(job, file)
         problems += without_known(wrong, in_the_file)
         try:

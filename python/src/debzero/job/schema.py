@@ -25,7 +25,7 @@ def _number(value: Any) -> Any:
 def _auto_or_count(value: Any) -> Union[int, str]:
     if value == "auto":
         return "auto"
-    if isinstance(value, str) and value.isdigit() or isinstance(value, float) and value.is_integer():
+    if isinstance(value, str) and value.isdecimal() or isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"must be auto or a whole number of at least 1, not {value!r}")
@@ -39,7 +39,7 @@ def _columns(value: Any) -> Any:
 def _stage(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"must be none, 1, 2 or 3, not {str(value).lower()}")
-    return int(value) if isinstance(value, str) and value.isdigit() else value
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _model(value: Any) -> Any:

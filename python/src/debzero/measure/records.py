@@ -6,6 +6,7 @@ Standard library only: results are also shown on a host without the trainer's li
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ class MeasuredRun:
     device_bytes: tuple[int, ...] = ()  # each GPU's peak, over what was in use before the run
     host_bytes: int = 0                 # likewise the host's
     wall_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.measured and not (self.memory_bytes and 0 < self._seconds < math.inf):
+            raise ValueError("a measured run needs segments that took time and each rank's memory")
 
     @property
     def measured(self) -> bool:
@@ -141,11 +146,19 @@ def _read_fields(kind: Any, value: Any, key: str) -> Any:
             found[field.name] = _read(hints[field.name], given[field.name], path + field.name)
         elif field.default is MISSING:
             raise _Mismatch(path + field.name, "is missing")
-    return kind(**found)
+    try:
+        return kind(**found)
+    except ValueError as error:
+        raise _Mismatch(key or "file", str(error)) from None
+
+
+LARGEST = 10**18  # of what is counted or measured here; also no infinity and no NaN
 
 
 def _of_type(kind: Any, value: Any, key: str) -> Any:
     """`value`, which must be of exactly this type: a bool is no number here, but a whole number is a float."""
+    if type(value) in (int, float) and not abs(value) < LARGEST:
+        raise _Mismatch(key, f"must be a number under {LARGEST:.0e}")
     if type(value) is kind or (kind is float and type(value) is int):
         return value
     raise _Mismatch(key, f"must be {NAMES[kind]}, not {_name(value)}")

@@ -26,6 +26,9 @@ def _known() -> str:
 def find(name: str) -> RunFolder:
     """The output folder of a job's name, a job file or a folder. Raises an InputError where there is none, and where
     this user may not read it: that must not look like a folder without a run."""
+    if not name:  # as from an unset shell variable: not the current folder
+        raise InputError([Problem("the command line", "NAME", "is empty",
+                                  f"name a run; the jobs here are: {_known()}")])
     path = Path(name)
     folder = RunFolder(name if os.path.isdir(path) else _output_of(path, name))
     for file in (folder.lock_file, folder.status_file):

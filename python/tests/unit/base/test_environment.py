@@ -36,13 +36,26 @@ def test_an_empty_variable_is_unset():
     assert environment(dict.fromkeys(NAMES.values(), "")) == Environment()
 
 
-@pytest.mark.parametrize("value", ["two", "-1", "1.5", "2 "])
+@pytest.mark.parametrize("value", ["two", "-1", "1.5", "2 ", "²"])
 def test_a_value_that_is_no_number_is_one_problem_that_names_the_variable(value):
     with pytest.raises(InputError) as caught:
         environment({"DEBZERO_GPUS": value, "DEBZERO_MICRO_BATCH": "4"}, "/etc/debzero/host.env")
     (problem,) = caught.value.problems
     assert (problem.file, problem.key) == ("/etc/debzero/host.env", "DEBZERO_GPUS")
     assert repr(value) in problem.reason and problem.fix
+
+
+def test_a_number_with_thousands_of_digits_is_named_in_short():
+    with pytest.raises(InputError) as caught:
+        environment({"DEBZERO_GPUS": "9" * 5000})
+    assert len(caught.value.problems[0].reason) < 80
+
+
+@pytest.mark.parametrize(("value", "measured"), [("0", False), ("1", True), ("", False)])
+def test_a_run_is_measured_for_1_alone(value, measured):
+    assert environment({"DEBZERO_MEASURED": value}).measured is measured
+    with pytest.raises(InputError, match="DEBZERO_MEASURED"):
+        environment({"DEBZERO_MEASURED": "no"})
 
 
 def test_all_bad_values_are_reported_at_once():

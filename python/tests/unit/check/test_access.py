@@ -105,3 +105,10 @@ def test_what_is_watched_does_not_mix_with_the_json(tmp_path, monkeypatch, capsy
     assert status.status(str(tmp_path), as_json=True, watch=True) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["state"] == "stopped" and "preparing" in printed.err
+
+
+def test_a_variable_that_a_start_would_refuse_is_named_before(bench, monkeypatch):
+    monkeypatch.setenv("DEBZERO_GPUS", "abc")
+    with pytest.raises(InputError) as caught:
+        checks.check(bench.job())
+    assert [problem.key for problem in caught.value.problems] == ["DEBZERO_GPUS"]

@@ -49,5 +49,17 @@ def test_a_file_without_an_object_is_bad_input(tmp_path, text, reason):
 
 def test_a_speed_is_that_of_all_segments():
     slow, fast = Segment(steps=10, samples=640, seconds=9), Segment(steps=10, samples=640, seconds=1)
-    run = MeasuredRun(segments=(slow, fast))
+    run = MeasuredRun(segments=(slow, fast), memory_bytes=(1,))
     assert (run.samples_per_second, run.steps_per_second) == (128, 2)  # not the mean of the segments' speeds
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"segments": []}, "needs segments that took time"), ({"memory_bytes": []}, "each rank's memory"),
+    ({"segments": [{"steps": 1, "samples": 8, "seconds": 0}]}, "needs segments that took time"),
+    ({"segments": [{"steps": 1, "samples": 8, "seconds": float("inf")}]}, "must be a number under"),
+    ({"memory_bytes": [10**400]}, "must be a number under")])
+def test_figures_that_no_run_can_have_are_named(change, reason):
+    values = {"kind": "measured", "segments": [{"steps": 1, "samples": 8, "seconds": 1.0}], "memory_bytes": [1],
+              **change}
+    with pytest.raises(InputError, match=reason):
+        read_record(MeasuredRun, values, Path("results.json"), "measure it again")

@@ -5,6 +5,7 @@ import pytest
 import yaml
 from run_report import REPORT
 
+from debzero.base.errors import InputError
 from debzero.base.files import write_json
 from debzero.base.text import count_text
 from debzero.run import open as opening
@@ -101,3 +102,8 @@ def test_one_thing_is_no_plural():
     assert [count_text(count, noun) for count, noun in ((1, "epoch"), (2, "epoch"), (1, "class"), (3, "class"))] == [
         "1 epoch", "2 epochs", "1 class", "3 classes"]
     assert count_text(2, "micro-batch") == "2 micro-batches"
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(InputError, match="is empty"):
+        status.find("")
