@@ -39,7 +39,8 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     except Exception as error:  # the trace runs the model's own code, which may be anybody's
         raise InputError([Problem(str(path), "model",
                                   f"{shapes.name} cannot be traced: {type(error).__name__}: {error}",
-                                  "plan a model of a usual architecture; `debzero tune` measures any")]) from error
+                                  "correct the model's settings; if they are right, `debzero tune` measures it without "
+                                  "a prediction")]) from error
     best, why = recommend(rows)
     if as_json:
         print(json.dumps(_as_dict(path, planner, rows, best, why), indent=2))

@@ -34,6 +34,8 @@ MISTAKES = [
     ({"model.type": "burt"}, "model.type", "did you mean bert"),
     ({"model.hidden_sise": 3}, "model.hidden_sise", "did you mean hidden_size"),
     ({"model.hidden_size": "wide"}, "model.hidden_size", "whole number"),
+    ({"model.hidden_size": 30, "model.num_attention_heads": 4}, "model", "correct the setting"),
+    ({"model.num_attention_heads": 0}, "model", "correct the setting"),
     ({"model": None}, "model", "add it"),
     ({"output": None}, "output", "add it"),
     ({"output": "rows.csv"}, "output", "another output"),
