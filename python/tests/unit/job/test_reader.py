@@ -6,6 +6,7 @@ import pytest
 from support import JOB, changed
 
 import debzero.train.launch
+from debzero import cli
 from debzero.check import checks
 from debzero.job.reader import parse, read_mapping
 from debzero.model import tasks
@@ -74,6 +75,25 @@ def test_each_mistake_names_its_key_and_its_fix(bench, monkeypatch, change, key,
     assert key in problem, found.value.text()
     assert fix in problem[key].fix
     assert problem[key].file == str(path)
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("", "file is empty, but must hold a mapping such as `model: ...`"), ("just text", "`model: ...`, not text"),
+    ("- a", "`model: ...`, not a list"), ("3", "`model: ...`, not a number"),
+    ("train: {gradient_checkpointing: maybe}", "must be true or false, not 'maybe'")])
+def test_a_wrong_type_is_named_in_plain_english(tmp_path, capsys, text, reason):
+    path = tmp_path / "job.yml"
+    path.write_text(text)
+    assert cli.main(["check", str(path)]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_missing_job_is_looked_for_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "none.yml"]) == 2
+    assert "check the path, relative to the current folder" in capsys.readouterr().err
+    assert cli.main(["check", str(tmp_path / "none.yml")]) == 2
+    assert "relative" not in capsys.readouterr().err
 
 
 def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):
