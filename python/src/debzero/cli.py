@@ -26,9 +26,10 @@ COMMANDS = (
 
 EPILOG = """exit status:
   0  done
-  1  the run failed
+  1  failed; of doctor: the host cannot train; of status: the run stopped,
+     failed or is not started
   2  bad input: trying again does not help
-  3  the run failed the same way three times in a row and is given up
+  3  the run failed three times at the same step and is given up
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM
 
 examples:
@@ -66,7 +67,7 @@ def parser() -> _Parser:
         add(top.commands)
     try:
         import argcomplete
-    except ImportError:  # a host without the environment still has --help
+    except ImportError:  # a checkout and the package's build have --help without the environment
         pass
     else:
         argcomplete.autocomplete(top)
