@@ -16,6 +16,7 @@ import debzero.run.command
 import debzero.train.command
 import debzero.tune.command
 from debzero import __version__
+from debzero.base.command_line import wrapped
 from debzero.base.text import did_you_mean
 
 # In the order of `debzero --help`.
@@ -59,8 +60,8 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> _Parser:
     top = _Parser(prog="debzero", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-                  description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.",
-                  epilog=EPILOG)
+                  description=wrapped("Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a "
+                                      "folder."), epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"debzero {__version__}")
     top.commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=argparse.ArgumentParser)
     for add in COMMANDS:

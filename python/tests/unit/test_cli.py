@@ -58,7 +58,8 @@ def test_every_command_has_one_line_of_help_and_examples(capsys):
 @pytest.mark.parametrize("columns", [60, 100])
 def test_descriptions_are_as_wide_as_the_terminal(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    widest = [max(map(len, command.description.splitlines())) for command in cli.parser().commands.choices.values()]
+    top = cli.parser()
+    widest = [max(map(len, command.description.splitlines())) for command in (top, *top.commands.choices.values())]
     assert max(widest) <= columns - 2 and max(widest) > columns - 15
 
 

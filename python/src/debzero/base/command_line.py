@@ -18,13 +18,17 @@ WARMUP_HELP = "unmeasured steps beforehand; compiling and CUDA graphs take the f
 Commands = Any  # what argparse's add_subparsers returns
 
 
+def wrapped(text: str) -> str:
+    """`text` in lines as wide as those that argparse makes of the options' help."""
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 20), break_on_hyphens=False)
+
+
 def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str,
                 examples: Sequence[str]) -> argparse.ArgumentParser:
     """A command's parser. The first sentence of `text` is its line in `debzero --help`; `run` returns the exit code."""
-    columns = shutil.get_terminal_size().columns - 2  # as argparse wraps the options
     parser: argparse.ArgumentParser = commands.add_parser(
         name, allow_abbrev=False, help=text.split(".")[0][0].lower() + text.split(".")[0][1:],
-        description=textwrap.fill(text, max(columns, 20), break_on_hyphens=False),
+        description=wrapped(text),
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)
