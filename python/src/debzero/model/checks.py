@@ -50,7 +50,7 @@ def model_problems(job: Job, file: str) -> list[Problem]:
             problems.append(Problem(file, "model", f"transformers cannot build it: {type(error).__name__}: {error}",
                                     "correct the setting, or remove it for the default"))
     longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
-    if isinstance(longest, int) and job.data.max_length > longest:
+    if isinstance(longest, int) and 0 <= longest < job.data.max_length:  # XLNet's -1: no limit
         problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
                                 f"{longest} positions",
                                 f"use at most {longest}, or a larger model.max_position_embeddings"))
@@ -67,6 +67,7 @@ def _try_to_build(job: Job, settings: Any) -> None:
     if not tasks.suits(type(task), settings.model_type):
         return  # tasks.problems() reports it
     settings = copy.deepcopy(settings)
+    settings.pad_token_id = 0  # config() sets the tokenizer's, which is in the vocabulary; the type's own may not be
     if job.task == "causal-lm" and hasattr(settings, "is_decoder"):
         settings.is_decoder = True  # as build() does
     with OnMeta():

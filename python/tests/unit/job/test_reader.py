@@ -88,6 +88,12 @@ def test_a_wrong_type_is_named_in_plain_english(tmp_path, capsys, text, reason):
     assert reason in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(("kind", "task"), [("marian", "text-to-text"), ("xlnet", "classification")])
+def test_what_a_model_type_takes_for_granted_is_no_mistake(bench, kind, task):
+    """Marian's own padding token lies beyond a small vocabulary; XLNet has no last position."""
+    checks.check(bench.job(model={"type": kind, "vocab_size": 200}, task=task))
+
+
 def test_a_missing_job_is_looked_for_in_the_current_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["check", "none.yml"]) == 2
