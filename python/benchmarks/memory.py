@@ -225,7 +225,7 @@ def line(name: str, found: dict[str, Any]) -> str:
     if "measured" not in found:
         return f"{name:<30}failed: {str(found.get('error', '?')).splitlines()[-1][:200]}"
     ratio = found["predicted"] / found["measured"]
-    mark = "under" if ratio < 1 - UNDER else "off" if abs(ratio - 1) > WITHIN else ""
+    mark = "under" if ratio < 1 - UNDER else f"more than {WITHIN:.0%} off" if abs(ratio - 1) > WITHIN else ""
     return (f"{name:<30}{found['measured'] / 2**30:>9.3f}{found['predicted'] / 2**30:>10.3f}{ratio:>8.3f}  "
             f"{found['phase']:<9}{mark}").rstrip()
 
@@ -239,7 +239,7 @@ def verdict(found: dict[str, Any]) -> tuple[str, bool]:
     missing = max(0, len(cells(False)) - len(found))
     good = not missing and not failed and near >= SHARE * len(ratios) and not under
     return (f"{near} of {len(ratios)} cells within {WITHIN:.0%}, {under} more than {UNDER:.0%} under, {missing} "
-            f"missing, {failed} failed: {'good' if good else 'not good enough'}"), good
+            f"missing, {failed} failed: {'OK' if good else 'not OK'}"), good
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import debzero.run.command
 import debzero.train.command
 import debzero.tune.command
 from debzero import __version__
+from debzero.base.command_line import wrapped
 from debzero.base.text import did_you_mean
 
 # In the order of `debzero --help`.
@@ -26,9 +27,10 @@ COMMANDS = (
 
 EPILOG = """exit status:
   0  done
-  1  the run failed
+  1  failed; of doctor: the host cannot train; of status: the run stopped,
+     failed or is not started
   2  bad input: trying again does not help
-  3  the run failed the same way three times in a row and is given up
+  3  the run failed three times at the same step and is given up
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM
 
 examples:
@@ -58,15 +60,15 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> _Parser:
     top = _Parser(prog="debzero", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-                  description="Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a folder.",
-                  epilog=EPILOG)
+                  description=wrapped("Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a "
+                                      "folder."), epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"debzero {__version__}")
     top.commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=argparse.ArgumentParser)
     for add in COMMANDS:
         add(top.commands)
     try:
         import argcomplete
-    except ImportError:  # a host without the environment still has --help
+    except ImportError:  # a checkout and the package's build have --help without the environment
         pass
     else:
         argcomplete.autocomplete(top)

@@ -55,6 +55,21 @@ def test_every_command_has_one_line_of_help_and_examples(capsys):
         assert f"  debzero {name}" in command.format_help(), f"{name} has no example"
 
 
+@pytest.mark.parametrize("columns", [60, 100])
+def test_descriptions_are_as_wide_as_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    top = cli.parser()
+    widest = [max(map(len, command.description.splitlines())) for command in (top, *top.commands.choices.values())]
+    assert max(widest) <= columns - 2 and max(widest) > columns - 15
+
+
+def test_each_command_fits_one_line_of_the_overview(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    overview = cli.parser().format_help()
+    assert len(re.findall(r"^    \w+ +\w", overview, re.MULTILINE)) == len(cli.COMMANDS)
+    assert not re.search(r"^ {10,}\S", overview, re.MULTILINE)
+
+
 def test_the_examples_are_commands_that_parse():
     parser = cli.parser()
     for command in parser.commands.choices.values():

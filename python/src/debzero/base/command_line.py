@@ -1,8 +1,10 @@
-"""What the commands' parsers share. Only the standard library is imported, so --help works on a host without the Python
-environment."""
+"""What the commands' parsers share. Only the standard library is imported: a checkout and the package's build have
+--help without the Python environment."""
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
@@ -11,16 +13,22 @@ JOB_HELP = "the job file (YAML)"
 RANKS_HELP = "processes to train with (default: the job's, or one per GPU)"
 NAME_HELP = "what to call this host in the results (default: its host name)"
 STEPS_HELP = "optimizer steps to measure (default: 20)"
-WARMUP_HELP = "steps before those that do not count; compiling and CUDA graphs take the first two (default: 10)"
+WARMUP_HELP = "unmeasured steps beforehand; compiling and CUDA graphs take the first two (default: 10)"
 
 Commands = Any  # what argparse's add_subparsers returns
+
+
+def wrapped(text: str) -> str:
+    """`text` in lines as wide as those that argparse makes of the options' help."""
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 20), break_on_hyphens=False)
 
 
 def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str,
                 examples: Sequence[str]) -> argparse.ArgumentParser:
     """A command's parser. The first sentence of `text` is its line in `debzero --help`; `run` returns the exit code."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, allow_abbrev=False, help=text.split(".")[0][0].lower() + text.split(".")[0][1:], description=text,
+        name, allow_abbrev=False, help=text.split(".")[0][0].lower() + text.split(".")[0][1:],
+        description=wrapped(text),
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(run=run)

@@ -56,6 +56,18 @@ def memory_text(ranks: list[int]) -> str:
     return f"{low} GiB" if low == high else f"{low}-{high} GiB"
 
 
+def ratio_text(value: float) -> str:
+    """A ratio that may not be whole, to about two decimals: 3, 2.5, 2.67, 0.0039."""
+    return f"{round(value, 2 if value >= 1 else 4):g}"
+
+
+def type_text(value: object) -> str:
+    """What a value from YAML or JSON is, for errors: text, a list, a number."""
+    names = {str: "text", list: "a list", dict: "a mapping", bool: "true or false", int: "a number", float: "a number",
+             type(None): "nothing"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
 def count_text(count: int, noun: str) -> str:
     """A number of things: 1 epoch, 2 epochs, 1 class, 2 classes, 1 micro-batch, 2 micro-batches."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith(('s', 'tch')) else 's'}"

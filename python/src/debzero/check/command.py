@@ -10,7 +10,7 @@ from debzero.base.command_line import Commands, add_command, add_json, add_ranks
 def add_check(commands: Commands) -> None:
     parser = add_command(
         commands, "check", run,
-        "Check a job, or DeepSpeed's own JSON, without starting it. All problems are shown at once, each with its\n"
+        "Check a job, or DeepSpeed's own JSON, without starting it. All problems are shown at once, each with its "
         "reason and its fix. Errors end with exit status 2, warnings alone with 0.",
         ["debzero check mrpc.yml", "debzero check mrpc.yml --json", "debzero check deepspeed_config.json --ranks 2",
          "debzero check deepspeed_config.json --fix --strict", "debzero check --schema > job.schema.json"])

@@ -28,8 +28,7 @@ _CODES = (
          "known one is only a warning.",
          '{"train_batchsize": 64}', '{"train_batch_size": 64}'),
     Code("DZ102", "a value of the wrong type",
-         "A number in quotes is text, also 5e8 in a job's YAML, which needs a dot: 5.0e+8. --fix removes "
-         "such quotes.",
+         "A number in quotes is text. In YAML so is 5e8: write 5.0e+8. --fix removes such quotes.",
          '{"gradient_clipping": "1.0"}', '{"gradient_clipping": 1.0}'),
     Code("DZ103", '"auto" where nothing fills it in',
          'debzero replaces "auto" where a value follows from the job or the model. It leaves other keys '
@@ -45,8 +44,7 @@ _CODES = (
          "between them.",
          '{"steps_per_print": 5, "steps_per_print": 50}', '{"steps_per_print": 50}'),
     Code("DZ106", "a number out of range",
-         "Sizes and counts begin at 1, learning rates and the like at 0, and there are the ZeRO stages 0 "
-         "to 3.",
+         "Sizes and counts begin at 1, learning rates and the like at 0. ZeRO has stages 0 to 3.",
          '{"zero_optimization": {"stage": 4}}', '{"zero_optimization": {"stage": 2}}'),
     Code("DZ110", "offload_param below stage 3",
          "Only stage 3 shards the parameters, so only there can they be offloaded. Below it every rank "
@@ -112,7 +110,7 @@ _CODES = (
          '{"optimizer": {"type": "AdamW", "params": {"max_grad_norm": 1.0}}}',
          '{"optimizer": {"type": "AdamW", "params": {}}, "gradient_clipping": 1.0}'),
     Code("DZ141", "an unknown optimizer",
-         "DeepSpeed's own optimizers may be written in any case of letters, torch's only as torch names "
+         "DeepSpeed's own optimizers may be written in upper or lower case, torch's only as torch names "
          "them.",
          '{"optimizer": {"type": "AdanW"}}', '{"optimizer": {"type": "AdamW"}}'),
     Code("DZ142", "an optimizer that ZeRO has not been tested with",
@@ -129,7 +127,7 @@ _CODES = (
          ' "optimizer": {"type": "AdamW", "params": {}}}', "warning"),
     Code("DZ144", "an unknown learning-rate schedule",
          "DeepSpeed has the schedules WarmupLR, WarmupDecayLR, WarmupCosineLR, LRRangeTest and OneCycle.",
-         '{"scheduler": {"type": "WarmupDecay"}}', '{"scheduler": {"type": "WarmupLR"}}'),
+         '{"scheduler": {"type": "WarmUpLR"}}', '{"scheduler": {"type": "WarmupLR"}}'),
     Code("DZ145", "a schedule's parameter that is missing or unknown",
          "Each schedule is a class whose arguments these are; DeepSpeed stops at a wrong one.",
          '{"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 10}}}',

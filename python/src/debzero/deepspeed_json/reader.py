@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import Problem
+from debzero.base.text import type_text
 from debzero.job.schema import Job
 
 
@@ -29,7 +30,7 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
         return None, [Problem(file, "file", f"is not JSON: {error}",
                               "check the commas and quotes there; it takes no comments")]
     if not isinstance(values, dict):
-        return None, [Problem(file, "file", f"must hold a JSON object, not {type(values).__name__}",
+        return None, [Problem(file, "file", f"must hold a JSON object, not {type_text(values)}",
                               "see DeepSpeed's configuration reference")]
     return values, [Problem(file, key, "is repeated, and DeepSpeed refuses that", "keep one", "DZ105")
                     for key in repeated]

@@ -37,7 +37,7 @@ def page() -> str:
         lines += ["", f"## {code.code}", "", *_wrapped(f"**{code.title}** ({_marks(code)}). {code.explanation}"),
                   "", "```json", code.example, "```", ""]
         for problem, _ in findings(code):
-            lines += _wrapped(f"- finding: `{problem.key}` {problem.reason}") + _wrapped(f"- fix: {problem.fix}")
+            lines += _wrapped(f"- finding: `{problem.key}`: {problem.reason}") + _wrapped(f"- fix: {problem.fix}")
         lines += ["", "Corrected:", "", "```json", code.fixed, "```"]
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from debzero.base.text import did_you_mean
+from debzero.base.text import count_text, did_you_mean
 from debzero.deepspeed_json import keys
 from debzero.deepspeed_json.view import BATCH, ZERO, ConfigView, Path, Violation, is_number, removal
 
@@ -32,7 +32,7 @@ def out_of_range(view: ConfigView) -> Iterator[Violation]:
                             f"use {bound} or more, or remove it for the default")
     stage, ratio = view.number(ZERO, "stage"), view.number(ZERO, "offload_optimizer", "ratio")
     if stage is not None and stage not in (0, 1, 2, 3):
-        yield Violation("DZ106", (ZERO, "stage"), f"ZeRO has the stages 0, 1, 2 and 3, not {stage}",
+        yield Violation("DZ106", (ZERO, "stage"), f"ZeRO has stages 0 to 3, not {stage}",
                         "2 suits models that fit a GPU, 3 larger ones")
     if ratio is not None and not 0 <= ratio <= 1:
         yield Violation("DZ106", (ZERO, "offload_optimizer", "ratio"), f"is a share from 0 to 1, not {ratio}",
@@ -59,7 +59,8 @@ def stage_3(view: ConfigView) -> Iterator[Violation]:
                         f"set {ZERO}.stage: 1, or remove it")
     if view.get(ZERO, "overlap_comm") is True and view.ranks and view.gpus and view.ranks > view.gpus and view.stage:
         yield Violation("DZ118", (ZERO, "overlap_comm"),
-                        f"hangs where ranks share a GPU ({view.ranks} ranks, {view.gpus} GPUs)",
+                        f"hangs where ranks share a GPU ({count_text(view.ranks, 'rank')}, "
+                        f"{count_text(view.gpus, 'GPU')})",
                         "remove it, or use one rank per GPU", removal(ZERO, "overlap_comm"))
 
 
@@ -74,15 +75,17 @@ def batch(view: ConfigView) -> Iterator[Violation]:
     if total is None:
         return
     parts = [(number, text) for number, text in (
-        (micro, f"micro-batch {micro}"), (steps, f"{steps} accumulation steps"), (view.ranks, f"{view.ranks} ranks"))
-        if number is not None]
+        (micro, f"micro-batch {micro}"), (steps, count_text(steps or 0, "accumulation step")),
+        (view.ranks, count_text(view.ranks or 0, "rank"))) if number is not None]
     product = math.prod(number for number, _ in parts)
     exact = micro is not None and steps is not None and view.ranks is not None
     if total % product if not exact else total != product:
         shown = " x ".join(text for _, text in parts)
         nearest = product if exact else max(1, (total + product // 2) // product) * product
-        reason = f"{total} is not {shown} = {product}" if exact else f"{total} is not a multiple of {shown} = {product}"
-        unknown = "" if view.ranks is not None else ", whatever the number of ranks"
+        alone = f"the micro-batch, {micro}" if micro is not None else f"the {shown}"
+        factors = f"{shown} = {product}" if len(parts) > 1 else alone
+        reason = f"{total} is not {factors}" if exact else f"{total} is not a multiple of {factors}"
+        unknown = ", whatever the number of ranks" if view.ranks is None and len(parts) > 1 else ""
         divides = exact and total % (product // (steps or 1)) == 0
         other = "remove gradient_accumulation_steps" if divides else "change the others"
         yield Violation("DZ120", (BATCH[0],), reason + unknown, f"set it to {nearest}, or {other}")
@@ -152,7 +155,8 @@ def scheduler(view: ConfigView) -> Iterator[Violation]:
     warmup, total = view.number(*path, "warmup_num_steps"), view.number(*path, "total_num_steps")
     if warmup is not None and total is not None and warmup > total:
         yield Violation("DZ146", (*path, "warmup_num_steps"),
-                        f"{warmup} warm-up steps are more than the {total} steps in total: the rate never falls",
+                        f"{warmup} warm-up steps are more than the {total} steps in total: the rate never reaches its "
+                        "peak",
                         f"use about {max(1, int(total) // 10)}")
 
 

@@ -45,7 +45,7 @@ def _meant(value: Any, kind: Any) -> Any:
         meant = {"true": True, "false": False}[value.lower()] if kind == "bool" else float(value)
     except (KeyError, ValueError):
         return None
-    if kind != "bool" and _fits(meant, "whole") and "e" not in value.lower():
+    if kind != "bool" and _fits(meant, "whole") and "e" not in value.lower() and (kind == "whole" or "." not in value):
         meant = int(meant)
     return meant if _fits(meant, kind) else None
 

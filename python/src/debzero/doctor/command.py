@@ -97,14 +97,14 @@ def _settings(file: Path) -> int:
 def add_doctor(commands: Commands) -> None:
     parser = add_command(
         commands, "doctor", run,
-        "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the cause,\n"
+        "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the cause, "
         "with what to do about it; what depends on it is skipped. Nothing is changed or left behind.",
         ["debzero doctor", "debzero doctor --fast --gpus 2", "debzero doctor --nvme /data --json"])
     parser.add_argument("--fast", action="store_true",
                         help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
     parser.add_argument("--gpus", type=count, metavar="N",
-                        help="GPUs that must be there (default: $DEBZERO_GPUS, or those that are)")
-    parser.add_argument("--nvme", type=Path, metavar="PATH", help="also try this folder as an offload path")
+                        help="GPUs that must be present (default: $DEBZERO_GPUS, else however many are found)")
+    parser.add_argument("--nvme", type=Path, metavar="PATH", help="also test this folder as an offload path")
     add_json(parser)
 
 

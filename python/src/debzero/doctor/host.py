@@ -110,7 +110,9 @@ def check_archives(probe: HostProbe, required: Requirements) -> CheckResult:
         names = ", ".join(f"{suite} in {file}" for suite, file in old.items())
         return warn(f"apt is configured with archives that have reached their end of life: {names}",
                     "remove these lines: mirrors drop such archives, and apt update then fails as a whole", **old)
-    return ok("none older than Bullseye (whose support ended in August 2026: keep a mirror of it)")
+    bullseye = re.search(r'^VERSION_ID="?11\b', probe.read("/etc/os-release"), re.MULTILINE)
+    ended = " (whose support ended in August 2026: keep a mirror of it)" if bullseye else ""
+    return ok(f"none older than Bullseye{ended}")
 
 
 HOST_CHECKS = [  # in the order of cause and effect

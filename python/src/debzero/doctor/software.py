@@ -17,7 +17,7 @@ from debzero.doctor.process import ProcessResult, python, run
 
 SECONDS = 120  # torch's first import from a cold disk reads a gigabyte
 RUNTIME = "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"
-PINNED = f"nothing, if that is intended; else {RUNTIME}, which installs the pinned versions"
+PINNED = f"ignore this if intended; otherwise {RUNTIME}, which installs the pinned versions"
 # What CUDA says when it cannot start, and what helps.
 CUDA_ADVICE = {
     "Error 802": "start NVSwitch's manager, of the driver's version: systemctl enable --now nvidia-fabricmanager",

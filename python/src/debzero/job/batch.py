@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Optional, Union
 
+from debzero.base.text import count_text, ratio_text
+
 LARGEST_AUTO_MICRO = 32  # where no GPU memory limits it
 
 
@@ -27,10 +29,8 @@ class Batch:
     ranks: int
 
     def __str__(self) -> str:
-        return (
-            f"global batch {self.total} = micro-batch {self.micro} x {self.accumulation} accumulation "
-            f"step{'s' if self.accumulation > 1 else ''} x {self.ranks} rank{'s' if self.ranks > 1 else ''}"
-        )
+        return (f"global batch {self.total} = micro-batch {self.micro} x "
+                f"{count_text(self.accumulation, 'accumulation step')} x {count_text(self.ranks, 'rank')}")
 
 
 def divisors(count: int) -> list[int]:
@@ -47,10 +47,12 @@ def nearest(value: int, unit: int) -> str:
 
 def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional[int] = None) -> Batch:
     """Divide `total` samples; `micro` may be "auto". Raises BatchError when the product cannot be `total`."""
+    on_ranks = count_text(ranks, "rank")
     if total % ranks:
         raise BatchError(
             "train.global_batch",
-            f"{total} samples cannot be divided equally among {ranks} ranks ({total} / {ranks} = {total / ranks:g})",
+            f"{total} samples cannot be divided equally among {on_ranks} ({total} / {ranks} = "
+            f"{ratio_text(total / ranks)})",
             f"use {nearest(total, ranks)}, or another number of ranks",
         )
     share = total // ranks
@@ -58,8 +60,8 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
         if share % accumulation:
             raise BatchError(
                 "train.global_batch",
-                f"{total} / {ranks} ranks / {accumulation} accumulation steps = {share / accumulation:g}, "
-                "not a whole micro-batch",
+                f"{total} / {on_ranks} / {count_text(accumulation, 'accumulation step')} = "
+                f"{ratio_text(share / accumulation)}, not a whole micro-batch",
                 f"use {nearest(total, ranks * accumulation)}",
             )
         if micro == "auto":
@@ -70,7 +72,7 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
     if accumulation is not None and micro * accumulation != share:
         raise BatchError(
             "train.global_batch",
-            f"micro-batch {micro} x {accumulation} accumulation steps x {ranks} ranks = "
+            f"micro-batch {micro} x {count_text(accumulation, 'accumulation step')} x {on_ranks} = "
             f"{micro * accumulation * ranks}, not {total}",
             f"use global_batch {micro * accumulation * ranks}, or micro_batch: auto",
         )
@@ -78,8 +80,8 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
         below = max(size for size in divisors(share) if size <= micro)
         raise BatchError(
             "train.micro_batch",
-            f"global batch {total} / {ranks} ranks / micro-batch {micro} = {share / micro:g} accumulation steps, "
-            "which must be a whole number",
+            f"global batch {total} / {on_ranks} / micro-batch {micro} = {ratio_text(share / micro)} accumulation "
+            "steps, which must be a whole number",
             f"use micro_batch {below} (or auto), or global_batch {nearest(total, micro * ranks)}",
         )
     return Batch(total, micro, share // micro, ranks)

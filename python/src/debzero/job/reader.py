@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from debzero.base.errors import InputError, Problem
 from debzero.base.stack import jobs_folder
-from debzero.base.text import did_you_mean
+from debzero.base.text import did_you_mean, type_text
 from debzero.job.local_files import is_path, within
 from debzero.job.schema import Job
 
@@ -43,6 +43,8 @@ def _problem(file: str, error: Any) -> Problem:
         return Problem(file, key, f"cannot be {value!r}", did_you_mean(value, choices))
     if kind == "value_error":
         return Problem(file, key, str(context["error"]), example)
+    if kind.startswith("bool_"):
+        return Problem(file, key, f"must be true or false, not {value!r}", example)
     if kind.startswith(("int_", "float_")):
         whole = "a whole number" if kind.startswith("int_") else "a number"
         return Problem(file, key, f"must be {whole}, not {value!r}", example)
@@ -64,7 +66,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise wrong("file", "does not exist", f"check the path; `ls {path.parent}` shows what is there") from None
+        base = "" if path.is_absolute() else ", relative to the current folder"
+        raise wrong("file", "does not exist", f"check the path{base}; `ls {path.parent}` shows what is there") from None
     except IsADirectoryError:
         raise wrong("file", "is a folder, not a job file", "give the .yml file inside it") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -82,7 +85,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
                                         getattr(error, "problem", None)])) or str(error)
         raise wrong(place, f"is not YAML: {reason}", "check the indentation, quotes and brackets there") from None
     if not isinstance(values, dict):
-        raise wrong("file", f"must hold a mapping such as `model: ...`, not {type(values).__name__}",
+        raise wrong("file", "is empty, but must hold a mapping such as `model: ...`" if values is None else
+                    f"must hold a mapping such as `model: ...`, not {type_text(values)}",
                     f"start from a job file in {jobs_folder()}")
     return values, repeated
 

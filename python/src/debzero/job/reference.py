@@ -126,8 +126,8 @@ def _values(node: Schema) -> str:
         return ("whole number" if kind == "integer" else "number") + _limits(node)
     if kind == "array":
         most = node.get("maxItems")
-        return "list of texts" + (f" (at most {most})" if most else "")
-    return {"string": "text", "boolean": "`true` or `false`", "object": "mapping"}[kind]
+        return "list of strings" + (f" (at most {most})" if most else "")
+    return {"string": "string", "boolean": "`true` or `false`", "object": "mapping"}[kind]
 
 
 def _limits(node: Schema) -> str:
@@ -138,7 +138,7 @@ def _limits(node: Schema) -> str:
 
 INTRODUCTION = """
 A job is a YAML file with the keys below. Paths in it are relative to the file's own folder. `debzero check FILE`
-reports every mistake at once, each with its fix.
+reports every mistake it can find without training, all at once, each with its fix.
 
 `debzero check --schema` prints these keys as a JSON Schema, with which editors complete and check a job file. The
 package installs it as `/usr/share/debzero/job.schema.json`; the first line of the packaged jobs names it for editors

@@ -76,10 +76,12 @@ class Section(BaseModel):
 class Data(Section):
     dataset: str = Field(
         min_length=1, examples=["glue/mrpc", "reviews.csv", "/srv/reviews", SECTIONS_DATASET], description=(
-            "The data set. On the Hugging Face hub: `owner/name`, `owner/name/configuration`, or `glue/mrpc`. On this "
-            "host: a `.csv`, `.json`, `.jsonl` or `.parquet` file, whose rows all are for training (see `held_out`); "
-            "or a folder with `train.*` and `validation.*` or `test.*` files, all in one of these formats. CSV files "
-            "name their columns in the first line; JSON is a list of objects, or one object per line. "
+            "The data set. On the Hugging Face hub: `owner/name`, `owner/name/configuration`, or a configuration of "
+            "`glue`, `super_glue` or `wikitext`, such as `glue/mrpc`. On this host: a `.csv`, `.json`, `.jsonl` or "
+            "`.parquet` file, whose rows all are for training (see `held_out`); or a folder with `train.*` and "
+            "`validation.*` or `test.*` files, all in one of these formats. CSV files name their columns in the first "
+            "line; JSON is a list of objects, or one object per line. A name that starts with `/`, `./`, `../` or `~`, "
+            "ends in a data suffix, or exists beside the job file is local; any other is looked up on the hub. "
             "`debian-sections` are package descriptions and their archive sections, from this host's own apt lists."))
     text: Annotated[List[str], Field(min_length=1, max_length=2), BeforeValidator(_columns)] = Field(
         ["text"], examples=["sentence", "[sentence1, sentence2]"], description=(
@@ -119,7 +121,7 @@ class Train(Section):
         "The peak learning rate of AdamW. It rises linearly over `warmup` and then falls linearly to 0."))
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", examples=["auto"], description=(
         "The floating-point type of the computation. `auto` takes bf16 on GPUs that have it (Ampere and later), "
-        "else fp16, and fp32 for T5 models there; on a CPU fp32."))
+        "on older GPUs fp16, but fp32 for T5 models; on a CPU fp32."))
     seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_number)] = Field(42, examples=["42"], description=(
         "The start of all random numbers: new weights, the order of samples, dropout, the split by `held_out`."))
     warmup: Share = Field(0.1, examples=["0.1"], description=(
@@ -150,7 +152,7 @@ class Train(Section):
 
 class Zero(Section):
     stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage)] = Field("none", examples=["2"], description=(
-        "What the ranks share out instead of each keeping a copy: 1 the optimizer states, 2 also the gradients, 3 "
+        "What is sharded over the ranks instead of copied to each: 1 the optimizer states, 2 also the gradients, 3 "
         "also the parameters. `none` is plain data parallelism (DDP), the fastest where everything fits."))
     offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
         "Where the optimizer states are kept and updated: on the GPU, in the host's memory (stages 1 to 3), or on "
@@ -178,7 +180,8 @@ class Job(Section):
         examples=["bert-large-uncased", "/srv/models/bert", "{type: bert, vocab_size: 8000}"], description=(
             "The model: a Hugging Face hub id; a folder that save_pretrained wrote; or, to train from scratch, a "
             "mapping with the architecture (`type`), the size of the vocabulary to learn (`vocab_size`) and any "
-            "other settings of that architecture in transformers."))
+            "other settings of that architecture in transformers. A name that starts with `/`, `./`, `../` or `~`, or "
+            "exists beside the job file is a folder; any other is looked up on the hub."))
     task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field(
         "classification", examples=["causal-lm"], description=(
             "What is learned: `classification` a class per sample, `regression` a number, `causal-lm` the next "
@@ -191,13 +194,13 @@ class Job(Section):
     zero: Zero = Field(default_factory=Zero, examples=["{stage: 2}"],
                        description="What DeepSpeed ZeRO shards over the ranks and offloads from the GPU.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, examples=["{minutes: 10}"], description=(
-        "When the run saves what it needs to resume. It also does at each evaluation and when it is stopped."))
+        "When the run saves what it needs to resume. It also saves at each evaluation and when it is stopped."))
     ranks: AutoCount = Field("auto", examples=["auto", "2"], description=(
         "Processes to train with. `auto`: one per GPU, or one on a host without GPUs."))
     deepspeed: Optional[Union[str, Dict[str, Any]]] = Field(
         None, examples=["deepspeed_config.json", "{gradient_clipping: 0.5}"], description=(
             "DeepSpeed's own configuration: a JSON file, or its keys inline. What it sets overrules this job; "
-            "\"auto\" in it stands for the job's value. By default debzero makes the whole configuration."))
+            "\"auto\" in it stands for the job's value. By default debzero writes the whole configuration."))
     output: str = Field(min_length=1, examples=["/var/lib/debzero/mrpc"], description=(
         "The run's folder, for this job alone: checkpoints, the model, the report, the metrics. Another job that is "
         "started there moves the earlier results to archive/."))

@@ -1,15 +1,16 @@
 """Checks of a job's model that need no hub, and the disk space that the model needs."""
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from debzero.base.errors import Problem
 from debzero.base.files import unreadable
 from debzero.base.text import did_you_mean
 from debzero.job.schema import Job
-from debzero.model import build
+from debzero.model import build, tasks
 
 
 def model_problems(job: Job, file: str) -> list[Problem]:
@@ -42,15 +43,35 @@ def model_problems(job: Job, file: str) -> list[Problem]:
     if not problems:
         try:
             settings = build.from_scratch(job.model)
-        except Exception as error:  # each model type checks its settings in its own way
+            _try_to_build(job, settings)
+        except NotImplementedError:  # an operation that the meta device lacks: nothing is known of the real one
+            pass
+        except Exception as error:  # each model type checks its settings in its own way, some only in its layers
             problems.append(Problem(file, "model", f"transformers cannot build it: {type(error).__name__}: {error}",
                                     "correct the setting, or remove it for the default"))
     longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
-    if isinstance(longest, int) and job.data.max_length > longest:
+    if isinstance(longest, int) and 0 <= longest < job.data.max_length:  # XLNet's -1: no limit
         problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
                                 f"{longest} positions",
                                 f"use at most {longest}, or a larger model.max_position_embeddings"))
     return problems
+
+
+def _try_to_build(job: Job, settings: Any) -> None:
+    """Build the model with the task's head, without memory for its weights. Raises whatever transformers does."""
+    import transformers
+
+    from debzero.model.meta import OnMeta
+
+    task = tasks.of(job)
+    if not tasks.suits(type(task), settings.model_type):
+        return  # tasks.problems() reports it
+    settings = copy.deepcopy(settings)
+    settings.pad_token_id = 0  # config() sets the tokenizer's, which is in the vocabulary; the type's own may not be
+    if job.task == "causal-lm" and hasattr(settings, "is_decoder"):
+        settings.is_decoder = True  # as build() does
+    with OnMeta():
+        getattr(transformers, task.auto).from_config(settings)
 
 
 def bytes_needed(job: Job) -> Optional[int]:

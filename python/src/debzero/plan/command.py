@@ -10,7 +10,7 @@ from debzero.base.command_line import Commands, add_command, add_job, add_json, 
 def add_plan(commands: Commands) -> None:
     parser = add_command(
         commands, "plan", run,
-        "Predict a job's memory per rank for every ZeRO stage and offload, and recommend one.\nNeeds no GPU and no "
+        "Predict a job's memory per rank for every ZeRO stage and offload, and recommend one. Needs no GPU and no "
         "weights.",
         ["debzero plan mrpc.yml", "debzero plan mrpc.yml --gpus 2 --gpu-memory 40G --ram 256G --nvme 2T",
          "debzero plan mrpc.yml --config llama/config.json --json"])
@@ -19,7 +19,7 @@ def add_plan(commands: Commands) -> None:
     parser.add_argument("--gpu-memory", metavar="SIZE", help="memory per GPU, e.g. 40G (default: this host's, or 40G)")
     parser.add_argument("--ram", metavar="SIZE", help="host RAM (default: this host's, or 256G)")
     parser.add_argument("--nvme", metavar="SIZE",
-                        help="NVMe space for offload (default: none; 2T where this host has no GPU)")
+                        help="NVMe space for offload (default: none; 2T on a host without a GPU)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a model's config.json instead of the job's model")
     add_json(parser)
 

@@ -7,29 +7,14 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Callable, Optional
 
 import torch
-from torch.overrides import TorchFunctionMode
+
+from debzero.model.meta import OnMeta
 
 # Autocast's lists, as far as Transformers use them (torch's documentation of autocast has them all).
 TO_HALF = {"linear", "matmul", "__matmul__", "__rmatmul__", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "einsum",
            "scaled_dot_product_attention"}
 TO_FLOAT = {"softmax", "log_softmax", "layer_norm", "group_norm", "rms_norm", "pow", "__pow__", "rsqrt", "exp", "log",
             "sum", "norm", "cumsum", "cross_entropy_loss", "nll_loss", "mse_loss"}
-FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.tensor, torch.rand, torch.randn,
-             torch.linspace, torch.eye, torch.as_tensor, torch.scalar_tensor}
-
-
-class OnMeta(TorchFunctionMode):
-    """Puts new tensors on the meta device, whatever device is asked for. Code that would read data gets False."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if function in FACTORIES:
-            kwargs["device"] = "meta"
-        reads_data = getattr(function, "__name__", "") in ("item", "__bool__", "__contains__")
-        if reads_data and args and args[0].device.type == "meta":
-            # Models ask whether a mask hides nothing and whether there is padding. False: use the mask, rows are full
-            return False
-        return function(*args, **kwargs)
 
 
 class _Attention(torch.autograd.Function):

@@ -11,8 +11,7 @@ import torch
 
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
-from debzero.model import build, tasks
-from debzero.plan import meta_device
+from debzero.model import build, meta, tasks
 from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.plan.memory import ParameterCounts
 
@@ -119,7 +118,7 @@ class Shapes:
     def _build(self) -> Any:
         import transformers
 
-        with meta_device.OnMeta():
+        with meta.OnMeta():
             model = getattr(transformers, self.task.auto).from_config(self.config)
         build.use_contiguous_bias(model)
         model.float()  # as model/build.py does; transformers 5 would take the type that the weights were saved in

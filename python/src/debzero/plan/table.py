@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, without_known
-from debzero.base.text import bytes_text
+from debzero.base.text import bytes_text, count_text
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.model import tasks
@@ -39,7 +39,8 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     except Exception as error:  # the trace runs the model's own code, which may be anybody's
         raise InputError([Problem(str(path), "model",
                                   f"{shapes.name} cannot be traced: {type(error).__name__}: {error}",
-                                  "plan a model of a usual architecture; `debzero tune` measures any")]) from error
+                                  "correct the model's settings; if they are right, `debzero tune` measures it without "
+                                  "a prediction")]) from error
     best, why = recommend(rows)
     if as_json:
         print(json.dumps(_as_dict(path, planner, rows, best, why), indent=2))
@@ -95,7 +96,7 @@ def _as_text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -
     memory = rows[0].memory
     beyond = bytes_text(memory.device_bytes - memory.peak_bytes)
     yield "*: recommended. x: does not fit. micro: the largest micro-batch that fits."
-    yield f"The peak is torch's; {rows[0].sharding.label} needs {beyond} more (CUDA context, NCCL, fragmentation)."
+    yield f"Beyond torch's peak, {rows[0].sharding.label} needs another {beyond} (CUDA context, NCCL, fragmentation)."
     yield ""
     yield f"Recommended: {best.sharding.label}: {why}" if best else f"Nothing fits: {why}"
     if best:
@@ -107,17 +108,21 @@ def _heading(planner: Planner) -> Iterator[str]:
     """The model, the batch and the hardware that the table is about."""
     hardware, first = planner.hardware, planner.resolved(SHARDINGS[0])
     train, batch = first.job.train, first.batch
-    yield (f"{planner.shapes.name}: {planner.counts.total / 1e6:.1f} M parameters, {first.precision}, sequences of "
+    yield (f"{planner.shapes.name}: {_millions(planner.counts.total)} M parameters, {first.precision}, sequences of "
            f"{first.job.data.max_length} tokens" + (", gradient checkpointing" if train.gradient_checkpointing else ""))
     automatic = train.micro_batch == "auto" and not is_fixed(planner.resolved(None))
-    ranks = f"{batch.ranks} rank{'s' if batch.ranks > 1 else ''}"
+    ranks = count_text(batch.ranks, "rank")
     yield (f"  global batch {batch.total} on {ranks}; each row with the largest micro-batch that fits" if automatic
            else f"  {batch}")
-    yield (f"  on {hardware.gpus} GPU{'s' if hardware.gpus > 1 else ''} with {_gib(hardware.gpu_memory)} GiB each, "
+    yield (f"  on {count_text(hardware.gpus, 'GPU')} with {_gib(hardware.gpu_memory)} GiB each, "
            f"{_gib(hardware.ram)} GiB RAM, {_gib(hardware.nvme)} GiB NVMe")
     yield f"  ({hardware.source})"
     yield from (line for note in planner.shapes.notes
                 for line in textwrap.wrap(f"note: {note}", 100, initial_indent="  ", subsequent_indent=" " * 8))
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f}" if parameters >= 10**6 else f"{parameters / 1e6:.2g}"
 
 
 def _line(row: Row) -> str:

@@ -10,7 +10,7 @@ from debzero.base.command_line import Commands, add_command, add_job, add_ranks
 def add_train(commands: Commands) -> None:
     parser = add_command(
         commands, "train", run,
-        "Train a job, from its data to a saved model and a report. A finished job is not trained twice;\n"
+        "Train a job, from its data to a saved model and a report. A finished job is not trained twice; "
         "an interrupted one resumes from its newest checkpoint.",
         ["debzero train mrpc.yml", "debzero train mrpc.yml --ranks 2", "debzero train mrpc.yml --again"])
     add_job(parser)

@@ -20,8 +20,8 @@ from debzero.base.command_line import (
 def add_tune(commands: Commands) -> None:
     parser = add_command(
         commands, "tune", run,
-        "Find the micro-batch with the highest samples/s that fits, and write it into the job file. The global batch\n"
-        "is unchanged. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest.\n"
+        "Find the micro-batch with the highest samples/s that fits, and write it into the job file. The global batch "
+        "is unchanged. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest. "
         "An interrupted search resumes with the trials that it has finished.",
         ["debzero tune mrpc.yml", "debzero tune mrpc.yml --search stage,offload,checkpointing --dry-run",
          "debzero tune mrpc.yml --json"])

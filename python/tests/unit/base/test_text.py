@@ -48,6 +48,18 @@ def test_memory_of_the_ranks_for_people(ranks, expected):
     assert text.memory_text(ranks) == expected
 
 
+@pytest.mark.parametrize(("value", "expected"), [(3.0, "3"), (2.5, "2.5"), (8 / 3, "2.67"), (1 / 256, "0.0039"),
+                                                 (400 / 3, "133.33")])
+def test_a_ratio_for_people(value, expected):
+    assert text.ratio_text(value) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [("a", "text"), (["a"], "a list"), ({}, "a mapping"), (3, "a number"),
+                                                 (1.5, "a number"), (True, "true or false"), (None, "nothing")])
+def test_a_type_for_people(value, expected):
+    assert text.type_text(value) == expected
+
+
 def test_a_near_miss_gets_a_suggestion_and_anything_else_the_choices():
     assert text.did_you_mean("tran", ["train", "check"]) == "did you mean train?"
     assert text.did_you_mean(42, ["train", "check"]) == "use one of: train, check"

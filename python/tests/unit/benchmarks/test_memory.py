@@ -29,7 +29,7 @@ def test_the_bench_measures_a_cell_and_judges_it(tmp_path, memory_bench, capsys)
     assert memory_bench("--tiny", "--results", results, "--cells", "bert-large-uncased/none/1") == 0
     cell = json.loads(results.read_text())["cells"]["bert-large-uncased/none/1"]
     assert cell["predicted"] > 0 and len(cell["peaks"]) == 2 and cell["measured"] == max(cell["peaks"])
-    assert "23 missing, 0 failed: not good enough" in capsys.readouterr().out
+    assert "23 missing, 0 failed: not OK" in capsys.readouterr().out
     found = json.loads(results.read_text())
     results.write_text(json.dumps({**found, "facts": {**found["facts"], "gpu": "another"}}))
     with pytest.raises(SystemExit) as ended:
@@ -39,4 +39,4 @@ def test_the_bench_measures_a_cell_and_judges_it(tmp_path, memory_bench, capsys)
 
 def test_the_published_cells_are_all_there_and_good(memory_bench, capsys):
     assert memory_bench("--show", "--results", PUBLISHED) == 0
-    assert "0 missing, 0 failed: good" in capsys.readouterr().out
+    assert "0 missing, 0 failed: OK" in capsys.readouterr().out

@@ -22,6 +22,11 @@ def test_the_example_of_a_code_has_this_fault_alone_and_its_correction_none(code
     assert found_in(code.fixed) == []
 
 
+def test_the_correction_of_an_unknown_schedule_is_the_one_that_the_fix_names():
+    (finding,) = lint.lint(json.loads(CODES["DZ144"].example), "")
+    assert finding.problem.fix == f"did you mean {json.loads(CODES['DZ144'].fixed)['scheduler']['type']}?"
+
+
 def edited(code) -> bool:
     config, _ = parse_config(code.example, "")
     return any(finding.edit for finding in lint.lint(config, "", 2, 1))

@@ -148,6 +148,23 @@ def test_the_batch_is_explained_with_its_numbers():
     assert "whatever the number of ranks" in problem.reason and "set it to 64" in problem.fix
 
 
+def test_numbers_of_one_are_singular_and_one_factor_is_named():
+    (problem,) = lint.problems({"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}, "", None, None)
+    assert problem.reason == "30 is not a multiple of the micro-batch, 8"
+    (problem,) = lint.problems({"train_batch_size": 30, "gradient_accumulation_steps": 4}, "", None, None)
+    assert problem.reason == "30 is not a multiple of the 4 accumulation steps"
+    (problem,) = lint.problems({"train_batch_size": 30, "train_micro_batch_size_per_gpu": 8}, "", 1, None)
+    assert problem.reason == "30 is not a multiple of micro-batch 8 x 1 rank = 8"
+    (problem,) = lint.problems(zero(2, overlap_comm=True), "", 2, 1)
+    assert "(2 ranks, 1 GPU)" in problem.reason
+
+
+def test_a_number_without_its_quotes_stays_as_it_was_written():
+    for text, shown in (("1.0", "write 1.0,"), ("1", "write 1,"), ("0.5", "write 0.5,")):
+        (problem,) = lint.problems({"gradient_clipping": text}, "", None, None)
+        assert problem.fix.startswith(shown)
+
+
 def test_a_jobs_own_zero_section_counts():
     from debzero.job.schema import Job
 

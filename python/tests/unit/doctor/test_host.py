@@ -179,6 +179,13 @@ def test_before_provisioning_a_missing_driver_is_no_obstacle_and_another_system_
     assert next(one for one in machine.results() if one.check == "system").status == "warn"
 
 
+@pytest.mark.parametrize(("release", "ended"), [("11", True), ("12", False)])
+def test_the_end_of_bullseye_concerns_bullseye_alone(machine, release, ended):
+    machine.write("etc/os-release", f'ID=debian\nVERSION_ID="{release}"\n')
+    (found,) = [one.found for one in machine.results() if one.check == "archives"]
+    assert ("August 2026" in found) == ended and found.startswith("none older than Bullseye")
+
+
 def test_a_host_without_gpus_is_sound_where_none_are_asked_for(machine):
     machine.remove("sys/bus/pci")
     machine.driver_gone()

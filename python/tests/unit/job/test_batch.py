@@ -27,6 +27,17 @@ def test_a_batch_holds_exactly_or_says_what_would(total, micro, ranks, accumulat
         assert accumulation in (None, batch.accumulation)
 
 
+@pytest.mark.parametrize(("arguments", "reason"), [
+    ((64, 24, 1), "global batch 64 / 1 rank / micro-batch 24 = 2.67 accumulation steps"),
+    ((65, "auto", 3), "65 samples cannot be divided equally among 3 ranks (65 / 3 = 21.67)"),
+    ((64, 32, 1, 1), "micro-batch 32 x 1 accumulation step x 1 rank = 32, not 64"),
+    ((8, "auto", 1, 3), "8 / 1 rank / 3 accumulation steps = 2.67, not a whole micro-batch")])
+def test_what_does_not_fit_is_explained_in_numbers(arguments, reason):
+    with pytest.raises(BatchError) as caught:
+        split(*arguments)
+    assert reason in caught.value.reason
+
+
 @given(st.integers(1, 5000))
 def test_divisors_are_all_that_divide_in_order(count):
     assert divisors(count) == [size for size in range(1, count + 1) if count % size == 0]

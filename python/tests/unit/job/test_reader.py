@@ -6,6 +6,7 @@ import pytest
 from support import JOB, changed
 
 import debzero.train.launch
+from debzero import cli
 from debzero.check import checks
 from debzero.job.reader import parse, read_mapping
 from debzero.model import tasks
@@ -34,6 +35,8 @@ MISTAKES = [
     ({"model.type": "burt"}, "model.type", "did you mean bert"),
     ({"model.hidden_sise": 3}, "model.hidden_sise", "did you mean hidden_size"),
     ({"model.hidden_size": "wide"}, "model.hidden_size", "whole number"),
+    ({"model.hidden_size": 30, "model.num_attention_heads": 4}, "model", "correct the setting"),
+    ({"model.num_attention_heads": 0}, "model", "correct the setting"),
     ({"model": None}, "model", "add it"),
     ({"output": None}, "output", "add it"),
     ({"output": "rows.csv"}, "output", "another output"),
@@ -72,6 +75,31 @@ def test_each_mistake_names_its_key_and_its_fix(bench, monkeypatch, change, key,
     assert key in problem, found.value.text()
     assert fix in problem[key].fix
     assert problem[key].file == str(path)
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("", "file is empty, but must hold a mapping such as `model: ...`"), ("just text", "`model: ...`, not text"),
+    ("- a", "`model: ...`, not a list"), ("3", "`model: ...`, not a number"),
+    ("train: {gradient_checkpointing: maybe}", "must be true or false, not 'maybe'")])
+def test_a_wrong_type_is_named_in_plain_english(tmp_path, capsys, text, reason):
+    path = tmp_path / "job.yml"
+    path.write_text(text)
+    assert cli.main(["check", str(path)]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("kind", "task"), [("marian", "text-to-text"), ("xlnet", "classification")])
+def test_what_a_model_type_takes_for_granted_is_no_mistake(bench, kind, task):
+    """Marian's own padding token lies beyond a small vocabulary; XLNet has no last position."""
+    checks.check(bench.job(model={"type": kind, "vocab_size": 200}, task=task))
+
+
+def test_a_missing_job_is_looked_for_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "none.yml"]) == 2
+    assert "check the path, relative to the current folder" in capsys.readouterr().err
+    assert cli.main(["check", str(tmp_path / "none.yml")]) == 2
+    assert "relative" not in capsys.readouterr().err
 
 
 def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):

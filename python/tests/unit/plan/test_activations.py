@@ -4,7 +4,7 @@ import pytest
 import torch
 from planning import TINY, curve, shapes
 
-from debzero.plan import meta_device
+from debzero.model.meta import OnMeta
 from debzero.plan.activations import shorten, trace
 
 
@@ -65,7 +65,7 @@ def test_the_forward_pass_keeps_what_torch_saves_on_the_cpu(task):
     weights = {getattr(t, "untyped_storage", t.storage)().data_ptr() for t in [*model.parameters(), *model.buffers(),
                                                                                *batch.values()]}
     real = sum(size for place, size in saved.items() if place not in weights)
-    with meta_device.OnMeta():
+    with OnMeta():
         meta = getattr(transformers, own.task.auto).from_config(own.config).float()
     found = trace(meta, shorten(meta), own.task.losses, own._batch(), None, False)
     inputs = sum(t.numel() * t.element_size() for t in batch.values())

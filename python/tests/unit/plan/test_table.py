@@ -1,5 +1,7 @@
 """What `debzero plan` prints, and what it refuses."""
-from planning import job
+import re
+
+from planning import TINY, job
 
 from debzero import cli
 from debzero.resolve.sharding import SHARDINGS
@@ -13,6 +15,14 @@ def test_the_table_is_narrow_and_names_the_choice(bench, capsys):
     assert [line[0] for line in table] == ["*"] + [" "] * (len(table) - 1)
     assert lines[-2:] == ["Recommended: plain DDP: it fits, so nothing has to be sharded or offloaded",
                           "  zero: {stage: none}"]
+
+
+def test_a_tiny_model_has_parameters(bench, capsys):
+    assert cli.main(["plan", str(job(bench, model={**TINY["causal-lm"], "n_layer": 1}, task="causal-lm"))]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r": 0\.0\d+ M parameters", text), text
+    assert re.search(r"Beyond torch's peak, plain DDP needs another [\d.]+ [MG]iB \(", text)
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_a_table_of_which_nothing_fits_says_so(bench, capsys):
