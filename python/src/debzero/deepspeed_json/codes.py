@@ -86,7 +86,7 @@ _CODES = (
          '{"zero_optimization": {"stage": 1}, "pipeline": {"stages": 2}}'),
     Code("DZ118", "overlapping communication between ranks that share a GPU",
          "Where there are more ranks than GPUs, one rank's stream waits for a kernel of another rank, and "
-         "the training hangs.",
+         "the training hangs. Found when a job is checked on a host with GPUs: a JSON file alone names none.",
          '{"zero_optimization": {"stage": 2, "overlap_comm": true}}', '{"zero_optimization": {"stage": 2}}'),
     Code("DZ120", "batch sizes that do not fit together",
          "train_batch_size = micro-batch x accumulation steps x ranks, exactly. DeepSpeed computes what is "

@@ -61,7 +61,7 @@ def stage_3(view: ConfigView) -> Iterator[Violation]:
         yield Violation("DZ118", (ZERO, "overlap_comm"),
                         f"hangs where ranks share a GPU ({count_text(view.ranks, 'rank')}, "
                         f"{count_text(view.gpus, 'GPU')})",
-                        "remove it, or use one rank per GPU", removal(ZERO, "overlap_comm"))
+                        "remove it, or use one rank per GPU")
 
 
 def batch(view: ConfigView) -> Iterator[Violation]:
