@@ -83,11 +83,21 @@ def main(arguments: Optional[list[str]] = None) -> int:
     if options.command is None:
         top.print_help(sys.stderr)
         return 2
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `debzero status demo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    """The command's exit code, after printing what it could not do."""
     from debzero.base.errors import InputError, UserError
 
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
         return code
     except InputError as error:
         if getattr(options, "json", False):
@@ -103,6 +113,3 @@ def main(arguments: Optional[list[str]] = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `debzero status demo | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 0

@@ -91,10 +91,13 @@ def test_bad_input_is_one_clear_error_with_exit_code_2(tmp_path, capsys, json_wa
         assert path in printed.err and "->" in printed.err and "Traceback" not in printed.err
 
 
-def test_a_closed_pipe_is_no_error():
+@pytest.mark.parametrize("command", ["status", "check no-such-file.yml --json"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_is_no_error(command, unbuffered):
     """As with `debzero status | head`: what is left to print is lost, and nobody minds."""
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; '{sys.executable}' -m debzero status | true"], text=True,
-                          capture_output=True, env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin"}, timeout=120)
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; '{sys.executable}' -m debzero {command} | true"], text=True,
+                          capture_output=True, timeout=120,
+                          env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": unbuffered})
     assert (done.returncode, done.stderr) == (0, "")
 
 
