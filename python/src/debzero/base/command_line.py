@@ -12,8 +12,6 @@ from typing import Any, Callable
 JOB_HELP = "the job file (YAML)"
 RANKS_HELP = "processes to train with (default: the job's, or one per GPU)"
 NAME_HELP = "what to call this host in the results (default: its host name)"
-STEPS_HELP = "optimizer steps to measure (default: 20)"
-WARMUP_HELP = "unmeasured steps beforehand; compiling and CUDA graphs take the first two (default: 10)"
 
 Commands = Any  # what argparse's add_subparsers returns
 
@@ -41,6 +39,15 @@ def add_job(parser: argparse.ArgumentParser) -> None:
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=count, metavar="N", help=RANKS_HELP)
+
+
+def add_steps(parser: argparse.ArgumentParser) -> None:
+    """How long a run is measured, in optimizer steps."""
+    parser.add_argument("--steps", type=count, default=20, metavar="N",
+                        help="optimizer steps to measure (default: %(default)s)")
+    parser.add_argument("--warmup", type=count, default=10, metavar="N",
+                        help="unmeasured steps beforehand; compiling and CUDA graphs take the first two "
+                             "(default: %(default)s)")
 
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:

@@ -9,12 +9,11 @@ from typing import Optional
 from debzero.base.command_line import (
     JOB_HELP,
     NAME_HELP,
-    STEPS_HELP,
-    WARMUP_HELP,
     Commands,
     add_command,
     add_json,
     add_ranks,
+    add_steps,
     count,
     list_of,
 )
@@ -55,8 +54,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
                         help="some of none,1,2,3 (default: all)")
     parser.add_argument("--offload", type=list_of("none", "cpu", "nvme"), metavar="LIST",
                         help="some of none,cpu,nvme (default: none,cpu, and nvme if the job has zero.nvme_path)")
-    parser.add_argument("--steps", type=count, default=20, metavar="N", help=STEPS_HELP)
-    parser.add_argument("--warmup", type=count, default=10, metavar="N", help=WARMUP_HELP)
+    add_steps(parser)
     parser.add_argument("--repeats", type=count, default=3, metavar="N", help="runs of each configuration (default: 3)")
     parser.add_argument("--limit", type=count, default=30, metavar="MINUTES", help="time limit per run (default: 30)")
 

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Optional
 
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.text import bytes_text, count_text, rate_text
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.markup import notes, section, shell, table, terms
 from debzero.bench.results import BenchResults, Summary
-from debzero.bench.tables import plural
 
 COLOURS = [f"p{number}" for number in range(8)]
 Read = Callable[[Summary], float]
@@ -33,7 +32,7 @@ SAME: dict[str, Callable[[BenchResults], str]] = {
 def names(benches: Sequence[BenchResults]) -> list[str]:
     """A name for each: the host's, or, where that is not enough, with its ranks or a number."""
     by_host = [bench.host.name for bench in benches]
-    by_ranks = [f"{bench.host.name}, {plural(bench.batch.ranks, 'rank')}" for bench in benches]
+    by_ranks = [f"{bench.host.name}, {count_text(bench.batch.ranks, 'rank')}" for bench in benches]
     for found in (by_host, by_ranks):
         if len(set(found)) == len(found):
             return found
@@ -122,9 +121,10 @@ def render(benches: Sequence[BenchResults]) -> str:
              + charts.groups("Speed", "Samples a second, median; longer is better.", figures.groups(speed, rate_text),
                              legend, keyed))
     body = (
-        f'<header><p class="eyebrow">debzero bench, {plural(len(figures.hosts), "host")}</p><h1>{escape(models)}</h1>'
+        f'<header><p class="eyebrow">debzero bench, {count_text(len(figures.hosts), "host")}</p>'
+        f'<h1>{escape(models)}</h1>'
         f'{notes(differences(benches))}</header><div class="grid two">{drawn}</div>'
         + figures.table("Memory per rank, host by host", memory, bytes_text)
         + figures.table("Samples a second, host by host", speed, rate_text)
         + section("Definitions", terms(list(benches[0].definitions.items()))) + _facts(figures.hosts, benches))
-    return shell(f"{models}: {plural(len(figures.hosts), 'host')}", body)
+    return shell(f"{models}: {count_text(len(figures.hosts), 'host')}", body)

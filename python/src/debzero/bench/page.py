@@ -8,12 +8,12 @@ from pathlib import Path
 import yaml
 
 from debzero.base.files import write_json, write_text
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.text import bytes_text, count_text, rate_text
 from debzero.bench import article, charts
 from debzero.bench.charts import Bar
 from debzero.bench.markup import notes, section, shell, table, terms
 from debzero.bench.results import BenchResults, Row, Summary
-from debzero.bench.tables import HEADINGS, as_csv, as_markdown, cells, plural
+from debzero.bench.tables import HEADINGS, as_csv, as_markdown, cells
 from debzero.bench.tables import notes as notes_of
 
 NAME = "results.html"
@@ -22,7 +22,7 @@ FILES = ("results.json", "results.csv", "results.md", NAME)
 
 def render(bench: BenchResults) -> str:
     head = (f'<p class="eyebrow">debzero bench</p><h1>{escape(bench.model)} on {escape(bench.host.device)}</h1>'
-            f'<p class="sub">{plural(bench.batch.ranks, "rank")}, {escape(bench.precision)}, '
+            f'<p class="sub">{count_text(bench.batch.ranks, "rank")}, {escape(bench.precision)}, '
             f"{escape(str(bench.batch))}; {escape(bench.made[:10])}</p>")
     body = [
         f"<header>{head}{_verdict(bench)}{notes(notes_of(bench))}</header>", _tiles(bench),
@@ -102,8 +102,8 @@ def _tiles(bench: BenchResults) -> str:
     if bench.speed_comparable:
         tiles.append(_tile("highest speed", _speed_text(fastest), fastest.label))
     else:
-        tiles.append(_tile("a rehearsal", plural(bench.batch.ranks, "rank"),
-                           f"on {plural(bench.host.gpus, 'GPU')}: speed is not comparable"))
+        tiles.append(_tile("a rehearsal", count_text(bench.batch.ranks, "rank"),
+                           f"on {count_text(bench.host.gpus, 'GPU')}: speed is not comparable"))
     return f'<div class="grid three">{"".join(tiles)}</div>'
 
 
@@ -191,9 +191,9 @@ def _article(bench: BenchResults) -> str:
 
 def _definitions(bench: BenchResults) -> str:
     settings = bench.settings
-    how = (f"{plural(settings.warmup, 'step')} to warm up, then {plural(settings.steps, 'measured step')}. Each run is "
-           "a process of its own, and all configurations run once before any runs again. All see the same batches in "
-           "the same order.")
+    how = (f"{count_text(settings.warmup, 'step')} to warm up, then {count_text(settings.steps, 'measured step')}. "
+           "Each run is a process of its own, and all configurations run once before any runs again. All see the same "
+           "batches in the same order.")
     return section("Definitions", f"<p>{escape(how)}</p>{terms(list(bench.definitions.items()))}")
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Optional
 
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.text import bytes_text, count_text, rate_text
 from debzero.bench.results import BenchResults, Row
 
 HEADINGS = ("memory per rank", "of plain DDP", "device memory", "host memory", "samples/s", "spread", "steps/s")
@@ -15,12 +15,8 @@ COLUMNS = ("configuration", "stage", "offload_optimizer", "offload_param", "rank
            "samples_per_second_highest", "steps_per_second", "speed_comparable", "reason")
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def title(bench: BenchResults) -> str:
-    return f"{bench.model} on {bench.host.device}, {plural(bench.batch.ranks, 'rank')}"
+    return f"{bench.model} on {bench.host.device}, {count_text(bench.batch.ranks, 'rank')}"
 
 
 def cells(bench: BenchResults, row: Row) -> Optional[list[str]]:
@@ -39,8 +35,8 @@ def notes(bench: BenchResults) -> list[str]:
     found = []
     ranks, gpus = bench.batch.ranks, bench.host.gpus
     if not bench.speed_comparable:
-        found.append(f"{plural(ranks, 'rank')} shared {plural(gpus, 'GPU')}: each rank's memory is its own, without "
-                     "the second bucket that overlapped communication takes in ZeRO-1 and ZeRO-2; speed is not "
+        found.append(f"{count_text(ranks, 'rank')} shared {count_text(gpus, 'GPU')}: each rank's memory is its own, "
+                     "without the second bucket that overlapped communication takes in ZeRO-1 and ZeRO-2; speed is not "
                      "comparable with that of ranks that have a GPU each.")
     if bench.settings.cap_gib:
         found.append(f"Each rank was limited to {bench.settings.cap_gib} GiB of its GPU, as if the GPU were that "

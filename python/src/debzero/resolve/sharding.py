@@ -80,11 +80,6 @@ class Sharding:
         return zero.model_copy(update=self.as_dict())
 
 
-def sharding_of(zero: Zero) -> Sharding:
-    """That of a job's `zero:` section."""
-    return Sharding(0 if zero.stage == "none" else int(zero.stage), zero.offload_optimizer, zero.offload_param)
-
-
 # What plan, tune and bench compare; each moves more data than the one before, between ranks or to the host or the disk.
 # NVMe offload of only one of the two parts is left out: nobody needs it.
 SHARDINGS = [Sharding(0), Sharding(1), Sharding(2), Sharding(3), Sharding(1, "cpu"), Sharding(2, "cpu"),

@@ -5,13 +5,12 @@ import argparse
 
 from debzero.base.command_line import (
     NAME_HELP,
-    STEPS_HELP,
-    WARMUP_HELP,
     Commands,
     add_command,
     add_job,
     add_json,
     add_ranks,
+    add_steps,
     count,
     list_of,
 )
@@ -29,8 +28,7 @@ def add_tune(commands: Commands) -> None:
     add_ranks(parser)
     parser.add_argument("--search", type=list_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
                         help="also try other values of these: some of stage,offload,checkpointing")
-    parser.add_argument("--steps", type=count, default=20, metavar="N", help=STEPS_HELP)
-    parser.add_argument("--warmup", type=count, default=10, metavar="N", help=WARMUP_HELP)
+    add_steps(parser)
     parser.add_argument("--limit", type=count, default=10, metavar="MINUTES", help="time limit per trial (default: 10)")
     parser.add_argument("--exhaustive", action="store_true",
                         help="afterwards also try what the search left out, to see how good it was")
