@@ -29,9 +29,15 @@ def scenario(name: str) -> list[str]:
     return ["molecule", "-c", "molecule/base.yml", "test", "-s", name]
 
 
+# The slow linters. They need no container.
+LINTERS = {
+    "ansible-lint": ["ansible-lint", "--offline", "--strict", "--profile", "production", "-q"],
+    "mypy": ["env", "-C", "python", "../.cache/test/bin/mypy", "--cache-dir", "../.cache/mypy"],
+}
 # They start in this order, as far as they need not wait for each other.
 COMMANDS = {
     IMAGE: [*DESTROY, "molecule/shared/create.yml", "molecule/shared/destroy.yml"],
+    **LINTERS,
     **{name: scenario(name) for name in (
         "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
         "cuda", "preflight")},
@@ -60,7 +66,7 @@ class Jobs:
         self.commands, self.destroy, self.limit = commands, destroy, limit
         # As it is now: tests change theirs while jobs start.
         self.environment = {**os.environ, "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
-        self.waiting = [name for name in commands if name in names or names and name == IMAGE]
+        self.waiting = [name for name in commands if name in names or name == IMAGE and names - {*LINTERS}]
         # Jobs that share a container, in their order. What is alone has one of its own.
         self.sharing = {name: [other for other in self.waiting if hosts.get(other, other) == hosts.get(name, name)]
                         for name in self.waiting}

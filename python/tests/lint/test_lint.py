@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from background import LINTERS
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTROLLER = ROOT / ".cache/controller/bin"
@@ -48,8 +49,9 @@ def test_a_missing_linter_and_a_finding_both_fail():
         lint("false")
 
 
-def test_ansible_lint():
-    lint("ansible-lint", "--offline", "--strict", "--profile", "production", "-q")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.job(name)) for name in LINTERS])
+def test_the_slow_ones(jobs, name):
+    jobs.succeed(name)
 
 
 def test_no_ansible_rule_is_skipped():
@@ -74,10 +76,6 @@ def test_ruff():
                if path.suffix == ".py" or path.read_bytes().startswith(b"#!/usr/bin/python3")]
     names = [str(path.relative_to(ROOT)) for path in scripts]
     lint(*check, "--config=python/pyproject.toml", *(name for name in names if not name.startswith("python/")))
-
-
-def test_mypy():
-    lint("mypy", "--cache-dir", str(ROOT / ".cache/mypy"), folder="python")
 
 
 def test_shellcheck():

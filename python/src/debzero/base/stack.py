@@ -1,24 +1,44 @@
 """stack.yml: the versions and paths that the plays, the Debian package and this package share."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 _package = Path(__file__).resolve().parents[1]
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The versions and paths, under the names that they have in the file, which says what they mean."""
+
+    python: str
+    cuda: str
+    cuda_home: str
+    cudnn: str
+    torch: str
+    deepspeed: str
+    deepspeed_sha256: str
+    deepspeed_ops: list[str]
+    gpu_architectures: list[str]
+    prefix: str
+    venv: str
+    config: str
+    state: str
+    cache: str
+    user: str
+
+
 @cache
-def stack() -> dict[str, Any]:
-    """Its `stack` mapping. Installed, the file lies in /usr/share/debzero; in a checkout, in the root."""
+def stack() -> Stack:
+    """stack.yml. Installed, the file lies in /usr/share/debzero; in a checkout, in the root."""
     import yaml
 
     installed, checkout = _package.parent / "stack.yml", _package.parents[2] / "stack.yml"
-    values: dict[str, Any] = yaml.safe_load((installed if installed.is_file() else checkout).read_text())["stack"]
-    return values
+    return Stack(**yaml.safe_load((installed if installed.is_file() else checkout).read_text())["stack"])
 
 
 def jobs_folder() -> Path:
     """Where job files are looked up by name: the host's own, or in a checkout that is not installed debian/jobs."""
-    host, checkout = Path(stack()["config"], "jobs"), _package.parents[2] / "debian" / "jobs"
+    host, checkout = Path(stack().config, "jobs"), _package.parents[2] / "debian" / "jobs"
     return checkout if checkout.is_dir() else host

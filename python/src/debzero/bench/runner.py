@@ -9,8 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Optional
 
-import yaml
-
 from debzero.base.files import write_text
 from debzero.base.text import bytes_text, rate_text
 from debzero.bench import page
@@ -100,8 +98,7 @@ class Bench:
         rows = [row for row in self.results.configurations if not row.runs and row.predicted is None]
         if rows and self.resolved.host.gpus:
             job = self.folder / "predicted.yml"
-            values = derive(self.resolved, self.shardings[0], str(self.folder / "predicted"), 1, 1)
-            write_text(job, yaml.safe_dump(values))
+            write_text(job, derive(self.resolved, self.shardings[0], str(self.folder / "predicted"), 1, 1).as_yaml())
             found = predictions(job)
             for row in rows:
                 self.results = self.results.with_row(replace(row, predicted=found.get(row.sharding)))

@@ -1,11 +1,14 @@
 """Samples as tensors: one micro-batch at a time, padded."""
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
 from debzero.data.tokens import Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Collator:
@@ -19,7 +22,7 @@ class Collator:
     def __init__(self, tokenizer: Any, pad_to: int, width: Optional[int], pin: bool) -> None:
         self.pad, self.pad_to, self.width, self.pin = tokenizer.pad_token_id, pad_to, width, pin
 
-    def __call__(self, samples: Tokens, indices: np.ndarray) -> dict[str, Any]:
+    def __call__(self, samples: Tokens, indices: np.ndarray) -> dict[str, Tensor]:
         """The model's inputs (int64[rows, width]) and `labels`. Without indices it is row 0, whose result is
         discarded."""
         import torch

@@ -4,11 +4,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import numpy as np
 
 from debzero.job.batch import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AHEAD = 4  # optimizer steps
 
@@ -17,8 +20,8 @@ class Micro(NamedTuple):
     """One micro-batch on the host. `weights` (float32[n]): the sum of its samples' losses times these is its part of
     the global batch's mean."""
 
-    batch: dict[str, Any]
-    weights: Any
+    batch: dict[str, Tensor]
+    weights: Tensor
 
 
 class Step(NamedTuple):
@@ -32,7 +35,7 @@ class Step(NamedTuple):
     widths: list[tuple[int, int]]   # rows and padded length of each micro-batch
 
 
-def micro(part: np.ndarray, rows: int, weight: float, collate: Callable[[np.ndarray], dict[str, Any]]) -> Micro:
+def micro(part: np.ndarray, rows: int, weight: float, collate: Callable[[np.ndarray], dict[str, Tensor]]) -> Micro:
     """The samples of `part`, each with `weight`, filled up to at least `rows` with others of weight 0."""
     import torch
 
@@ -42,7 +45,7 @@ def micro(part: np.ndarray, rows: int, weight: float, collate: Callable[[np.ndar
 
 
 def steps(epoch_of: Callable[[int, int], Iterator[tuple[int, list[np.ndarray]]]],
-          collate: Callable[[np.ndarray], dict[str, Any]], numbers: range, per_epoch: int, batch: Batch,
+          collate: Callable[[np.ndarray], dict[str, Tensor]], numbers: range, per_epoch: int, batch: Batch,
           fill: bool) -> Iterator[Step]:
     """The optimizer steps of these numbers. `epoch_of(number, start)` deals an epoch from its step `start` on. `fill`:
     the smaller batch at an epoch's end gets as many rows as the others, because a GPU's code is compiled for each

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
+from debzero.base.stack import Stack
 from debzero.doctor.host import examine
 from debzero.doctor.host_check import CheckResult, Requirements, fail, skip
 from debzero.doctor.probe import HostProbe
@@ -18,7 +19,7 @@ class Context:
 
     probe: HostProbe
     required: Requirements
-    stack: dict[str, Any]
+    stack: Stack
     fast: bool = False
     nvme: Optional[Path] = None
     results: dict[str, CheckResult] = field(default_factory=dict)
@@ -32,7 +33,7 @@ class Context:
     @property
     def cuda_home(self) -> Path:
         """Where torch and DeepSpeed look for the CUDA compiler."""
-        return Path(os.environ.get("CUDA_HOME") or self.stack["cuda_home"])
+        return Path(os.environ.get("CUDA_HOME") or self.stack.cuda_home)
 
 
 class Check(NamedTuple):

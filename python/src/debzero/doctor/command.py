@@ -48,7 +48,7 @@ def as_json(context: Context) -> dict[str, Any]:
             "compiler": facts.get("compiler", {}).get("release"), "torch": torch.get("version"),
             "cuda": torch.get("cuda"), "nccl": ".".join(map(str, torch.get("nccl") or [])) or None,
             "deepspeed": facts.get("deepspeed", {}).get("version"),
-            "pinned": {key: context.stack[key] for key in ("python", "cuda", "cudnn", "torch", "deepspeed")}}}
+            "pinned": {key: getattr(context.stack, key) for key in ("python", "cuda", "cudnn", "torch", "deepspeed")}}}
 
 
 def as_text(results: Iterable[CheckResult], width: int) -> str:
@@ -114,9 +114,9 @@ def run(options: argparse.Namespace) -> int:
 
 def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: bool) -> int:
     pins = stack()
-    expected = _settings(Path(pins["config"], "host.env"))
+    expected = _settings(Path(pins.config, "host.env"))
     gpus = expected if gpus is None else gpus
-    required = Requirements(gpus=gpus, free_mb={pins["state"]: FREE_MB, pins["cache"]: FREE_MB})
+    required = Requirements(gpus=gpus, free_mb={pins.state: FREE_MB, pins.cache: FREE_MB})
     context = Context(HostProbe(), required, pins, fast, nvme)
     terminal = sys.stderr.isatty()
     # So that temporary folders and children go.

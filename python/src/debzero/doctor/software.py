@@ -75,19 +75,19 @@ def software(context: Context) -> ProcessResult:
 
 
 def environment(context: Context) -> CheckResult:
-    venv, version = Path(context.stack["venv"]), platform.python_version()
+    venv, version = Path(context.stack.venv), platform.python_version()
     here = f"Python {version} in {sys.prefix}"
     if importlib.util.find_spec("torch") is None and not (venv / "bin/python").exists():
         return fail(f"{venv} is missing, the Python environment with torch and DeepSpeed",
                     f"{RUNTIME}; `debzero --help` explains how to create it by hand")
-    if short(version) != context.stack["python"]:
-        return warn(f"{here}, but stack.yml pins {context.stack['python']}", PINNED)
+    if short(version) != context.stack.python:
+        return warn(f"{here}, but stack.yml pins {context.stack.python}", PINNED)
     return ok(here)
 
 
 def compiler(context: Context) -> CheckResult:
     """`import deepspeed` runs nvcc on GPU hosts and fails without it, whether or not anything is to be compiled."""
-    nvcc, wanted = context.cuda_home / "bin/nvcc", context.stack["cuda"]
+    nvcc, wanted = context.cuda_home / "bin/nvcc", context.stack.cuda
     code, text = context.probe.run(str(nvcc), "--version")
     release = re.search(r"release (\d+\.\d+)", text)
     install = "run `ansible-playbook playbooks/gpu.yml` (role cuda), or set CUDA_HOME to the folder above bin/nvcc"
@@ -110,10 +110,10 @@ def torch(context: Context) -> CheckResult:
     facts = result.facts.get("torch")
     if facts is None:
         return fail(f"`import torch` fails: {result.error}",
-                    f"remove {context.stack['venv']} and {RUNTIME}" if "no end" not in result.error else
+                    f"remove {context.stack.venv} and {RUNTIME}" if "no end" not in result.error else
                     "look for a slow or broken disk, or a driver that hangs (dmesg)")
     facts.update(result.facts.get("libraries", {}))
-    pinned = f"{context.stack['torch']}+cu{context.stack['cuda'].replace('.', '')}"
+    pinned = f"{context.stack.torch}+cu{context.stack.cuda.replace('.', '')}"
     found = f"{facts['version']}, built for " + (f"CUDA {facts['cuda']}" if facts["cuda"] else "CPUs only")
     if context.on_gpus and not facts["cuda"]:
         return fail(f"{found}: it cannot use this host's GPUs", RUNTIME, **facts)
@@ -145,7 +145,7 @@ def _system_cudnn(context: Context) -> str:
 
 def cudnn(context: Context) -> CheckResult:
     """Two libraries for two users, not to be compared: the system's is for other programs than torch."""
-    system, pinned = _system_cudnn(context), context.stack["cudnn"]
+    system, pinned = _system_cudnn(context), context.stack.cudnn
     bundled = software(context).facts.get("libraries", {}).get("cudnn")
     data = {"system": system or None, "torch": _dotted(bundled) if bundled else None}
     found = f"the system's: {system or 'none'}; torch's own: {data['torch'] or 'none'}"
@@ -212,7 +212,7 @@ def deepspeed(context: Context) -> CheckResult:
     found = wheel()
     if found is None:
         return fail(f"DeepSpeed is not installed in {sys.prefix}", RUNTIME)
-    result, pinned = software(context), context.stack["deepspeed"]
+    result, pinned = software(context), context.stack.deepspeed
     facts = result.facts["torch"]
     data = found._asdict()
     if not context.fast and "deepspeed" not in result.facts:
@@ -239,7 +239,7 @@ def operators(context: Context) -> CheckResult:
     errors = {name: report.get("error", "") for name, report in reports.items()}
     need_driver = [name for name, error in errors.items() if "libcuda.so" in error and not context.on_gpus]
     broken = {name: error for name, error in errors.items() if error and name not in need_driver}
-    missing = [name for name in context.stack["deepspeed_ops"] if name not in installed] if context.on_gpus else []
+    missing = [name for name in context.stack.deepspeed_ops if name not in installed] if context.on_gpus else []
     data = {"load": [name for name, error in errors.items() if not error], "need_libcuda": need_driver,
             "broken": broken, "missing": missing}
     if broken:

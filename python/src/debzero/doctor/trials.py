@@ -116,7 +116,7 @@ def hub(context: Context) -> CheckResult:
     except ImportError as error:
         return warn(f"huggingface_hub does not work: {error}",
                     "give local folders for `model:` and `data.dataset:`, or install it")
-    folders = {Path(constants.HF_HUB_CACHE), Path(context.stack["cache"], "jobs", "huggingface", "hub")}
+    folders = {Path(constants.HF_HUB_CACHE), Path(context.stack.cache, "jobs", "huggingface", "hub")}
     cached: list[str] = []
     for folder in folders:
         with suppress(OSError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 SECTIONS_DATASET = "debian-sections"
@@ -204,3 +205,7 @@ class Job(Section):
     output: str = Field(min_length=1, examples=["/var/lib/debzero/mrpc"], description=(
         "The run's folder, for this job alone: checkpoints, the model, the report, the metrics. Another job that is "
         "started there moves the earlier results to archive/."))
+
+    def as_yaml(self) -> str:
+        """This job as a job file, with each key that has a value."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)

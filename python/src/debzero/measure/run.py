@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
 import psutil
-import yaml
 
 from debzero.base.environment import Environment, environment
-from debzero.base.files import read_lines, write_text
+from debzero.base.files import write_text
+from debzero.job.schema import Job
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.resolve import nvme_swap
 from debzero.run.folder import RunFolder
+from debzero.run.records import read_metrics
 
 SOURCE = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.2  # between two readings of the memory
@@ -108,16 +109,16 @@ def _defer_interruptions() -> Callable[[], None]:
     return resume
 
 
-def measure(job: dict[str, Any], folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> MeasuredRun:
-    """Train `job` (a job file's mapping, whose output is below `folder`) for at most `limit` seconds, and say what it
+def measure(job: Job, folder: Path, warmup: int, limit: float, cap: Optional[int] = None) -> MeasuredRun:
+    """Train `job`, whose output is below `folder`, for at most `limit` seconds, and say what it
     took after `warmup` optimizer steps. `cap`: the GPU memory in bytes that each rank may take. The job file, the log
     and the metrics stay in `folder`."""
-    output = Path(job["output"])
+    output = Path(job.output)
     shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True)
     (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
     file, log = folder / "job.yml", folder / "train.log"
-    write_text(file, yaml.safe_dump(job, sort_keys=False))
+    write_text(file, job.as_yaml())
     watch, started = MemoryWatch(), time.monotonic()
     try:
         code = _train(file, log, limit, cap, watch)
@@ -160,11 +161,11 @@ def _train(file: Path, log: Path, limit: float, cap: Optional[int], watch: Memor
     return code
 
 
-def remove_output(job: dict[str, Any], output: Path) -> None:
+def remove_output(job: Job, output: Path) -> None:
     """Leave nothing of a run but its log and figures: its checkpoints and what it swapped to a disk are large."""
     shutil.rmtree(output, ignore_errors=True)
-    if job["zero"].get("nvme_path"):
-        shutil.rmtree(nvme_swap.folder(job["zero"]["nvme_path"], str(output)), ignore_errors=True)
+    if job.zero.nvme_path:
+        shutil.rmtree(nvme_swap.folder(job.zero.nvme_path, str(output)), ignore_errors=True)
 
 
 def _shared_data(folder: Path) -> Path:
@@ -220,10 +221,10 @@ def _outcome(code: Optional[int], output: RunFolder, log: Path, warmup: int, lim
         return MeasuredRun("time", f"not done after {limit / 60:g} minutes")
     if code:
         return _failure(code, output, log.read_text(encoding="utf-8", errors="replace").strip())
-    lines = [line for line in read_lines(output.metrics_file) if "interval_seconds" in line]
-    segments = tuple(Segment(line["interval_steps"], line["interval_samples"], line["interval_seconds"])
-                     for line in lines if line["step"] > warmup)
-    return MeasuredRun(segments=segments, memory_bytes=tuple(int(peak) for peak in lines[-1]["memory_bytes"]))
+    lines = [line for line in read_metrics(output.metrics_file) if line.interval_seconds is not None]
+    segments = tuple(Segment(line.interval_steps or 0, line.interval_samples or 0, line.interval_seconds or 0)
+                     for line in lines if line.step > warmup)
+    return MeasuredRun(segments=segments, memory_bytes=tuple(lines[-1].memory_bytes or ()))
 
 
 def _failure(code: int, output: RunFolder, log: str) -> MeasuredRun:

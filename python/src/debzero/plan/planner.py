@@ -84,7 +84,7 @@ def _deepspeed_release() -> tuple[int, int]:
     except importlib.metadata.PackageNotFoundError:
         from debzero.base.stack import stack
 
-        version = str(stack()["deepspeed"])
+        version = stack().deepspeed
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
 

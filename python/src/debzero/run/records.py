@@ -4,13 +4,14 @@ Keys that a record does not name are kept as they are, so that a file of another
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from debzero.base.files import read_json
+from debzero.base.files import read_json, read_lines
 
 
 class Record(BaseModel):
@@ -55,6 +56,15 @@ class Metrics(Record):
     interval_steps: Optional[int] = None         # since the line before, as are the next two
     interval_samples: Optional[float] = None
     interval_seconds: Optional[float] = None
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """The lines of metrics.jsonl, without any that a crash left incomplete."""
+    lines = []
+    for values in read_lines(path):
+        with suppress(ValidationError):
+            lines.append(Metrics.model_validate(values))
+    return lines
 
 
 class Status(Metrics):

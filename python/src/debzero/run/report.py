@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import __version__
-from debzero.base.files import read_lines, write_json
+from debzero.base.files import write_json
 from debzero.base.text import computing_text, count_text
 from debzero.data.tokens import Prepared
 from debzero.job.batch import Batch
@@ -19,7 +19,7 @@ from debzero.model.tasks import Task
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import RunFolder
-from debzero.run.records import AnyReport, Report
+from debzero.run.records import AnyReport, Report, read_metrics
 
 # What report.json says the peak memory is of.
 OF_GPU, OF_PROCESS = "the GPU allocator", "the process (resident set)"
@@ -87,9 +87,9 @@ def _own(resolved: ResolvedJob, section: str) -> Optional[str]:
 
 def highest(folder: RunFolder, peaks: list[int]) -> list[int]:
     """Each rank's peak over all starts of the run, in bytes: of this start, and of the lines that earlier ones left."""
-    earlier = [line["memory_bytes"] for line in read_lines(folder.metrics_file)
-               if len(line.get("memory_bytes", ())) == len(peaks)]
-    return [int(max(own)) for own in zip(peaks, *earlier)]
+    earlier = [line.memory_bytes for line in read_metrics(folder.metrics_file)
+               if line.memory_bytes and len(line.memory_bytes) == len(peaks)]
+    return [max(own) for own in zip(peaks, *earlier)]
 
 
 def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, outcome: Outcome,

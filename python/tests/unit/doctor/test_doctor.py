@@ -16,7 +16,7 @@ from debzero.doctor.chain import Check, Context, run_checks
 from debzero.doctor.host_check import Requirements, fail, ok, skip, warn
 from debzero.doctor.probe import HostProbe
 
-PINNED = f"{stack()['torch']}+cu{stack()['cuda'].replace('.', '')}"
+PINNED = f"{stack().torch}+cu{stack().cuda.replace('.', '')}"
 TORCH = """
 import types
 __version__ = '{version}'
@@ -47,14 +47,14 @@ class Fakes:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def torch(self, version: str = PINNED, cuda: str = stack()["cuda"], gpus: int = 2, init: str = "pass",
+    def torch(self, version: str = PINNED, cuda: str = stack().cuda, gpus: int = 2, init: str = "pass",
               major: int = 8) -> None:
         self.write(self.packages / "torch/__init__.py",
                    TORCH.format(version=version, cuda=cuda, gpus=gpus, init=init, major=major))
 
-    def deepspeed(self, version: str = stack()["deepspeed"], accelerator: str = "cuda",
-                  torch: str = software.short(stack()["torch"]),
-                  cuda: str = stack()["cuda"], ops: tuple = tuple(stack()["deepspeed_ops"]), **operators: str) -> None:
+    def deepspeed(self, version: str = stack().deepspeed, accelerator: str = "cuda",
+                  torch: str = software.short(stack().torch),
+                  cuda: str = stack().cuda, ops: tuple = tuple(stack().deepspeed_ops), **operators: str) -> None:
         """`operators`: the source of those that are not sound."""
         top = self.packages / "deepspeed"
         self.write(top / "__init__.py", f"__version__ = '{version}'\n")
@@ -84,7 +84,7 @@ def fakes(tmp_path, monkeypatch):
     made = Fakes(tmp_path)
     made.torch()
     made.deepspeed()
-    made.nvcc(f"Cuda compilation tools, release {stack()['cuda']}, V{stack()['cuda']}.99")
+    made.nvcc(f"Cuda compilation tools, release {stack().cuda}, V{stack().cuda}.99")
     made.write(made.root / "proc/cpuinfo", "flags\t\t: fpu fma sse4_2 avx avx2\n")
     monkeypatch.setenv("CUDA_HOME", str(made.root / "cuda"))
     monkeypatch.setenv("PYTHONPATH", str(made.packages))
@@ -108,7 +108,7 @@ def test_a_sound_host_is_sound(fakes):
     # This Python, and a machine that has no system-wide cuDNN, differ from stack.yml.
     assert {**statuses(findings), "environment": "ok", "cudnn": "ok"} == wanted
     assert findings["torch.cuda"].data["devices"] == [{"name": "A100", "capability": "8.0", "memory_mb": 40536}] * 2
-    assert findings["operators"].data["load"] == sorted(stack()["deepspeed_ops"])
+    assert findings["operators"].data["load"] == sorted(stack().deepspeed_ops)
     assert "torch's own: 8.5.0" in findings["cudnn"].found
 
 
@@ -124,7 +124,7 @@ BROKEN = {
     "torch without a library": (lambda f: f.write(f.packages / "torch/__init__.py",
                                                   "raise ImportError('libcudart.so.11.0: no such file')"),
                                 "torch", "libcudart.so.11.0", "runtime.yml"),
-    "torch for CPUs": (lambda f: f.torch(f"{stack()['torch']}+cpu", None), "torch", "CPUs only", "runtime.yml"),
+    "torch for CPUs": (lambda f: f.torch(f"{stack().torch}+cpu", None), "torch", "CPUs only", "runtime.yml"),
     "an old driver": (lambda f: f.torch(init="raise RuntimeError('The driver is insufficient for the CUDA runtime')"),
                       "torch.cuda", "insufficient", "newer driver"),
     "no fabric manager": (lambda f: f.torch(init="raise RuntimeError('Error 802: system not yet initialized')"),
@@ -173,9 +173,9 @@ def test_the_first_failing_line_names_the_cause_and_what_to_do(fakes, name):
 DIFFERENT = {
     "a newer compiler": (lambda f: f.nvcc("release 13.0, V13.0.48"), "compiler", "CUDA 13.0"),
     "a newer torch": (lambda f: f.torch(PINNED + ".post1"), "torch",
-                      f"{PINNED}.post1, built for CUDA {stack()['cuda']}; stack.yml pins {PINNED}"),
+                      f"{PINNED}.post1, built for CUDA {stack().cuda}; stack.yml pins {PINNED}"),
     "a newer DeepSpeed": (lambda f: f.deepspeed("0.19.8"), "deepspeed", "0.19.8; stack.yml pins"),
-    "a missing operator": (lambda f: f.deepspeed(ops=tuple(stack()["deepspeed_ops"][1:])), "operators",
+    "a missing operator": (lambda f: f.deepspeed(ops=tuple(stack().deepspeed_ops[1:])), "operators",
                            "fused_adam missing"),
     "no operator at all": (lambda f: f.deepspeed(ops=(), torch="0.0"), "operators", "none is prebuilt"),
 }
@@ -294,7 +294,7 @@ def test_this_machine_without_a_gpu_can_train_and_nothing_is_left_behind(tmp_pat
     assert all("no NVIDIA GPU" in found[name]["found"] for name in ("compiler", "torch.cuda", "nccl", "nvidia-smi"))
     assert found["step"]["status"] == "ok"
     assert (found["step"]["data"]["world_size"], found["step"]["data"]["zero_stage"]) == (2, 2)
-    assert answer["versions"]["torch"] == PINNED and answer["versions"]["pinned"]["torch"] == stack()["torch"]
+    assert answer["versions"]["torch"] == PINNED and answer["versions"]["pinned"]["torch"] == stack().torch
     assert list(tmp_path.iterdir()) == []
 
 

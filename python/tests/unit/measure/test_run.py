@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import psutil
 import pytest
-import yaml
 from support import SOURCE
 
 from debzero.check import checks
@@ -23,7 +22,7 @@ def test_a_derived_job_differs_in_what_is_compared_alone(bench):
     resolved = checks.check(bench.job(zero__stage=2, train__evaluate_every=1, train__select="best",
                                   deepspeed={"gradient_clipping": 0.5}))
     path = bench.folder / "derived.yml"
-    path.write_text(yaml.safe_dump(derive(resolved, Sharding(3, "cpu", "cpu"), str(bench.folder / "out"), 10, 20)))
+    path.write_text(derive(resolved, Sharding(3, "cpu", "cpu"), str(bench.folder / "out"), 10, 20).as_yaml())
     derived = checks.check(path)
     assert (derived.stage, derived.job.zero.offload_optimizer, derived.job.zero.offload_param) == (3, "cpu", "cpu")
     assert derived.batch == resolved.batch and derived.precision == resolved.precision
@@ -32,7 +31,7 @@ def test_a_derived_job_differs_in_what_is_compared_alone(bench):
     assert (derived.job.train.max_steps, derived.job.train.log_every, derived.job.train.select) == (30, 10, "last")
     assert derived.job.train.evaluate_every is None
     baseline = bench.folder / "baseline.yml"
-    baseline.write_text(yaml.safe_dump(derive(resolved, Sharding(0), str(bench.folder / "out"), 10, 20)))
+    baseline.write_text(derive(resolved, Sharding(0), str(bench.folder / "out"), 10, 20).as_yaml())
     assert not checks.check(baseline).uses_deepspeed
 
 
@@ -45,10 +44,9 @@ def test_the_kinds_of_failures_are_distinguished(bench, tmp_path):
     output.update(error="rank 0 was killed by SIGSEGV")
     assert runs._failure(1, output, "log").kind == "failed"
     job = derive(checks.check(bench.job()), Sharding(1), str(bench.folder / "runs" / "x" / "out"), 1, 1)
-    job["train"]["global_batch"] = 31
-    found = runs.measure(job, bench.folder / "runs" / "x", 1, 60)
+    odd = job.model_copy(update={"train": job.train.model_copy(update={"global_batch": 31})})
+    found = runs.measure(odd, bench.folder / "runs" / "x", 1, 60)
     assert found.kind == "refused" and "31 samples cannot be" in found.reason and "->" in found.reason
-    job["train"]["global_batch"] = 32
     assert runs.measure(job, bench.folder / "runs" / "x", 1, 1).kind == "time"
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(bench.folder) in " ".join(p.info["cmdline"] or [])]
 

@@ -98,7 +98,8 @@ def test_a_record_is_what_its_file_holds(tmp_path):
 def test_the_peak_is_that_of_all_starts(tmp_path):
     output = RunFolder(str(tmp_path))
     assert report.highest(output, [5, 6]) == [5, 6]
-    lines = [{"step": 1, "memory_bytes": [9, 1]}, {"step": 1, "eval_loss": 0.5}, {"step": 2, "memory_bytes": [7]}]
+    lines = [{"step": 1, "memory_bytes": [9, 1]}, {"step": 1, "eval_loss": 0.5}, {"step": 2, "memory_bytes": [7]},
+             {"step": 3, "memory_bytes": None}]
     output.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert report.highest(output, [5, 6]) == [9, 6], "not of a start with another number of ranks"
 

@@ -179,7 +179,7 @@ def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_w
     speeds = {1: 10.0, 2: 20.0, 3: 30.0, 4: 100.0, 6: 60.0, 12: 125.0}  # two hills: the search stays on the first
 
     def measure(job, *_):
-        micro = job["train"]["micro_batch"]
+        micro = job.train.micro_batch
         return replace(MEASURED, segments=(Segment(steps=1, samples=speeds[micro], seconds=1.0),))
 
     monkeypatch.setattr(tuning, "measure", measure)
@@ -226,7 +226,7 @@ def trials(monkeypatch):
     answers, asked = [], []
 
     def measure(job, *_):
-        asked.append(job["train"]["micro_batch"])
+        asked.append(job.train.micro_batch)
         answer = answers.pop(0) if answers else MEASURED
         if isinstance(answer, BaseException):
             raise answer
