@@ -46,7 +46,7 @@ def unreviewed(locked: dict[str, list[str]], reviewed: dict[str, str]) -> Iterat
 
 def wrong(package: str, one: dict[str, Any], locked: dict[str, list[str]]) -> Iterator[str]:
     """What does not fit in one advisory."""
-    if not re.fullmatch(r"CVE-\d{4}-\d{4,}|ZDI-CAN-\d+", one["id"]):
+    if not re.fullmatch(r"CVE-\d{4}-\d{4,}|ZDI-CAN-\d+|\w+#\d+", one["id"]):
         yield f"{package}: {one['id']} is no number of an advisory"
     if one["because"] not in REASONS:
         yield f"{package}: {one['id']}: no reason is called {one['because']}"
