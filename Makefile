@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick test-long lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs clean
+.PHONY: help demo demo-clean controller deb test test-quick test-long lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs audit clean
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -68,10 +68,15 @@ bench-fused: ## On a GPU: DeepSpeed's fused transformer layer beside BERT's own
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock
 
-docs: ## Write the roles' READMEs, docs/reference and the job file's schema from their sources
+docs: ## Write the roles' READMEs, docs/reference, the job file's schema and the SBOM from their sources
 	@ansible/bootstrap tests
 	.cache/controller/bin/python ansible/role_docs.py
 	.cache/test/bin/python python/reference_docs.py
+	.cache/test/bin/python python/supply_chain.py
+
+audit: ## List the advisories that the ledger lacks: make audit ADVISORIES=a checkout of an advisory database (OSV format)
+	@ansible/bootstrap tests
+	.cache/test/bin/python python/supply_chain.py --audit "$(or $(ADVISORIES),$(error set ADVISORIES to a checkout of an advisory database))"
 
 clean: demo-clean ## Run demo-clean, and remove dist
 	rm -rf dist

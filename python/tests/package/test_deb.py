@@ -40,6 +40,7 @@ MUST_CONTAIN = {
     "usr/share/debzero/debzero/bench/page.css": 0o644,
     "usr/share/debzero/job.schema.json": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
+    "usr/share/debzero/sbom.cdx.json": 0o644,
     "usr/share/debzero/stack.yml": 0o644,
     "usr/share/doc/debzero/README.Debian": 0o644,
     "usr/share/doc/debzero/changelog.gz": 0o644,
@@ -151,6 +152,11 @@ def test_version_is_the_changelogs(deb: DebFile, tree: Path) -> None:
     said = subprocess.run(["python3", "-B", "-m", "debzero", "--version"], check=True, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tree / "usr/share/debzero")}).stdout.split()
     assert (deb.debcontrol()["Version"], stamp, said) == (version, version, ["debzero", version])
+
+
+def test_the_sbom_is_this_package_s(deb: DebFile, tree: Path) -> None:
+    made = (ROOT / "debian/sbom.cdx.json").read_text().replace("@version@", deb.debcontrol()["Version"])
+    assert (tree / "usr/share/debzero/sbom.cdx.json").read_text() == made
 
 
 def test_python_package_has_no_third_place_for_the_version() -> None:

@@ -10,7 +10,8 @@ from checkout import files, refuse
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 350, 60, 6
 FLAT = {"__init__", "__main__", "cli"}  # the modules that lie outside the packages
 SOURCES = files("python/src/debzero/*.py")
-PAPERS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "debian/*", "roles/*.md", "inventory/*", "Makefile")
+PAPERS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "debian/*", "roles/*.md", "inventory/*",
+          "Makefile")
 # Words that a native speaker stumbles over, and what to write in their place.
 STUMBLES = {
     r"\bmend(?:s|ed|ing)?\b": "fix",

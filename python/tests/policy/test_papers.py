@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from checkout import ROLES, ROOT, commands, files, load, missing, refuse, subcommands, targets
 
-PAPERS = files("README.md", "CONTRIBUTING.md", "docs/*.md")
+PAPERS = files("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
 SOURCE = ROOT / "python/src/debzero"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, Union
 
 from debzero.base.errors import UserError
+from debzero.model.tokenizer_files import refuse_foreign_files
 
 Model = Union[str, "dict[str, Any]"]
 ALPHABET = 1000  # characters a tokenizer from scratch knows
@@ -24,6 +25,7 @@ def load_tokenizer(model: Model, texts: Callable[[], Iterable[str]], max_length:
             tokenizer_object=_wordpiece(list(texts()), model["vocab_size"]), model_max_length=max_length,
             model_input_names=names, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
             mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]")
+    refuse_foreign_files(model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     if tokenizer.pad_token is None:
         # GPT-2 was trained without padding. A new token would be one more than the embedding holds.
