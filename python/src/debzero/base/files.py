@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, BinaryIO, Callable, Optional
 
 CHUNK = 2**28  # bytes; what a slow disk takes in seconds
 LIBC = ctypes.CDLL(None)
@@ -92,18 +92,35 @@ def _exchange(one: Path, other: Path) -> None:
         os.replace(aside, one)
 
 
-def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None, mode: int = 0) -> None:
-    """Write the whole file or nothing. It gets the owner, group and mode of `like`, as far as this user may give files
-    away; else `mode`, where the umask shall not decide."""
+def write_public(path: Path, content: bytes) -> None:
+    """Write a file that other users' programs read again and again: whole or not at all, but a crash may lose it."""
     temporary = temporary_name(path)
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
+        with _created(temporary) as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _created(path: Path) -> BinaryIO:
+    """A file that was not there before."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb")
+
+
+def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
+    """Write the whole file or nothing. It gets the owner, group and mode of `like`, as far as this user may give files
+    away."""
+    temporary = temporary_name(path)
+    try:
+        with _created(temporary) as file:
             if like:
                 for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
                     with suppress(OSError):
                         os.fchown(file.fileno(), user, group)
-            if mode := like.st_mode & 0o7777 if like else mode:
-                os.fchmod(file.fileno(), mode)
+                os.fchmod(file.fileno(), like.st_mode & 0o7777)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -30,12 +30,17 @@ def tighten_umask() -> None:
     os.umask(os.umask(0o777) | UMASK)
 
 
-def become_owner(*paths: Path) -> Optional[str]:
-    """Where root runs this, become the owner of `paths`, or of what is to be created there, for good; the name of the
-    user, or None where nothing changed. Raises a UserError where that cannot be."""
+def is_anothers(path: Path) -> bool:
+    """Whether become_owner(path) would change the user."""
+    return _owner(path) is not None
+
+
+def become_owner(*paths: Path) -> None:
+    """Where root runs this, become the owner of `paths`, or of what is to be created there, for good. Raises a
+    UserError where that cannot be."""
     account = _owner(*paths)
     if account is None:
-        return None
+        return
     try:
         os.initgroups(account.pw_name, account.pw_gid)
         os.setgid(account.pw_gid)
@@ -46,7 +51,6 @@ def become_owner(*paths: Path) -> Optional[str]:
     for name in WRITTEN:
         if name in os.environ and not os.access(os.environ[name], os.W_OK | os.X_OK):
             del os.environ[name]
-    return account.pw_name
 
 
 @contextmanager

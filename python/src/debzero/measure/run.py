@@ -210,10 +210,11 @@ def remove_build_locks(since: float) -> None:
     """Remove the locks of operators that a killed run was compiling since then (seconds since the epoch): torch's later
     builds would wait for them forever."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
-    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
-        with suppress(OSError):
-            if lock.stat().st_mtime >= since:
-                lock.unlink()
+    with suppress(OSError):  # a folder that this user may not enter
+        for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
+            with suppress(OSError):
+                if lock.stat().st_mtime >= since:
+                    lock.unlink()
 
 
 def _outcome(code: Optional[int], output: RunFolder, log: Path, warmup: int, limit: float) -> MeasuredRun:
