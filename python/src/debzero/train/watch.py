@@ -14,7 +14,6 @@ import psutil
 
 from debzero.base.environment import environment
 from debzero.base.stack import stack
-from debzero.base.text import duration_text
 
 MOST_PAUSE = 5.0  # seconds between two looks at the ranks
 CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
@@ -89,10 +88,9 @@ class Watch:
 
     def _kill(self, stopped: set[int]) -> None:
         self.stopped |= stopped
-        time_text = duration_text(self.limit)
-        self.reason = (f"was stopped, by SIGSTOP or a debugger, for {time_text}" if self.stopped else
-                       f"and the others made no progress for {time_text}: one of them hangs. If a step really takes "
-                       "longer, set DEBZERO_WATCHDOG to more seconds")
+        self.reason = (f"was stopped, by SIGSTOP or a debugger, for {self.limit:g} seconds" if self.stopped else
+                       f"and the others made no progress for {self.limit:g} seconds: one of them hangs. If a step "
+                       "really takes longer, set DEBZERO_WATCHDOG to more seconds")
         for child in self._children():
             with suppress(psutil.NoSuchProcess):
                 child.kill()
