@@ -176,7 +176,8 @@ class RunFolder:
             for path in own:
                 shutil.move(str(path), str(archive / path.name))
         for leftover in self.checkpoints.glob(".*"):
-            remove(leftover)
+            with suppress(OSError):
+                remove(leftover)
         self.error_file.unlink(missing_ok=True)
         learned = {} if archive or not before or not before.micro_batch else {"micro_batch": before.micro_batch}
         write_json(self.status_file, Status(

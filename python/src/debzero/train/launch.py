@@ -18,7 +18,7 @@ import psutil
 
 from debzero.base import interpreter, systemd
 from debzero.base.environment import environment
-from debzero.base.failures import as_user_error
+from debzero.base.failures import disk_full
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import SAME_FAILURES, RunFolder
 from debzero.run.open import open_folder
@@ -132,10 +132,11 @@ def _launch(resolved: ResolvedJob, job: Path) -> int:
             elastic_launch(config, sys.executable)(*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
         except ChildFailedError as failed:
             return _exit_code(failed, RunFolder(resolved.job.output), watch)
-        except OSError as error:  # the launcher's own files, in /tmp
-            if known := as_user_error(error, tempfile.gettempdir()):
-                raise known from None
-            raise
+        except OSError as error:  # of the launcher's own files, in /tmp
+            known = disk_full(error, tempfile.gettempdir())
+            if known is None:
+                raise
+            return _blame(RunFolder(resolved.job.output), ErrorNote(rank=0, error=str(known), passing=True))
     return 0
 
 
