@@ -162,8 +162,7 @@ def unreadable(path: Path) -> str:
         return "lies in a folder that this user may not enter"
     except (OSError, ValueError) as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return "" if os.access(
-        path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0), effective_ids=True) else "may not be read by this user"
+    return "" if os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)) else "may not be read by this user"
 
 
 def write_json(path: Path, values: Any) -> None:

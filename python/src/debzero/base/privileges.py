@@ -55,24 +55,24 @@ def become_owner(*paths: Path) -> None:
 
 @contextmanager
 def acting_as_owner(*paths: Path) -> Iterator[None]:
-    """Where root runs this, read and write as the owner of `paths` within the block. No child may be started in it: it
-    could become root again. Raises a UserError where that cannot be."""
+    """Where root runs this, read and write as the owner of `paths` within the block. It is root's code that runs in it,
+    for it can become root again: nothing of the owner's. Raises a UserError where that cannot be."""
     account = _owner(*paths)
     if account is None:
         yield
         return
-    groups, group = os.getgroups(), os.getegid()
+    groups, group = os.getgroups(), os.getgid()
     try:
         os.initgroups(account.pw_name, account.pw_gid)
-        os.setegid(account.pw_gid)
-        os.seteuid(account.pw_uid)
+        os.setresgid(account.pw_gid, account.pw_gid, group)
+        os.setresuid(account.pw_uid, account.pw_uid, 0)  # access(2) asks the first, files the second
     except OSError as error:
         raise _cannot_become(account, paths[0], error) from None
     try:
         yield
     finally:
-        os.seteuid(0)
-        os.setegid(group)
+        os.setresuid(0, 0, 0)
+        os.setresgid(group, group, group)
         os.setgroups(groups)
 
 

@@ -155,8 +155,8 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
     if not above.is_dir():
         return [Problem(file, "output", f"{above} is a file, so {folder} cannot be a folder",
                         "choose another output folder")]
-    if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
-        user = os.environ.get("USER") or str(os.geteuid())
+    if not os.access(above, os.W_OK | os.X_OK):
+        user = os.environ.get("USER") or str(os.getuid())
         return [Problem(file, "output", f"the user {user} may not write to {above}",
                         f"choose another output, or as root: install -d -o {user} {folder}")]
     if reason := unreadable(folder):

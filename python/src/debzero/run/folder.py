@@ -118,8 +118,8 @@ class RunFolder:
         names = self.foreign()
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return [Problem(file, "output", f"{self.folder} is not empty, and debzero never ran there: it holds "
-                        f"{', '.join(names[:5])}{more}", "choose a new or an empty folder: a run replaces and removes "
-                        "files in its output")] if names else []
+                        f"{', '.join(names[:5])}{more}", "choose a folder of its own, new or empty: a run replaces and "
+                        "removes files in its output")] if names else []
 
     def status(self) -> Optional[Status]:
         """status.json as it is now; None where no run wrote it. A run whose process is gone has failed, whatever it

@@ -5,9 +5,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
-from others import as_other
+from others import as_other, in_child
 from running import end, ranks_of, step_of, wait_for
 
 from debzero.base import systemd
@@ -17,13 +18,15 @@ from debzero.train.watch import Watch
 LONG = {"train__epochs": 60, "train__log_every": 5, "zero__stage": 2}
 
 
-@pytest.fixture
-def child():
+@contextmanager
+def rank():
     """Some rank of a launcher's: this process's."""
     process = subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(60)"])
-    yield process
-    process.kill()
-    process.wait()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -50,44 +53,53 @@ def start_watched(bench, seconds):
     return server().start(["train", str(bench.job(**LONG))], bench.folder, {"DEBZERO_WATCHDOG": str(seconds)})
 
 
-def test_no_progress_for_too_long_is_a_hang(watched, child):
-    with Watch() as watch:
-        time.sleep(0.3)
-        systemd.notify("READY=1")
-        for _ in range(8):
+def test_no_progress_for_too_long_is_a_hang(watched):
+    def hang():
+        with rank() as child, Watch() as watch:
+            time.sleep(0.3)
+            systemd.notify("READY=1")
+            for _ in range(8):
+                assert child.poll() is None and not watch.reason
+                time.sleep(0.25)
+                systemd.notify("WATCHDOG=1", "STATUS=step 3")
+            child.wait(5)
+        assert "NOTIFY_SOCKET" not in os.environ
+        return watch.reason
+
+    reason = in_child(hang)  # this process has other children
+    assert "made no progress for 1 seconds" in reason and "DEBZERO_WATCHDOG" in reason
+
+
+def test_preparation_takes_as_long_as_it_takes_but_not_if_a_rank_is_stopped(watched):
+    def stop():
+        with rank() as child, Watch() as watch:
+            systemd.notify("STATUS=preparing the data")
+            time.sleep(1.5)
             assert child.poll() is None and not watch.reason
-            time.sleep(0.25)
-            systemd.notify("WATCHDOG=1", "STATUS=step 3")
-        child.wait(5)
-    assert "made no progress for 1 seconds" in watch.reason and "DEBZERO_WATCHDOG" in watch.reason
-    assert "NOTIFY_SOCKET" not in os.environ
+            child.send_signal(signal.SIGSTOP)
+            child.wait(5)
+        assert watch.stopped == {child.pid}
+        return watch.reason
+
+    assert "was stopped" in in_child(stop)
 
 
-def test_preparation_takes_as_long_as_it_takes_but_not_if_a_rank_is_stopped(watched, child):
-    with Watch() as watch:
-        systemd.notify("STATUS=preparing the data")
-        time.sleep(1.5)
-        assert child.poll() is None and not watch.reason
-        child.send_signal(signal.SIGSTOP)
-        child.wait(5)
-    assert "was stopped" in watch.reason and watch.stopped == {child.pid}
+def test_other_users_are_not_heard(watched):
+    def shout():
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+                channel.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
+                channel.send(b"WATCHDOG=1")
+            time.sleep(0.1)
 
+    def listen():
+        with Watch() as watch:
+            systemd.notify("READY=1")
+            as_other(shout)
+            return watch.reason
 
-def test_other_users_are_not_heard(watched, child):
-    with Watch() as watch:
-        systemd.notify("READY=1")
-        address = "\0" + os.environ["NOTIFY_SOCKET"][1:]
-
-        def shout():
-            until = time.monotonic() + 3
-            while time.monotonic() < until:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-                    channel.connect(address)
-                    channel.send(b"WATCHDOG=1")
-                time.sleep(0.1)
-
-        as_other(shout)
-        assert child.poll() is not None and watch.reason
+    assert "made no progress" in in_child(listen)
 
 
 @pytest.mark.parametrize("variables", [{"DEBZERO_WATCHDOG": "0"}, {"NOTIFY_SOCKET": "/run/systemd/notify"}])
