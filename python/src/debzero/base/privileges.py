@@ -20,9 +20,9 @@ from debzero.base.errors import UserError
 OPEN = "is root's, and others may write to it"
 UMASK = 0o027  # of what commands write into their own folders: private training data is for its owner and group
 MOST_LINKS = 40  # as the kernel follows in one path
-# Where libraries write; those of root's that the owner may not write to are not his.
-WRITTEN = ("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HF_HOME", "TORCH_HOME", "CUDA_CACHE_PATH",
-           "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
+# Variables that name folders of libraries: where they keep what they load again, compiled code among it, and others.
+CACHES = ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
+WRITTEN = (*CACHES, "TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")
 
 
 def tighten_umask() -> None:
@@ -40,6 +40,7 @@ def become_owner(*paths: Path) -> None:
     UserError where that cannot be."""
     account = _owner(*paths)
     if account is None:
+        _leave_others_caches()
         return
     try:
         os.initgroups(account.pw_name, account.pw_gid)
@@ -48,9 +49,22 @@ def become_owner(*paths: Path) -> None:
     except OSError as error:
         raise _cannot_become(account, paths[0], error) from None
     os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
-    for name in WRITTEN:
+    for name in WRITTEN:  # root's may be out of reach
         if name in os.environ and not os.access(os.environ[name], os.W_OK | os.X_OK):
             del os.environ[name]
+
+
+def _leave_others_caches() -> None:
+    """Where root stays root, it also loads nothing from another user's caches, as after `sudo -E`."""
+    for name in ("HOME", *CACHES) if os.geteuid() == 0 else ():
+        try:
+            foreign = name in os.environ and _first_stranger(Path(os.environ[name])) != 0
+        except UserError:
+            foreign = True
+        if foreign:
+            del os.environ[name]
+    if os.geteuid() == 0:
+        os.environ.setdefault("HOME", pwd.getpwuid(0).pw_dir)
 
 
 @contextmanager

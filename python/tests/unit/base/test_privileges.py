@@ -118,6 +118,16 @@ def test_variables_that_name_folders_of_roots_are_not_kept(public, other):
     assert in_child(become) == str([None, str(other), None])
 
 
+def test_root_loads_nothing_from_another_users_caches(public, other):
+    """Compiled operators are in them."""
+    def stay():
+        os.environ.update(HOME=str(other), TORCH_EXTENSIONS_DIR=f"{other}/.cache", HF_HOME=f"{public}/models")
+        privileges.become_owner(public)
+        return [os.environ.get(name) for name in ("HOME", "TORCH_EXTENSIONS_DIR", "HF_HOME")]
+
+    assert in_child(stay) == str([pwd.getpwuid(0).pw_dir, None, f"{public}/models"])
+
+
 @pytest.mark.parametrize(("before", "after"), [(0o022, 0o027), (0o077, 0o077), (0, 0o027)])
 def test_the_umask_only_gets_tighter(before, after):
     def tighten():

@@ -36,7 +36,7 @@ def watched(monkeypatch):
 
 
 def test_a_rank_that_is_stopped_is_killed_and_named(bench, monkeypatch):
-    process = start_watched(bench, 5)
+    process = start_watched(bench, 4)
     wait_for(process, lambda: step_of(bench, "job") >= 5)
     ranks_of(process)[1].send_signal(signal.SIGSTOP)
     printed = end(process)
