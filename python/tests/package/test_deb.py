@@ -191,13 +191,13 @@ def test_the_doctor_needs_no_environment_to_say_that_it_is_missing(tree: Path, t
 def test_command_hands_its_arguments_and_exit_code_through(tree: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "%s|" "$PYTHONPATH" "$@"\nexit 7\n')
+    python.write_text('#!/bin/sh\nprintf "%s|" "$@"\nexit 7\n')
     python.chmod(0o755)
     command = tmp_path / "debzero"
     command.write_text((tree / "usr/bin/debzero").read_text().replace(STACK["venv"], str(tmp_path / "venv")))
     run = subprocess.run(["sh", str(command), "check", "a b.yml"], capture_output=True, text=True,
                          env={"PATH": os.environ["PATH"]})
-    assert (run.returncode, run.stdout) == (7, "/usr/share/debzero|-m|debzero|check|a b.yml|")
+    assert (run.returncode, run.stdout) == (7, "-I|/usr/share/debzero/command.py|check|a b.yml|")
 
 
 def test_completion_is_silent_without_the_environment(tree: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, Optional
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class Problem:
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
+
+
+class PassingProblem(Problem):
+    """One that may be over at the next start, as too little room on a disk."""
 
 
 def as_text(problems: list[Problem]) -> str:
@@ -79,6 +83,18 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.reason, self.fix)
+
+
+class PassingError(UserError):
+    """What may be over at the next start, as a full disk: no failure of the job, however often it happens."""
+
+
+def passing(error: InputError) -> Optional[PassingError]:
+    """The same as an error that a later start may not meet, where that is all that is wrong."""
+    errors = [problem for problem in error.problems if problem.severity == "error"]
+    if not errors or not all(isinstance(problem, PassingProblem) for problem in errors):
+        return None
+    return PassingError("; ".join(problem.reason for problem in errors), "; ".join(problem.fix for problem in errors))
 
 
 class OutOfMemory(UserError):  # noqa: N818 - as torch names it

@@ -61,6 +61,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     """The exit code."""
+    from debzero.base import privileges
     from debzero.base.errors import InputError, Problem
     from debzero.bench import page, results
 
@@ -68,6 +69,7 @@ def bench(options: argparse.Namespace) -> int:
         return compare(options.compare, options.output)
     if options.render:
         file = results.file_of(options.render)
+        privileges.become_owner(file)
         page.write_shown(results.load(file), file)
         print(f"written: {file.with_suffix('.html')}, and .csv and .md beside it")
         return 0
@@ -81,6 +83,7 @@ def bench(options: argparse.Namespace) -> int:
 
 def compare(files: list[Path], target: Optional[Path]) -> int:
     """Write one page of several results; the exit code."""
+    from debzero.base import privileges
     from debzero.base.errors import InputError, Problem
     from debzero.base.files import write_text
     from debzero.bench import comparison, results
@@ -92,7 +95,8 @@ def compare(files: list[Path], target: Optional[Path]) -> int:
     page = comparison.render([results.load(file) for file in files])
     target = target / "comparison.html" if target.is_dir() else target
     try:
-        write_text(target.absolute(), page)
+        with privileges.acting_as_owner(target):
+            write_text(target.absolute(), page)
     except OSError as error:
         raise InputError([Problem("debzero bench", "--output", f"{target} cannot be written: {error.strerror}",
                                   "give a file in an existing folder that this user may write to")]) from None

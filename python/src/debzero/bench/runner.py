@@ -29,11 +29,14 @@ from debzero.run.folder import now
 
 def start(options: argparse.Namespace) -> int:
     """Check what was asked for, then measure it. Exit code: 0 where at least one configuration was measured, else 1."""
-    resolved = checks.check(options.job, options.ranks)
+    def folder_of(job: Job) -> Path:
+        return (options.output or Path(job.output + "-bench")).absolute()
+
+    resolved = checks.check(options.job, options.ranks, folder_of)
     offloads = options.offload or default_offloads(resolved)
     shardings = chosen(options.stages, offloads)
     check(resolved, str(options.job), offloads, shardings, options.share_gpu)
-    folder = (options.output or Path(resolved.job.output + "-bench")).absolute()
+    folder = folder_of(resolved.job)
     claim(folder)
     return Bench(options, resolved, folder, shardings).run()
 

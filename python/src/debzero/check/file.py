@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import rewrite_text
 from debzero.check import checks
@@ -29,7 +30,7 @@ class InvalidFileError(InputError):
 def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
     """The exit code, after printing what was found. Errors are raised as an InputError, with --strict warnings too."""
     is_deepspeed = _is_deepspeed(path)
-    changes = (_fix(path, None, as_json) if is_deepspeed else _fix_of_job(path, as_json)) if fix else []
+    changes = (_fix([path], None, as_json) if is_deepspeed else _fix_of_job(path, as_json)) if fix else []
     try:
         facts, warnings = _deepspeed(path, ranks) if is_deepspeed else _job(path, ranks)
         if strict and warnings:
@@ -93,14 +94,21 @@ def _fix_of_job(path: Path, quiet: bool) -> list[str]:
     if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
         return []
     if isinstance(job.deepspeed, str):
-        return _fix(Path(job.deepspeed), job, quiet) if read_deepspeed(job, str(path))[0] is not None else []
+        return _fix([path, Path(job.deepspeed)], job, quiet) if read_deepspeed(job, str(path))[0] is not None else []
     for change in lint.apply_fixes(job.deepspeed, job)[1] if not quiet else []:
         print(f"{path}: change by hand: deepspeed.{change}")
     return []
 
 
-def _fix(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
-    """Write the corrected configuration in place of the old one, with its order of keys and its indent; the changes."""
+def _fix(paths: list[Path], job: Optional[Job], quiet: bool) -> list[str]:
+    """Write the corrected configuration in place of the old one, with its order of keys and its indent; the changes.
+    It is the last of `paths`; the first may be the job that names it, and whose owner's word counts no more than his
+    rights."""
+    with privileges.acting_as_owner(*paths):
+        return _fix_file(paths[-1], job, quiet)
+
+
+def _fix_file(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
     path = path.resolve()  # the file that changes is named, not a link to it
     config, wrong = _read(path)
     if wrong:  # either of two equal keys may be meant

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+from debzero.base import interpreter
 from debzero.doctor.chain import Check, Context
 from debzero.doctor.host_check import CheckResult, fail, ok, warn
-from debzero.doctor.process import ProcessResult, python, run
+from debzero.doctor.process import ProcessResult, run
 
 SECONDS = 120  # torch's first import from a cold disk reads a gigabyte
 RUNTIME = "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"
@@ -68,7 +69,7 @@ def software(context: Context) -> ProcessResult:
     if "software" not in context.facts:
         found = wheel()
         arguments = [*(found.operators if found else []), *(["--deepspeed"] if found and not context.fast else [])]
-        context.facts["software"] = run(python("debzero.doctor.child", "software", *arguments), SECONDS,
+        context.facts["software"] = run(interpreter.module("debzero.doctor.child", "software", *arguments), SECONDS,
                                         **({} if context.on_gpus else {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}))
     result: ProcessResult = context.facts["software"]
     return result

@@ -10,12 +10,12 @@ import hashlib
 import re
 import shutil
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Protocol
 
+from debzero.base import interpreter
 from debzero.base.errors import UserError
 from debzero.base.failures import full_disk_named
 from debzero.base.files import Heartbeat, replace_folder, sync_tree, write_json, write_text
@@ -170,9 +170,9 @@ def reshard(root: Path, tag: str) -> None:
     """
     drop_resharded(root)
     converter = subprocess.run(
-        [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(root / tag),
-         "--output_folder", str(root / RESHARDED), "--num_extract_workers", "1", "--num_merge_workers", "1",
-         "--inject_missing_state"],
+        interpreter.module(
+            "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(root / tag), "--output_folder",
+            str(root / RESHARDED), "--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"),
         capture_output=True, text=True)
     if converter.returncode:
         raise UserError(f"DeepSpeed could not convert the checkpoint {tag} for another number of ranks: "

@@ -83,11 +83,13 @@ class Status(Metrics):
 
 
 class ErrorNote(Record):
-    """.error.json: the first error of any rank. `memory`: a smaller micro-batch may avoid it."""
+    """.error.json: the first error of any rank. `memory`: a smaller micro-batch may avoid it. `passing`: it is not the
+    job's own, and may be over at the next start."""
 
     rank: int
     error: str
     memory: bool = False
+    passing: bool = False
 
 
 class Failures(Record):

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, Optional, TextIO
 
-from debzero.base.errors import InputError, Problem
+from debzero.base import privileges
+from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.files import unreadable
 from debzero.base.stack import jobs_folder
 from debzero.base.text import duration_text
@@ -24,18 +25,27 @@ def _known() -> str:
 
 
 def find(name: str) -> RunFolder:
-    """The output folder of a job's name, a job file or a folder. Raises an InputError where there is none, and where
-    this user may not read it: that must not look like a folder without a run."""
+    """As locate; raises an InputError also where this user may not read the folder."""
+    folder = locate(name)
+    check_readable(folder, name)
+    return folder
+
+
+def locate(name: str) -> RunFolder:
+    """The output folder of a job's name, a job file or a folder. Raises an InputError where there is none."""
     if not name:  # as from an unset shell variable: not the current folder
         raise InputError([Problem("the command line", "NAME", "is empty",
                                   f"name a run; the jobs here are: {_known()}")])
     path = Path(name)
-    folder = RunFolder(name if os.path.isdir(path) else _output_of(path, name))
+    return RunFolder(name if os.path.isdir(path) else _output_of(path, name))
+
+
+def check_readable(folder: RunFolder, name: str) -> None:
+    """Raises an InputError where this user may not read the folder: that must not look like a folder without a run."""
     for file in (folder.lock_file, folder.status_file):
         if reason := unreadable(file):
             raise InputError([Problem(name, "output", f"{file} {reason}",
                                       "run this as the user that trains there, or as root")])
-    return folder
 
 
 def _output_of(path: Path, name: str) -> str:
@@ -73,7 +83,9 @@ def status(name: Optional[str], as_json: bool, watch: bool) -> int:
             raise InputError([Problem("debzero status", "--watch", "follows one run, and no run is named",
                                       f"name one; the jobs here are: {_known()}")])
         return _overview(as_json)
-    folder = find(name)
+    folder = locate(name)
+    privileges.become_owner(folder.folder)
+    check_readable(folder, name)
     if watch:
         _watch(folder, sys.stderr if as_json else sys.stdout)
     current = folder.status()
@@ -109,10 +121,18 @@ def _overview(as_json: bool) -> int:
 def _row(path: Path) -> dict[str, Any]:
     """A job's name, its status, and `words`: what there is to say in its state."""
     try:
-        folder = find(str(path))
+        folder = locate(str(path))
+        with privileges.acting_as_owner(folder.folder):
+            return _row_of(folder, path)
     except InputError as error:
         problem = error.problems[0]
         return {"name": path.stem, "state": "invalid", "words": f"{problem.key} {problem.reason}"}
+    except UserError as error:
+        return {"name": path.stem, "state": "invalid", "words": error.reason}
+
+
+def _row_of(folder: RunFolder, path: Path) -> dict[str, Any]:
+    check_readable(folder, str(path))
     current = folder.status()
     if current is None:
         return {"name": path.stem, "state": "not started", "words": "", "output": str(folder.folder)}

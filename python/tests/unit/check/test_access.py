@@ -1,12 +1,14 @@
 """What this user, or nobody, may read is reported as such: never as a traceback, and never as missing."""
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from support import JOB, POWERLESS, changed
 
 from debzero.base.errors import InputError, UserError
 from debzero.check import checks
+from debzero.run import open as opening
 from debzero.run import status
 from debzero.run.folder import RunFolder
 
@@ -80,10 +82,9 @@ def test_a_disk_that_is_full_before_the_start_may_have_room_at_the_next(bench):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
     try:
         subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full
+        out = RunFolder(str(disk / "new" / "out"))
         with pytest.raises(UserError, match="is full"):
-            RunFolder(str(disk / "new" / "out")).lock()
-        with pytest.raises(UserError, match="is full"):
-            RunFolder(str(disk)).begin("tiny.yml", "0", False)
+            opening.open_folder(SimpleNamespace(fingerprint="0"), out, "tiny.yml", False)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
     with pytest.raises(InputError, match="may write to"):

@@ -307,7 +307,7 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
                               "output": str(tmp_path), "data": {"dataset": "x.csv"}})
     need = bytes_needed(job)
     assert need == 52 * (12 * 32**2 + 100 * 32)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000, "total": need}))
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-1" / "weights").write_bytes(b"x" * 1000)
     files.write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": "this"})
