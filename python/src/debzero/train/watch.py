@@ -29,7 +29,7 @@ class Watch:
 
     def __init__(self) -> None:
         chosen = environment().watchdog_seconds
-        self.limit: float = stack()["watchdog_seconds"] if chosen is None else chosen
+        self.limit: float = stack().watchdog_seconds if chosen is None else chosen
         self.reason = ""
         self.stopped: set[int] = set()  # processes that were stopped too long
         self.active = bool(self.limit) and "NOTIFY_SOCKET" not in os.environ
