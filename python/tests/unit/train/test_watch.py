@@ -112,4 +112,4 @@ def test_systemd_watches_alone_and_nobody_where_nobody_shall(watched, monkeypatc
 
 def test_the_limit_is_the_units(monkeypatch):
     monkeypatch.delenv("DEBZERO_WATCHDOG", raising=False)
-    assert Watch().limit == stack()["watchdog_seconds"] == 600
+    assert Watch().limit == stack().watchdog_seconds
