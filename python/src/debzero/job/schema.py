@@ -74,6 +74,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
+Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
+
+
 class Data(Section):
     dataset: str = Field(
         min_length=1, examples=["glue/mrpc", "reviews.csv", "/srv/reviews", SECTIONS_DATASET], description=(
@@ -84,6 +87,8 @@ class Data(Section):
             "line; JSON is a list of objects, or one object per line. A name that starts with `/`, `./`, `../` or `~`, "
             "ends in a data suffix, or exists beside the job file is local; any other is looked up on the hub. "
             "`debian-sections` are package descriptions and their archive sections, from this host's own apt lists."))
+    revision: Revision = Field("main", examples=["v1.0"], description=(
+        "Which version of a hub's data set to take: a branch, a tag or a commit."))
     text: Annotated[List[str], Field(min_length=1, max_length=2), BeforeValidator(_columns)] = Field(
         ["text"], examples=["sentence", "[sentence1, sentence2]"], description=(
             "The column with the text, or two columns for a pair of texts. causal-lm reads one."))
@@ -183,6 +188,8 @@ class Job(Section):
             "mapping with the architecture (`type`), the size of the vocabulary to learn (`vocab_size`) and any "
             "other settings of that architecture in transformers. A name that starts with `/`, `./`, `../` or `~`, or "
             "exists beside the job file is a folder; any other is looked up on the hub."))
+    revision: Revision = Field("main", examples=["v1.0"], description=(
+        "Which version of a hub's model to take: a branch, a tag or a commit. The report says which commit it was."))
     task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field(
         "classification", examples=["causal-lm"], description=(
             "What is learned: `classification` a class per sample, `regression` a number, `causal-lm` the next "

@@ -11,6 +11,7 @@ from debzero.base.files import unreadable
 from debzero.base.text import did_you_mean
 from debzero.job.schema import Job
 from debzero.model import build, tasks
+from debzero.model.folder import flaws
 
 
 def model_problems(job: Job, file: str) -> list[Problem]:
@@ -23,7 +24,8 @@ def model_problems(job: Job, file: str) -> list[Problem]:
                 "has no config.json" if folder.is_dir() else "does not exist")
             return [Problem(file, "model", f"the folder {folder} {missing}",
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
-        return []
+        found = flaws(folder) if folder.is_absolute() else []
+        return [Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found]
     from transformers import CONFIG_MAPPING
 
     kind = job.model["type"]
@@ -71,7 +73,7 @@ def _try_to_build(job: Job, settings: Any) -> None:
     if job.task == "causal-lm" and hasattr(settings, "is_decoder"):
         settings.is_decoder = True  # as build() does
     with OnMeta():
-        getattr(transformers, task.auto).from_config(settings)
+        getattr(transformers, task.auto).from_config(settings, trust_remote_code=False)
 
 
 def bytes_needed(job: Job) -> Optional[int]:

@@ -54,28 +54,28 @@ def overflows_in_fp16(job: Job) -> bool:
     A hub id whose config.json is not in the cache yet is judged by its name, which may be wrong for a model that is
     named after T5 without being one: it trains in fp32 until it is in the cache, and then as its type says.
     """
-    kind = model_type(job.model)
+    kind = model_type(job.model, job.revision)
     if kind is not None:
         return kind in OVERFLOWING
     name = str(job.model)
     return not Path(name).is_absolute() and bool(T5_NAME.search(name.rpartition("/")[2]))
 
 
-def model_type(model: object) -> Optional[str]:
+def model_type(model: object, revision: str = "main") -> Optional[str]:
     """The `model_type` of a job's `model:`, from the job, the local folder or the hub's cache; None where none says."""
     if isinstance(model, dict):
         return str(model["type"])
     name = str(model)
-    file: object = Path(name) / "config.json" if Path(name).is_absolute() else _cached_config(name)
+    file: object = Path(name) / "config.json" if Path(name).is_absolute() else _cached_config(name, revision)
     kind = read_json(Path(file)).get("model_type") if isinstance(file, (str, Path)) else None
     return kind if isinstance(kind, str) else None
 
 
-def _cached_config(name: str) -> object:
+def _cached_config(name: str, revision: str) -> object:
     """The path of a hub model's config.json in the local cache, or something that is not a path."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     try:
-        return try_to_load_from_cache(name, "config.json", cache_dir=constants.HF_HUB_CACHE)
+        return try_to_load_from_cache(name, "config.json", revision=revision, cache_dir=constants.HF_HUB_CACHE)
     except (OSError, ValueError):  # a name that no repository can have
         return None

@@ -62,7 +62,9 @@ def _summary(report: Report, job: Job) -> str:
     if isinstance(job.model, dict):
         origin = f"A {job.model['type']} model, trained from scratch"
     else:
-        origin = f"Fine-tuned from {job.model if _on_hub(job.model) else f'a local model, {Path(job.model).name},'}"
+        commit = report.revisions.get("model")
+        name = f"{job.model} (commit {commit})" if commit else job.model
+        origin = f"Fine-tuned from {name if _on_hub(job.model) else f'a local model, {Path(job.model).name},'}"
     return f"{origin} on {data}, for {job.task} (transformers' `{report.auto}`)."
 
 

@@ -177,6 +177,7 @@ class Report(Record):
     accumulation: int                   # micro-batches per step
     device: str
     versions: dict[str, str]
+    revisions: dict[str, str] = {}      # the commits of the hub's model and data set
     model: str                          # folders and files from here on
     checkpoint: str
     metrics: str

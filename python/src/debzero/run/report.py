@@ -76,6 +76,7 @@ class Outcome:
     skipped_steps: int
     resumed: int               # times
     peaks: list[int]           # of this start: bytes, one per rank
+    revisions: dict[str, str]  # the hub's commits
 
 
 def _own(resolved: ResolvedJob, section: str) -> Optional[str]:
@@ -113,7 +114,7 @@ def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, 
         optimizer=_own(resolved, "optimizer") or "AdamW", schedule=_own(resolved, "scheduler"),
         precision=resolved.precision, global_batch=resolved.batch.total, micro_batch=resolved.batch.micro,
         accumulation=resolved.batch.accumulation, device=device_name(device),
-        versions=_versions(resolved.uses_deepspeed), model=str(folder.model),
+        versions=_versions(resolved.uses_deepspeed), revisions=outcome.revisions, model=str(folder.model),
         checkpoint=str(folder.checkpoints / (folder.checkpoints / "latest").read_text()),
         metrics=str(folder.metrics_file), curves=str(folder.folder / "tensorboard"), log=_log(job))
     write_json(folder.report_file, report.as_json())

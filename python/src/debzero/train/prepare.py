@@ -21,7 +21,7 @@ from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
 from debzero.job.local_files import stamps
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
-from debzero.model import tasks
+from debzero.model import source, tasks
 from debzero.model.tokenizer import check_length, load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
@@ -158,8 +158,9 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         classes = f"{count_text(len(labels), 'class')}, " if task.label == "class" else ""
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
                         "at least one row of each kind is needed, and two classes where there are any")
-    tokenizer = load_tokenizer(job.model, lambda: _corpus(train, job.data, labels), job.data.max_length)
-    check_length(job.model, tokenizer, job.data.max_length)
+    model = source.local(job)
+    tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels), job.data.max_length)
+    check_length(model, tokenizer, job.data.max_length)
 
     def pieces(rows: Any, side: str) -> Iterator[Piece]:
         if task.label == "nothing":
@@ -197,7 +198,7 @@ def load(folder: Path, task: tasks.Task) -> Prepared:
     from transformers import AutoTokenizer
 
     facts = json.loads((folder / "data.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     targets = task.bind(tokenizer, facts["labels"])
     train, held_out = (tokens.read(folder / side, facts["max_length"], targets) for side in ("train", "held_out"))
     return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer)

@@ -37,7 +37,7 @@ def make(bench):
         loaded = prepare.load(prepare.prepare(resolved, bench.folder / "cache"), own)
         torch.manual_seed(0)
         settings = build.config(resolved.job.model, loaded.labels, loaded.tokenizer)
-        return own, loaded, build.build(resolved, settings, {}).eval()
+        return own, loaded, build.build(resolved, resolved.job.model, settings, {}).eval()
 
     return made
 
