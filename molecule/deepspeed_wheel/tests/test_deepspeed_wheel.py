@@ -65,9 +65,9 @@ def test_the_build_leaves_nothing_behind(host):
 def wheel(host):
     """The host's copy; tests may change it."""
     path = host.check_output("ls $(dirname $(ls -t /opt/debzero/wheelhouse/*/wheel.lock | head -1))/*.whl")
-    host.check_output(f"cp {path} /root/wheel")
+    host.check_output(f"cp --preserve {path} {path}.kept")
     yield path
-    host.check_output(f"mv /root/wheel {path}")
+    host.check_output(f"mv {path}.kept {path}")
 
 
 def apply(host, **variables):

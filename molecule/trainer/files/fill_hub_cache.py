@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
-WORDS = [f"word{number}" for number in range(200)]
+LABELS = ["not_equivalent", "equivalent"]
+WORDS = [f"word{number}" for number in range(200)] + LABELS
 MODELS = {  # the configuration, and the special tokens of the real tokenizer
     "bert-large-uncased": (
         {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -27,7 +28,7 @@ MODELS = {  # the configuration, and the special tokens of the real tokenizer
         {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}),
 }
 PAIRS = datasets.Features({"sentence1": datasets.Value("string"), "sentence2": datasets.Value("string"),
-                           "label": datasets.ClassLabel(names=["not_equivalent", "equivalent"])})
+                           "label": datasets.ClassLabel(names=LABELS)})
 TEXTS = datasets.Features({"text": datasets.Value("string")})
 
 
@@ -40,7 +41,8 @@ def save_model(name: str) -> None:
     snapshot = folder / "snapshots" / COMMIT
     kind = settings.pop("model_type")
     AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=len(vocabulary), **settings)).save_pretrained(snapshot)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(snapshot)
+    inputs = ["input_ids", *(["token_type_ids"] if kind == "bert" else []), "attention_mask"]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **special).save_pretrained(snapshot)
     (folder / "refs").mkdir()
     (folder / "refs/main").write_text(COMMIT)
 

@@ -16,7 +16,7 @@ FILL = "/usr/local/share/fill_hub_cache.py"
 @pytest.fixture(scope="module")
 def hub(host):
     """The hub's cache, filled once."""
-    if host.run("test -d /var/cache/debzero/jobs/huggingface/hub").rc:
+    if host.run("test -d /var/cache/debzero/jobs/huggingface/hub/models--t5-base").rc:
         script = PROJECT / "molecule/trainer/files/fill_hub_cache.py"
         subprocess.run(["podman", "cp", script, f"{host.backend.name}:{FILL}"], check=True)
         host.check_output(f"runuser -u debzero -- env HOME=/nonexistent XDG_CACHE_HOME=/var/cache/debzero/jobs "

@@ -89,8 +89,9 @@ def test_the_checks_see_what_is_wrong():
     assert not bare_pip({"a": "pip install \\\n --require-hashes -r lock"})
 
     def shared(**task):
-        return len(list(shared_paths("x.yml", {"name": "Keep", **{f"ansible.builtin.{k}": v for k, v in task.items()}})))
+        arguments = {f"ansible.builtin.{key}": value for key, value in task.items()}
+        return len(list(shared_paths("x.yml", {"name": "Keep", **arguments})))
 
-    assert shared(copy={"src": "a", "dest": "/var/tmp/a.deb"}) == shared(command={"argv": ["dpkg", "-i", "/tmp/a"]}) == 1
-    assert shared(apt={"deb": "/tmp/{{ name }}.deb"}) == shared(shell={"cmd": "cp a /dev/shm"}) == 1
+    assert shared(copy={"src": "a", "dest": "/var/tmp/a.deb"}) == shared(apt={"deb": "/tmp/{{ name }}.deb"}) == 1
+    assert shared(command={"argv": ["dpkg", "-i", "/tmp/a"]}) == shared(shell={"cmd": "cp a /dev/shm"}) == 1
     assert shared(tempfile={"path": "/var/tmp"}) == shared(copy={"src": "a", "dest": "{{ work.path }}/a"}) == 0
