@@ -131,7 +131,6 @@ class Prometheus:
         for rank, value in enumerate(values.get("memory_bytes", [])):
             self.memory.labels(self.job, rank).set(value)
         self.write(str(self.file), self.registry)
-        self.file.chmod(0o644)  # whatever the umask: the collector is another user, and these are numbers alone
 
     def close(self) -> None:
         """The last values stay: Prometheus may not have read the file since they were written."""

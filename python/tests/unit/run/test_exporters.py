@@ -1,10 +1,8 @@
 """What a run is watched by: read back with the tools that people will read it with."""
 import csv
 import json
-import os
 import shutil
 import socket
-import stat
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,7 +13,6 @@ from debzero.base import systemd
 from debzero.base.files import read_json, read_lines
 from debzero.base.text import computing_text
 from debzero.run import progress, status
-from debzero.run.exporters import Prometheus
 from debzero.run.folder import RunFolder
 from debzero.run.progress import Progress
 from debzero.run.records import Metrics
@@ -115,15 +112,6 @@ def test_prometheus_reads_the_newest_values_in_both_folders(interrupted, tmp_pat
                  "padding_share", "tflops", "peak_share", "skipped_steps", "loss_scale", "eta_seconds")
         assert {name[0] for name in samples} == {"debzero_eval", "debzero_memory_bytes",
                                                  *(f"debzero_{name}" for name in shown)}
-
-
-def test_other_users_may_read_the_textfile_whatever_the_unit_s_umask(tmp_path):
-    before = os.umask(0o027)
-    try:
-        Prometheus(tmp_path, "tiny").measured({"loss": 1.0})
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "debzero-tiny.prom").stat().st_mode) == 0o644
 
 
 def test_a_watcher_that_fails_is_left_out_once_and_the_others_go_on(output, monkeypatch, tmp_path, capsys):
