@@ -126,7 +126,7 @@ OWN = {"zero_optimization": {"stage": 0}, "scheduler": {"type": "WarmupLR", "par
     "warmup_min_lr": 0, "warmup_max_lr": 0.002, "warmup_num_steps": 2, "warmup_type": "linear"}}}
 
 
-@pytest.mark.parametrize("stage", ["none", 1, 3, "own"])
+@pytest.mark.parametrize("stage", ["none", 2, 3, "own"])
 def test_another_number_of_ranks_resumes(trained, stage):
     """Sums come in another order, so the outcome is as close as it is between stages, not the same to the bit."""
     whole, name = f"calm-{stage}", f"reshared-{stage}"
@@ -140,8 +140,7 @@ def test_another_number_of_ranks_resumes(trained, stage):
     end(process)
     done = trained.quick("train", job, "--ranks", "1")
     assert done.returncode == 0 and "resuming from step" in done.stdout, done.stdout
-    assert ("resharding it for 1 rank" in done.stdout) == (stage in (1, 3))
-    assert ("universal checkpoint" in done.stdout) == (stage == 1)
+    assert ("resharding it for 1 rank" in done.stdout) == (stage in (2, 3))
     assert np.abs(np.array(trained.losses(name)) - np.array(trained.losses(whole))).max() < 2e-4
     assert not (trained.output(name) / "checkpoints" / checkpoint.RESHARDED).exists()
     report = files.read_json(trained.output(name) / "report.json")
