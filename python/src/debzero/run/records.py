@@ -104,6 +104,8 @@ class RunIdentity(Record):
 class TrainingState:
     """Where the training loop is: what a checkpoint holds beside the engine's own state."""
 
+    __pydantic_config__ = EXACT
+
     step: Count = 0                     # optimizer steps done
     samples: Count = 0                  # samples trained on, on all ranks
     seconds: float = 0.0                # spent on them, without evaluation and saving
