@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from support import Bench
 
-from debzero.run import checkpoint, own_files
+from debzero.base import own_files
+from debzero.run import checkpoint
 from debzero.run.records import CheckpointRecord, RunIdentity
 
 SETTINGS = {"zero__stage": 2, "train__epochs": 3, "train__log_every": 10, "model__hidden_dropout_prob": 0.1,

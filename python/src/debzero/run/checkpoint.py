@@ -19,10 +19,10 @@ from typing import Callable, NamedTuple, Optional, Protocol
 
 from pydantic import ValidationError
 
+from debzero.base import own_files
 from debzero.base.errors import UserError
 from debzero.base.failures import full_disk_named
 from debzero.base.files import Heartbeat, replace, replace_folder, sync_tree, write_json, write_text
-from debzero.run import own_files
 from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState
 
 FACTS = "debzero.json"

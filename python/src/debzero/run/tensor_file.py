@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Callable
 
-from debzero.run import own_files
+from debzero.base import own_files
 
 # DeepSpeed's, in release 0.15 and current ones: class -> module.
 CLASSES = {
