@@ -163,8 +163,8 @@ def scheduler(view: ConfigView) -> Iterator[Violation]:
 def universal(view: ConfigView) -> Iterator[Violation]:
     if view.get("checkpoint", "load_universal") is True:
         yield Violation("DZ150", ("checkpoint", "load_universal"),
-                        "the first start then looks for a checkpoint that does not exist; debzero sets it "
-                        "itself when the number of ranks has changed", "remove it",
+                        "debzero neither writes nor reads universal checkpoints; it reshards its own when the number "
+                        "of ranks has changed", "remove it",
                         removal("checkpoint", "load_universal"))
 
 

@@ -12,7 +12,7 @@ from debzero.base.errors import InputError, Problem
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.view import normalized
 from debzero.job.batch import Batch, BatchError, split
-from debzero.job.local_files import stamps
+from debzero.job.contents import digests
 from debzero.job.schema import Job
 from debzero.resolve import precision
 from debzero.resolve.host import HostGpus
@@ -54,7 +54,7 @@ class ResolvedJob:
         facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
                                              "train": {"micro_batch", "log_every", "compile", "precision"}})
         facts.update(precision=self.precision, json=self.deepspeed)
-        if files := stamps(self.job):
+        if files := digests(self.job):
             facts["files"] = files
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

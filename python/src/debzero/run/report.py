@@ -18,6 +18,7 @@ from debzero.model import flops
 from debzero.model.tasks import Task
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
+from debzero.run import checkpoint
 from debzero.run.folder import RunFolder
 from debzero.run.records import AnyReport, Report, read_metrics
 
@@ -115,7 +116,7 @@ def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, 
         precision=resolved.precision, global_batch=resolved.batch.total, micro_batch=resolved.batch.micro,
         accumulation=resolved.batch.accumulation, device=device_name(device),
         versions=_versions(resolved.uses_deepspeed), revisions=outcome.revisions, model=str(folder.model),
-        checkpoint=str(folder.checkpoints / (folder.checkpoints / "latest").read_text()),
+        checkpoint=str(folder.checkpoints.joinpath(*checkpoint.tags(folder.checkpoints)[-1:])),
         metrics=str(folder.metrics_file), curves=str(folder.folder / "tensorboard"), log=_log(job))
     write_json(folder.report_file, report.as_json())
     return report

@@ -19,7 +19,7 @@ from debzero.base.text import count_text
 from debzero.data import debian_sections, tokens
 from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
-from debzero.job.local_files import stamps
+from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import source, tasks
 from debzero.model.tokenizer import check_length, load_tokenizer
@@ -136,7 +136,7 @@ def _facts(job: Job, cache: Path) -> list[Any]:
     facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed, data.model_dump(exclude={"batching", "padding"})]
     if data.dataset == SECTIONS_DATASET:
         facts.append(debian_sections.build(cache, data.held_out or HELD_OUT).name)
-    return facts + stamps(job)
+    return facts + digests(job)
 
 
 def prepare(resolved: ResolvedJob, cache: Path) -> Path:

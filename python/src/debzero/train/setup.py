@@ -71,7 +71,7 @@ def set_up(context: Context) -> Setup:
         progress.say(message)
     model = context.agree(lambda: source.local(resolved.job))
     config = build.config(model, samples.prepared.labels, samples.prepared.tokenizer)
-    engine = _engine(context, samples, model, config, start)
+    engine = _engine(context, samples, model, config)
     state = _load(context, engine, start)
     return Setup(context, samples, identity, model, config, engine, state)
 
@@ -96,15 +96,13 @@ def _summary(context: Context, samples: Samples) -> str:
             f"{count_text(samples.steps, 'step')}")
 
 
-def _engine(context: Context, samples: Samples, model: Model, config: Any, start: Start) -> Engine:
+def _engine(context: Context, samples: Samples, model: Model, config: Any) -> Engine:
     resolved = context.resolved
     hidden: int = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or HIDDEN
     nvme, aio = context.agree(lambda: _swap(context))
     deepspeed: dict[str, Any] = {}
     if resolved.uses_deepspeed:
         deepspeed = deepspeed_config.generate(resolved, hidden, samples.steps, nvme, aio)
-    if start.resharded and resolved.stage != 3:
-        deepspeed["checkpoint"] = {**deepspeed.get("checkpoint", {}), "load_universal": True}
     torch.manual_seed(resolved.job.train.seed)  # the same first weights on every rank
     built = build.build(resolved, model, config, deepspeed)
     if resolved.uses_deepspeed:
