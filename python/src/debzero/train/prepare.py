@@ -22,7 +22,8 @@ from debzero.data.tokens import Piece, Prepared
 from debzero.job.local_files import stamps
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import tasks
-from debzero.model.tokenizer import check_length, load_tokenizer
+from debzero.model.positions import check_positions
+from debzero.model.tokenizer import load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
@@ -159,7 +160,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
                         "at least one row of each kind is needed, and two classes where there are any")
     tokenizer = load_tokenizer(job.model, lambda: _corpus(train, job.data, labels), job.data.max_length)
-    check_length(job.model, tokenizer, job.data.max_length)
+    check_positions(job, resolved.origins.file, tokenizer)
 
     def pieces(rows: Any, side: str) -> Iterator[Piece]:
         if task.label == "nothing":
