@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
+from debzero.model.folder import no_code
 from debzero.model.tokenizer import Model
 from debzero.resolve.precision import cached_config
 
@@ -52,7 +53,7 @@ def check_positions(job: Job, model: Model, file: str, tokens: Any) -> None:
     from transformers import AutoConfig
 
     if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model, **no_code())
         found = position_problems(job, file, config, tokens.pad_token_id)
         if found:
             raise InputError(found)
@@ -65,6 +66,6 @@ def known_config(job: Job) -> Any:
 
     where = job.model if Path(str(job.model)).is_absolute() else cached_config(str(job.model), job.revision)
     try:
-        return AutoConfig.from_pretrained(where, local_files_only=True, trust_remote_code=False) if where else None
+        return AutoConfig.from_pretrained(where, local_files_only=True, **no_code()) if where else None
     except Exception:  # of many types; the checks of the model itself report what is wrong
         return None

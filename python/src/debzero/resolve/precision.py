@@ -1,6 +1,7 @@
 """The floating-point precision that a job trains in on a host, and what is wrong with the one that it asks for."""
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -74,7 +75,7 @@ def model_type(model: object, revision: str = "main") -> Optional[str]:
         return str(model["type"])
     name = str(model)
     file = str(Path(name) / "config.json") if Path(name).is_absolute() else cached_config(name, revision)
-    kind = read_json(Path(file)).get("model_type") if file else None
+    kind = read_json(Path(file)).get("model_type") if file and os.path.isfile(file) else None
     return kind if isinstance(kind, str) else None
 
 
