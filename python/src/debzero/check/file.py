@@ -10,7 +10,7 @@ from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import rewrite_text
 from debzero.check import checks
 from debzero.deepspeed_json import lint
-from debzero.deepspeed_json.reader import parse_config, read_deepspeed
+from debzero.deepspeed_json.reader import is_plain_json, parse_config, read_deepspeed
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 
@@ -54,12 +54,15 @@ def _is_deepspeed(path: Path) -> bool:
     if path.suffix in (".yml", ".yaml"):
         return False
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # also a binary file
-        return path.suffix == ".json"
+        text = path.read_text(encoding="utf-8")
+        if path.suffix not in (".json", ".hjson") and not text.lstrip().startswith("{"):
+            return False
+        values, _ = parse_config(text, str(path))
+    except ValueError:  # a binary file
+        values = None
     except OSError:
         return False
-    return isinstance(values, dict) and not {"model", "data"} & set(values)
+    return path.suffix in (".json", ".hjson") if values is None else not {"model", "data"} & set(values)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
@@ -107,7 +110,9 @@ def _fix(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
         return []
     text = path.read_text(encoding="utf-8")
     config, changes = lint.apply_fixes(config, job)
-    if changes:
+    if changes and not is_plain_json(text):
+        changes = [f"change by hand, which keeps the comments: {change}" for change in changes]
+    elif changes:
         try:
             rewrite_text(path, _like(text, config))
         except OSError as error:
