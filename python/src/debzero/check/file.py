@@ -11,6 +11,7 @@ from debzero.base.files import rewrite_text
 from debzero.check import checks
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import is_plain_json, parse_config, read_deepspeed
+from debzero.job.others import program_of
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 
@@ -62,7 +63,9 @@ def _is_deepspeed(path: Path) -> bool:
         values = None
     except OSError:
         return False
-    return path.suffix in (".json", ".hjson") if values is None else not {"model", "data"} & set(values)
+    if values is None:
+        return path.suffix in (".json", ".hjson")
+    return not {"model", "data"} & set(values) and program_of(values) is None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:

@@ -91,9 +91,8 @@ def _meant_key(path: Path, section: keys.Section) -> str:
     close = difflib.get_close_matches(word, sorted(section.keys), 1, 0.8)
     if close:
         return f"did you mean {close[0]}?"
-    places = [] if section.open else [other for other in keys.table() if other != section.path
-                                      and word in keys.table()[other].keys]
-    if len(places) != 1:
+    places = [path for path in ((), (ZERO,)) if word in keys.table()[path].keys and path != section.path]
+    if not places or section.open:
         return ""
     return f"it belongs in {dotted(places[0])}: move it there" if places[0] else "it belongs at the top level: move it"
 

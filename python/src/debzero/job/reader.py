@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from debzero.base.errors import InputError, Problem
 from debzero.base.stack import jobs_folder
 from debzero.base.text import did_you_mean, type_text
+from debzero.job import others
 from debzero.job.local_files import is_path, within
 from debzero.job.schema import Job
 
@@ -141,6 +142,8 @@ def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
     """The job in `path` and its problems. Where a value is wrong the job has the default, so that it can be checked
     further; it is None where that is impossible."""
     values, problems = _read(path)
+    if program := others.program_of(values):
+        return None, [Problem(str(path), "file", *others.refusal(program, path.name))]
     job = None
     try:
         job = Job.model_validate(values)
