@@ -51,7 +51,8 @@ WHY = {
 TRAINERS = {"per_device_train_batch_size": 8, "learning_rate": 5e-5, "weight_decay": 0.0, "warmup_ratio": 0.0}
 IDLE: tuple[Any, ...] = ("no", "none", "", "auto", [], {})
 # Values that ask for nothing, or for what debzero does anyway.
-USUAL = {"max_steps": (-1, 0), "num_machines": (1,), "lr_scheduler_type": ("linear",), "lr_scheduler": ("linear",),
+USUAL = {"max_steps": (-1, 0), "val_set_size": (0,), "val_size": (0,), "num_machines": (1,),
+         "lr_scheduler_type": ("linear",), "lr_scheduler": ("linear",),
          "finetuning_type": ("full",), "torch_compile": (True,)}
 
 
@@ -117,7 +118,7 @@ def _flat(values: Mapping[str, Any], made: Conversion) -> dict[str, Any]:
 
 def _take(made: Conversion, key: str, value: Any) -> None:
     """A key's value into the job, or its reason into what is left out."""
-    name = others.NAMES.get(key)
+    name = "model" if key == "model" else others.NAMES.get(key)
     adamw = key in ("optim", "optimizer") and str(value).startswith("adamw")
     if key == "zero_stage" and value in (0, "0"):
         made.set("zero.stage", "none")
@@ -136,7 +137,7 @@ def _take(made: Conversion, key: str, value: Any) -> None:
     elif name is not None:
         made.set(name, value)
     elif not adamw:
-        made.left_out[key] = WHY.get(key, "debzero has no such setting")
+        made.left_out[key] = WHY.get(key, ADAPTERS if key.startswith("lora_") else "debzero has no such setting")
 
 
 def _precision(made: Conversion, flat: Mapping[str, Any]) -> None:

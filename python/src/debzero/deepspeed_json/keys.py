@@ -54,7 +54,7 @@ class Key:
 
     def asks(self, value: Any) -> bool:
         """Whether `value` asks for anything."""
-        return bool(value) and value != "auto" and value != self.idle
+        return value != "auto" and value != self.idle and bool(value or self.idle is True and value is False)
 
 
 @dataclass(frozen=True)

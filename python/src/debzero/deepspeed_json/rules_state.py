@@ -16,7 +16,7 @@ OLD_OFFLOAD = (ZERO, "cpu_offload_params")  # which is DZ104
 
 def _asks(section: Section, values: Mapping[Any, Any]) -> bool:
     """Whether a section asks for anything: by its `enabled`, or else by any of its keys."""
-    if "enabled" in section.keys:
+    if "enabled" in section.keys and not section.keys["enabled"].until:
         return values.get("enabled") is True
     return any(asks_for(section.keys.get(name), value) for name, value in values.items() if not keys.is_note(name))
 

@@ -14,7 +14,8 @@ PROGRAMS: dict[str, tuple[frozenset[str], int]] = {
         "dataset_prepared_path", "adapter", "load_in_8bit", "load_in_4bit"}), 3),
     "LLaMA-Factory": (frozenset({
         "finetuning_type", "template", "cutoff_len", "dataset_dir", "lora_target", "lora_rank", "stage", "plot_loss",
-        "overwrite_cache", "freeze_trainable_layers"}), 2),
+        "overwrite_cache", "freeze_trainable_layers", "infer_backend", "export_dir", "train_dataset", "dist_config",
+        "model_class", "peft_config"}), 2),
     "transformers": (frozenset({
         "output_dir", "model_name_or_path", "per_device_train_batch_size", "per_gpu_train_batch_size", "do_train",
         "num_train_epochs", "learning_rate", "do_eval", "task_name", "dataset_name", "train_file", "max_seq_length",
