@@ -9,6 +9,8 @@ from typing import Any, Optional
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import rewrite_text
+from debzero.base.reading import CONFIG, parse_json, read_text, why
+from debzero.base.text import printable
 from debzero.check import checks
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_deepspeed
@@ -24,7 +26,7 @@ class InvalidFileError(InputError):
         self.path = path
 
     def text(self) -> str:
-        return f"{super().text()}\n{self.path}: invalid"
+        return f"{super().text()}\n{printable(str(self.path))}: invalid"
 
 
 def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
@@ -46,7 +48,7 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
     name = facts.pop("job")
     if warnings:
         print(as_text(warnings))
-    print("\n".join([f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())]))
+    print("\n".join(map(printable, [f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())])))
     return 0
 
 
@@ -55,8 +57,8 @@ def _is_deepspeed(path: Path) -> bool:
     if path.suffix in (".yml", ".yaml"):
         return False
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # also a binary file
+        values = parse_json(read_text(path, CONFIG))
+    except ValueError:  # also a binary file
         return path.suffix == ".json"
     except OSError:
         return False
@@ -66,9 +68,9 @@ def _is_deepspeed(path: Path) -> bool:
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     """DeepSpeed's configuration, and what is wrong with its text alone."""
     try:
-        config, wrong = parse_config(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError([Problem(str(path), "file", f"cannot be read: {error}",
+        config, wrong = parse_config(read_text(path, CONFIG), str(path))
+    except (OSError, ValueError) as error:
+        raise InputError([Problem(str(path), "file", why(error),
                                   "make it a text file that this user may read")]) from None
     if config is None:
         raise InputError(wrong)
@@ -96,7 +98,7 @@ def _fix_of_job(path: Path, quiet: bool) -> list[str]:
     if isinstance(job.deepspeed, str):
         return _fix([path, Path(job.deepspeed)], job, quiet) if read_deepspeed(job, str(path))[0] is not None else []
     for change in lint.apply_fixes(job.deepspeed, job)[1] if not quiet else []:
-        print(f"{path}: change by hand: deepspeed.{change}")
+        print(printable(f"{path}: change by hand: deepspeed.{change}"))
     return []
 
 
@@ -113,7 +115,7 @@ def _fix_file(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
     config, wrong = _read(path)
     if wrong:  # either of two equal keys may be meant
         return []
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, CONFIG)
     config, changes = lint.apply_fixes(config, job)
     if changes:
         try:
@@ -122,7 +124,7 @@ def _fix_file(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
             raise InputError([Problem(str(path), "file", f"cannot be written: {error.strerror}",
                                       "give this user permission to write it")]) from None
     for change in changes if not quiet else []:
-        print(f"{path}: {change}")
+        print(printable(f"{path}: {change}"))
     return changes
 
 
