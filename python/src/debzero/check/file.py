@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, as_text
+from debzero.base.reading import CONFIG, parse_json, read_text
+from debzero.base.text import printable
 from debzero.check import checks
 from debzero.check.fix import fix_job, fix_json
 from debzero.deepspeed_json import lint
@@ -20,7 +22,7 @@ class InvalidFileError(InputError):
         self.path = path
 
     def text(self) -> str:
-        return f"{super().text()}\n{self.path}: invalid"
+        return f"{super().text()}\n{printable(str(self.path))}: invalid"
 
 
 def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
@@ -42,7 +44,7 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
     name = facts.pop("job")
     if warnings:
         print(as_text(warnings))
-    print("\n".join([f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())]))
+    print("\n".join(map(printable, [f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())])))
     return 0
 
 
@@ -51,8 +53,8 @@ def _is_deepspeed(path: Path) -> bool:
     if path.suffix in (".yml", ".yaml"):
         return False
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # also a binary file
+        values = parse_json(read_text(path, CONFIG))
+    except ValueError:  # also a binary file
         return path.suffix == ".json"
     except OSError:
         return False

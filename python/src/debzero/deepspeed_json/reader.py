@@ -1,11 +1,11 @@
 """Reads DeepSpeed's own JSON, from its file or from within a job."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.reading import CONFIG, ContentError, check_texts, parse_json, read_text, why
 from debzero.base.text import type_text
 from debzero.job.schema import Job
 
@@ -23,12 +23,10 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
         return kept
 
     try:
-        values = json.loads(text, object_pairs_hook=unique)
-    except RecursionError:
-        return None, [Problem(file, "file", "is nested too deeply", "see DeepSpeed's configuration reference")]
-    except ValueError as error:
-        return None, [Problem(file, "file", f"is not JSON: {error}",
-                              "check the commas and quotes there; it takes no comments")]
+        values = parse_json(text, unique)
+        check_texts(values)
+    except ContentError as error:
+        return None, [Problem(file, "file", str(error), "check the commas and quotes there; it takes no comments")]
     if not isinstance(values, dict):
         return None, [Problem(file, "file", f"must hold a JSON object, not {type_text(values)}",
                               "see DeepSpeed's configuration reference")]
@@ -41,18 +39,19 @@ def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[
     if job.deepspeed is None or isinstance(job.deepspeed, dict):
         return job.deepspeed, []
     try:
-        return parse_config(Path(job.deepspeed).read_text(encoding="utf-8"), job.deepspeed)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"{job.deepspeed} cannot be read: {getattr(error, 'strerror', None) or error}"
-    return None, [Problem(file, "deepspeed", reason, "the path is relative to the job file")]
+        text = read_text(Path(job.deepspeed), CONFIG)
+    except (OSError, ValueError) as error:
+        return None, [Problem(file, "deepspeed", f"{job.deepspeed} {why(error)}",
+                              "the path is relative to the job file")]
+    return parse_config(text, job.deepspeed)
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     """The configuration in a file, and what is wrong with its text alone. Raises an InputError where it has none."""
     try:
-        config, wrong = parse_config(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError([Problem(str(path), "file", f"cannot be read: {error}",
+        config, wrong = parse_config(read_text(path, CONFIG), str(path))
+    except (OSError, ValueError) as error:
+        raise InputError([Problem(str(path), "file", why(error),
                                   "make it a text file that this user may read")]) from None
     if config is None:
         raise InputError(wrong)

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from debzero.base.text import short
+
 SECTIONS_DATASET = "debian-sections"
 MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find
 
@@ -29,7 +31,7 @@ def _auto_or_count(value: Any) -> Union[int, str]:
     if isinstance(value, str) and value.isdecimal() or isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"must be auto or a whole number of at least 1, not {value!r}")
+        raise ValueError(f"must be auto or a whole number of at least 1, not {short(value)}")
     return value
 
 
@@ -50,7 +52,7 @@ def _model(value: Any) -> Any:
         if _auto_or_count(value.get("vocab_size", 0) or None) == "auto":
             raise ValueError("a model trained from scratch needs vocab_size, the number of word pieces to learn")
     elif not isinstance(value, str) or not value:
-        raise ValueError(f"must be a hub id, a folder or a mapping, not {value!r}")
+        raise ValueError(f"must be a hub id, a folder or a mapping, not {short(value)}")
     return value
 
 

@@ -31,8 +31,8 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(path: Path, kind: type[R]) -> Optional[R]:
-    """The record in `path`; None where the file is missing, damaged, or holds something else."""
-    values = read_json(path)
+    """The record in `path`; None where the file is missing, damaged, a link, or holds something else."""
+    values = read_json(path, own=True)
     try:
         return kind.model_validate(values) if values else None
     except ValidationError:

@@ -18,7 +18,7 @@ from typing import Callable, Optional
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import write_json
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.check import checks
 from debzero.job.batch import divisors
 from debzero.job.reader import parse
@@ -212,4 +212,4 @@ class Tuning:
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
+            print(printable_lines(line), flush=True, file=sys.stderr if self.options.json else sys.stdout)
