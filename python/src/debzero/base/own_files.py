@@ -61,13 +61,19 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
 def require_own(info: os.stat_result, path: Path, folders: bool = False) -> None:
     """Raises a ForeignFileError unless `info`, of `path`, is that of a regular file (or of a folder) that belongs to
     this user and to which nobody else may write."""
+    name = shown(path.name)
     if not (stat.S_ISDIR if folders else stat.S_ISREG)(info.st_mode):
-        raise ForeignFileError(f"{path.name} is no {'folder' if folders else 'regular file'}")
+        raise ForeignFileError(f"{name} is no {'folder' if folders else 'regular file'}")
     if info.st_uid != os.geteuid():
-        raise ForeignFileError(f"{path.name} belongs to {_name(info.st_uid)}, not to {_name(os.geteuid())}, "
+        raise ForeignFileError(f"{name} belongs to {_name(info.st_uid)}, not to {_name(os.geteuid())}, "
                                "who would load it")
     if info.st_mode & OTHERS_WRITE:
-        raise ForeignFileError(f"{path.name} may be written to by other users (chmod go-w)")
+        raise ForeignFileError(f"{name} may be written to by other users (chmod go-w)")
+
+
+def shown(name: str) -> str:
+    """A file's name for a message: what a terminal would act on, or cannot show, is escaped."""
+    return name.encode("unicode_escape", "backslashreplace").decode()
 
 
 def close_to_others(folder: Path) -> None:

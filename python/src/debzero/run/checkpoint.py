@@ -118,7 +118,7 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
     temporary = f".{tag}"
     try:
         if first:
-            shutil.rmtree(root / temporary, ignore_errors=True)
+            _remove(root / temporary)
             (root / temporary).mkdir(parents=True)
         dist.barrier()
         with full_disk_named(root):
@@ -132,7 +132,7 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
                 _remove(root / old)
         dist.barrier()
     except BaseException:
-        shutil.rmtree(root / temporary, ignore_errors=True)
+        _remove(root / temporary)
         raise
 
 
@@ -148,7 +148,7 @@ def _seal(folder: Path, contents: Contents, ranks: int, alive: Heartbeat) -> Non
 
 
 def _remove(path: Path) -> None:
-    """Remove an old checkpoint, or whatever has taken its place. Where that cannot be, the run continues."""
+    """Remove a checkpoint, or whatever has taken its place, as far as that can be."""
     with suppress(OSError):
         if path.is_symlink() or not path.is_dir():
             path.unlink()
@@ -185,7 +185,7 @@ def _usable(folder: Path, identity: RunIdentity) -> CheckpointRecord:
             raise
         odd = [f"{error.filename or folder.name}: {error.strerror}"]
     if odd:
-        raise UnusableError(f"is damaged ({', '.join(odd[:3])})")
+        raise UnusableError(f"is damaged ({', '.join(map(own_files.shown, odd[:3]))})")
     other = [key for key, value in identity if getattr(record.facts, key) != value]
     if other:
         raise UnusableError(f"is of another run (not the same: {', '.join(other)})")
@@ -215,4 +215,4 @@ def is_sharded(folder: Path) -> bool:
 
 
 def drop_resharded(root: Path) -> None:
-    shutil.rmtree(root / RESHARDED, ignore_errors=True)
+    _remove(root / RESHARDED)
