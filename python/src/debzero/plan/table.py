@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,6 +14,7 @@ from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.model import tasks
 from debzero.model.checks import model_problems
+from debzero.plan.activations import LayersNotTrainedError
 from debzero.plan.hardware import Hardware, find_hardware
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner, Row, recommend
@@ -36,6 +38,13 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
         rows = [planner.row(sharding) for sharding in planner.shardings()]
     except InputError:
         raise
+    except LayersNotTrainedError as error:
+        checkpoints = shapes.job.train.gradient_checkpointing
+        cause = f": transformers {version('transformers')} drops their outputs when it checkpoints" * checkpoints
+        raise InputError([Problem(str(path), "train.gradient_checkpointing" if checkpoints else "model",
+                                  f"{shapes.name} would not learn: {error}{cause}",
+                                  "set gradient_checkpointing: false" if checkpoints else "choose another model")
+                          ]) from None
     except Exception as error:  # the trace runs the model's own code, which may be anybody's
         raise InputError([Problem(str(path), "model",
                                   f"{shapes.name} cannot be traced: {type(error).__name__}: {error}",

@@ -4,6 +4,7 @@ import re
 from planning import TINY, job
 
 from debzero import cli
+from debzero.plan.activations import LayersNotTrainedError
 from debzero.resolve.sharding import SHARDINGS
 
 
@@ -39,12 +40,21 @@ def test_a_bad_value_is_one_problem_and_not_also_its_consequences(bench, refused
 
 def test_a_model_that_cannot_be_traced_is_named(bench, monkeypatch, refused):
     def curve(*_):
-        raise AssertionError("each layer runs once forward and once backward")
+        raise AssertionError("odd")
 
     monkeypatch.setattr("debzero.plan.model_shapes.Shapes.curve", curve)
     (problem,) = refused(job(bench, model="bert-large-uncased"))
     assert problem["key"] == "model" and "bert-large-uncased cannot be traced" in problem["reason"]
     assert "debzero tune" in problem["fix"]
+
+
+def test_layers_that_would_not_learn_are_blamed_on_checkpointing(bench, monkeypatch, refused):
+    def curve(*_):
+        raise LayersNotTrainedError
+
+    monkeypatch.setattr("debzero.plan.model_shapes.Shapes.curve", curve)
+    (problem,) = refused(job(bench, model="bert-large-uncased", train={"gradient_checkpointing": True}))
+    assert problem["key"] == "train.gradient_checkpointing" and "would not learn" in problem["reason"]
 
 
 def test_everything_wrong_is_reported_at_once(bench, refused):
