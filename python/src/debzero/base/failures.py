@@ -46,7 +46,7 @@ def as_user_error(error: BaseException, folder: str) -> Optional[UserError]:
         return OutOfMemory(
             f"out of memory: {first_line[:160]}",
             "set a smaller train.micro_batch (the global batch stays), a higher zero.stage or zero.offload_optimizer: "
-            "cpu")
+            "cpu; where the job has a DeepSpeed JSON, their keys there")
     if known := _damaged_file(error):
         return known
     if any(words in text for words in HUB_UNREACHABLE):

@@ -62,7 +62,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         found = [*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
-                 *_swap(resolved.job if resolved else job, file),
+                 *_swap(resolved, job, file),
                  *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
         problems += without_known(found, in_the_file)
     if problems or resolved is None:
@@ -70,9 +70,11 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
     return resolved, warnings
 
 
-def _swap(job: Job, file: str) -> list[Problem]:
+def _swap(resolved: Optional[ResolvedJob], job: Job, file: str) -> list[Problem]:
+    job = resolved.job if resolved else job
     used = job.zero.nvme_path and "nvme" in (job.zero.offload_optimizer, job.zero.offload_param)
-    return nvme_swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
+    found = nvme_swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
+    return resolved.origins.placed(found) if resolved else found
 
 
 def _columns(path: Path) -> list[str]:
