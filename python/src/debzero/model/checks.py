@@ -12,6 +12,7 @@ from debzero.base.text import did_you_mean
 from debzero.job.schema import Job
 from debzero.model import build, tasks
 from debzero.model.folder import flaws
+from debzero.model.positions import local_config, position_problems
 
 
 def model_problems(job: Job, file: str) -> list[Problem]:
@@ -24,8 +25,10 @@ def model_problems(job: Job, file: str) -> list[Problem]:
                 "has no config.json" if folder.is_dir() else "does not exist")
             return [Problem(file, "model", f"the folder {folder} {missing}",
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
-        found = flaws(folder) if folder.is_absolute() else []
-        return [Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found]
+        if found := flaws(folder) if folder.is_absolute() else []:
+            return [Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found]
+        config = local_config(job.model)
+        return position_problems(job, file, config) if config is not None else []
     from transformers import CONFIG_MAPPING
 
     kind = job.model["type"]
@@ -51,12 +54,8 @@ def model_problems(job: Job, file: str) -> list[Problem]:
         except Exception as error:  # each model type checks its settings in its own way, some only in its layers
             problems.append(Problem(file, "model", f"transformers cannot build it: {type(error).__name__}: {error}",
                                     "correct the setting, or remove it for the default"))
-    longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
-    if isinstance(longest, int) and 0 <= longest < job.data.max_length:  # XLNet's -1: no limit
-        problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
-                                f"{longest} positions",
-                                f"use at most {longest}, or a larger model.max_position_embeddings"))
-    return problems
+    # The tokenizer from scratch has its padding token at 0.
+    return problems + (position_problems(job, file, settings, padding=0) if not problems else [])
 
 
 def _try_to_build(job: Job, settings: Any) -> None:

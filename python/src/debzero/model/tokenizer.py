@@ -53,18 +53,3 @@ def _wordpiece(texts: list[str], size: int) -> Any:
     pieces.train_from_iterator(texts, vocab_size=size, min_frequency=2, limit_alphabet=ALPHABET, show_progress=False,
                                special_tokens=special + [f"##{char}" for char in alphabet])
     return BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)._tokenizer
-
-
-def check_length(model: Model, tokens: Any, max_length: int) -> None:
-    """Raises a UserError if samples may be longer than the model has positions; on a GPU such a run would end with an
-    unreadable assertion."""
-    from transformers import AutoConfig
-
-    if isinstance(model, dict):
-        return  # checked by model/checks.py
-    positions = getattr(AutoConfig.from_pretrained(model, trust_remote_code=False), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        longest = min(positions, tokens.model_max_length)  # RoBERTa has two positions that no token takes
-        if max_length > longest:
-            raise UserError(f"data.max_length is {max_length}, but {model} has positions for {longest} tokens",
-                            f"set data.max_length: {longest} or less")

@@ -22,7 +22,8 @@ from debzero.data.tokens import Piece, Prepared
 from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import source, tasks
-from debzero.model.tokenizer import check_length, load_tokenizer
+from debzero.model.positions import check_positions
+from debzero.model.tokenizer import load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
@@ -160,7 +161,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                         "at least one row of each kind is needed, and two classes where there are any")
     model = source.local(job)
     tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels), job.data.max_length)
-    check_length(model, tokenizer, job.data.max_length)
+    check_positions(job, model, resolved.origins.file, tokenizer)
 
     def pieces(rows: Any, side: str) -> Iterator[Piece]:
         if task.label == "nothing":
