@@ -1,6 +1,8 @@
 """Small models to trace, and jobs to plan."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import yaml
 
@@ -8,6 +10,7 @@ from debzero.job.schema import Job
 from debzero.plan.activations import shorten, stacks, trace
 from debzero.plan.model_shapes import Shapes
 
+BENCHMARKS = Path(__file__).resolve().parents[3] / "docs" / "benchmarks"
 TINY = {
     "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6,
                        "num_attention_heads": 2, "intermediate_size": 128},

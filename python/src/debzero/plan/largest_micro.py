@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -13,16 +14,22 @@ from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner
 from debzero.resolve.resolve import ResolvedJob
 
+ENDLESS = 2**60  # bytes
 
-def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = None) -> Optional[int]:
+
+def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = None,
+              gpus_alone: bool = False) -> Optional[int]:
     """The largest micro-batch, in samples, that fits on this host (or `hardware`) by the prediction of `debzero plan`;
-    0 if none does, None if the model cannot be traced."""
+    0 if none does, None if the model cannot be traced. `gpus_alone`: for a job that will start anyway, whose needs of
+    RAM and NVMe do not depend on its micro-batch."""
     zero, ranks = resolved.job.zero, resolved.batch.ranks
     job = resolved.job.model_copy(update={"ranks": ranks})
     if hardware is None:
         disk = Path(zero.nvme_path) if zero.nvme_path else None
         space = str(shutil.disk_usage(nearest(disk)).total) if disk else None
         hardware = find_hardware(resolved.host.gpus, {"nvme": space})[0]
+    if gpus_alone:
+        hardware = replace(hardware, ram=ENDLESS, nvme=ENDLESS)
     try:
         own = Planner(job, resolved.deepspeed, hardware, str(file), Shapes(job, str(file), None))
         return own.row(resolved.sharding).largest_micro_batch
