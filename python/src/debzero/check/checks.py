@@ -13,6 +13,7 @@ from debzero.base.environment import environment
 from debzero.base.errors import InputError, PassingProblem, Problem, without_known
 from debzero.base.files import nearest, unreadable
 from debzero.base.text import did_you_mean
+from debzero.check.operators import operator_problems
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.local_files import FORMATS, local_files
@@ -62,7 +63,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         found = [*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
-                 *_swap(resolved, job, file),
+                 *_swap(resolved, job, file), *(operator_problems(resolved, file) if resolved else []),
                  *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
         problems += without_known(found, in_the_file)
     if problems or resolved is None:
