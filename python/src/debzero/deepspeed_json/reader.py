@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.base.errors import Problem
+from debzero.base.errors import InputError, Problem
 from debzero.base.text import type_text
 from debzero.job.schema import Job
 
@@ -45,3 +45,15 @@ def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[
     except (OSError, UnicodeDecodeError) as error:
         reason = f"{job.deepspeed} cannot be read: {getattr(error, 'strerror', None) or error}"
     return None, [Problem(file, "deepspeed", reason, "the path is relative to the job file")]
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration in a file, and what is wrong with its text alone. Raises an InputError where it has none."""
+    try:
+        config, wrong = parse_config(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError([Problem(str(path), "file", f"cannot be read: {error}",
+                                  "make it a text file that this user may read")]) from None
+    if config is None:
+        raise InputError(wrong)
+    return config, wrong
