@@ -1,4 +1,4 @@
-"""Changes the text of a DeepSpeed configuration only where its values change: the numbers, order, layout and comments of
+"""Changes the text of a DeepSpeed configuration only where its values change: numbers, order, layout and comments of
 the rest stay as their author wrote them."""
 from __future__ import annotations
 
