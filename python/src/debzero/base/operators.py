@@ -52,7 +52,7 @@ def unavailable(operator: str, on_gpus: bool, torch: str = "") -> str:
     """Why a job cannot have this operator here: it is neither built nor can it be compiled. Empty where it can.
 
     DeepSpeed takes built operators only where they were built for its accelerator, and else compiles them. Its builders
-    for GPUs ask for C++17. Those for processors (op_builder/cpu of 0.15.4) leave the standard to torch, which takes
+    for GPUs ask for C++17. Those for processors (op_builder/cpu) leave the standard to torch, which takes
     C++14 before 2.0; before 2.1, that of async_io removes a flag which it never set, and fails. The role
     deepspeed_wheel corrects the builders of its wheel. `torch`: its version, to be found out where it is empty.
     """

@@ -5,9 +5,11 @@ import pytest
 
 from debzero.base import operators
 from debzero.base.operators import Wheel, unavailable
+from debzero.base.stack import stack
 
-BARE = Wheel("0.15.4", [], "cpu", "1.13", "11.7")
-FULL = Wheel("0.15.4", ["async_io", "cpu_adam"], "cuda", "1.13", "11.7")
+OLD = stack().torch  # which asks for C++14
+BARE = Wheel(stack().deepspeed, [], "cpu", "", "")
+FULL = Wheel(stack().deepspeed, ["async_io", "cpu_adam"], "cuda", "", "")
 
 
 @pytest.fixture
@@ -26,15 +28,15 @@ def host(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("operator", "given", "on_gpus", "torch", "reason"), [
-    ("cpu_adam", {}, False, "1.13.1", "takes C++14 where it needs C++17"),
-    ("async_io", {}, False, "1.13.1", "cannot compile it for processors with torch 1.13.1"),
-    ("cpu_adam", {}, False, "2.11.0+cu130", ""), ("cpu_adam", {}, True, "1.13.1+cu117", ""),
+    ("cpu_adam", {}, False, OLD, "takes C++14 where it needs C++17"),
+    ("async_io", {}, False, OLD, f"cannot compile it for processors with torch {OLD}"),
+    ("cpu_adam", {}, False, "2.11.0+cu130", ""), ("cpu_adam", {}, True, OLD + "+cu1", ""),
     ("cpu_adam", {"compiler": ""}, True, "2.11.0", "no C++ compiler (no-such-compiler)"),
-    ("cpu_adam", {"compiler": 'exec g++ "$@" -std=c++17'}, False, "1.13.1", ""),
-    ("cpu_adam", {"builder": "args = ['-O3', '-std=c++17']"}, False, "1.13.1", ""),
-    ("cpu_adam", {"wheel": FULL}, True, "1.13.1", ""),
-    ("cpu_adam", {"wheel": FULL}, False, "1.13.1", "not prebuilt"),  # DeepSpeed takes none of another accelerator
-    ("cpu_adam", {"wheel": FULL._replace(accelerator="cpu")}, False, "1.13.1", "")])
+    ("cpu_adam", {"compiler": 'exec g++ "$@" -std=c++17'}, False, OLD, ""),
+    ("cpu_adam", {"builder": "args = ['-O3', '-std=c++17']"}, False, OLD, ""),
+    ("cpu_adam", {"wheel": FULL}, True, OLD, ""),
+    ("cpu_adam", {"wheel": FULL}, False, OLD, "not prebuilt"),  # DeepSpeed takes none of another accelerator
+    ("cpu_adam", {"wheel": FULL._replace(accelerator="cpu")}, False, OLD, "")])
 def test_an_operator_is_built_or_can_be_compiled_or_is_missed(host, operator, given, on_gpus, torch, reason):
     host(**given)
     found = unavailable(operator, on_gpus, torch)
@@ -43,4 +45,4 @@ def test_an_operator_is_built_or_can_be_compiled_or_is_missed(host, operator, gi
 
 def test_without_deepspeed_there_is_nothing_to_compile(host):
     host(wheel=None)
-    assert unavailable("cpu_adam", False, "1.13.1") == ""
+    assert unavailable("cpu_adam", False, OLD) == ""
