@@ -11,17 +11,20 @@ CPU_OPERATORS = {"adam": "cpu_adam", "adamw": "cpu_adam", "adagrad": "cpu_adagra
 
 def operator_problems(resolved: ResolvedJob, file: str) -> list[Problem]:
     """Why offload would fail when DeepSpeed starts: with a traceback, after the data was prepared."""
-    zero, on_gpus = resolved.job.zero, resolved.host.gpus > 0
+    zero = resolved.job.zero
     if not resolved.uses_deepspeed:
         return []
     optimizer = (resolved.deepspeed or {}).get("optimizer", {})
-    needed: dict[str, str] = {}
+    needed: dict[str, list[str]] = {"zero.offload_optimizer": [], "zero.offload_param": []}
     if zero.offload_optimizer != "none" and optimizer.get("params", {}).get("torch_adam") is not True:
-        name = CPU_OPERATORS.get(str(optimizer.get("type", "AdamW")).lower())
-        needed.update({name: "zero.offload_optimizer"} if name else {})
-    for part in ("offload_param", "offload_optimizer"):
-        if getattr(zero, part) == "nvme":
-            needed["async_io"] = f"zero.{part}"
-    found = [Problem(file, key, why, f"{RUNTIME}: its wheel of DeepSpeed holds {operator}; or offload nothing")
-             for operator, key in needed.items() if (why := unavailable(operator, on_gpus))]
+        kind = str(optimizer.get("type", "AdamW")).lower()
+        needed["zero.offload_optimizer"] += [CPU_OPERATORS[kind]] if kind in CPU_OPERATORS else []
+    for key in needed:
+        needed[key] += ["async_io"] if getattr(zero, key.split(".")[1]) == "nvme" else []
+    found = []
+    for key, operators in needed.items():
+        lacking = {name: why for name in operators if (why := unavailable(name, resolved.host.gpus > 0))}
+        if lacking:
+            fix = f"{RUNTIME}: its wheel of DeepSpeed holds {' and '.join(lacking)}; or do not offload"
+            found.append(Problem(file, key, "; ".join(lacking.values()), fix))
     return resolved.origins.placed(found)

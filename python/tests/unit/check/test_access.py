@@ -24,8 +24,8 @@ def test_what_this_user_may_not_enter_is_named(bench, changes):
         (bench.folder / name / "config.json").write_text("{}")
         (bench.folder / name).chmod(mode)
     done = bench.run("check", bench.job(**changes), through=POWERLESS)
-    assert done.returncode == 2 and "1 problem" in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert "may not" in done.stderr and list(changes)[-1].replace("__", ".") in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("may not") == 1 and list(changes)[-1].replace("__", ".") in done.stderr
 
 
 @pytest.mark.parametrize("key", ["model", "data.dataset"])
@@ -38,7 +38,8 @@ def test_a_name_that_no_file_can_have_causes_no_traceback(bench, key):
 
 
 @pytest.mark.parametrize("key", ["output", "model", "data.dataset", "deepspeed", "zero.nvme_path"])
-def test_a_name_that_is_too_long_is_named(bench, key):
+def test_a_name_that_is_too_long_is_named(bench, key, monkeypatch):
+    monkeypatch.setattr("debzero.check.operators.unavailable", lambda *_: "")
     path = bench.job()
     offload = {"zero.stage": 3, "zero.offload_optimizer": "nvme"} if key == "zero.nvme_path" else {}
     path.write_text(json.dumps(changed(JOB, {**offload, key: "long" * 75})))

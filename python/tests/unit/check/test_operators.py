@@ -9,7 +9,7 @@ from debzero.check.checks import check
 @pytest.mark.parametrize(("zero", "config", "keys"), [
     ({"stage": 2, "offload_optimizer": "cpu"}, None, ["zero.offload_optimizer"]),
     ({"stage": 3, "offload_optimizer": "nvme", "offload_param": "nvme", "nvme_path": "."}, None,
-     ["zero.offload_optimizer", "zero.offload_optimizer"]),
+     ["zero.offload_optimizer", "zero.offload_param"]),
     ({"stage": 3, "offload_param": "cpu"}, None, []), ({"stage": 2}, None, []),
     ({}, {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
      ["deepspeed.zero_optimization.offload_optimizer.device"]),
