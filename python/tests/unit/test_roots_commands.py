@@ -11,7 +11,7 @@ from support import JOB, Bench, changed
 from warm import server
 
 from debzero.base.errors import InputError
-from debzero.check import checks, file
+from debzero.check import checks, fix
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.train import rank
 from debzero.tune import job_file, tuning
@@ -79,13 +79,13 @@ def test_fix_writes_with_the_rights_of_those_who_name_the_file(place):
     job = place.job(output="out", deepspeed="./ds.json")
     for owner, may in ((OTHER.pw_uid, False), (0, True)):  # of the job that names root's file
         os.chown(job, owner, -1)
-        answer = in_child(lambda: file._fix_of_job(job, True))
+        answer = in_child(lambda: fix.fix_job(job, True))
         assert (config.read_text() != wrong) is may, answer
         assert answer.startswith("InputError") is not may, answer
     theirs = place.folder / "others" / "ds.json"
     theirs.write_text(wrong)
     give(theirs)
-    assert in_child(lambda: file._fix([theirs], None, True)) != "[]"
+    assert in_child(lambda: fix.fix_json([theirs], None, True)) != "[]"
     assert theirs.read_text() != wrong and theirs.stat().st_uid == OTHER.pw_uid
 
 
