@@ -11,6 +11,7 @@ from debzero.base.files import unreadable
 from debzero.base.text import did_you_mean
 from debzero.job.schema import Job
 from debzero.model import build, tasks
+from debzero.model.checkpointing import checkpointing_problems
 from debzero.model.folder import flaws
 from debzero.model.positions import local_config, position_problems
 
@@ -28,7 +29,7 @@ def model_problems(job: Job, file: str) -> list[Problem]:
         if found := flaws(folder) if folder.is_absolute() else []:
             return [Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found]
         config = local_config(job.model)
-        return position_problems(job, file, config) if config is not None else []
+        return _settled(job, file, config) if config is not None else []
     from transformers import CONFIG_MAPPING
 
     kind = job.model["type"]
@@ -55,7 +56,12 @@ def model_problems(job: Job, file: str) -> list[Problem]:
             problems.append(Problem(file, "model", f"transformers cannot build it: {type(error).__name__}: {error}",
                                     "correct the setting, or remove it for the default"))
     # The tokenizer from scratch has its padding token at 0.
-    return problems + (position_problems(job, file, settings, padding=0) if not problems else [])
+    return problems or _settled(job, file, settings, padding=0)
+
+
+def _settled(job: Job, file: str, config: Any, padding: Optional[int] = None) -> list[Problem]:
+    """What the job asks of a model that its configuration rules out."""
+    return [*position_problems(job, file, config, padding), *checkpointing_problems(job, file, config)]
 
 
 def _try_to_build(job: Job, settings: Any) -> None:
