@@ -28,7 +28,7 @@ def model_problems(job: Job, file: str) -> list[Problem]:
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
         if found := flaws(folder) if folder.is_absolute() else []:
             return [Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found]
-        config = local_config(job.model)
+        config = local_config(job)
         return _settled(job, file, config) if config is not None else []
     from transformers import CONFIG_MAPPING
 

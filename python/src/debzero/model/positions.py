@@ -1,6 +1,7 @@
 """How many tokens a model has positions for: one answer for check, plan and train."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Optional, Union
 
 from debzero.base.errors import InputError, Problem
@@ -49,17 +50,23 @@ def check_positions(job: Job, model: Union[str, dict[str, Any]], file: str, toke
     from transformers import AutoConfig
 
     if isinstance(model, str):
-        found = position_problems(job, file, AutoConfig.from_pretrained(model), tokens.pad_token_id)
+        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        found = position_problems(job, file, config, tokens.pad_token_id)
         if found:
             raise InputError(found)
 
 
-def local_config(model: str) -> Any:
-    """The configuration of a model in a folder or in the hub's cache; None where neither has one that transformers can
-    read. The hub is not asked."""
+def local_config(job: Job) -> Any:
+    """The configuration of the job's model, from its folder or the hub's cache; None where neither has one that
+    transformers can read without code of the model's own. The hub is not asked."""
+    from huggingface_hub import hf_hub_download
     from transformers import AutoConfig
 
+    name = str(job.model)
     try:
-        return AutoConfig.from_pretrained(model, local_files_only=True)
+        # A hub's by its path in the cache: a folder here may have the same name.
+        place = name if Path(name).is_absolute() else hf_hub_download(name, "config.json", revision=job.revision,
+                                                                      local_files_only=True)
+        return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception:  # of many types; the checks of the model itself report what is wrong
         return None
