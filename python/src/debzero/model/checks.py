@@ -26,10 +26,10 @@ def model_problems(job: Job, file: str) -> list[Problem]:
                 "has no config.json" if folder.is_dir() else "does not exist")
             return [Problem(file, "model", f"the folder {folder} {missing}",
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
-        if found := flaws(folder) if folder.is_absolute() else []:
-            return [Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found]
+        found = flaws(folder) if folder.is_absolute() else []
         config = local_config(job)
-        return _settled(job, file, config) if config is not None else []
+        return [*(Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found),
+                *(_settled(job, file, config) if config is not None else [])]
     from transformers import CONFIG_MAPPING
 
     kind = job.model["type"]

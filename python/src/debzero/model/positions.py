@@ -45,8 +45,8 @@ def position_problems(job: Job, file: str, config: Any, padding: Optional[int] =
 
 
 def check_positions(job: Job, model: Union[str, dict[str, Any]], file: str, tokens: Any) -> None:
-    """`model`: what model/source.local() returned. Raises an InputError where samples may be longer than the model has positions; on a GPU such a run would end with
-    an unreadable assertion. (Models from scratch are checked before.)"""
+    """Raises an InputError where samples may be longer than the model has positions; on a GPU such a run would end with
+    an unreadable assertion. `model`: what model/source.local() returned; one from scratch has been checked before."""
     from transformers import AutoConfig
 
     if isinstance(model, str):
