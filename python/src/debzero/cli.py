@@ -31,7 +31,8 @@ EPILOG = """exit status:
   1  failed; of doctor: the host cannot train; of status: the run stopped,
      failed or is not started
   2  bad input: trying again does not help
-  3  the run failed three times at the same step and is given up
+  3  the run failed three times at the same step and will not be
+     retried
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM
 
 examples:

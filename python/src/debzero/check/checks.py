@@ -115,7 +115,7 @@ def _data(job: Job, file: str) -> list[Problem]:
     if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
         return [Problem(file, "data.dataset",
                         f"{path} is neither a csv, json, jsonl or parquet file nor a folder with train.csv "
-                        "(or .json, .jsonl, .parquet)", "rename the files so, or convert them")]
+                        "(or .json, .jsonl, .parquet)", "rename them accordingly, or convert them")]
     problems = []
     if len(files) == 1 and not data.held_out:
         problems.append(Problem(file, "data.held_out", f"{path} has no validation split to measure the accuracy on",

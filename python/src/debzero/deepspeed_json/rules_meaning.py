@@ -155,8 +155,8 @@ def scheduler(view: ConfigView) -> Iterator[Violation]:
     warmup, total = view.number(*path, "warmup_num_steps"), view.number(*path, "total_num_steps")
     if warmup is not None and total is not None and warmup > total:
         yield Violation("DZ146", (*path, "warmup_num_steps"),
-                        f"{warmup} warm-up steps are more than the {total} steps in total: the rate never reaches its "
-                        "peak",
+                        f"the warm-up ({warmup} steps) is longer than the training ({total}): the rate never reaches "
+                        "its peak",
                         f"use about {max(1, int(total) // 10)}")
 
 

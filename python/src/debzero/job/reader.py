@@ -56,6 +56,14 @@ def _problem(file: str, values: dict[str, Any], error: Any) -> Problem:
         return Problem(file, key, f"cannot be {given}", did_you_mean(value, choices))
     if kind == "value_error":
         return Problem(file, key, str(context["error"]), example)
+    if kind in ("string_too_short", "too_short"):
+        return Problem(file, key, "must not be empty", example)
+    if kind == "too_long":
+        return Problem(file, key, f"must have at most {context['max_length']} items, not {context['actual_length']}",
+                       example)
+    if kind in ("string_type", "list_type"):
+        listed = " or a list of texts" if kind == "list_type" else ""
+        return Problem(file, key, f"must be text{listed}, not {given}", example)
     if kind.startswith("bool_"):
         return Problem(file, key, f"must be true or false, not {given}", example)
     if kind.startswith(("int_", "float_")):

@@ -74,7 +74,7 @@ class RunFolder:
                     os.close(handle)
                     raise InputError([Problem(
                         str(self.folder), "output",
-                        f"another run (process {self.holder() or 'unknown'}) is training into this folder",
+                        f"another run (process {self.holder() or 'unknown'}) is writing to this folder",
                         f"wait for it (`debzero status {self.folder} --watch`), stop it, or set another output",
                     )]) from None
                 time.sleep(0.2)

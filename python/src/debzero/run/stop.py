@@ -33,7 +33,7 @@ def stop(name: str) -> int:
         raise UserError(f"a process that is not of its owner holds {folder.lock_file}",
                         f"see who it is, as root: fuser --verbose {folder.lock_file}")
     if pid is None:
-        print(printable(f"not running: no process trains into {folder.folder}"))
+        print(printable(f"not running: no process is writing to {folder.folder}"))
         return 0
     if not unit:
         _signal(folder, pid)
@@ -59,7 +59,7 @@ def _signal(folder: RunFolder, pid: int) -> None:
 
 
 def _not_allowed(folder: RunFolder, pid: object, fix: str) -> UserError:
-    return UserError(f"process {pid} trains into {folder.folder}, and this user may not stop it", fix)
+    return UserError(f"process {pid} is writing to {folder.folder}, and this user may not stop it", fix)
 
 
 def _unit(pid: int) -> str:

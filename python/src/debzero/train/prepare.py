@@ -158,7 +158,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     if not len(train) or not len(held_out) or (task.label == "class" and len(labels) < 2):
         classes = f"{count_text(len(labels), 'class')}, " if task.label == "class" else ""
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
-                        "at least one row of each kind is needed, and two classes where there are any")
+                        "use data with at least one row of each kind and, for classes, at least two of them")
     model = source.local(job)
     tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels), job.data.max_length)
     check_positions(job, model, resolved.origins.file, tokenizer)
@@ -176,7 +176,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                    for name, rows, side in (("train", train, "training"), ("held_out", held_out, "held-out"))]
         empty = [name for name in ("train", "held_out") if not list((temporary / name).iterdir())]
         if empty:
-            raise UserError(f"the {empty[0].replace('_', '-')} texts of {job.data.dataset} have no two tokens",
+            side = empty[0].replace("_", "-")
+            raise UserError(f"the {side} texts of {job.data.dataset} contain fewer than two tokens",
                             "name the column of texts in data.text")
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "data.json",

@@ -95,7 +95,7 @@ def tune(options: argparse.Namespace) -> int:
     if resolved.shares_gpus:
         raise InputError([Problem(str(options.job), "--ranks",
                                   f"{resolved.batch.ranks} ranks need as many GPUs, and this host has "
-                                  f"{resolved.host.gpus}: the speed of ranks that share one says nothing",
+                                  f"{resolved.host.gpus}: ranks that share a GPU give no meaningful speed",
                                   f"use --ranks {resolved.host.gpus}")])
     folder = folder_of(resolved.job)
     claim(folder)
