@@ -35,6 +35,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SOURCE))
 
 from debzero.base.files import read_json, write_json  # noqa: E402
+from debzero.check.checks import check  # noqa: E402
 from debzero.measure.facts import installed  # noqa: E402
 from debzero.measure.run import measure  # noqa: E402
 
@@ -198,7 +199,7 @@ class Bench:
             need = 1.2 * RANKS * result["device"]
             self.pool.take(need)
             try:
-                run = measure(json.loads(job.read_text()), job.parent / "runs" / "1", STEPS - 1, LIMIT)
+                run = measure(check(job).job, job.parent / "runs" / "1", STEPS - 1, LIMIT)
             finally:
                 self.pool.give(need)
             if run.reason:

@@ -1,8 +1,15 @@
 """The prebuilt operators must load and work, without a compiler; and the wheel must be portable."""
 
+import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[3]
+STORE = PROJECT / ".cache/wheelhouse"
 PYTHON = "/opt/debzero/venv/bin/python"
 ADAM = """
 import torch
@@ -54,11 +61,48 @@ def test_the_build_leaves_nothing_behind(host):
     assert not [name for name in host.file("/var/cache/debzero").listdir() if name.startswith("deepspeed")]
 
 
+@pytest.fixture
+def wheel(host):
+    """The host's copy; tests may change it."""
+    path = host.check_output("ls $(dirname $(ls -t /opt/debzero/wheelhouse/*/wheel.lock | head -1))/*.whl")
+    host.check_output(f"cp --preserve {path} {path}.kept")
+    yield path
+    host.check_output(f"mv {path}.kept {path}")
+
+
+def apply(host, **variables):
+    """The role in check mode, and what it printed."""
+    done = subprocess.run(["ansible-playbook", "-i", "inventory/demo", "--check", "playbooks/runtime.yml",
+                           "--tags", "deepspeed_wheel", "-e", json.dumps(variables)],
+                          cwd=PROJECT, text=True, capture_output=True,
+                          env={**os.environ, "ANSIBLE_NOCOLOR": "1", "DEBZERO_CONTAINER": host.backend.name})
+    return done.returncode, " ".join(done.stdout.split())
+
+
+def test_a_wheel_that_was_changed_on_the_controller_is_refused(host, tmp_path):
+    shutil.copytree(STORE, tmp_path / "store")
+    for copy in (tmp_path / "store").glob("*/*.whl"):
+        with copy.open("ab") as file:
+            file.write(b"\0")
+    code, text = apply(host, deepspeed_wheel_store=str(tmp_path / "store"))
+    assert code and ".whl on the controller is not the wheel that was built: its SHA-256 is" in text, text
+
+
+def test_a_wheel_that_was_changed_on_the_host_is_refused(host, wheel):
+    assert apply(host)[0] == 0
+    host.check_output("python3 -c %s %s", "import sys, zipfile; "
+                      "zipfile.ZipFile(sys.argv[1], 'a').writestr('deepspeed/planted.py', '')", wheel)
+    code, text = apply(host)
+    assert code and f"{wheel} on the host is not the wheel that was built: its SHA-256 is" in text, text
+    install = host.run("/opt/debzero/installer/bin/uv pip install --python %s --offline --no-deps --reinstall "
+                       "--require-hashes --requirement %s/wheel.lock", PYTHON, os.path.dirname(wheel))
+    assert install.rc and "ash mismatch" in install.stderr, install.stderr
+
+
 def test_offloaded_training_has_the_loss_curve_of_plain_ddp(host):
     """The unit tests that need the operators, with the pinned stack of the host."""
-    project = Path(__file__).resolve().parents[3]
     for name in ("python", "stack.yml", "debian", "README.md"):  # what the unit tests read
-        subprocess.run(["podman", "cp", project / name, f"{host.backend.name}:/var/tmp/{name}"], check=True)
+        subprocess.run(["podman", "cp", PROJECT / name, f"{host.backend.name}:/var/tmp/{name}"], check=True)
     prepare = host.run(
         "cd /var/tmp && python3 -m venv --without-pip tests && packages=$(echo tests/lib/*/site-packages) && "
         "echo /opt/debzero/venv/${packages#tests/} >$packages/host.pth && "

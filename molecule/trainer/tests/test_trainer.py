@@ -21,12 +21,26 @@ def test_the_model_learned_with_its_optimizer_offloaded(host):
 
 def test_the_sandbox_holds(host):
     score = host.check_output("systemd-analyze security debzero@tiny.service --no-pager | tail -1")
-    assert float(score.split("debzero@tiny.service: ")[1].split()[0]) <= 3.0, score
+    assert float(score.split("debzero@tiny.service: ")[1].split()[0]) <= 1.8, score
+
+
+def test_jobs_run_where_no_folder_is_taken_for_a_model(host):
+    folder = host.check_output("systemctl show debzero@tiny.service --property WorkingDirectory --value")
+    assert host.check_output(f"stat --format '%U %a' {folder}; ls --almost-all {folder}") == "root 555"
 
 
 def test_what_it_wrote_is_its_own(host):
     assert host.check_output("find /var/lib/debzero ! -user debzero | head") == ""
     assert host.check_output("find /var/lib/debzero /etc/debzero -perm -o+w ! -type l | head") == ""
+
+
+def test_no_other_user_reads_it_or_blocks_a_job(host):
+    assert host.check_output("stat --format %a /var/lib/debzero") == "750"
+    assert host.check_output("find /var/lib/debzero/tiny -perm /o+rwx ! -name '*.prom' ! -type l | head") == ""
+    for command in ("cat /var/lib/debzero/tiny/report.json", "flock --shared /var/lib/debzero/tiny/.lock true"):
+        assert host.run(f"runuser -u nobody -- {command}").rc != 0, command
+    host.check_output("id someone || useradd --groups debzero someone")
+    host.check_output("runuser -u someone -- cat /var/lib/debzero/tiny/report.json")
 
 
 def test_the_host_is_examined_before_the_job_starts(host):

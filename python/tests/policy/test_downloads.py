@@ -1,4 +1,4 @@
-"""Nothing is downloaded without a checksum or a signature."""
+"""Nothing is downloaded without a checksum or a signature, or kept where another user could exchange it."""
 from __future__ import annotations
 
 import re
@@ -11,6 +11,15 @@ SHIPPED = files("roles/*", "playbooks/*", "molecule/*", "ansible/*", "debian/*",
                 without=("*.md", "*/tests/*", "ansible/bench_provision", "*.lock"))
 UNSIGNED = (r"\b(?:curl|wget|urlretrieve)\b|trusted=yes|--?allow-?(?:unauthenticated|insecure)|--force-yes"
             r"|--trusted-host|git clone|apt-key")
+# What every user may write to. A folder made there by `tempfile` or mktemp has a name that nobody knows beforehand.
+SHARED = r"(?<![\w*}])/(?:var/)?tmp\b|/dev/shm\b"
+
+
+def shared_paths(name, task):
+    """Arguments of a task that name a place where every user may write."""
+    for key, value in task.items():
+        if "." in key and module(task) != "tempfile" and re.search(SHARED, without_comments(str(value))):
+            yield f"{name}: {task['name']}: keep it in a folder that only root may write to: {value}"
 
 
 def careless(name, task):
@@ -44,7 +53,25 @@ def test_no_task_downloads_without_a_checksum_or_a_signature():
     refuse(finding for name, content in lists.items() for task in tasks(content) for finding in careless(name, task))
 
 
-def test_no_script_does():
+def shipped_tasks():
+    """(file, task) of roles and plays; Molecule's own prepare containers that have no other user."""
+    for name, text in SHIPPED.items():
+        if name.endswith(".yml") and "/meta/" not in name and not name.startswith("molecule/"):
+            yield from ((name, task) for task in tasks(yaml.safe_load(text)))
+
+
+def test_no_task_keeps_anything_where_every_user_may_write():
+    refuse(finding for name, task in shipped_tasks() for finding in shared_paths(name, task))
+
+
+def test_no_script_does_either():
+    scripts = {name: without_comments(text) for name, text in SHIPPED.items()
+               if not name.endswith((".yml", ".j2")) and not name.startswith(("molecule/", "debian/"))}
+    assert len(scripts) > 10
+    refuse(hits(SHARED, scripts))
+
+
+def test_no_script_downloads_without_a_checksum():
     texts = {name: without_comments(text) for name, text in SHIPPED.items()}
     refuse(hits(UNSIGNED, texts) + bare_pip(texts))
 
@@ -60,3 +87,11 @@ def test_the_checks_see_what_is_wrong():
     assert found(command={"cmd": "pip install --require-hashes -r lock"}) == 0
     assert hits(UNSIGNED, {"a": "curl x | sh"}) and bare_pip({"a": "pip install \\\n torch"})
     assert not bare_pip({"a": "pip install \\\n --require-hashes -r lock"})
+
+    def shared(**task):
+        arguments = {f"ansible.builtin.{key}": value for key, value in task.items()}
+        return len(list(shared_paths("x.yml", {"name": "Keep", **arguments})))
+
+    assert shared(copy={"src": "a", "dest": "/var/tmp/a.deb"}) == shared(apt={"deb": "/tmp/{{ name }}.deb"}) == 1
+    assert shared(command={"argv": ["dpkg", "-i", "/tmp/a"]}) == shared(shell={"cmd": "cp a /dev/shm"}) == 1
+    assert shared(tempfile={"path": "/var/tmp"}) == shared(copy={"src": "a", "dest": "{{ work.path }}/a"}) == 0

@@ -77,7 +77,9 @@ def healthy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
                           "ID=debian\n",
         "etc/debian_version": "11.11\n",
         "etc/apt/sources.list": "# deb http://mirror.example.org/debian buster main\n"
-                                "deb http://mirror.example.org/debian bullseye main\n",
+                                "deb http://mirror.example.org/debian bullseye main\n"
+                                "deb http://mirror.example.org/debian-security bullseye-security main\n",
+        "etc/apt/apt.conf.d/50unattended-upgrades": 'Unattended-Upgrade::Package-Blacklist {\n//  "linux-";\n};\n',
         "etc/modprobe.d/nvidia-blacklists-nouveau.conf": "blacklist nouveau\n",
         "proc/1/comm": "systemd\n", "proc/meminfo": "MemTotal:       263856000 kB\n",
         "proc/cmdline": "root=/dev/sda1 iommu=pt",
@@ -106,6 +108,7 @@ def healthy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     (made.bin / "modinfo").chmod(0o755)
     made.command("dmesg", "[    1.0] NVRM: loading NVIDIA UNIX x86_64 Kernel Module")
     made.command("timedatectl", "yes")
+    made.command("dpkg-query", f"install linux-image-{KERNEL}")
     made.command("apt-cache", "linux-headers:\n  Installed: (none)\n  Candidate: 5.10.223-1")
     made.smi(*GPUS)
     return made

@@ -1,6 +1,8 @@
 """Small models to trace, and jobs to plan."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import yaml
 
@@ -8,6 +10,7 @@ from debzero.job.schema import Job
 from debzero.plan.activations import shorten, stacks, trace
 from debzero.plan.model_shapes import Shapes
 
+BENCHMARKS = Path(__file__).resolve().parents[3] / "docs" / "benchmarks"
 TINY = {
     "classification": {"type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 6,
                        "num_attention_heads": 2, "intermediate_size": 128},
@@ -18,16 +21,16 @@ TINY = {
 }
 
 
-def shapes(task, length=16, **changes):
+def shapes(task, length=16, checkpointing=False, **changes):
     model = {**TINY[task], **changes}
     job = Job.model_validate({"model": model, "task": task, "data": {"dataset": "x.csv", "max_length": length},
-                              "output": "out"})
+                              "train": {"gradient_checkpointing": checkpointing}, "output": "out"})
     return Shapes(job, "job.yml", None)
 
 
-def curve(task, half=None, whole=False, dtype=torch.float32, length=16, compiled=False, **changes):
-    """The trace of a tiny model; `whole`: of all its layers."""
-    own = shapes(task, length, **changes)
+def curve(task, half=None, whole=False, dtype=torch.float32, compiled=False, **changes):
+    """The trace of a tiny model; `whole`: of all its layers; `changes`: those of shapes()."""
+    own = shapes(task, **changes)
     model = own._build().to(dtype)
     stack = [(layer, 1) for _, _, layers in stacks(model) for layer in layers] if whole else shorten(model)
     return trace(model, stack, own.task.losses, own._batch(), half, compiled)

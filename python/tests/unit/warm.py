@@ -8,6 +8,7 @@ out. Variables that libraries read when they are imported are those of the serve
 """
 from __future__ import annotations
 
+import codecs
 import os
 import signal
 import socket
@@ -154,6 +155,8 @@ def import_everything() -> None:
     from huggingface_hub import ModelCardData  # noqa: F401
     from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: F401
 
+    for encoding in ("utf-8-sig", "latin-1", "ascii", "idna"):  # a child of another user may not reach this Python
+        codecs.lookup(encoding)
     import debzero.check.checks  # noqa: F401
     import debzero.train.gloo  # noqa: F401
     import debzero.train.launch  # noqa: F401

@@ -20,6 +20,7 @@ class Environment:
     measured: bool = False                   # bench and tune measure the run's steps: no evaluation, nothing saved
     memory_cap_bytes: Optional[int] = None   # for each rank: of its GPU's memory, or of host memory beside its code
     micro_batch: Optional[int] = None        # samples; the launcher's decision for its ranks
+    watchdog_seconds: Optional[int] = None   # without progress, outside systemd; 0: for ever
     textfile_folder: Optional[Path] = None   # node_exporter's, for a copy of the run's Prometheus textfile
 
     def variables(self) -> dict[str, str]:
@@ -31,7 +32,7 @@ class Environment:
 
 NAMES = {"gpus": "DEBZERO_GPUS", "launcher_pid": "DEBZERO_LAUNCHER", "measured": "DEBZERO_MEASURED",
          "memory_cap_bytes": "DEBZERO_MEMORY_CAP", "micro_batch": "DEBZERO_MICRO_BATCH",
-         "textfile_folder": "DEBZERO_TEXTFILE_DIR"}
+         "watchdog_seconds": "DEBZERO_WATCHDOG", "textfile_folder": "DEBZERO_TEXTFILE_DIR"}
 
 
 FIX = "correct it there, or in the environment"
@@ -44,7 +45,7 @@ def environment(variables: Optional[Mapping[str, str]] = None, source: str = "th
     given = os.environ if variables is None else variables
     numbers: dict[str, Optional[int]] = {}
     problems = []
-    for field in ("gpus", "launcher_pid", "memory_cap_bytes", "micro_batch"):
+    for field in ("gpus", "launcher_pid", "memory_cap_bytes", "micro_batch", "watchdog_seconds"):
         text = given.get(NAMES[field]) or None
         if text is not None and not (text.isdecimal() and len(text) < DIGITS):
             problems.append(Problem(source, NAMES[field], f"must be a whole number, not {text[:DIGITS]!r}", FIX))

@@ -4,7 +4,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, Optional
+
+from debzero.base.text import printable, printable_lines
+
+WIDEST_KEY = 60  # columns for the keys of problems
 
 
 @dataclass(frozen=True)
@@ -23,21 +27,25 @@ class Problem:
         return asdict(self)
 
 
+class PassingProblem(Problem):
+    """One that may be over at the next start, as too little room on a disk."""
+
+
 def as_text(problems: list[Problem]) -> str:
-    """All problems as aligned text for people, file by file."""
+    """All problems as aligned text for people, file by file. Whatever they quote from files is made printable."""
     lines: list[str] = []
     for file in dict.fromkeys(p.file for p in problems):
         of_file = [p for p in problems if p.file == file]
         lines.append(f"{file}: {_counts(of_file)}")
-        width = max(len(p.key) for p in of_file) + 2
+        width = min(max(len(printable(p.key)) for p in of_file) + 2, WIDEST_KEY)
         indent = " " * (width + 2)
         for p in of_file:
             label = " ".join(filter(None, [p.code, "warning" if p.severity == "warning" else ""]))
             reason = f"{label}: {p.reason}" if label else p.reason
-            lines += textwrap.wrap(f"  {p.key:<{width}}{reason}", 116, subsequent_indent=indent, break_long_words=False)
-            lines += textwrap.wrap(f"{indent}-> {p.fix}", 116, subsequent_indent=indent + "   ",
-                                   break_long_words=False)
-    return "\n".join(lines)
+            for first, text, rest in ((f"  {printable(p.key):<{width - 1}} ", reason, indent),
+                                      (f"{indent}-> ", p.fix, indent + "   ")):
+                lines += textwrap.wrap(first + text, 116, subsequent_indent=rest, break_long_words=False)
+    return "\n".join(map(printable, lines))
 
 
 def _counts(problems: list[Problem]) -> str:
@@ -74,11 +82,23 @@ class UserError(Exception):
     """Something outside the code stopped the run (disk, network, memory, data): a reason and a fix. Exit code 1."""
 
     def __init__(self, reason: str, fix: str) -> None:
-        super().__init__(f"{reason}\n  -> {fix}")
+        super().__init__(printable_lines(f"{reason}\n  -> {fix}"))
         self.reason, self.fix = reason, fix
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.reason, self.fix)
+
+
+class PassingError(UserError):
+    """What may be over at the next start, as a full disk: no failure of the job, however often it happens."""
+
+
+def passing(error: InputError) -> Optional[PassingError]:
+    """The same as an error that a later start may not meet, where that is all that is wrong."""
+    errors = [problem for problem in error.problems if problem.severity == "error"]
+    if not errors or not all(isinstance(problem, PassingProblem) for problem in errors):
+        return None
+    return PassingError("; ".join(problem.reason for problem in errors), "; ".join(problem.fix for problem in errors))
 
 
 class OutOfMemory(UserError):  # noqa: N818 - as torch names it

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from debzero.base.errors import OutOfMemory, UserError
+from debzero.base.errors import OutOfMemory, PassingError, UserError
 from debzero.base.files import nearest
 
 LOW_BYTES = 2**24  # with less free space than this, a write that failed for an unknown reason met a full disk
@@ -46,11 +46,11 @@ def as_user_error(error: BaseException, folder: str) -> Optional[UserError]:
         return OutOfMemory(
             f"out of memory: {first_line[:160]}",
             "set a smaller train.micro_batch (the global batch stays), a higher zero.stage or zero.offload_optimizer: "
-            "cpu")
+            "cpu; where the job has a DeepSpeed JSON, their keys there")
     if known := _damaged_file(error):
         return known
     if any(words in text for words in HUB_UNREACHABLE):
-        return UserError(
+        return PassingError(
             f"the model hub cannot be reached from this host: {first_line[:200]}",
             "check the network or proxy (HTTPS_PROXY in /etc/default/debzero), or give a local folder for `model:` "
             "and a local file for `data.dataset:`")
@@ -73,7 +73,7 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         raise
 
 
-def disk_full(error: BaseException, folder: str) -> Optional[UserError]:
+def disk_full(error: BaseException, folder: str) -> Optional[PassingError]:
     """What to say if a full disk, a quota or a limit on file sizes is behind `error`; else None."""
     for link in _chain(error):
         place = _place(link, folder)
@@ -82,21 +82,21 @@ def disk_full(error: BaseException, folder: str) -> Optional[UserError]:
         if code == errno.ENOSPC:
             return _full(place, free)
         if code == errno.EDQUOT:
-            return UserError(f"the disk quota is used up: no more may be written to {place}",
+            return PassingError(f"the disk quota is used up: no more may be written to {place}",
                              f"remove files, or ask for a larger quota (`quota -s` shows it), {RESUME}")
         if code == errno.EFBIG:
-            return UserError(f"a file in {place} is larger than the file system or `ulimit -f` allows",
+            return PassingError(f"a file in {place} is larger than the file system or `ulimit -f` allows",
                              f"raise the limit, or set `output:` to a folder on another file system, {RESUME}")
         if TORCH_CANNOT_WRITE.search(str(link)) and os.access(place, os.W_OK):
-            return _full(place, free) if free < LOW_BYTES else UserError(
+            return _full(place, free) if free < LOW_BYTES else PassingError(
                 f"torch could not finish a file in {place}, which has {free / 2**20:.0f} MiB free",
                 "look for a quota (`quota -s`), a limit on file sizes (`ulimit -f`) or a failing disk "
                 f"(`journalctl -k`), {RESUME}")
     return None
 
 
-def _full(place: Path, free: int) -> UserError:
-    return UserError(f"the disk is full: {place} has {free / 2**20:.0f} MiB free; what was half-written has been "
+def _full(place: Path, free: int) -> PassingError:
+    return PassingError(f"the disk is full: {place} has {free / 2**20:.0f} MiB free; what was half-written has been "
                      "removed",
                      "make room there (where that is plenty: in /tmp and /dev/shm, and `df -i` counts files), or set "
                      f"`output:` to a folder on a larger disk, {RESUME}")

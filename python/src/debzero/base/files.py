@@ -2,19 +2,26 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, BinaryIO, Callable, Optional
+
+from debzero.base import reading
 
 CHUNK = 2**28  # bytes; what a slow disk takes in seconds
 LIBC = ctypes.CDLL(None)
 SYNC_AND_WAIT = 7  # sync_file_range(2): write what is to be written, and wait for it
 RENAME_EXCHANGE = 2  # of renameat2(2)
 AT_FDCWD = -100
+# A temporary name: hidden, and with a part that nobody can guess, who could put a link of his own there.
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.new")
 
 # Called now and then while something takes long, so that the caller can tell a watchdog that it is alive.
 Heartbeat = Callable[[], None]
@@ -40,6 +47,27 @@ def sync_tree(folder: Path, alive: Heartbeat = lambda: None) -> None:
         alive()
 
 
+def temporary_name(final: Path) -> Path:
+    """A name beside `final`, for what becomes it."""
+    return final.with_name(f".{final.name}.{secrets.token_hex(8)}.new")
+
+
+def remove(path: Path) -> None:
+    """Remove whatever is there, if anything: a link itself, never what it names."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes have left in `folder` under temporary names for `name` (a pattern)."""
+    for path in folder.glob(f".{name}.*.new"):
+        if TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):
+                remove(path)
+
+
 def replace(temporary: Path, final: Path) -> None:
     """Rename, durably."""
     os.replace(temporary, final)
@@ -47,32 +75,49 @@ def replace(temporary: Path, final: Path) -> None:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Rename, durably. A folder that is at `final` already is exchanged and then removed, so that there is always one
+    """Rename, durably. What is at `final` already is exchanged and then removed, so that there is always a folder
     (except for a moment on file systems that cannot exchange names)."""
-    if not final.is_dir():
+    if not os.path.lexists(final):
         replace(temporary, final)
         return
     _exchange(temporary, final)
     _sync(final.parent)
-    shutil.rmtree(temporary)
+    remove(temporary)
 
 
 def _exchange(one: Path, other: Path) -> None:
     if LIBC.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
         # as on NFS
-        aside = other.with_name(f".{other.name}.aside")
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = temporary_name(other)
         os.replace(other, aside)
         os.replace(one, other)
         os.replace(aside, one)
 
 
+def write_public(path: Path, content: bytes) -> None:
+    """Write a file that other users' programs read again and again: whole or not at all, but a crash may lose it."""
+    temporary = temporary_name(path)
+    try:
+        with _created(temporary) as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _created(path: Path) -> BinaryIO:
+    """A file that was not there before."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb")
+
+
 def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
     """Write the whole file or nothing. It gets the owner, group and mode of `like`, as far as this user may give files
     away."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     try:
-        with open(temporary, "wb") as file:
+        with _created(temporary) as file:
             if like:
                 for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
                     with suppress(OSError):
@@ -126,29 +171,30 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; empty when it is not there or not whole."""
+def read_json(path: Path, own: bool = False) -> dict[str, Any]:
+    """The object in `path`; empty when it is not there, not whole, or no such file as debzero reads. `own`: a file of
+    debzero's own, which is never a link."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = reading.parse_json(reading.read_text(path, reading.STATE, own))
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in `path`, one per line, without any that a crash left incomplete."""
+    """The objects in a file of debzero's own, one per line, without any that a crash left incomplete."""
     parsed = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with suppress(ValueError, RecursionError):
-            parsed.append(json.loads(line))
+    for line in reading.lines_of(path):
+        with suppress(ValueError):
+            parsed.append(reading.parse_json(line))
     return [values for values in parsed if isinstance(values, dict)]
 
 
 @contextmanager
 def new_folder(final: Path, alive: Heartbeat = lambda: None) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block succeeds and is removed when it fails."""
-    temporary = final.with_name(f".{final.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_leftovers(final.parent, glob.escape(final.name))
+    temporary = temporary_name(final)
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -27,6 +27,7 @@ class Stack:
     state: str
     cache: str
     user: str
+    watchdog_seconds: int
 
 
 @cache

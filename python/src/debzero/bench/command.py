@@ -61,15 +61,18 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     """The exit code."""
+    from debzero.base import privileges
     from debzero.base.errors import InputError, Problem
+    from debzero.base.text import printable
     from debzero.bench import page, results
 
     if options.compare:
         return compare(options.compare, options.output)
     if options.render:
         file = results.file_of(options.render)
+        privileges.become_owner(file)
         page.write_shown(results.load(file), file)
-        print(f"written: {file.with_suffix('.html')}, and .csv and .md beside it")
+        print(printable(f"written: {file.with_suffix('.html')}, and .csv and .md beside it"))
         return 0
     if options.job is None:
         raise InputError([Problem("debzero bench", "JOB.yml", "is missing",
@@ -81,8 +84,10 @@ def bench(options: argparse.Namespace) -> int:
 
 def compare(files: list[Path], target: Optional[Path]) -> int:
     """Write one page of several results; the exit code."""
+    from debzero.base import privileges
     from debzero.base.errors import InputError, Problem
     from debzero.base.files import write_text
+    from debzero.base.text import printable
     from debzero.bench import comparison, results
 
     if len(files) < 2 or target is None:
@@ -92,9 +97,10 @@ def compare(files: list[Path], target: Optional[Path]) -> int:
     page = comparison.render([results.load(file) for file in files])
     target = target / "comparison.html" if target.is_dir() else target
     try:
-        write_text(target.absolute(), page)
+        with privileges.acting_as_owner(target):
+            write_text(target.absolute(), page)
     except OSError as error:
         raise InputError([Problem("debzero bench", "--output", f"{target} cannot be written: {error.strerror}",
                                   "give a file in an existing folder that this user may write to")]) from None
-    print(f"written: {target}")
+    print(printable(f"written: {target}"))
     return 0

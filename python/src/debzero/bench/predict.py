@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+from debzero.base import interpreter
 from debzero.bench.results import Prediction
 from debzero.resolve.sharding import Sharding
 
@@ -15,7 +15,7 @@ LIMIT = 300  # seconds; a plan takes some
 def predictions(job: Path) -> dict[Sharding, Prediction]:
     """Those of `debzero plan` for a job file; none where it cannot tell. In a process of its own, so that the memory of
     the model's trace is free again when the runs begin."""
-    command = [sys.executable, "-m", "debzero", "plan", str(job), "--json"]
+    command = interpreter.command("plan", str(job), "--json")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
         return read_plan(done.stdout)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.files import write_text
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.bench import page
 from debzero.bench.configurations import check, chosen, default_offloads
 from debzero.bench.predict import predictions
@@ -29,11 +29,14 @@ from debzero.run.folder import now
 
 def start(options: argparse.Namespace) -> int:
     """Check what was asked for, then measure it. Exit code: 0 where at least one configuration was measured, else 1."""
-    resolved = checks.check(options.job, options.ranks)
+    def folder_of(job: Job) -> Path:
+        return (options.output or Path(job.output + "-bench")).absolute()
+
+    resolved = checks.check(options.job, options.ranks, folder_of)
     offloads = options.offload or default_offloads(resolved)
     shardings = chosen(options.stages, offloads)
     check(resolved, str(options.job), offloads, shardings, options.share_gpu)
-    folder = (options.output or Path(resolved.job.output + "-bench")).absolute()
+    folder = folder_of(resolved.job)
     claim(folder)
     return Bench(options, resolved, folder, shardings).run()
 
@@ -128,7 +131,7 @@ class Bench:
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
+            print(printable_lines(line), flush=True, file=sys.stderr if self.options.json else sys.stdout)
 
 
 def facts(options: argparse.Namespace, resolved: ResolvedJob) -> BenchResults:

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
+from debzero.base import privileges
 from debzero.base.environment import environment
-from debzero.base.errors import InputError, Problem, without_known
+from debzero.base.errors import InputError, PassingProblem, Problem, without_known
 from debzero.base.files import nearest, unreadable
 from debzero.base.text import did_you_mean
+from debzero.check.operators import operator_problems
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.local_files import FORMATS, local_files
@@ -23,20 +25,29 @@ from debzero.resolve import nvme_swap
 from debzero.resolve.host import this_host
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.run import checkpoint
-from debzero.run.folder import KEPT, RunFolder
+from debzero.run.folder import RunFolder, is_runs
+
+FolderOf = Callable[[Job], Path]  # where a command works for a job
 
 
-def check(path: Path, ranks: Optional[int] = None) -> ResolvedJob:
-    """The job in `path` on this host; raises an InputError with every problem found."""
-    return examine(path, ranks)[0]
+def output_of(job: Job) -> Path:
+    return Path(job.output)
 
 
-def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tuple[ResolvedJob, list[Problem]]:
+def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_of) -> ResolvedJob:
+    """The job in `path` on this host; raises an InputError with every problem found. Root becomes the owner of the
+    folder that the command works in."""
+    return examine(path, ranks, works_in=works_in)[0]
+
+
+def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
+            works_in: FolderOf = output_of) -> tuple[ResolvedJob, list[Problem]]:
     """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds."""
     job, problems = parse(path)
     warnings: list[Problem] = []
     resolved = None
     if job is not None:
+        privileges.become_owner(works_in(job))
         file = str(path)
         in_the_file = list(problems)
         try:  # a start would fail at it, after it had opened the output folder
@@ -52,17 +63,19 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False) -> tup
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         found = [*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
-                 *_swap(resolved.job if resolved else job, file),
-                 *_output(job, file, resolved.fingerprint if resolved and not again else None)]
+                 *_swap(resolved, job, file), *(operator_problems(resolved, file) if resolved else []),
+                 *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
         problems += without_known(found, in_the_file)
     if problems or resolved is None:
         raise InputError(problems + warnings)
     return resolved, warnings
 
 
-def _swap(job: Job, file: str) -> list[Problem]:
+def _swap(resolved: Optional[ResolvedJob], job: Job, file: str) -> list[Problem]:
+    job = resolved.job if resolved else job
     used = job.zero.nvme_path and "nvme" in (job.zero.offload_optimizer, job.zero.offload_param)
-    return nvme_swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
+    found = nvme_swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
+    return resolved.origins.placed(found) if resolved else found
 
 
 def _columns(path: Path) -> list[str]:
@@ -102,7 +115,7 @@ def _data(job: Job, file: str) -> list[Problem]:
     if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
         return [Problem(file, "data.dataset",
                         f"{path} is neither a csv, json, jsonl or parquet file nor a folder with train.csv "
-                        "(or .json, .jsonl, .parquet)", "rename the files so, or convert them")]
+                        "(or .json, .jsonl, .parquet)", "rename them accordingly, or convert them")]
     problems = []
     if len(files) == 1 and not data.held_out:
         problems.append(Problem(file, "data.held_out", f"{path} has no validation split to measure the accuracy on",
@@ -127,9 +140,15 @@ def _moves(folder: str, path: str) -> bool:
     """Whether `path`, or what it links to, would move to archive/ with a run in `folder`."""
     for real in (os.path.abspath, os.path.realpath) if not unreadable(Path(path)) else ():
         inside, whole = Path(real(path)), Path(real(folder))
-        if inside.is_relative_to(whole) and inside.relative_to(whole).parts[:1] not in {(name,) for name in KEPT}:
+        if inside.is_relative_to(whole) and (inside == whole or is_runs(inside.relative_to(whole).parts[0])):
             return True
     return False
+
+
+def _in_output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
+    """As _output, where root works elsewhere (`debzero bench --output`)."""
+    with privileges.acting_as_owner(Path(job.output)):
+        return _output(job, file, own)
 
 
 def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
@@ -153,15 +172,23 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
         return [Problem(file, "output",
                         f"{folder} holds {' and '.join(held)}, and what is in an output folder moves to archive/ when "
                         "another job is started there", "choose a folder of its own for the output")]
-    need, free, there = bytes_needed(job), shutil.disk_usage(above).free, RunFolder(job.output)
+    if foreign := RunFolder(job.output).foreign_problems(file):
+        return foreign
+    return _room(job, file, own, above)
+
+
+def _room(job: Job, file: str, own: Optional[str], above: Path) -> list[Problem]:
+    """`above`: the output folder, or its nearest parent that is there."""
+    need, disk, there = bytes_needed(job), shutil.disk_usage(above), RunFolder(job.output)
     before = there.written_status()
     resumes = own is not None and before is not None and before.fingerprint == own
     saved = checkpoint.folder_bytes(there.checkpoints) + checkpoint.folder_bytes(there.model) if resumes else 0
-    if need and free + saved < need:
-        return [Problem(file, "output",
-                        f"{folder} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
-                        f"and the weights, and its disk has {free / 2**20:.0f} MiB free",
-                        "make room, or choose a larger disk")]
+    if need and disk.free + saved < need:
+        kind = Problem if disk.total < need else PassingProblem
+        return [kind(file, "output",
+                     f"{job.output} needs about {need // 2**20} MiB for three checkpoints (16 bytes a parameter) "
+                     f"and the weights, and its disk has {disk.free / 2**20:.0f} MiB free",
+                     "make room, or choose a larger disk")]
     return []
 
 

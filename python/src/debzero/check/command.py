@@ -26,7 +26,8 @@ def add_check(commands: Commands) -> None:
     add_ranks(parser)
     parser.add_argument("--fix", action="store_true",
                         help="apply every fix that has only one possible form to the DeepSpeed JSON; "
-                        "of a job, to the file that its `deepspeed:` names")
+                        "of a job, to the file that its `deepspeed:` names. The rest of the text stays as it is, and "
+                        "FILE.bak holds the file as it was")
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     add_json(parser)
 

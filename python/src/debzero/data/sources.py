@@ -1,6 +1,7 @@
 """Where rows come from: a local file, a folder of them, the hub, or this host's package descriptions."""
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def raw_rows(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
         rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(cache / "arrow"))
         side = np.asarray(rows["held_out"])
         return rows.select(np.flatnonzero(~side)), rows.select(np.flatnonzero(side))
-    splits = _read_files(data.dataset, cache) if Path(data.dataset).is_absolute() else _read_hub(data.dataset)
+    local = Path(data.dataset).is_absolute()
+    splits = _read_files(data.dataset, cache) if local else _read_hub(data.dataset, data.revision)
     if "validation" in splits:
         return splits["train"], splits["validation"]
     if data.held_out:
@@ -46,7 +48,7 @@ def _read_files(dataset: str, cache: Path) -> Any:
     kind = FORMATS[next(iter(files.values())).suffix]
     names = {split: str(file) for split, file in files.items()}
     try:
-        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"))
+        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"), **_no_code())
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, OSError):  # a full disk has its own sentence
             raise
@@ -54,12 +56,20 @@ def _read_files(dataset: str, cache: Path) -> Any:
                         "correct the file; every row needs the same columns") from error
 
 
-def _read_hub(dataset: str) -> Any:
+def _no_code() -> dict[str, bool]:
+    """Releases of datasets before 4 can run a program that came with the data."""
+    import datasets
+
+    known = inspect.signature(datasets.load_dataset).parameters
+    return {"trust_remote_code": False} if "trust_remote_code" in known else {}
+
+
+def _read_hub(dataset: str, revision: str) -> Any:
     import datasets
 
     name, config = hub_name(dataset)
     try:
-        return datasets.load_dataset(name, config)
+        return datasets.load_dataset(name, config, revision=revision, **_no_code())
     except ValueError as error:  # a configuration that is missing or not there, and what there is
         raise UserError(f"the hub's data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}",
                         f"write its configuration behind the name, for example `data.dataset: {name}/...`") from error

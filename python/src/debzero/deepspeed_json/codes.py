@@ -159,7 +159,7 @@ _CODES = (
          '{"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 10, "total_num_steps": 100}}}',
          "warning"),
     Code("DZ150", "load_universal set by hand",
-         "A first start then looks for a checkpoint that does not exist. debzero sets it itself when the "
+         "debzero neither writes nor reads universal checkpoints, which hold pickle. It reshards its own when the "
          "number of ranks has changed.",
          '{"checkpoint": {"load_universal": true}}', '{"checkpoint": {}}', "warning"),
     Code("DZ160", "a fault of the installed DeepSpeed",

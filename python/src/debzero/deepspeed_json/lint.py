@@ -29,6 +29,13 @@ class Finding:
     change: str = ""
 
 
+def json_place(job: Optional[Job], file: str) -> tuple[str, str]:
+    """The file that holds the configuration, and what precedes its keys there: `deepspeed.` where it is inline in the
+    job, in `file`."""
+    theirs = job.deepspeed if job is not None else None
+    return theirs if isinstance(theirs, str) else file, "deepspeed." if isinstance(theirs, dict) else ""
+
+
 def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: Optional[int] = None,
          job: Optional[Job] = None, releases: Optional[Releases] = None) -> list[Finding]:
     """All findings in a configuration, in the order of RULES, for the installed releases or the given ones.
@@ -37,9 +44,7 @@ def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: O
     overrules. A finding is placed where the value stands: in the job, or in the file that its `deepspeed:` names.
     """
     view, found = ConfigView(config, ranks, gpus, job, releases), []
-    theirs = job.deepspeed if job is not None else None
-    json_file = theirs if isinstance(theirs, str) else file
-    prefix = "deepspeed." if isinstance(theirs, dict) else ""
+    json_file, prefix = json_place(job, file)
     for rule in RULES:
         for violation in rule(view):
             code, key = CODES[violation.code], dotted(violation.path)

@@ -9,21 +9,22 @@ from typing import Any, Optional
 
 import hjson
 
-from debzero.base.errors import Problem
+from debzero.base.errors import InputError, Problem
+from debzero.base.reading import (
+    CONFIG,
+    PAIRS,
+    ContentError,
+    check_depth,
+    check_texts,
+    parse_json,
+    read_text,
+    whole,
+    why,
+)
 from debzero.base.text import type_text
 from debzero.job.schema import Job
 
 COMMENT = re.compile(r"#|//|/\*")
-
-
-def is_plain_json(text: str) -> bool:
-    """Whether the text is JSON without Hjson's additions, such as comments."""
-    try:
-        _json(text, dict)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
 
 def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
     """The configuration in `text`: Hjson, as DeepSpeed reads it, which is JSON with comments, trailing commas and
@@ -44,41 +45,46 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
     if not text.strip():
         return wrong("is empty", "write DeepSpeed's configuration there, at least {}")
     try:
-        # Hjson's own parser makes 1 of 1.0, and --fix would write it so.
-        values = _json(text, unique) if is_plain_json(text) else hjson.loads(text, object_pairs_hook=unique)
-    except RecursionError:
-        return wrong("is nested too deeply", "see DeepSpeed's configuration reference")
-    except OverflowError:
-        return wrong("holds a number that is too large", "correct it")
-    except ValueError as error:
-        return wrong(f"is neither JSON nor Hjson: {_place(text, error)}", "check the commas, quotes and braces there")
+        values = _values(text, unique)
+        check_depth(values)
+        check_texts(values)
+        _check_numbers(values)
+    except ContentError as error:
+        return wrong(str(error), "check the commas, quotes and braces there")
     if not isinstance(values, dict):
         return wrong(f"must hold a JSON object, not {type_text(values)}", "see DeepSpeed's configuration reference")
     return values, [Problem(file, key, "is repeated, and DeepSpeed refuses that", "keep one", "DZ105")
                     for key in repeated]
 
 
-def _json(text: str, pairs: Any) -> Any:
-    """As json.loads, but without the numbers that are not finite: DeepSpeed's reader has none."""
-    def number(written: str) -> float:
-        if not math.isfinite(float(written)):
-            raise ValueError(f"{written} is no number of JSON")
-        return float(written)
-
-    return json.loads(text.lstrip("\ufeff"), object_pairs_hook=pairs, parse_float=number, parse_constant=number)
-
-
-def _place(text: str, error: Exception) -> str:
-    """What is wrong, and where. Without comments JSON's parser knows the place better: to Hjson's, what follows a
-    missing comma is part of an unquoted text."""
+def _values(text: str, pairs: PAIRS) -> Any:
+    """JSON's own reader goes first: Hjson's makes 1 of 1.0, and --fix would write it so. Raises a ContentError."""
     try:
-        if not COMMENT.search(text):
-            _json(text, dict)
-    except ValueError as of_json:
-        error = of_json if isinstance(of_json, json.JSONDecodeError) else error
-    if isinstance(error, (json.JSONDecodeError, hjson.HjsonDecodeError)):
-        return f"line {error.lineno}, column {error.colno}: {error.msg}"
-    return str(error)
+        json.loads(text)
+    except (ValueError, RecursionError) as of_json:
+        try:
+            return hjson.loads(text, object_pairs_hook=pairs, parse_int=whole)
+        except RecursionError:
+            raise ContentError("is nested too deeply") from None
+        except OverflowError:
+            raise ContentError("holds a number that is too large") from None
+        except ValueError as of_hjson:
+            # Where there are no comments JSON's reader knows the place better: to Hjson's, what follows a missing
+            # comma belongs to an unquoted text.
+            error = of_hjson if COMMENT.search(text) or not isinstance(of_json, json.JSONDecodeError) else of_json
+            if not isinstance(error, (json.JSONDecodeError, hjson.HjsonDecodeError)):
+                raise ContentError(f"is neither JSON nor Hjson: {error}") from None
+            raise ContentError(f"is neither JSON nor Hjson: line {error.lineno}, column {error.colno}: {error.msg}",
+                               f"line {error.lineno}") from None
+    return parse_json(text, pairs)
+
+
+def _check_numbers(values: Any) -> None:
+    """Raises a ContentError for infinity and NaN, which Python's JSON reader takes and DeepSpeed's does not."""
+    if isinstance(values, float) and not math.isfinite(values):
+        raise ContentError("holds a number that is too large, or none")
+    for inner in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        _check_numbers(inner)
 
 
 def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[Problem]]:
@@ -86,7 +92,20 @@ def read_deepspeed(job: Job, file: str) -> tuple[Optional[dict[str, Any]], list[
     if job.deepspeed is None or isinstance(job.deepspeed, dict):
         return job.deepspeed, []
     try:
-        return parse_config(Path(job.deepspeed).read_text(encoding="utf-8"), job.deepspeed)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"{job.deepspeed} cannot be read: {getattr(error, 'strerror', None) or error}"
-    return None, [Problem(file, "deepspeed", reason, "the path is relative to the job file")]
+        text = read_text(Path(job.deepspeed), CONFIG)
+    except (OSError, ValueError) as error:
+        return None, [Problem(file, "deepspeed", f"{job.deepspeed} {why(error)}",
+                              "the path is relative to the job file")]
+    return parse_config(text, job.deepspeed)
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration in a file, and what is wrong with its text alone. Raises an InputError where it has none."""
+    try:
+        config, wrong = parse_config(read_text(path, CONFIG), str(path))
+    except (OSError, ValueError) as error:
+        raise InputError([Problem(str(path), "file", why(error),
+                                  "make it a text file that this user may read")]) from None
+    if config is None:
+        raise InputError(wrong)
+    return config, wrong

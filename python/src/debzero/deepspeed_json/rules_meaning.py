@@ -157,16 +157,16 @@ def scheduler(view: ConfigView) -> Iterator[Violation]:
     warmup, total = view.number(*path, "warmup_num_steps"), view.number(*path, "total_num_steps")
     if warmup is not None and total is not None and warmup > total:
         yield Violation("DZ146", (*path, "warmup_num_steps"),
-                        f"{warmup} warm-up steps are more than the {total} steps in total: the rate never reaches its "
-                        "peak",
+                        f"the warm-up ({warmup} steps) is longer than the training ({total}): the rate never reaches "
+                        "its peak",
                         f"use about {max(1, int(total) // 10)}")
 
 
 def universal(view: ConfigView) -> Iterator[Violation]:
     if view.get("checkpoint", "load_universal") is True:
         yield Violation("DZ150", ("checkpoint", "load_universal"),
-                        "the first start then looks for a checkpoint that does not exist; debzero sets it "
-                        "itself when the number of ranks has changed", "remove it",
+                        "debzero neither writes nor reads universal checkpoints; it reshards its own when the number "
+                        "of ranks has changed", "remove it",
                         removal("checkpoint", "load_universal"))
 
 

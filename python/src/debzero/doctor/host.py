@@ -24,6 +24,7 @@ from debzero.doctor.probe import HostProbe
 OFFLOAD_BYTES = 18  # of the host's memory that ZeRO takes for each parameter whose optimizer state is there
 CLOCK_SECONDS = 60  # beyond which certificates begin to look expired
 SHM_MB, SHM_PEERS_MB = 32, 1024  # that NCCL needs for one GPU; for more, some 10 MB for each channel of each pair
+SECURITY_SUITE = re.compile(r"(?<![/\w.-])[a-z]+(?:-security|/updates)(?![\w/])")
 OLD_SUITES = re.compile(r"(?:jessie|stretch|buster)\b|bullseye-backports")
 
 
@@ -115,9 +116,37 @@ def check_archives(probe: HostProbe, required: Requirements) -> CheckResult:
     return ok(f"none older than Bullseye{ended}")
 
 
+def check_updates(probe: HostProbe, required: Requirements) -> CheckResult:
+    """Security updates arrive: apt has an archive of them, and nothing keeps the kernel back."""
+    sources = _without_comments(probe.read_all("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.[ls]*"), "#")
+    found, advice = [], []
+    if sources.strip() and not SECURITY_SUITE.search(sources):
+        found.append("apt has no security archive, such as bullseye-security")
+        advice.append("add it to apt's sources, or set base_apt_security_mirror")
+    if not probe.in_container:  # the kernel is another host's
+        want = ("dpkg-query", "--show", "--showformat=${db:Status-Want} ${Package}\n", "linux-image-*")
+        held = re.findall(r"^hold (\S+)", probe.run(*want)[1], re.MULTILINE)
+        if held:
+            found.append(f"the kernel is held: {', '.join(held)}")
+            advice.append(f"apt-mark unhold {' '.join(held)}")
+        settings = _without_comments(probe.read_all("/etc/apt/apt.conf.d/*"), "//")
+        if any('"linux-' in names for names in re.findall(r"Package-Blacklist\s*\{([^}]*)", settings)):
+            found.append("unattended-upgrades leaves the kernel out")
+            advice.append("take linux- out of Unattended-Upgrade::Package-Blacklist in /etc/apt/apt.conf.d")
+    if found:
+        return warn(f"Security updates do not reach this host: {'; '.join(found)}", "; ".join(advice))
+    return ok("apt has a security archive, and nothing holds the kernel" if sources.strip() else "apt has no archives")
+
+
+def _without_comments(texts: dict[str, str], mark: str) -> str:
+    lines = "\n".join(texts.values()).splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith(mark))
+
+
 HOST_CHECKS = [  # in the order of cause and effect
     HostCheck("system", check_system), HostCheck("memory", check_memory), HostCheck("disk", check_disk),
-    HostCheck("shm", check_shm), HostCheck("clock", check_clock), HostCheck("archives", check_archives), *GPU_CHECKS]
+    HostCheck("shm", check_shm), HostCheck("clock", check_clock), HostCheck("archives", check_archives),
+    HostCheck("updates", check_updates), *GPU_CHECKS]
 
 
 def examine(probe: HostProbe, required: Requirements) -> list[CheckResult]:

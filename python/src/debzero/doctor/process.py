@@ -5,16 +5,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple, Optional
 
 KILL_SECONDS = 5
-SOURCE = Path(__file__).resolve().parents[2]
 ENDED_WITH_ANOTHER = "stopped, because another one failed"
 
 
@@ -105,13 +102,7 @@ def run(command: Sequence[str], seconds: float, **changes: str) -> ProcessResult
         return ProcessResult("", f"{command[0]}: {error.strerror}")
 
 
-def python(*arguments: str) -> list[str]:
-    """The command that runs a module with this interpreter."""
-    return [sys.executable, "-m", *arguments]
-
-
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, with debzero importable and systemd out of reach: a trial job is not the unit's."""
+    """This process's environment with systemd out of reach: a trial job is not the unit's."""
     inherited = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-    return {**inherited, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **changes}
+    return {**inherited, "PYTHONWARNINGS": "ignore", **changes}

@@ -1,7 +1,6 @@
 """The middle of the chain: the CUDA compiler, cuDNN, torch, torch.cuda, DeepSpeed and its prebuilt operators."""
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import platform
@@ -9,15 +8,17 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any
 
+from debzero.base import interpreter
+from debzero.base.operators import RUNTIME, unavailable, wheel
 from debzero.doctor.chain import Check, Context
 from debzero.doctor.host_check import CheckResult, fail, ok, warn
-from debzero.doctor.process import ProcessResult, python, run
+from debzero.doctor.process import ProcessResult, run
 
 SECONDS = 120  # torch's first import from a cold disk reads a gigabyte
-RUNTIME = "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"
 PINNED = f"ignore this if intended; otherwise {RUNTIME}, which installs the pinned versions"
+OFFLOADING = ("cpu_adam", "async_io")  # the operators of offload to the host and to NVMe
 # What CUDA says when it cannot start, and what helps.
 CUDA_ADVICE = {
     "Error 802": "start NVSwitch's manager, of the driver's version: systemctl enable --now nvidia-fabricmanager",
@@ -29,16 +30,6 @@ CUDA_ADVICE = {
 }
 
 
-class Wheel(NamedTuple):
-    """What an installed DeepSpeed says of its build."""
-
-    version: str
-    operators: list[str]
-    accelerator: str
-    torch: str
-    cuda: str
-
-
 def short(version: str) -> str:
     """Major and minor number alone: what DeepSpeed compares."""
     return ".".join(version.split(".")[:2])
@@ -48,27 +39,12 @@ def major(version: str) -> str:
     return version.split(".")[0]
 
 
-def wheel() -> Optional[Wheel]:
-    """Read, not imported: on a GPU host `import deepspeed` already needs a CUDA compiler. None: it is not installed."""
-    package = importlib.util.find_spec("deepspeed")
-    if package is None:
-        return None
-    file = Path(next(iter(package.submodule_search_locations or [])), "git_version_info_installed.py")
-    body = ast.parse(file.read_text()).body if file.is_file() else []
-    facts = {a.targets[0].id: ast.literal_eval(a.value) for a in body
-             if isinstance(a, ast.Assign) and isinstance(a.targets[0], ast.Name)}
-    torch = facts.get("torch_info", {})
-    operators = sorted(name for name, built in facts.get("installed_ops", {}).items() if built)
-    return Wheel(facts.get("version", "unknown"), operators,
-                 facts.get("accelerator_name", ""), torch.get("version", ""), torch.get("cuda_version", ""))
-
-
 def software(context: Context) -> ProcessResult:
     """What the child process that imports torch reported; it runs once."""
     if "software" not in context.facts:
         found = wheel()
         arguments = [*(found.operators if found else []), *(["--deepspeed"] if found and not context.fast else [])]
-        context.facts["software"] = run(python("debzero.doctor.child", "software", *arguments), SECONDS,
+        context.facts["software"] = run(interpreter.module("debzero.doctor.child", "software", *arguments), SECONDS,
                                         **({} if context.on_gpus else {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}))
     result: ProcessResult = context.facts["software"]
     return result
@@ -250,6 +226,11 @@ def operators(context: Context) -> CheckResult:
         return fail(found_broken, why + RUNTIME, **data)
     words = [f"{len(data['load'])} load ({', '.join(data['load'])})"] if data["load"] else ["none is prebuilt"]
     words += [f"{', '.join(need_driver)} would need libcuda, which comes with a GPU's driver"] if need_driver else []
+    unbuildable = [why for why in (unavailable(name, context.on_gpus, result.facts["torch"]["version"])
+                                   for name in OFFLOADING) if why]
+    if unbuildable:
+        return warn("; ".join([*words, *unbuildable]),
+                    f"to offload, {RUNTIME}: its wheel holds them; other jobs do not need them", **data)
     if missing or not installed:
         compiled = "DeepSpeed compiles them when a job first needs them"
         if missing and installed:

@@ -14,10 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Callable
 
+from debzero.base import interpreter
 from debzero.base.files import read_json
 from debzero.doctor.chain import Check, Context
 from debzero.doctor.host_check import CheckResult, fail, ok, skip, warn
-from debzero.doctor.process import ENDED_WITH_ANOTHER, environment, python, run, run_side_by_side
+from debzero.doctor.process import ENDED_WITH_ANOTHER, environment, run, run_side_by_side
 
 CAP_IPC_LOCK = 14  # the bit of capabilities(7)
 LOCKED_MB = 1024   # less than this stops offloading even of small models
@@ -92,7 +93,7 @@ def nccl(context: Context) -> CheckResult:
     devices = context.results["torch.cuda"].data["devices"]  # type: ignore[index]
     ranks = len(devices)
     with TemporaryDirectory(prefix="debzero-doctor-") as folder:
-        commands = [python("debzero.doctor.child", "nccl", str(rank), str(ranks), f"{folder}/meet")
+        commands = [interpreter.module("debzero.doctor.child", "nccl", str(rank), str(ranks), f"{folder}/meet")
                     for rank in range(ranks)]
         results = run_side_by_side(commands, [environment() for _ in commands], NCCL_SECONDS)
     errors = {rank: result.error for rank, result in enumerate(results) if result.error}
@@ -162,7 +163,7 @@ def step(context: Context) -> CheckResult:
         (folder / "rows.csv").write_text(f"text,label\n{rows}")
         (folder / "job.yml").write_text(json.dumps(_job(context)))  # JSON is YAML
         start = time.monotonic()
-        result = run(python("debzero", "train", str(folder / "job.yml")), STEP_SECONDS, HF_HUB_OFFLINE="1",
+        result = run(interpreter.command("train", str(folder / "job.yml")), STEP_SECONDS, HF_HUB_OFFLINE="1",
                      **dict.fromkeys(LIBRARY_FOLDERS, name))
         seconds = round(time.monotonic() - start, 1)
         report = read_json(folder / "out/report.json")

@@ -10,8 +10,18 @@ from debzero.base.text import count_text, ratio_text
 LARGEST_AUTO_MICRO = 32  # where no GPU memory limits it
 
 
+@dataclass(frozen=True)
+class Names:
+    """What the sizes are called where they were written, for fixes."""
+
+    total: str = "global_batch"
+    micro: str = "micro_batch"
+    accumulation: str = "gradient_accumulation_steps"
+
+
 class BatchError(ValueError):
-    """Batch sizes that do not fit together: a reason with the arithmetic, and a fix with the nearest that do."""
+    """Batch sizes that do not fit together: the key of a job or of DeepSpeed's JSON, a reason with the arithmetic, and
+    a fix with the nearest that do."""
 
     def __init__(self, key: str, reason: str, fix: str) -> None:
         super().__init__(reason)
@@ -45,8 +55,10 @@ def nearest(value: int, unit: int) -> str:
     return f"{below} or {above}" if below else str(above)
 
 
-def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional[int] = None) -> Batch:
-    """Divide `total` samples; `micro` may be "auto". Raises BatchError when the product cannot be `total`."""
+def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional[int] = None,
+          names: Names = Names()) -> Batch:  # noqa: B008 - it is frozen
+    """Divide `total` samples; `micro` may be "auto". `accumulation`: of DeepSpeed's JSON alone. Raises BatchError when
+    the product cannot be `total`."""
     on_ranks = count_text(ranks, "rank")
     if total % ranks:
         raise BatchError(
@@ -59,10 +71,11 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
     if accumulation is not None:
         if share % accumulation:
             raise BatchError(
-                "train.global_batch",
+                "gradient_accumulation_steps",
                 f"{total} / {on_ranks} / {count_text(accumulation, 'accumulation step')} = "
                 f"{ratio_text(share / accumulation)}, not a whole micro-batch",
-                f"use {nearest(total, ranks * accumulation)}",
+                f"use {names.total} {nearest(total, ranks * accumulation)}, or a {names.accumulation} that divides "
+                f"{share}",
             )
         if micro == "auto":
             micro = share // accumulation
@@ -71,10 +84,10 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
     assert isinstance(micro, int)
     if accumulation is not None and micro * accumulation != share:
         raise BatchError(
-            "train.global_batch",
+            "gradient_accumulation_steps",
             f"micro-batch {micro} x {count_text(accumulation, 'accumulation step')} x {on_ranks} = "
             f"{micro * accumulation * ranks}, not {total}",
-            f"use global_batch {micro * accumulation * ranks}, or micro_batch: auto",
+            f"use {names.total} {micro * accumulation * ranks}, or {names.micro}: auto",
         )
     if share % micro:
         below = max(size for size in divisors(share) if size <= micro)
@@ -82,6 +95,6 @@ def split(total: int, micro: Union[int, str], ranks: int, accumulation: Optional
             "train.micro_batch",
             f"global batch {total} / {on_ranks} / micro-batch {micro} = {ratio_text(share / micro)} accumulation "
             "steps, which must be a whole number",
-            f"use micro_batch {below} (or auto), or global_batch {nearest(total, micro * ranks)}",
+            f"use {names.micro} {below} (or auto), or {names.total} {nearest(total, micro * ranks)}",
         )
     return Batch(total, micro, share // micro, ranks)

@@ -1,4 +1,4 @@
-"""Which names in a job mean files of this host, where those lie, and what shows that they have changed."""
+"""Which names in a job mean files of this host, and where those lie."""
 from __future__ import annotations
 
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Optional
 
 from debzero.base.files import unreadable
-from debzero.job.schema import SECTIONS_DATASET, Job
+from debzero.job.schema import SECTIONS_DATASET
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
@@ -47,11 +47,3 @@ def files_of(path: str) -> list[Path]:
     """The files of a local data set or model, which is a file or a folder."""
     listed = os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # if not, debzero.check reports it
     return sorted(Path(path).iterdir()) if listed else [Path(path)]
-
-
-def stamps(job: Job) -> list[tuple[str, int, int]]:
-    """Each file of a local data set and a local model: its path, size in bytes and time of the last change in
-    nanoseconds. They differ when other files lie in the same place."""
-    found = [file for path in (job.data.dataset, job.model) if isinstance(path, str) and Path(path).is_absolute()
-             for file in files_of(path)]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if os.path.isfile(file)]

@@ -15,7 +15,7 @@ from typing import Optional
 import psutil
 
 from debzero import __version__
-from debzero.job.local_files import stamps
+from debzero.job.contents import digests
 from debzero.measure.records import HostFacts
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import report
@@ -27,7 +27,7 @@ def identity(resolved: ResolvedJob, settings: Mapping[str, object], host: HostFa
     same = {"job": resolved.job.model_dump(mode="json", exclude={"output": True, "zero": True}),
             "settings": dict(settings), "versions": versions, "definitions": DEFINITIONS, "host": host.name,
             "device": host.device, "precision": resolved.precision, "micro_batch": resolved.batch.micro,
-            "nvme_path": resolved.job.zero.nvme_path, "files": stamps(resolved.job)}
+            "nvme_path": resolved.job.zero.nvme_path, "files": digests(resolved.job)}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -5,7 +5,6 @@ Standard library only: results are also shown on a host without the trainer's li
 """
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.reading import RESULTS, parse_json, read_text, why
 
 Record = TypeVar("Record")
 
@@ -93,13 +93,9 @@ class _Mismatch(Exception):  # noqa: N818 - becomes an InputError
 def read_object(file: Path, fix: str) -> dict[str, Any]:
     """The JSON object in `file`. Raises an InputError that ends with `fix` where there is none."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        reason = "does not exist"
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-    except (ValueError, RecursionError) as error:
-        reason = f"is not JSON: {error}"
+        values = parse_json(read_text(file, RESULTS))
+    except (OSError, ValueError) as error:
+        reason = why(error)
     else:
         if isinstance(values, dict):
             return values

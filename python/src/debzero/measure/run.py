@@ -15,6 +15,7 @@ from typing import Any, Callable, NoReturn, Optional
 
 import psutil
 
+from debzero.base import interpreter, privileges
 from debzero.base.environment import Environment, environment
 from debzero.base.files import write_text
 from debzero.job.schema import Job
@@ -23,7 +24,6 @@ from debzero.resolve import nvme_swap
 from debzero.run.folder import RunFolder
 from debzero.run.records import read_metrics
 
-SOURCE = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.2  # between two readings of the memory
 
 
@@ -74,6 +74,7 @@ def _nvml_handles() -> list[Any]:
 def claim(folder: Path) -> None:
     """Lock the folder of a bench or a search, and end what an earlier one has left running there. From here on, an
     interruption of this command also ends its run."""
+    privileges.tighten_umask()
     RunFolder(str(folder)).lock()
     end_on_signals()
     kill_leftovers(folder)
@@ -137,16 +138,15 @@ def _train(file: Path, log: Path, limit: float, cap: Optional[int], watch: Memor
     """Run `debzero train` on a job file, with its output in `log`. Its exit code; None where it was ended after `limit`
     seconds. An interruption ends it, too."""
     ours = Environment(measured=True, memory_cap_bytes=cap, textfile_folder=environment().textfile_folder)
-    variables = {**os.environ, **ours.variables(),
-                 "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))}
+    variables = {**os.environ, **ours.variables()}
     began, deadline = time.time(), time.monotonic() + limit
     process: Any = None
     code: Optional[int] = None
     resume = _defer_interruptions()
     try:
         with open(log, "w", encoding="utf-8") as stream:
-            process = psutil.Popen([sys.executable, "-m", "debzero", "train", str(file)], stdin=subprocess.DEVNULL,
-                                   stdout=stream, stderr=subprocess.STDOUT, start_new_session=True, env=variables)
+            process = psutil.Popen(interpreter.command("train", str(file)), stdin=subprocess.DEVNULL, stdout=stream,
+                                   stderr=subprocess.STDOUT, start_new_session=True, env=variables)
         resume()
         while code is None and time.monotonic() < deadline:
             with suppress(psutil.TimeoutExpired, subprocess.TimeoutExpired):
@@ -197,22 +197,25 @@ def kill_tree(process: Any) -> None:
 def kill_leftovers(folder: Path) -> None:
     """Kill the runs below `folder` that a killed bench or tune could not end."""
     for output in folder.glob("runs/*/out"):
-        if holder := RunFolder(str(output)).holder():
+        run = RunFolder(str(output))
+        if holder := run.holder():
             with suppress(psutil.Error):
                 process = psutil.Process(holder)
                 began = process.create_time()
-                kill_tree(process)
-                remove_build_locks(began)
+                if run.holder() == holder:  # no other process has got its number; psutil sees to that from here on
+                    kill_tree(process)
+                    remove_build_locks(began)
 
 
 def remove_build_locks(since: float) -> None:
     """Remove the locks of operators that a killed run was compiling since then (seconds since the epoch): torch's later
     builds would wait for them forever."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
-    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
-        with suppress(OSError):
-            if lock.stat().st_mtime >= since:
-                lock.unlink()
+    with suppress(OSError):  # a folder that this user may not enter
+        for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache).glob("**/lock"):
+            with suppress(OSError):
+                if lock.stat().st_mtime >= since:
+                    lock.unlink()
 
 
 def _outcome(code: Optional[int], output: RunFolder, log: Path, warmup: int, limit: float) -> MeasuredRun:

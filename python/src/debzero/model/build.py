@@ -24,7 +24,7 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
     names = {"id2label": dict(enumerate(labels)),
              "label2id": {name: number for number, name in enumerate(labels)}} if labels else {}
     if isinstance(model, str):
-        found = AutoConfig.from_pretrained(model, **names)
+        found = AutoConfig.from_pretrained(model, trust_remote_code=False, **names)
     else:
         found = from_scratch({**model, "vocab_size": len(tokens), "bos_token_id": tokens.bos_token_id,
                               "eos_token_id": tokens.eos_token_id, **names})
@@ -39,9 +39,10 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
     return found
 
 
-def build(resolved: ResolvedJob, settings: Any, deepspeed: dict[str, Any]) -> Any:
+def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[str, Any]) -> Any:
     """The model with the task's head, in fp32. For stage 3 it is sharded while it is built: no rank ever holds all of
-    it. `settings`: what config() returned; `deepspeed`: DeepSpeed's JSON, empty for plain DDP."""
+    it. `where`: the model's folder, or its settings (source.local); `settings`: what config() returned; `deepspeed`:
+    DeepSpeed's JSON, empty for plain DDP."""
     import torch
     import transformers
     from transformers.utils import logging
@@ -62,12 +63,14 @@ def build(resolved: ResolvedJob, settings: Any, deepspeed: dict[str, Any]) -> An
         reference = HfDeepSpeedConfig(deepspeed)  # keep it: transformers itself holds only a weak reference
     # transformers 5 loads weights in the type they were saved in, often half precision; the optimizer needs fp32.
     dtype = {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": torch.float32}
-    auto, name = getattr(transformers, task.auto), job.model
-    if isinstance(name, str):
-        model = auto.from_pretrained(name, config=settings, **dtype)
+    auto = getattr(transformers, task.auto)
+    if isinstance(where, str):
+        model = auto.from_pretrained(where, config=settings, use_safetensors=True, trust_remote_code=False, **dtype)
     else:
-        model = auto.from_config(settings, **dtype)
+        model = auto.from_config(settings, trust_remote_code=False, **dtype)
     del reference
+    # What the saved configuration says of its origin: the hub's name, but no path of this host.
+    model.config._name_or_path = job.model if isinstance(job.model, str) and where != job.model else ""
     use_contiguous_bias(model)
     if job.train.gradient_checkpointing:
         # Other checkpointing compares the recomputed tensors with the saved ones, and sharded parameters are empty

@@ -11,6 +11,9 @@ from debzero.base.files import unreadable
 from debzero.base.text import did_you_mean
 from debzero.job.schema import Job
 from debzero.model import build, tasks
+from debzero.model.checkpointing import checkpointing_problems
+from debzero.model.folder import flaws
+from debzero.model.positions import local_config, position_problems
 
 
 def model_problems(job: Job, file: str) -> list[Problem]:
@@ -23,7 +26,10 @@ def model_problems(job: Job, file: str) -> list[Problem]:
                 "has no config.json" if folder.is_dir() else "does not exist")
             return [Problem(file, "model", f"the folder {folder} {missing}",
                             "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
-        return []
+        found = flaws(folder) if folder.is_absolute() else []
+        config = local_config(job)
+        return [*(Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found),
+                *(_settled(job, file, config) if config is not None else [])]
     from transformers import CONFIG_MAPPING
 
     kind = job.model["type"]
@@ -49,12 +55,13 @@ def model_problems(job: Job, file: str) -> list[Problem]:
         except Exception as error:  # each model type checks its settings in its own way, some only in its layers
             problems.append(Problem(file, "model", f"transformers cannot build it: {type(error).__name__}: {error}",
                                     "correct the setting, or remove it for the default"))
-    longest = job.model.get("max_position_embeddings", getattr(settings, "max_position_embeddings", None))
-    if isinstance(longest, int) and 0 <= longest < job.data.max_length:  # XLNet's -1: no limit
-        problems.append(Problem(file, "data.max_length", f"{job.data.max_length} tokens are more than the model's "
-                                f"{longest} positions",
-                                f"use at most {longest}, or a larger model.max_position_embeddings"))
-    return problems
+    # The tokenizer from scratch has its padding token at 0.
+    return problems or _settled(job, file, settings, padding=0)
+
+
+def _settled(job: Job, file: str, config: Any, padding: Optional[int] = None) -> list[Problem]:
+    """What the job asks of a model that its configuration rules out."""
+    return [*position_problems(job, file, config, padding), *checkpointing_problems(job, file, config)]
 
 
 def _try_to_build(job: Job, settings: Any) -> None:
@@ -71,7 +78,7 @@ def _try_to_build(job: Job, settings: Any) -> None:
     if job.task == "causal-lm" and hasattr(settings, "is_decoder"):
         settings.is_decoder = True  # as build() does
     with OnMeta():
-        getattr(transformers, task.auto).from_config(settings)
+        getattr(transformers, task.auto).from_config(settings, trust_remote_code=False)
 
 
 def bytes_needed(job: Job) -> Optional[int]:

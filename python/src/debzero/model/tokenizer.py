@@ -26,7 +26,7 @@ def load_tokenizer(model: Model, texts: Callable[[], Iterable[str]], max_length:
             model_input_names=names, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
             mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]")
     refuse_foreign_files(model)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     if tokenizer.pad_token is None:
         # GPT-2 was trained without padding. A new token would be one more than the embedding holds.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -53,18 +53,3 @@ def _wordpiece(texts: list[str], size: int) -> Any:
     pieces.train_from_iterator(texts, vocab_size=size, min_frequency=2, limit_alphabet=ALPHABET, show_progress=False,
                                special_tokens=special + [f"##{char}" for char in alphabet])
     return BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)._tokenizer
-
-
-def check_length(model: Model, tokens: Any, max_length: int) -> None:
-    """Raises a UserError if samples may be longer than the model has positions; on a GPU such a run would end with an
-    unreadable assertion."""
-    from transformers import AutoConfig
-
-    if isinstance(model, dict):
-        return  # checked by model/checks.py
-    positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        longest = min(positions, tokens.model_max_length)  # RoBERTa has two positions that no token takes
-        if max_length > longest:
-            raise UserError(f"data.max_length is {max_length}, but {model} has positions for {longest} tokens",
-                            f"set data.max_length: {longest} or less")

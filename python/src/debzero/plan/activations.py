@@ -12,7 +12,8 @@ depends on the first, which is special). """
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -26,6 +27,13 @@ PRIME = 1009  # samples in the traced micro-batch: a large prime, so that sizes 
 BLOCK = 512   # bytes: the CUDA allocator rounds up to multiples of this
 KEPT_LAYERS = 4
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution"}
+
+
+class LayersNotTrainedError(Exception):
+    """Layers that run forward but get no gradient: the model's code does not use what they return."""
+
+    def __init__(self) -> None:
+        super().__init__("its layers take no part in the backward pass")
 
 
 @dataclass(frozen=True)
@@ -196,36 +204,43 @@ def _size(tensor: Any) -> tuple[int, int]:
     return (0, size // PRIME) if size % PRIME == 0 else (-(-size // BLOCK) * BLOCK, 0)
 
 
-def _hooks(layers: list[tuple[Any, Layer]], tracker: StorageTracker) -> list[Any]:
-    """Let each layer note where its operations begin and end; returns the hooks' handles."""
+@contextmanager
+def _observed(layers: list[tuple[Any, Layer]], tracker: StorageTracker) -> Iterator[None]:
+    """Let each layer note where its operations begin and end. Their forward() is replaced, as module hooks miss models
+    that checkpoint `layer.forward` (the T5 family) instead of calling the layer."""
     def first_tensor(values: Any) -> Any:
         return next((v for v in values if isinstance(v, torch.Tensor)), None)
 
     def mark(places: list[int]) -> Callable[[Any], None]:
         return lambda _: places.append(len(tracker.curve)) if len(places) < 2 else None
 
-    def before(module: Any, args: Any, layer: Layer) -> None:
-        if layer.forward:  # gradient checkpointing runs it again
-            return
-        layer.forward.append(len(tracker.curve))
-        tracker.layer = layer
+    def observed(forward: Callable[..., Any], layer: Layer) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if layer.forward:  # gradient checkpointing runs it again
+                return forward(*args, **kwargs)
+            layer.forward.append(len(tracker.curve))
+            tracker.layer = layer
+            output = forward(*args, **kwargs)
+            tracker.layer = None
+            layer.forward.append(len(tracker.curve))
+            result = first_tensor(output if isinstance(output, (tuple, list)) else (output,))
+            given = first_tensor((*args, *kwargs.values()))
+            layer.kept.pop(layer.last_product or 0, None)  # the layer's output, computed from it, is kept in its place
+            if result is not None and (number := tracker.number(result)) is not None:
+                layer.kept[number] = _size(result)
+            for tensor in (result, given):
+                if tensor is not None and tensor.requires_grad:
+                    tensor.register_hook(mark(layer.backward))
+            return output
+        return run
 
-    def after(module: Any, args: Any, output: Any, layer: Layer) -> None:
-        if len(layer.forward) != 1:
-            return
-        tracker.layer = None
-        layer.forward.append(len(tracker.curve))
-        result, given = first_tensor(output if isinstance(output, tuple) else (output,)), first_tensor(args)
-        layer.kept.pop(layer.last_product or 0, None)  # the layer's output, computed from it, is kept in its place
-        if result is not None and (number := tracker.number(result)) is not None:
-            layer.kept[number] = _size(result)
-        for tensor in (result, given):
-            if tensor is not None and tensor.requires_grad:
-                tensor.register_hook(mark(layer.backward))
-
-    return [handle for module, layer in layers for handle in (
-        module.register_forward_pre_hook(lambda m, a, layer=layer: before(m, a, layer)),
-        module.register_forward_hook(lambda m, a, o, layer=layer: after(m, a, o, layer)))]
+    for module, layer in layers:
+        module.forward = observed(module.forward, layer)
+    try:
+        yield
+    finally:
+        for module, _ in layers:
+            del module.forward
 
 
 def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[str, Any]], Any], batch: dict[str, Any],
@@ -245,14 +260,14 @@ def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[
             done.append(parameter)
         return hook
 
-    handles = _hooks(layers, tracker) + [p.register_hook(complete(p)) for p in model.parameters() if p.requires_grad]
+    handles = [p.register_hook(complete(p)) for p in model.parameters() if p.requires_grad]
     for tensor in batch.values():
         tracker.track(tensor)
     checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     for module in checkpointed:
         module._gradient_checkpointing_func = checkpointing(lambda: CudaOnMeta(half, tracker.keep, cache=False))
     saved = torch.autograd.graph.saved_tensors_hooks(tracker.pack, lambda tensor: tensor)
-    with autocast_accepts_meta(), tracker, saved:
+    with autocast_accepts_meta(), _observed(layers, tracker), tracker, saved:
         with CudaOnMeta(half, tracker.keep):
             loss = losses(model, batch).sum()
         forward = len(tracker.curve)
@@ -269,7 +284,8 @@ def _repeated(curve: np.ndarray, forward: int, layers: list[Layer], compiled: bo
     """The curve with each layer as often as it stands for, and if layers are compiled with what those keep."""
     edits = []
     for layer in layers:
-        assert layer.complete, "each layer runs once forward and once backward"
+        if not layer.complete:
+            raise LayersNotTrainedError
         (start, end), back = layer.forward, layer.backward
         less = np.zeros(3)
         if compiled:

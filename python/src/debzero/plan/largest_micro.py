@@ -3,31 +3,40 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
 from debzero.base.errors import InputError
 from debzero.base.files import nearest
+from debzero.base.text import printable
 from debzero.plan.hardware import Hardware, find_hardware
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner
 from debzero.resolve.resolve import ResolvedJob
 
+ENDLESS = 2**60  # bytes
 
-def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = None) -> Optional[int]:
+
+def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = None,
+              gpus_alone: bool = False) -> Optional[int]:
     """The largest micro-batch, in samples, that fits on this host (or `hardware`) by the prediction of `debzero plan`;
-    0 if none does, None if the model cannot be traced."""
+    0 if none does, None if the model cannot be traced. `gpus_alone`: for a job that will start anyway, whose needs of
+    RAM and NVMe do not depend on its micro-batch."""
     zero, ranks = resolved.job.zero, resolved.batch.ranks
     job = resolved.job.model_copy(update={"ranks": ranks})
     if hardware is None:
         disk = Path(zero.nvme_path) if zero.nvme_path else None
         space = str(shutil.disk_usage(nearest(disk)).total) if disk else None
         hardware = find_hardware(resolved.host.gpus, {"nvme": space})[0]
+    if gpus_alone:
+        hardware = replace(hardware, ram=ENDLESS, nvme=ENDLESS)
     try:
         own = Planner(job, resolved.deepspeed, hardware, str(file), Shapes(job, str(file), None))
         return own.row(resolved.sharding).largest_micro_batch
     except InputError:  # for example, the hub cannot be reached; the training will say so
         return None
     except Exception as error:  # a model that cannot be traced can still be trained
-        print(f"the micro-batch cannot be predicted: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        reason = printable(f"{type(error).__name__}: {error}")
+        print(f"the micro-batch cannot be predicted: {reason}", file=sys.stderr, flush=True)
         return None

@@ -71,12 +71,12 @@ class Shapes:
         from transformers.utils import logging
 
         logging.set_verbosity_error()
-        model: Any = self.job.model if path is None else str(path)
+        model: Any = self.job.model if path is None else str(path.absolute())
         labels = {"num_labels": 1 if self.job.task == "regression" else CLASSES}
         if isinstance(model, dict):
             return self._ready(f"{model['type']} from scratch", build.from_scratch({**model, **labels}))
         try:
-            return self._ready(model, self._read(model, labels))
+            return self._ready(model, self._read(model, self.job.revision, labels))
         except Exception as error:  # transformers raises many types for a file that is no configuration
             known = PUBLISHED.get(Path(model).name) if path is None and not Path(model).is_absolute() else None
             if known is None:
@@ -89,20 +89,23 @@ class Shapes:
             return self._ready(model, build.from_scratch({**known, **labels}))
 
     @staticmethod
-    def _read(model: str, labels: dict[str, int]) -> Any:
+    def _read(model: str, revision: str, labels: dict[str, int]) -> Any:
         """From a file, a folder, the hub's cache, or last the hub itself."""
+        from huggingface_hub import hf_hub_download
         from transformers import AutoConfig
 
-        if os.path.exists(model):
-            return AutoConfig.from_pretrained(model, local_files_only=True, **labels)
         if Path(model).is_absolute():
-            raise OSError("there is no such file")
-        try:
-            return AutoConfig.from_pretrained(model, local_files_only=True, **labels)
-        except OSError:
-            if os.environ.get("HF_HUB_OFFLINE") or model in PUBLISHED:
-                raise
-            return AutoConfig.from_pretrained(model, **labels)
+            if not os.path.exists(model):
+                raise OSError("there is no such file")
+            file = model
+        else:  # by the path in the cache: a folder here may have the same name
+            try:
+                file = hf_hub_download(model, "config.json", revision=revision, local_files_only=True)
+            except OSError:
+                if os.environ.get("HF_HUB_OFFLINE") or model in PUBLISHED:
+                    raise
+                file = hf_hub_download(model, "config.json", revision=revision)
+        return AutoConfig.from_pretrained(file, local_files_only=True, trust_remote_code=False, **labels)
 
     def _ready(self, name: str, config: Any) -> tuple[str, Any]:
         """The configuration with the changes that model/build.py makes for training."""
@@ -119,7 +122,7 @@ class Shapes:
         import transformers
 
         with meta.OnMeta():
-            model = getattr(transformers, self.task.auto).from_config(self.config)
+            model = getattr(transformers, self.task.auto).from_config(self.config, trust_remote_code=False)
         build.use_contiguous_bias(model)
         model.float()  # as model/build.py does; transformers 5 would take the type that the weights were saved in
         if self.job.train.gradient_checkpointing:

@@ -13,8 +13,10 @@ from debzero.job import batch as batches
 from debzero.job.schema import Job
 from debzero.plan.activations import Curve
 from debzero.plan.hardware import Hardware
+from debzero.plan.host_memory import HostMemory, host_memory
 from debzero.plan.memory import CONTEXT, Memory, Setting, predict
 from debzero.plan.model_shapes import Shapes
+from debzero.plan.speed import relative_speed
 from debzero.resolve import deepspeed_config
 from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import is_fixed, with_micro
@@ -32,10 +34,11 @@ class Row:
     micro_batch: int           # samples: the job's; for `auto` the largest that fits
     accumulation: int          # micro-batches per optimizer step
     memory: Memory             # of one rank
-    ram_bytes: int             # of all ranks together
+    host: HostMemory           # of all ranks together, and the system's
     nvme_bytes: int            # of all ranks together
     lacks: list[str]           # what the hardware has too little of: GPU memory, RAM, NVMe
     largest_micro_batch: int   # samples; 0: not even one fits
+    speed: Optional[float]     # samples per second against plain DDP, where it was measured
 
     def as_dict(self) -> dict[str, Any]:
         """As --json and the bench's results have it."""
@@ -43,9 +46,9 @@ class Row:
         return {**self.sharding.as_dict(),
                 "micro_batch": self.micro_batch, "accumulation": self.accumulation, "peak_bytes": memory.peak_bytes,
                 "peak_phase": memory.phase, "parts": memory.parts_bytes, "phases": memory.phases_bytes,
-                "context_bytes": CONTEXT, "device_bytes": memory.device_bytes, "ram_bytes": self.ram_bytes,
-                "nvme_bytes": self.nvme_bytes, "fits": not self.lacks, "lacks": self.lacks,
-                "largest_micro_batch": self.largest_micro_batch}
+                "context_bytes": CONTEXT, "device_bytes": memory.device_bytes, "ram_bytes": self.host.total,
+                "ram_parts": self.host.parts(), "nvme_bytes": self.nvme_bytes, "fits": not self.lacks,
+                "lacks": self.lacks, "largest_micro_batch": self.largest_micro_batch, "relative_speed": self.speed}
 
 
 def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
@@ -132,14 +135,19 @@ class Planner:
         if largest and resolved.job.train.micro_batch == "auto":  # what a training would start with
             resolved = with_micro(resolved, largest)
         memory, batch = self.memory(resolved), resolved.batch
-        return Row(sharding, batch.micro, batch.accumulation, memory, memory.ram_bytes * batch.ranks,
-                   memory.nvme_bytes * batch.ranks, self._lacks(memory, batch), largest)
+        return Row(sharding, batch.micro, batch.accumulation, memory, self._host_memory(memory, resolved),
+                   memory.nvme_bytes * batch.ranks, self._lacks(memory, resolved), largest,
+                   relative_speed(sharding, batch.ranks))
 
-    def _lacks(self, memory: Memory, batch: batches.Batch) -> list[str]:
-        hardware = self.hardware
+    def _host_memory(self, memory: Memory, resolved: ResolvedJob) -> HostMemory:
+        return host_memory(memory.ram_bytes, self.counts.total, resolved.stage, resolved.batch.ranks,
+                           isinstance(resolved.job.model, dict), self.hardware.ram)
+
+    def _lacks(self, memory: Memory, resolved: ResolvedJob) -> list[str]:
+        hardware, batch = self.hardware, resolved.batch
         ranks_per_gpu = -(-batch.ranks // hardware.gpus)
         needs = {"GPU memory": (memory.device_bytes * ranks_per_gpu, hardware.gpu_memory),
-                 "RAM": (memory.ram_bytes * batch.ranks, hardware.ram),
+                 "RAM": (self._host_memory(memory, resolved).total, hardware.ram),
                  "NVMe": (memory.nvme_bytes * batch.ranks, hardware.nvme)}
         return [name for name, (need, have) in needs.items() if need > have]
 
@@ -149,13 +157,14 @@ class Planner:
         candidates = [batch.micro] if is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
         for micro in candidates:
             resolved = with_micro(own, micro)
-            if not self._lacks(self.memory(resolved), resolved.batch):
+            if not self._lacks(self.memory(resolved), resolved):
                 return micro
         return 0
 
 
-def recommend(rows: list[Row]) -> tuple[Optional[Row], str]:
-    """The row to choose, None where nothing fits, and the reason. `rows`: the least communication first."""
+def recommend(rows: list[Row], fixed: str = "") -> tuple[Optional[Row], str]:
+    """The row to choose, None where nothing fits, and the reason. `rows`: the least communication first; `fixed`: the
+    key that fixes the micro-batch, if any does."""
     fitting = [row for row in rows if not row.lacks]
     if fitting and fitting[0] is rows[0]:
         return fitting[0], "it fits, so nothing has to be sharded or offloaded"
@@ -167,5 +176,19 @@ def recommend(rows: list[Row]) -> tuple[Optional[Row], str]:
     if smaller:
         return smaller, ("but only with a smaller micro-batch: set train.micro_batch to "
                          f"{smaller.largest_micro_batch} or less")
+    if fixed:
+        return None, f"not with the micro-batch that {fixed} sets; set a smaller one there, or \"auto\""
     return None, ("not even a micro-batch of one sample; use more or larger GPUs, more RAM or NVMe, or a smaller "
                   "model")
+
+
+def speed_words(best: Row, rows: list[Row]) -> str:
+    """What the choice costs in speed, as far as that was measured."""
+    if best.speed is None:
+        return "its speed has not been measured; `debzero tune` measures it"
+    faster = [row for row in rows if not row.lacks and (row.speed or 0) > best.speed]
+    words = f"its speed was {best.speed:g} of plain DDP's where it was measured"
+    if faster:
+        first = max(faster, key=lambda row: row.speed or 0)
+        words += f"; {first.sharding.label}, which fits too, had {first.speed:g}"
+    return words

@@ -4,22 +4,34 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, without_known
-from debzero.base.text import bytes_text, count_text
+from debzero.base.text import bytes_text, count_text, printable
 from debzero.deepspeed_json.reader import read_deepspeed
+from debzero.deepspeed_json.view import ZERO
 from debzero.job.reader import parse
 from debzero.model import tasks
 from debzero.model.checks import model_problems
+from debzero.model.positions import position_problems
+from debzero.plan.activations import LayersNotTrainedError
 from debzero.plan.hardware import Hardware, find_hardware
+from debzero.plan.host_memory import PROCESS, system_bytes
+from debzero.plan.memory import CONTEXT, FRAGMENTED
 from debzero.plan.model_shapes import Shapes
-from debzero.plan.planner import Planner, Row, recommend
+from debzero.plan.planner import Planner, Row, recommend, speed_words
+from debzero.plan.speed import measured
 from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import is_fixed
 from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import SHARDINGS
+
+# The parts of a peak, and their columns.
+PARTS = {"parameters": "param", "gradients": "grad", "optimizer": "optim", "activations": "activ",
+         "buffers": "buffer", "temporary": "temp"}
 
 
 def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], config: Optional[Path],
@@ -27,7 +39,11 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     """The command; returns the exit code. `sizes`: the texts of --gpu-memory, --ram and --nvme; `config`: of --config.
     Raises an InputError with every problem of the job and the command line."""
     hardware, problems = find_hardware(gpus, sizes)
-    shapes, settings, of_job = _read(path, hardware, config)
+    if config is not None and not config.exists():
+        problems.append(Problem("the command line", "--config", f"{config} does not exist",
+                                "give a config.json, or the folder that holds one"))
+        config = None
+    shapes, settings, of_job = _read(path, hardware, config, bool(problems))
     problems += of_job
     if problems or shapes is None:
         raise InputError(problems)
@@ -36,22 +52,31 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
         rows = [planner.row(sharding) for sharding in planner.shardings()]
     except InputError:
         raise
+    except LayersNotTrainedError as error:
+        checkpoints = shapes.job.train.gradient_checkpointing
+        cause = f": transformers {version('transformers')} drops their outputs when it checkpoints" * checkpoints
+        raise InputError([Problem(str(path), "train.gradient_checkpointing" if checkpoints else "model",
+                                  f"{shapes.name} would not learn: {error}{cause}",
+                                  "set gradient_checkpointing: false" if checkpoints else "choose another model")
+                          ]) from None
     except Exception as error:  # the trace runs the model's own code, which may be anybody's
         raise InputError([Problem(str(path), "model",
                                   f"{shapes.name} cannot be traced: {type(error).__name__}: {error}",
                                   "correct the model's settings; if they are right, `debzero tune` measures it without "
                                   "a prediction")]) from error
-    best, why = recommend(rows)
+    own = planner.resolved(None)
+    best, why = recommend(rows, own.origins.text("train.micro_batch") if own.deepspeed and is_fixed(own) else "")
     if as_json:
         print(json.dumps(_as_dict(path, planner, rows, best, why), indent=2))
     else:
-        print("\n".join(_as_text(planner, rows, best, why)))
+        print("\n".join(map(printable, _as_text(planner, rows, best, why))))
     return 0
 
 
-def _read(path: Path, hardware: Hardware, config: Optional[Path]) -> tuple[
+def _read(path: Path, hardware: Hardware, config: Optional[Path], refused: bool) -> tuple[
         Optional[Shapes], Optional[dict[str, Any]], list[Problem]]:
-    """The job's model (None where a problem is in the way), its DeepSpeed JSON, and everything wrong with the job."""
+    """The job's model (None where a problem is in the way), its DeepSpeed JSON, and everything wrong with the job.
+    `refused`: the command line is wrong, so the hub, which may take its time, is not asked."""
     job, wrong = parse(path)
     if job is None:
         return None, None, wrong
@@ -65,9 +90,12 @@ def _read(path: Path, hardware: Hardware, config: Optional[Path]) -> tuple[
     # Of a folder or a hub's model a plan needs only the configuration, which Shapes looks for.
     if config is None and isinstance(job.model, dict):
         found += model_problems(job, file)
-    if not any(p.key.startswith("model") for p in found):
+    at_hand = config is not None or isinstance(job.model, dict) or Path(job.model).is_absolute()
+    if not any(p.key.startswith("model") for p in found) and (at_hand or not (refused or wrong or found)):
         try:
             shapes = Shapes(job, file, config)
+            if config is not None or isinstance(job.model, str):  # else model_problems has looked
+                found += position_problems(job, file, shapes.config)
         except InputError as error:
             found += error.problems
     return shapes, settings, [*wrong, *without_known(found, wrong)]
@@ -80,28 +108,71 @@ def _as_dict(path: Path, planner: Planner, rows: list[Row], best: Optional[Row],
         "ok": True, "job": str(path), "model": {"parameters": planner.counts.total, **planner.shapes.facts()},
         "notes": planner.shapes.notes, "hardware": planner.hardware.as_dict(), "precision": first.precision,
         "ranks": first.batch.ranks, "choices": [row.as_dict() for row in rows],
-        "recommended": {**best.as_dict(), "why": why} if best else {"why": why}}
+        "recommended": {**best.as_dict(), "why": why, "speed": speed_words(best, rows)} if best else {"why": why},
+        "speed_measured": asdict(measured(first.batch.ranks))}
 
 
 def _as_text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> Iterator[str]:
     """The lines for people, at most 100 columns wide."""
     yield from _heading(planner)
     yield ""
-    yield "GiB per rank at the peak; RAM and NVMe in GiB for all ranks of the host together"
-    yield (f"{'':<34}{'param':>6}{'grad':>6}{'optim':>7}{'activ':>7}{'buffer':>7}{'temp':>6}{'peak':>7}{'RAM':>6}"
-           f"{'NVMe':>6}{'micro':>6}")
+    yield "What a rank holds on its GPU at the peak, in GiB (-: nothing of it in that phase)"
+    yield f"{'':<34}" + "".join(f"{name:>7}" for name in (*PARTS.values(), "peak")) + "  phase"
     for row in rows:
-        yield ("* " if row is best else "x " if row.lacks else "  ") + _line(row)
+        yield f"  {row.sharding.label:<32}{_parts(row)}"
     yield ""
-    memory = rows[0].memory
-    beyond = bytes_text(memory.device_bytes - memory.peak_bytes)
-    yield "*: recommended. x: does not fit. micro: the largest micro-batch that fits."
-    yield f"Beyond torch's peak, {rows[0].sharding.label} needs another {beyond} (CUDA context, NCCL, fragmentation)."
+    yield "What each choice needs, in GiB: each GPU, and RAM and NVMe of the whole host; and its speed"
+    yield f"{'':<34}{'GPU':>7}{'RAM':>7}{'NVMe':>7}{'micro':>7}{'speed':>15}"
+    for row in rows:
+        yield ("* " if row is best else "x " if row.lacks else "  ") + _needs(planner, row)
+    yield ""
+    yield from _legend(planner)
     yield ""
     yield f"Recommended: {best.sharding.label}: {why}" if best else f"Nothing fits: {why}"
     if best:
-        section = {key: value for key, value in best.sharding.as_dict().items() if key == "stage" or value != "none"}
-        yield "  zero: {" + ", ".join(f"{key}: {value}" for key, value in section.items()) + "}"
+        yield from textwrap.wrap(speed_words(best, rows), 100, initial_indent="  ", subsequent_indent="  ")
+        yield f"  {_section(planner, best)}"
+
+
+def _parts(row: Row) -> str:
+    parts = row.memory.parts_bytes
+    shown = [_gib(parts[name]) if parts[name] else "-" for name in PARTS]
+    return "".join(f"{text:>7}" for text in (*shown, _gib(row.memory.peak_bytes))) + f"  {row.memory.phase}"
+
+
+def _needs(planner: Planner, row: Row) -> str:
+    ranks = planner.resolved(row.sharding).batch.ranks
+    gpu = row.memory.device_bytes * -(-ranks // planner.hardware.gpus)
+    speed = "not measured" if row.speed is None else f"{row.speed:.2f}"
+    return (f"{row.sharding.label:<32}{_gib(gpu):>7}{_gib(row.host.total):>7}{_gib(row.nvme_bytes):>7}"
+            f"{row.largest_micro_batch:>7}{speed:>15}")
+
+
+def _legend(planner: Planner) -> Iterator[str]:
+    """How the numbers are made."""
+    ranks, hardware = planner.resolved(None).batch.ranks, planner.hardware
+    source = measured(ranks)
+    yield "*: recommended. x: does not fit. micro: the largest micro-batch that fits."
+    for text in (
+            f"GPU: a rank's peak, {FRAGMENTED:.0%} of it for fragmentation, and {bytes_text(CONTEXT)} for the CUDA "
+            "context, kernels and NCCL. nvidia-smi may show more: torch keeps what it has freed.",
+            f"RAM: of each rank the larger of what it offloads and of the model while it is loaded, and "
+            f"{bytes_text(PROCESS)} for its process; and {bytes_text(system_bytes(hardware.ram))} of "
+            f"{bytes_text(hardware.ram)} for the system.",
+            f"speed: samples/s against plain DDP with the same micro-batch, measured with {source.what} "
+            f"(docs/benchmarks/{source.file}). Other models and GPUs differ: `debzero tune` measures them."):
+        yield from textwrap.wrap(text, 100, subsequent_indent="  ")
+
+
+def _section(planner: Planner, best: Row) -> str:
+    """The recommended settings, as the user's file has them: the job, or the DeepSpeed JSON that overrules it."""
+    section = {key: value for key, value in best.sharding.as_dict().items() if key == "stage" or value != "none"}
+    origins = planner.resolved(None).origins
+    if not {"zero.stage", "zero.offload_optimizer", "zero.offload_param"} & set(origins.keys):
+        return "zero: {" + ", ".join(f"{key}: {value}" for key, value in section.items()) + "}"
+    values = {key: best.sharding.stage if key == "stage" else {"device": value} for key, value in section.items()}
+    where = "" if origins.prefix else f", in {origins.json_file}"
+    return f'"{ZERO}": {json.dumps(values)}{where}'
 
 
 def _heading(planner: Planner) -> Iterator[str]:
@@ -123,14 +194,6 @@ def _heading(planner: Planner) -> Iterator[str]:
 
 def _millions(parameters: int) -> str:
     return f"{parameters / 1e6:.1f}" if parameters >= 10**6 else f"{parameters / 1e6:.2g}"
-
-
-def _line(row: Row) -> str:
-    parts, gib = row.memory.parts_bytes, 2**30
-    return (f"{row.sharding.label:<32}{_gib(parts['parameters']):>6}{_gib(parts['gradients']):>6}"
-            f"{_gib(parts['optimizer']):>7}{_gib(parts['activations']):>7}{_gib(parts['buffers']):>7}"
-            f"{_gib(parts['temporary']):>6}{_gib(row.memory.peak_bytes):>7}{row.ram_bytes / gib:>6.0f}"
-            f"{row.nvme_bytes / gib:>6.0f}{row.largest_micro_batch:>6}")
 
 
 def _gib(value: float) -> str:

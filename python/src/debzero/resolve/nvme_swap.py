@@ -5,26 +5,30 @@ it gets a folder of the run's own below `zero.nvme_path`, and only on a disk tha
 """
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import psutil
 
-from debzero.base.errors import Problem
+from debzero.base import privileges
+from debzero.base.errors import PassingProblem, Problem, UserError
 from debzero.base.files import read_json, unreadable, write_json
 
-OWN = "debzero-swap"
 MARK = ".debzero"  # the file that shows that debzero created the folder
 SAMPLE = 2**26     # bytes of one measurement
 DEPTHS, BLOCKS, THREADS = (8, 32), (2**20, 2**23), (1, 4)
 
 
 def folder(nvme_path: str, output: str) -> Path:
-    """Where the run that writes to `output` swaps: never shared by two runs."""
-    return Path(nvme_path) / OWN / output.strip("/").replace("/", "-")
+    """Where the run that writes to `output` swaps: never shared by two runs, nor is a folder above it by two users."""
+    path = os.path.abspath(output)
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    return Path(nvme_path) / f"debzero-swap-{os.path.basename(path)[:64]}-{digest}"
 
 
 def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
@@ -34,9 +38,9 @@ def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
 
     path = Path(nvme_path)
     missing = _unmounted(path)
-    if missing:
-        return problem(f"{missing} is a mount point in /etc/fstab with nothing mounted on it: the system's own disk "
-                       "would be filled", f"mount {missing}")
+    if missing:  # yet: at boot a disk may come later
+        return [PassingProblem(file, "zero.nvme_path", f"{missing} is a mount point in /etc/fstab with nothing mounted "
+                               "on it: the system's own disk would be filled", f"mount {missing}")]
     if not os.path.isdir(path):
         reason = unreadable(path) or ("is not a folder" if os.path.exists(path) else "does not exist")
         return problem(f"{path} {reason}",
@@ -48,6 +52,12 @@ def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
         return problem(f"{path} is on {kind}, where O_DIRECT fails or nothing is gained",
                        "choose a folder on a local ext4 or xfs")
     own = folder(nvme_path, output)
+    if os.path.lexists(own) and (own.is_symlink() or os.lstat(own).st_uid != os.geteuid()):
+        return problem(f"{own} is not a folder of the user that runs the job", "remove it")
+    try:
+        privileges.require_own(own)
+    except UserError as error:
+        return problem(error.reason, error.fix)
     if reason := unreadable(own):
         return problem(f"{own} {reason}", "give it to the user that runs the job, or choose another output")
     if own.is_dir() and any(own.iterdir()) and not (own / MARK).is_file():
@@ -71,9 +81,12 @@ def _unmounted(path: Path, fstab: Path = Path("/etc/fstab")) -> Optional[str]:
 
 
 def prepare(nvme_path: str, output: str) -> Path:
-    """Create the run's own folder; an earlier run may have left files in it. One rank does this."""
+    """Create the run's own folder; an earlier run may have left files in it. One rank does this. Raises a UserError
+    where root was to swap into another user's folder."""
     own = folder(nvme_path, output)
-    own.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with suppress(FileExistsError):  # problems() has looked at it
+        own.mkdir(mode=0o700)
+    privileges.require_own(own)
     (own / MARK).touch()
     return own
 

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Optional
 
 from debzero.base.errors import Problem
 from debzero.base.files import read_json
 from debzero.job.schema import Job
+from debzero.resolve.absorb import Origins
 from debzero.resolve.host import HostGpus
 
 # Model types of the T5 family, whose activations pass fp16's largest number (66246 > 65504 in t5-base).
@@ -16,26 +18,31 @@ OVERFLOWING = {"t5", "mt5", "umt5", "longt5"}
 T5_NAME = re.compile(r"(?:^|[-_.])(?:t5|mt5|umt5|byt5|longt5|codet5)(?:$|[-_.])", re.IGNORECASE)
 
 
-def choose(job: Job, host: HostGpus) -> tuple[str, str]:
-    """The precision, and why it was chosen where the job leaves it open."""
+def choose(job: Job, host: HostGpus, off: Collection[str] = ()) -> tuple[str, str]:
+    """The precision, and why it was chosen where the job leaves it open. `off`: those that the JSON switches off."""
     wanted = job.train.precision
     if wanted != "auto":
         return wanted, ""
     if not host.gpus:
         return "fp32", "there is no GPU"
-    if host.bf16:
+    if host.bf16 and "bf16" not in off:
         return "bf16", "this GPU has it, and it cannot overflow"
+    reason = "the DeepSpeed JSON switches bf16 off" if host.bf16 else "this GPU has no bf16"
     if overflows_in_fp16(job):
-        return "fp32", "T5's activations overflow in fp16, and this GPU has no bf16"
-    return "fp16", "this GPU has no bf16"
+        return "fp32", f"T5's activations overflow in fp16, and {reason}"
+    if "fp16" in off:
+        return "fp32", f"the DeepSpeed JSON switches fp16 off, and {reason}"
+    return "fp16", reason
 
 
-def problems(job: Job, host: HostGpus, file: str) -> list[Problem]:
-    """Why the job cannot have the precision that it asks for."""
-    wanted = job.train.precision
+def problems(job: Job, host: HostGpus, origins: Origins) -> list[Problem]:
+    """Why the job cannot have the precision that it, or its DeepSpeed JSON, asks for."""
+    wanted, key = job.train.precision, "train.precision"
+    in_json = key in origins.keys
 
     def problem(reason: str, fix: str) -> list[Problem]:
-        return [Problem(file, "train.precision", reason, fix)]
+        theirs = f'set {origins.key(key)}: "auto", and in the job {fix[len("set "):]}'
+        return origins.placed([Problem(origins.file, key, reason, theirs if in_json else fix)])
 
     if wanted == "fp16" and overflows_in_fp16(job):
         return problem("T5's activations overflow in fp16",
@@ -54,28 +61,29 @@ def overflows_in_fp16(job: Job) -> bool:
     A hub id whose config.json is not in the cache yet is judged by its name, which may be wrong for a model that is
     named after T5 without being one: it trains in fp32 until it is in the cache, and then as its type says.
     """
-    kind = model_type(job.model)
+    kind = model_type(job.model, job.revision)
     if kind is not None:
         return kind in OVERFLOWING
     name = str(job.model)
     return not Path(name).is_absolute() and bool(T5_NAME.search(name.rpartition("/")[2]))
 
 
-def model_type(model: object) -> Optional[str]:
+def model_type(model: object, revision: str = "main") -> Optional[str]:
     """The `model_type` of a job's `model:`, from the job, the local folder or the hub's cache; None where none says."""
     if isinstance(model, dict):
         return str(model["type"])
     name = str(model)
-    file: object = Path(name) / "config.json" if Path(name).is_absolute() else _cached_config(name)
-    kind = read_json(Path(file)).get("model_type") if isinstance(file, (str, Path)) else None
+    file = str(Path(name) / "config.json") if Path(name).is_absolute() else _cached_config(name, revision)
+    kind = read_json(Path(file)).get("model_type") if file else None
     return kind if isinstance(kind, str) else None
 
 
-def _cached_config(name: str) -> object:
-    """The path of a hub model's config.json in the local cache, or something that is not a path."""
+def _cached_config(name: str, revision: str) -> Optional[str]:
+    """The path of a hub model's config.json in the local cache; None where it is not there."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     try:
-        return try_to_load_from_cache(name, "config.json", cache_dir=constants.HF_HUB_CACHE)
+        found = try_to_load_from_cache(name, "config.json", revision=revision, cache_dir=constants.HF_HUB_CACHE)
     except (OSError, ValueError):  # a name that no repository can have
         return None
+    return found if isinstance(found, str) else None

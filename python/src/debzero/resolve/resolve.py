@@ -3,18 +3,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
-
-from pydantic import ValidationError
 
 from debzero.base.errors import InputError, Problem
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.view import normalized
-from debzero.job.batch import Batch, BatchError, split
-from debzero.job.local_files import stamps
+from debzero.job.batch import Batch, BatchError, Names, split
+from debzero.job.contents import digests
 from debzero.job.schema import Job
 from debzero.resolve import precision
+from debzero.resolve.absorb import ACCUMULATION, Origins, absorb, switched_off
 from debzero.resolve.host import HostGpus
 from debzero.resolve.sharding import Sharding
 
@@ -24,7 +23,7 @@ WRONG_VALUES = {"DZ102", "DZ106"}  # findings after which the JSON's values cann
 @dataclass(frozen=True)
 class ResolvedJob:
     """A job as it will run here. `stage` is 0 for plain DDP, unless `deepspeed` holds the user's own JSON; `why` is the
-    reason for the precision, where debzero chose it."""
+    reason for the precision, where debzero chose it; `origins` say which of the job's values the JSON set."""
 
     job: Job
     batch: Batch
@@ -33,6 +32,7 @@ class ResolvedJob:
     stage: int
     deepspeed: Optional[dict[str, Any]]
     host: HostGpus
+    origins: Origins = field(default_factory=lambda: Origins(""))
 
     @property
     def sharding(self) -> Sharding:
@@ -54,56 +54,9 @@ class ResolvedJob:
         facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
                                              "train": {"micro_batch", "log_every", "compile", "precision"}})
         facts.update(precision=self.precision, json=self.deepspeed)
-        if files := stamps(self.job):
+        if files := digests(self.job):
             facts["files"] = files
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _given(values: Any, *path: str) -> Any:
-    """The value at `path`, or None when it is absent or "auto"."""
-    for part in path:
-        values = values.get(part) if isinstance(values, dict) else None
-    return None if values == "auto" else values
-
-
-def absorb(job: Job, config: dict[str, Any], ranks: int) -> tuple[Job, Optional[int]]:
-    """The job with the values of DeepSpeed's own JSON, which overrule it, and the JSON's accumulation steps.
-
-    After this the job alone counts: the arithmetic, the report and the learning-rate schedule agree with the JSON.
-    Raises ValueError or TypeError where a value cannot be the job's.
-    """
-    accumulation = _given(config, "gradient_accumulation_steps")
-    total, micro = _given(config, "train_batch_size"), _given(config, "train_micro_batch_size_per_gpu")
-    if total is None and micro and accumulation:
-        total = micro * accumulation * ranks
-    optimizer = _given(config, "optimizer", "params")
-    train = {
-        "global_batch": total, "micro_batch": micro, "gradient_clipping": _given(config, "gradient_clipping"),
-        "learning_rate": _given(optimizer, "lr"), "weight_decay": _given(optimizer, "weight_decay"),
-    }
-    if total is not None and micro is None:
-        train["micro_batch"] = "auto"    # the job's own need not divide the JSON's batch
-    for half in ("fp16", "bf16"):
-        if _given(config, half, "enabled") is True:
-            train["precision"] = half
-    stage = _given(config, "zero_optimization", "stage")
-    zero: dict[str, Any] = {"stage": "none" if stage == 0 else stage}
-    for part in ("offload_optimizer", "offload_param"):
-        zero[part] = _given(config, "zero_optimization", part, "device")
-        zero["nvme_path"] = _given(config, "zero_optimization", part, "nvme_path") or zero.get("nvme_path")
-    values = job.model_dump()
-    values["train"].update({k: v for k, v in train.items() if v is not None})
-    values["zero"].update({k: v for k, v in zero.items() if v is not None})
-    return Job.model_validate(values), accumulation
-
-
-def _overruled(error: Exception, file: str) -> Problem:
-    """A value of the JSON that absorb could not use."""
-    first = error.errors()[0] if isinstance(error, ValidationError) else None
-    key = ".".join(map(str, first["loc"])) if first else "deepspeed"
-    return Problem(file, "deepspeed", f"the DeepSpeed JSON overrules {key} with something debzero cannot use: "
-                   f"{first['msg'] if first else error}",
-                   f"correct it there, or set it to \"auto\" and use {key} in the job")
 
 
 def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:
@@ -112,20 +65,28 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
     count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))
     config = None if config is None else normalized(config)
     problems = [p for p in lint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
-    codes, accumulation = {p.code for p in problems}, None
+    codes, accumulation, origins = {p.code for p in problems}, None, Origins(file)
     if config is not None and not codes & WRONG_VALUES:
         try:
-            job, accumulation = absorb(job, config, count)
-        except (ValueError, TypeError) as error:
-            raise InputError([*problems, _overruled(error, file)]) from None
-    problems += precision.problems(job, host, file)
+            job, accumulation, origins = absorb(job, config, count, file)
+        except InputError as error:
+            raise InputError([*problems, *error.problems]) from None
+    off = switched_off(config)
+    problems += precision.problems(job, host, origins)
     batch = None
     try:
-        batch = split(job.train.global_batch, job.train.micro_batch, count, accumulation)
+        batch = split(job.train.global_batch, job.train.micro_batch, count, accumulation, _names(origins))
     except BatchError as error:
         if not codes & {"DZ106", "DZ120"}:  # already reported, with the JSON's own keys
-            problems.append(Problem(file, error.key, error.reason, error.fix))
+            problems += origins.placed([Problem(file, error.key, error.reason, error.fix)])
     if problems or batch is None:
         raise InputError(problems)
     stage = 0 if job.zero.stage == "none" else int(job.zero.stage)
-    return ResolvedJob(job, batch, *precision.choose(job, host), stage, config, host)
+    return ResolvedJob(job, batch, *precision.choose(job, host, off), stage, config, host, origins)
+
+
+def _names(origins: Origins) -> Names:
+    """What the user calls the parts of the batch."""
+    mixed = {"train.global_batch", "train.micro_batch", ACCUMULATION} & set(origins.keys)
+    return Names(origins.text("train.global_batch"), origins.text("train.micro_batch"),
+                 origins.text(ACCUMULATION)) if mixed else Names()

@@ -1,7 +1,9 @@
 """Checkpoints: whole or not there, each with the checksums of its files, the newest few kept.
 
-A checkpoint is the folder step-<optimizer steps done>. It is written under another name, synced and renamed, and used
-only if every file still has the size and SHA-256 that its debzero.json lists; else the one before it is.
+A checkpoint is the folder step-<optimizer steps done>. It is written under another name, synced and renamed. It holds
+no pickle (tensor_file), and is used only if all in it is this user's own and exactly what was written: debzero.json
+lists every file with its size and SHA-256, and debzero.json.sha256 has the checksum of debzero.json. In any doubt the
+checkpoint before it is used.
 """
 from __future__ import annotations
 
@@ -9,22 +11,31 @@ import errno
 import hashlib
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Protocol
 
+from pydantic import ValidationError
+
+from debzero.base import own_files
 from debzero.base.errors import UserError
 from debzero.base.failures import full_disk_named
-from debzero.base.files import Heartbeat, replace_folder, sync_tree, write_json, write_text
-from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState, read_record
+from debzero.base.files import Heartbeat, replace, replace_folder, sync_tree, write_json, write_text
+from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState
 
 FACTS = "debzero.json"
+SUM = "debzero.json.sha256"  # as sha256sum writes it
+FACTS_LIMIT = 2**26  # bytes; it names each of a checkpoint's files
 RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start
-DAMAGES = (errno.EIO, errno.EUCLEAN)  # a bad block, a broken file system
+# A bad block, a broken file system; and what becomes of a file that another replaces while it is read.
+DAMAGES = (errno.EIO, errno.EUCLEAN, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 ROOM = 1.1  # a new checkpoint is about as large as the last one
+
+
+class UnusableError(Exception):
+    """Why a checkpoint is not used, as the rest of a sentence about it."""
 
 
 class Found(NamedTuple):
@@ -49,21 +60,23 @@ class Contents(NamedTuple):
     state: TrainingState
 
 
-def _digest(path: Path, alive: Heartbeat) -> tuple[int, str]:
+def _digest(path: Path, alive: Heartbeat) -> str:
     sha = hashlib.sha256()
-    with open(path, "rb") as file:
+    with own_files.opened(path) as handle, open(handle, "rb", closefd=False) as file:
         while block := file.read(2**22):
             sha.update(block)
             alive()
-    return path.stat().st_size, sha.hexdigest()
+    return sha.hexdigest()
 
 
-def _files(folder: Path, alive: Heartbeat = lambda: None) -> dict[str, tuple[int, str]]:
-    """{relative name: (bytes, SHA-256)} of all files but FACTS itself. Hashing releases Python's lock, so threads
-    help."""
-    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != FACTS)
+def _digests(folder: Path, names: list[str], alive: Heartbeat = lambda: None) -> Iterator[tuple[str, str]]:
+    """Each name and the SHA-256 of its file. Hashing releases Python's lock, so threads help."""
     with ThreadPoolExecutor(8) as pool:
-        return dict(zip(names, pool.map(lambda name: _digest(folder / name, alive), names)))
+        yield from zip(names, pool.map(lambda name: _digest(folder / name, alive), names))
+
+
+def _sum_line(facts: bytes) -> bytes:
+    return f"{hashlib.sha256(facts).hexdigest()}  {FACTS}\n".encode()
 
 
 def step(tag: str) -> int:
@@ -73,7 +86,7 @@ def step(tag: str) -> int:
 
 def tags(root: Path) -> list[str]:
     """The checkpoints in `root`, oldest first; a copy that somebody made of one (step-7.bak) does not count."""
-    return sorted((p.name for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step)
+    return sorted((p.name for p in root.glob("step-*") if re.fullmatch(r"step-[0-9]+", p.name)), key=step)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -105,54 +118,94 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
     temporary = f".{tag}"
     try:
         if first:
-            shutil.rmtree(root / temporary, ignore_errors=True)
+            _remove(root / temporary)
             (root / temporary).mkdir(parents=True)
         dist.barrier()
         with full_disk_named(root):
             contents.engine.save(root, temporary)
         dist.barrier()
         if first:
-            record = CheckpointRecord(facts=contents.identity, ranks=dist.get_world_size(), state=contents.state,
-                                      files=_files(root / temporary, alive))
-            write_json(root / temporary / FACTS, record.as_json())
+            _seal(root / temporary, contents, dist.get_world_size(), alive)
             sync_tree(root / temporary, alive)
             replace_folder(root / temporary, root / tag)
-            write_text(root / "latest", tag)  # for DeepSpeed's own tools
             for old in tags(root)[:-keep]:
-                shutil.rmtree(root / old)
+                _remove(root / old)
         dist.barrier()
     except BaseException:
-        shutil.rmtree(root / temporary, ignore_errors=True)
+        _remove(root / temporary)
         raise
 
 
+def _seal(folder: Path, contents: Contents, ranks: int, alive: Heartbeat) -> None:
+    """Write down what is in the folder of a new checkpoint."""
+    own_files.close_to_others(folder)
+    sizes = dict(own_files.walk(folder))
+    record = CheckpointRecord(facts=contents.identity, ranks=ranks, state=contents.state, files={
+        name: (sizes[name], digest) for name, digest in _digests(folder, sorted(sizes), alive)})
+    write_json(folder / FACTS, record.as_json())
+    write_text(folder / SUM, _sum_line((folder / FACTS).read_bytes()).decode())
+    own_files.close_to_others(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, or whatever has taken its place, as far as that can be."""
+    with suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+
+
 def newest(root: Path, identity: RunIdentity, say: Callable[[str], None]) -> Optional[Found]:
-    """The newest checkpoint that is whole and of this run. Newer ones are renamed to unused-*, and `say` gets why."""
+    """The newest checkpoint that is whole, this user's own and of this run. Newer ones are renamed to unused-*, and
+    `say` gets why."""
     for tag in reversed(tags(root)):
-        record = read_record(root / tag / FACTS, CheckpointRecord)
-        reason = _unusable(root / tag, record, identity)
-        if record and not reason:
-            return Found(tag, record)
-        say(f"the checkpoint {tag} {reason} and is not used")
-        replace_folder(root / tag, root / f"unused-{tag}")
+        try:
+            return Found(tag, _usable(root / tag, identity))
+        except UnusableError as reason:
+            names = (f"unused-{tag}{end}" for end in ("", *(f".{number}" for number in range(2, 1000))))
+            aside = next(name for name in names if not (root / name).is_symlink() and not (root / name).exists())
+            replace(root / tag, root / aside)
+            say(f"the checkpoint {tag} {reason} and is not used; it is now {aside}")
     return None
 
 
-def _unusable(folder: Path, record: Optional[CheckpointRecord], identity: RunIdentity) -> str:
-    """Why a checkpoint cannot be used; empty where it can."""
-    if record is None:
-        return f"is damaged ({FACTS})"
+def _usable(folder: Path, identity: RunIdentity) -> CheckpointRecord:
+    """What the checkpoint's debzero.json says. Raises an UnusableError, or an OSError that somebody can help with."""
     try:
-        files = _files(folder)
-        damaged = sorted(name for name, known in record.files.items() if files.get(name) != known)
+        files = dict(own_files.walk(folder))
+        record = _record(folder, files)
+        odd = sorted(name for name in {*files, *record.files} - {FACTS, SUM}
+                     if files.get(name) != record.files.get(name, (None,))[0])
+        odd = odd or [name for name, digest in _digests(folder, list(record.files)) if digest != record.files[name][1]]
+    except own_files.ForeignFileError as error:
+        raise UnusableError(f"cannot be trusted ({error})") from None
     except OSError as error:
         if error.errno not in DAMAGES:
             raise
-        damaged = [f"{error.filename or folder.name}: {error.strerror}"]
-    if damaged:
-        return f"is damaged ({', '.join(damaged[:3])})"
+        odd = [f"{error.filename or folder.name}: {error.strerror}"]
+    if odd:
+        raise UnusableError(f"is damaged ({', '.join(map(own_files.shown, odd[:3]))})")
     other = [key for key, value in identity if getattr(record.facts, key) != value]
-    return f"is of another run (not the same: {', '.join(other)})" if other else ""
+    if other:
+        raise UnusableError(f"is of another run (not the same: {', '.join(other)})")
+    return record
+
+
+def _record(folder: Path, files: dict[str, int]) -> CheckpointRecord:
+    if SUM not in files or FACTS not in files:
+        lost = SUM if FACTS in files else FACTS
+        raise UnusableError(f"has no {lost} (damaged, or of the first release, whose checkpoints held pickle)")
+    facts = own_files.read(folder / FACTS, FACTS_LIMIT)
+    if own_files.read(folder / SUM, len(_sum_line(b""))) != _sum_line(facts):
+        raise UnusableError(f"is damaged ({FACTS})")
+    try:
+        record = CheckpointRecord.model_validate_json(facts)
+    except ValidationError as error:
+        raise UnusableError(f"is damaged ({FACTS}: {error.errors()[0]['msg']})") from None
+    if folder.name != f"step-{record.state.step}":
+        raise UnusableError(f"is damaged ({FACTS} is of step {record.state.step})")
+    return record
 
 
 def is_sharded(folder: Path) -> bool:
@@ -161,25 +214,5 @@ def is_sharded(folder: Path) -> bool:
     return any(folder.glob("*_optim_states.pt"))
 
 
-def reshard(root: Path, tag: str) -> None:
-    """Make the copy RESHARDED of a DeepSpeed checkpoint of stage 1 or 2, which any number of ranks can load. One rank
-    does this. Raises a UserError where DeepSpeed cannot.
-
-    DeepSpeed's own converter makes it, a universal checkpoint. It runs in a process of its own, because it starts
-    workers and prints.
-    """
-    drop_resharded(root)
-    converter = subprocess.run(
-        [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(root / tag),
-         "--output_folder", str(root / RESHARDED), "--num_extract_workers", "1", "--num_merge_workers", "1",
-         "--inject_missing_state"],
-        capture_output=True, text=True)
-    if converter.returncode:
-        raise UserError(f"DeepSpeed could not convert the checkpoint {tag} for another number of ranks: "
-                        f"{(converter.stderr or converter.stdout).strip().splitlines()[-1][:200]}",
-                        "start the job with as many ranks as before (`--ranks`)")
-
-
 def drop_resharded(root: Path) -> None:
-    shutil.rmtree(root / RESHARDED, ignore_errors=True)
-    (root / "latest_universal").unlink(missing_ok=True)
+    _remove(root / RESHARDED)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
 from debzero.base.environment import environment
-from debzero.base.files import read_lines, write_text
+from debzero.base.files import read_lines, write_public, write_text
+from debzero.base.text import csv_cell, printable
 
 EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers are beside it
 
@@ -85,7 +86,9 @@ class Table:
     def _text(self, rows: list[dict[str, Any]]) -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n")
-        writer.writerows({**row, "memory_bytes": max(row.get("memory_bytes") or [], default=None)} for row in rows)
+        writer.writerows({name: csv_cell(value) for name, value in
+                          {**row, "memory_bytes": max(row.get("memory_bytes") or [], default=None)}.items()}
+                         for row in rows)
         return text.getvalue()
 
     def measured(self, values: dict[str, Any]) -> None:
@@ -111,9 +114,9 @@ class Prometheus:
         "eta_seconds": ("eta_seconds", "Seconds left")}
 
     def __init__(self, folder: Path, job: str) -> None:
-        from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+        from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-        self.job, self.registry, self.write = job, CollectorRegistry(), write_to_textfile
+        self.job, self.registry, self.text = printable(job), CollectorRegistry(), generate_latest
         self.gauges = {key: Gauge(f"debzero_{name}", text, ["job"], registry=self.registry)
                        for key, (name, text) in self.GAUGES.items()}
         self.memory = Gauge("debzero_memory_bytes", "Peak memory", ["job", "rank"], registry=self.registry)
@@ -130,7 +133,7 @@ class Prometheus:
                 self.gauges[name].labels(self.job).set(value)
         for rank, value in enumerate(values.get("memory_bytes", [])):
             self.memory.labels(self.job, rank).set(value)
-        self.write(str(self.file), self.registry)
+        write_public(self.file, self.text(self.registry))
 
     def close(self) -> None:
         """The last values stay: Prometheus may not have read the file since they were written."""

@@ -1,6 +1,7 @@
 """The output folder of one run: who holds it, how far it is, what it left."""
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -9,22 +10,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Optional
 
-from debzero.base.errors import InputError, Problem
+from debzero.base import privileges
+from debzero.base.errors import InputError, PassingError, Problem
 from debzero.base.failures import disk_full
-from debzero.base.files import nearest, read_json, without_dots, write_json, write_text
-from debzero.run import checkpoint
+from debzero.base.files import nearest, read_json, remove, remove_leftovers, without_dots, write_json, write_text
+from debzero.base.reading import lines_of, parse_json
+from debzero.run import checkpoint, lock
 from debzero.run.records import AnyReport, ErrorNote, Failures, Status, read_record, read_report
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
-KEPT = ("data", "archive", ".lock")  # neither results nor state of one run
+# All that debzero makes in an output folder (patterns): the results and the state of one run, which move to archive/
+# together, and what stays for the next. Anything else there is somebody else's, and is left alone.
+RUNS = ("status.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints", "model",
+        "report.json", "aio.json", ".error.json", ".failures.json")
+KEPT = ("data", "archive", ".lock")
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+            errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # of a path where no folder can be written
 
 
 def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def is_runs(name: str) -> bool:
+    """Whether a name in an output folder is that of one run's results or state."""
+    return any(fnmatchcase(name, pattern) for pattern in RUNS)
 
 
 class RunFolder:
@@ -45,63 +60,67 @@ class RunFolder:
 
     def lock(self) -> None:
         """Hold the folder until this process ends. Raises an InputError where it cannot be written or another process
-        holds it, and a UserError where the disk is full."""
+        holds it, and a UserError where the disk is full, or where root was to work in another user's folder."""
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+            privileges.require_own(self.folder)
+            handle = lock.open_own(self.lock_file)
         for last in (False, False, False, True):  # `debzero status` holds the lock for a moment when it tests it
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
                 if last:
-                    holder = os.read(handle, 20).decode().strip() or "unknown"
                     os.close(handle)
                     raise InputError([Problem(
-                        str(self.folder), "output", f"another run (process {holder}) is training into this folder",
+                        str(self.folder), "output",
+                        f"another run (process {self.holder() or 'unknown'}) is writing to this folder",
                         f"wait for it (`debzero status {self.folder} --watch`), stop it, or set another output",
                     )]) from None
                 time.sleep(0.2)
         self._lock = handle
-        with self._writable():
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
-        """Raises a UserError for a full disk, which may be over at the next start, and an InputError for any other
-        reason why this process cannot write to the folder."""
+        """Raises an InputError where no folder can be written at this path, and a UserError for any other reason, such
+        as a full disk, which may be over at the next start."""
         try:
             yield
         except OSError as error:
             if later := disk_full(error, str(nearest(self.folder))):
                 raise later from None
-            raise InputError([Problem(str(self.folder), "output",
-                                      f"no folder that this user may write to: {error.strerror or error}",
-                                      "choose another folder, or give this user the right to write there")]) from None
+            reason = f"no folder that this user may write to: {error.strerror or error}"
+            fix = "choose another folder, or give this user the right to write there"
+            if error.errno not in NO_PLACE:
+                raise PassingError(f"{self.folder}: {reason}", fix) from None
+            raise InputError([Problem(str(self.folder), "output", reason, fix)]) from None
 
     def held(self) -> bool:
         """Whether a living process holds the lock. A process number alone would lie after a reboot."""
-        try:
-            handle = os.open(self.lock_file, os.O_RDONLY)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except PermissionError:
-            return True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return lock.is_held(self.lock_file)
 
     def holder(self) -> Optional[int]:
-        """The process that trains into the folder now."""
+        """The process of this folder's owner that trains into it now, as the kernel knows it."""
+        return lock.holder(self.lock_file)
+
+    def foreign(self) -> list[str]:
+        """What is in a folder where debzero never ran, except for hidden names and what the start of a run leaves
+        alone: another program's, which a run would mix with its own, replace and remove."""
         try:
-            return int(self.lock_file.read_text()) if self.held() else None
-        except (OSError, ValueError):
-            return None
+            names = sorted(os.listdir(self.folder))
+        except OSError:
+            return []
+        if {self.lock_file.name, self.status_file.name} & set(names):
+            return []
+        return [name for name in names if not name.startswith(".") and name not in (*KEPT, "lost+found")]
+
+    def foreign_problems(self, file: str) -> list[Problem]:
+        """Why no run may start here, for the job in `file`."""
+        names = self.foreign()
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return [Problem(file, "output", f"{self.folder} is not empty, and debzero never ran there: it holds "
+                        f"{', '.join(names[:5])}{more}", "choose a folder of its own, new or empty: a run replaces and "
+                        "removes files in its output")] if names else []
 
     def status(self) -> Optional[Status]:
         """status.json as it is now; None where no run wrote it. A run whose process is gone has failed, whatever it
@@ -150,14 +169,16 @@ class RunFolder:
     def _begin(self, job: str, fingerprint: str, again: bool) -> Optional[Path]:
         before = self.written_status()
         archive = None
-        if before and (again or before.fingerprint != fingerprint):
+        remove_leftovers(self.folder)
+        own = sorted(path for path in self.folder.iterdir() if is_runs(path.name))
+        if own and (again or (before and before.fingerprint != fingerprint)):
             archive = self.folder / "archive" / datetime.now().strftime("%Y-%m-%dT%H%M%S.%f")
             archive.mkdir(parents=True)
-            for path in sorted(self.folder.iterdir()):
-                if path.name not in KEPT:
-                    shutil.move(str(path), str(archive / path.name))
-        for leftover in [*self.folder.glob(".*.new"), *self.folder.glob(".*.aside"), *self.checkpoints.glob(".*")]:
-            shutil.rmtree(leftover, ignore_errors=True)
+            for path in own:
+                shutil.move(str(path), str(archive / path.name))
+        for leftover in self.checkpoints.glob(".*"):
+            with suppress(OSError):
+                remove(leftover)
         self.error_file.unlink(missing_ok=True)
         learned = {} if archive or not before or not before.micro_batch else {"micro_batch": before.micro_batch}
         write_json(self.status_file, Status(
@@ -204,8 +225,8 @@ class RunFolder:
         """Forget what was measured after `step`, from which the run resumes."""
         if self.metrics_file.is_file():
             kept = []
-            for line in self.metrics_file.read_text().splitlines():
-                with suppress(ValueError, KeyError, TypeError, RecursionError):  # a line that a crash or a hand spoilt
-                    if json.loads(line)["step"] <= step:
+            for line in lines_of(self.metrics_file):
+                with suppress(ValueError, KeyError, TypeError):  # a line that a crash or a hand spoilt
+                    if parse_json(line)["step"] <= step:
                         kept.append(line + "\n")
             write_text(self.metrics_file, "".join(kept))

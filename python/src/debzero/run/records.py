@@ -7,9 +7,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional, TypeVar, Union
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from debzero.base.files import read_json, read_lines
 
@@ -24,12 +24,15 @@ class Record(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
+# A checkpoint's records are never guessed at, nor of another release.
+EXACT = ConfigDict(frozen=True, extra="forbid", strict=True)
+Count = Annotated[int, Field(ge=0)]
 R = TypeVar("R", bound=Record)
 
 
 def read_record(path: Path, kind: type[R]) -> Optional[R]:
-    """The record in `path`; None where the file is missing, damaged, or holds something else."""
-    values = read_json(path)
+    """The record in `path`; None where the file is missing, damaged, a link, or holds something else."""
+    values = read_json(path, own=True)
     try:
         return kind.model_validate(values) if values else None
     except ValidationError:
@@ -83,11 +86,13 @@ class Status(Metrics):
 
 
 class ErrorNote(Record):
-    """.error.json: the first error of any rank. `memory`: a smaller micro-batch may avoid it."""
+    """.error.json: the first error of any rank. `memory`: a smaller micro-batch may avoid it. `passing`: it is not the
+    job's own, and may be over at the next start."""
 
     rank: int
     error: str
     memory: bool = False
+    passing: bool = False
 
 
 class Failures(Record):
@@ -101,6 +106,8 @@ class Failures(Record):
 class RunIdentity(Record):
     """What must agree for a checkpoint to be used: the resolved job's fingerprint and the digest of its samples."""
 
+    model_config = EXACT
+
     fingerprint: str = ""
     data: str = ""
 
@@ -109,31 +116,44 @@ class RunIdentity(Record):
 class TrainingState:
     """Where the training loop is: what a checkpoint holds beside the engine's own state."""
 
-    step: int = 0                       # optimizer steps done
-    samples: int = 0                    # samples trained on, on all ranks
+    __pydantic_config__ = EXACT
+
+    step: Count = 0                     # optimizer steps done
+    samples: Count = 0                  # samples trained on, on all ranks
     seconds: float = 0.0                # spent on them, without evaluation and saving
     tokens: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # this rank's: padded, real; and their FLOPs
-    evaluated: int = 0                  # the step of the last evaluation
+    evaluated: Count = 0                # the step of the last evaluation
     result: dict[str, float] = field(default_factory=dict)
     best: Optional[float] = None
-    best_step: int = 0
+    best_step: Count = 0
     best_result: dict[str, float] = field(default_factory=dict)
-    since_best: int = 0                 # evaluations
-    resumed: int = 0                    # times
+    since_best: Count = 0               # evaluations
+    resumed: Count = 0                  # times
     # Since the last progress line: the ranks' loss sums (in order of rank), steps, samples, seconds, and tokens as
     # above.
     losses: list[float] = field(default_factory=list)
-    since: int = 0
+    since: Count = 0
     interval: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0, 0.0])
 
 
 class CheckpointRecord(Record):
-    """debzero.json in a checkpoint. `files`: {relative name: (bytes, SHA-256)} of all other files in its folder."""
+    """debzero.json in a checkpoint. `files`: {relative name: (bytes, SHA-256)} of all other files in its folder,
+    but for debzero.json's own checksum."""
+
+    model_config = EXACT
 
     facts: RunIdentity
-    ranks: int                          # that wrote it
+    ranks: Annotated[int, Field(gt=0)]  # that wrote it
     state: TrainingState
     files: dict[str, tuple[int, str]]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CheckpointRecord:
+        state = self.state
+        if (len(state.losses) not in (0, self.ranks) or (len(state.tokens), len(state.interval)) != (3, 5)
+                or max(state.evaluated, state.best_step, state.since) > state.step):
+            raise ValueError("its numbers do not fit together")
+        return self
 
 
 class Report(Record):
@@ -175,6 +195,7 @@ class Report(Record):
     accumulation: int                   # micro-batches per step
     device: str
     versions: dict[str, str]
+    revisions: dict[str, str] = {}      # the commits of the hub's model and data set
     model: str                          # folders and files from here on
     checkpoint: str
     metrics: str

@@ -11,13 +11,14 @@ from typing import Any, Optional
 
 from debzero import __version__
 from debzero.base.files import write_json
-from debzero.base.text import computing_text, count_text
+from debzero.base.text import computing_text, count_text, printable
 from debzero.data.tokens import Prepared
 from debzero.job.batch import Batch
 from debzero.model import flops
 from debzero.model.tasks import Task
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
+from debzero.run import checkpoint
 from debzero.run.folder import RunFolder
 from debzero.run.records import AnyReport, Report, read_metrics
 
@@ -76,6 +77,7 @@ class Outcome:
     skipped_steps: int
     resumed: int               # times
     peaks: list[int]           # of this start: bytes, one per rank
+    revisions: dict[str, str]  # the hub's commits
 
 
 def _own(resolved: ResolvedJob, section: str) -> Optional[str]:
@@ -113,8 +115,8 @@ def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, 
         optimizer=_own(resolved, "optimizer") or "AdamW", schedule=_own(resolved, "scheduler"),
         precision=resolved.precision, global_batch=resolved.batch.total, micro_batch=resolved.batch.micro,
         accumulation=resolved.batch.accumulation, device=device_name(device),
-        versions=_versions(resolved.uses_deepspeed), model=str(folder.model),
-        checkpoint=str(folder.checkpoints / (folder.checkpoints / "latest").read_text()),
+        versions=_versions(resolved.uses_deepspeed), revisions=outcome.revisions, model=str(folder.model),
+        checkpoint=str(folder.checkpoints.joinpath(*checkpoint.tags(folder.checkpoints)[-1:])),
         metrics=str(folder.metrics_file), curves=str(folder.folder / "tensorboard"), log=_log(job))
     write_json(folder.report_file, report.as_json())
     return report
@@ -191,7 +193,7 @@ def sharding_text(report: Report) -> str:
 def text(report: AnyReport) -> str:
     """The report for people."""
     if not isinstance(report, Report):
-        return f"finished, {headline(report)}: a report of an earlier release, see report.json"
+        return printable(f"finished, {headline(report)}: a report of an earlier release, see report.json")
     classes = f", {count_text(report.classes, 'class')}" if report.classes else ""
     computed = f"{computing_text(report.tflops, report.peak_share)} per rank, " if report.tflops else ""
     rows = {
@@ -210,9 +212,9 @@ def text(report: AnyReport) -> str:
         "log": report.log,
     }
     curves = [f"  see the curves  tensorboard --logdir {report.curves}"]
-    return "\n".join([
+    return "\n".join(map(printable, [
         "", f"Finished: {report.job}", *(f"  {name:<13}{value}" for name, value in rows.items()), "",
         "What next", f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
-        *(curves if report.curves and Path(report.curves).is_dir() else []),
+        *(curves if report.curves and os.path.isdir(report.curves) else []),
         f"  train another   copy and change {report.job}, then: debzero check, debzero train",
-        f"  see this again  debzero status {Path(report.model).parent}"])
+        f"  see this again  debzero status {Path(report.model).parent}"]))

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any, Optional, TextIO
 
-from debzero.base.errors import InputError, Problem
+from debzero.base import privileges
+from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.files import unreadable
 from debzero.base.stack import jobs_folder
-from debzero.base.text import duration_text
+from debzero.base.text import duration_text, printable, printable_lines
 from debzero.job.local_files import within
 from debzero.job.reader import read_mapping
 from debzero.run import progress, report
@@ -24,18 +25,27 @@ def _known() -> str:
 
 
 def find(name: str) -> RunFolder:
-    """The output folder of a job's name, a job file or a folder. Raises an InputError where there is none, and where
-    this user may not read it: that must not look like a folder without a run."""
+    """As locate; raises an InputError also where this user may not read the folder."""
+    folder = locate(name)
+    check_readable(folder, name)
+    return folder
+
+
+def locate(name: str) -> RunFolder:
+    """The output folder of a job's name, a job file or a folder. Raises an InputError where there is none."""
     if not name:  # as from an unset shell variable: not the current folder
         raise InputError([Problem("the command line", "NAME", "is empty",
                                   f"name a run; the jobs here are: {_known()}")])
     path = Path(name)
-    folder = RunFolder(name if os.path.isdir(path) else _output_of(path, name))
+    return RunFolder(name if os.path.isdir(path) else _output_of(path, name))
+
+
+def check_readable(folder: RunFolder, name: str) -> None:
+    """Raises an InputError where this user may not read the folder: that must not look like a folder without a run."""
     for file in (folder.lock_file, folder.status_file):
         if reason := unreadable(file):
             raise InputError([Problem(name, "output", f"{file} {reason}",
                                       "run this as the user that trains there, or as root")])
-    return folder
 
 
 def _output_of(path: Path, name: str) -> str:
@@ -54,7 +64,7 @@ def _output_of(path: Path, name: str) -> str:
 def show(status: Status, width: Optional[int] = None) -> str:
     """One status as a line of at most `width` columns (or for a finished run, its first line), and below it what went
     wrong."""
-    text = status.state
+    text = printable(status.state)
     if status.loss is not None and status.state not in FINAL:
         text += "  " + progress.line(status, width and width - len(text) - 2)
     elif status.state != "finished":
@@ -62,7 +72,7 @@ def show(status: Status, width: Optional[int] = None) -> str:
     notes = [status.error,
              status.given_up and f"given up: {status.given_up}; fix the cause, then start it again",
              status.warning and f"warning: {status.warning}"]
-    return text + "".join(f"\n  {note}" for note in notes if note)
+    return text + "".join(f"\n  {printable_lines(note)}" for note in notes if note)
 
 
 def status(name: Optional[str], as_json: bool, watch: bool) -> int:
@@ -73,7 +83,9 @@ def status(name: Optional[str], as_json: bool, watch: bool) -> int:
             raise InputError([Problem("debzero status", "--watch", "follows one run, and no run is named",
                                       f"name one; the jobs here are: {_known()}")])
         return _overview(as_json)
-    folder = find(name)
+    folder = locate(name)
+    privileges.become_owner(folder.folder)
+    check_readable(folder, name)
     if watch:
         _watch(folder, sys.stderr if as_json else sys.stdout)
     current = folder.status()
@@ -83,7 +95,7 @@ def status(name: Optional[str], as_json: bool, watch: bool) -> int:
             "state": "not started"}
         print(json.dumps(values, indent=2))
     elif current is None:
-        print(f"not started: {folder.folder} has no run")
+        print(printable(f"not started: {folder.folder} has no run"))
     else:
         print(report.text(finished) if finished else show(current))
     return 0 if current and current.state not in ("failed", "stopped") else 1
@@ -95,11 +107,11 @@ def _overview(as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=2))
     elif not rows:
-        print(f"no jobs in {jobs_folder()}")
+        print(f"no jobs in {printable(str(jobs_folder()))}")
     else:
-        shown = [("job", "state", "step", "", "changed"), *(
+        shown = [tuple(map(printable, cells)) for cells in (("job", "state", "step", "", "changed"), *(
             (row["name"], row["state"], f"{row['step']}/{row.get('total_steps') or '?'}" if row.get("step") is not None
-             else "-", row["words"], row.get("updated") or "-") for row in rows)]
+             else "-", row["words"], row.get("updated") or "-") for row in rows))]
         widths = [max(map(len, column)) for column in zip(*shown)]
         for cells in shown:
             print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
@@ -109,10 +121,20 @@ def _overview(as_json: bool) -> int:
 def _row(path: Path) -> dict[str, Any]:
     """A job's name, its status, and `words`: what there is to say in its state."""
     try:
-        folder = find(str(path))
+        folder = locate(str(path))
+        with privileges.acting_as_owner(folder.folder):
+            return _row_of(folder, path)
     except InputError as error:
         problem = error.problems[0]
         return {"name": path.stem, "state": "invalid", "words": f"{problem.key} {problem.reason}"}
+    except UserError as error:
+        return {"name": path.stem, "state": "invalid", "words": error.reason}
+    except Exception as error:  # whatever one job has, the others are shown
+        return {"name": path.stem, "state": "invalid", "words": f"cannot be shown: {type(error).__name__}: {error}"}
+
+
+def _row_of(folder: RunFolder, path: Path) -> dict[str, Any]:
+    check_readable(folder, str(path))
     current = folder.status()
     if current is None:
         return {"name": path.stem, "state": "not started", "words": "", "output": str(folder.folder)}
@@ -134,7 +156,8 @@ def _watch(folder: RunFolder, to: TextIO) -> None:
         if current and current.state in FINAL:
             break
         width = _columns(to) - 1 if live else None  # a full last column would wrap
-        text = show(current, width).split("\n")[0] if current else f"waiting for a run in {folder.folder}"
+        text = show(current, width).split("\n")[0] if current else (
+            printable(f"waiting for a run in {folder.folder}"))
         if text != shown:
             print(f"\r\033[K{text[:width]}" if live else text, end="" if live else "\n", file=to, flush=True)
             shown = text

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from debzero.base.command_line import Commands, add_command, add_job, add_ranks
@@ -22,12 +23,22 @@ def run(options: argparse.Namespace) -> int:
     from debzero.train.agreement import block_signals
 
     block_signals()
-    from debzero.base.errors import as_text
-    from debzero.base.files import without_dots
+    from debzero.base import privileges
+    from debzero.base.errors import InputError, Problem, as_text, passing
+    from debzero.base.files import unreadable, without_dots
     from debzero.check.checks import examine
     from debzero.train.launch import train
 
-    resolved, warnings = examine(options.job, options.ranks, options.again)
+    privileges.tighten_umask()
+    job = without_dots(options.job)
+    try:
+        resolved, warnings = examine(options.job, options.ranks, options.again)
+    except InputError as error:
+        raise passing(error) or error from None
+    if reason := unreadable(job):  # by the owner of the output, whom root has become
+        raise InputError([Problem(str(options.job), "file", f"{reason}, and the output is that user's",
+                                  f"let the owner of {resolved.job.output} read the job file")])
     if warnings:
         print(as_text(warnings), file=sys.stderr, flush=True)
-    return train(resolved, without_dots(options.job), options.again)
+    os.chdir("/")  # no library may take a file of the current folder for a module, a setting or a model
+    return train(resolved, job, options.again)

@@ -14,9 +14,10 @@ from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import ResolvedJob
+from debzero.run import tensor_file
 from debzero.train.engine import HALF, Engine, on_host, parameter_groups, to_device
 
-STATE = "state.pt"
+STATE = "state.safetensors"
 
 
 class PlainEngine(Engine):
@@ -119,11 +120,12 @@ class PlainEngine(Engine):
 
     def save(self, root: Path, tag: str) -> None:
         if dist.get_rank() == 0:
-            torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                        "scaler": self.scaler.state_dict()}, root / tag / STATE)
+            tensor_file.write(root / tag / STATE, {
+                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict()})
 
     def load(self, root: Path, tag: str) -> None:
-        state = torch.load(root / tag / STATE, map_location="cpu")
+        state = tensor_file.read(root / tag / STATE)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if isinstance(self.optimizer.param_groups[0]["lr"], torch.Tensor):

@@ -11,7 +11,29 @@ import torch.distributed as dist
 from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve.resolve import ResolvedJob
+from debzero.run import tensor_file
 from debzero.train.engine import Engine, on_host, parameter_groups, to_device
+
+
+def _checkpoint_engine() -> Any:
+    """What DeepSpeed writes its files with, and reads them, instead of torch.save and torch.load. The files keep the
+    names that DeepSpeed looks for."""
+    from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+
+    class TensorFiles(CheckpointEngine):
+        def create(self, info: Any) -> None:
+            """Of release 0.15 the tag."""
+
+        def save(self, state_dict: Any, path: str) -> None:
+            tensor_file.write(Path(path), state_dict)
+
+        def load(self, path: str, map_location: object = None) -> Any:
+            return tensor_file.read(Path(path))
+
+        def commit(self, info: Any) -> bool:
+            return True
+
+    return TensorFiles()
 
 
 class ZeroEngine(Engine):
@@ -20,6 +42,8 @@ class ZeroEngine(Engine):
     def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, config: dict[str, Any]) -> None:
         import deepspeed
 
+        # Universal checkpoints, which a user's JSON may ask for, are pickle.
+        config = {**config, "checkpoint": {**(config.get("checkpoint") or {}), "load_universal": False}}
         self.device, self.task, self.updating = device, task, False
         self.stage3 = config["zero_optimization"]["stage"] == 3
         if not self.stage3 and resolved.job.train.compile == "auto" and compiled.can_compile(device):
@@ -28,6 +52,8 @@ class ZeroEngine(Engine):
         self.engine, _, _, self.own_schedule = deepspeed.initialize(
             model=model, model_parameters=parameter_groups(model, resolved.job.train.weight_decay), config=config)
         self.model = self.engine.module
+        self.engine.checkpoint_engine = _checkpoint_engine()
+        self.engine._copy_recovery_script = lambda folder: None  # it reads pickle, which there is none of
 
     def forward(self, **inputs: Any) -> Any:
         return self.engine(**inputs)

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -15,8 +16,10 @@ from typing import Any, NoReturn, Optional
 
 import psutil
 
-from debzero.base import systemd
+from debzero.base import interpreter, systemd
 from debzero.base.environment import environment
+from debzero.base.failures import disk_full
+from debzero.base.text import printable_lines
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import SAME_FAILURES, RunFolder
 from debzero.run.open import open_folder
@@ -25,8 +28,10 @@ from debzero.run.report import headline
 from debzero.train import memory_retry
 from debzero.train.agreement import SIGNALS
 from debzero.train.torch_imports import speed_up_imports
+from debzero.train.watch import Watch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train.py"
+SCRIPT = interpreter.SOURCE / "train.py"
+OUTSIDERS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 def _free_port() -> int:
@@ -41,8 +46,6 @@ def _environment(resolved: ResolvedJob) -> None:
     os.environ["LOCAL_SIZE"] = str(resolved.batch.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", "4" if resolved.host.gpus else str(max(1, cores // resolved.batch.ranks)))
-    source = str(SCRIPT.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
 
 
 class Relay:
@@ -89,15 +92,16 @@ def train(resolved: ResolvedJob, job: Path, again: bool) -> int:
     if code and relay.code and (relay.killed or note is None):
         code = relay.code
     systemd.notify("STOPPING=1" if code else f"STATUS={_final_status(folder)}")
-    return _record_end(folder, code, note.error if note and code == 1 else None)
+    return _record_end(folder, code, note if code == 1 else None)
 
 
-def _record_end(folder: RunFolder, code: int, error: Optional[str]) -> int:
-    """Write how the run ended into its folder; the exit code, which a repeated failure changes."""
+def _record_end(folder: RunFolder, code: int, note: Optional[ErrorNote]) -> int:
+    """Write how the run ended into its folder; the exit code, which a repeated failure of the job's own changes."""
+    error = note.error if note else None
     if not code:
         folder.failures_file.unlink(missing_ok=True)
     folder.end({0: "finished", 130: "stopped", 143: "stopped"}.get(code, "failed"), error)
-    if code == 1 and folder.record_failure(error):
+    if code == 1 and not (note and note.passing) and folder.record_failure(error):
         print(f"debzero: this job has failed {SAME_FAILURES} times in a row at the same step with the same error: "
               "giving up. Fix the cause and start it again; it resumes from its newest checkpoint", file=sys.stderr)
         code = 3
@@ -124,17 +128,26 @@ def _launch(resolved: ResolvedJob, job: Path) -> int:
         min_nodes=1, max_nodes=1, nproc_per_node=resolved.batch.ranks, run_id="debzero", max_restarts=0,
         monitor_interval=0.2, rdzv_backend="static", rdzv_endpoint=f"127.0.0.1:{_free_port()}",
         rdzv_configs={"rank": 0, "timeout": 900})
-    try:
-        elastic_launch(config, sys.executable)("-u", str(SCRIPT), "--job", str(job))
-    except ChildFailedError as failed:
-        return _exit_code(failed, RunFolder(resolved.job.output))
+    with Watch() as watch:
+        try:
+            elastic_launch(config, sys.executable)(*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
+        except ChildFailedError as failed:
+            return _exit_code(failed, RunFolder(resolved.job.output), watch)
+        except OSError as error:  # of the launcher's own files, in /tmp
+            known = disk_full(error, tempfile.gettempdir())
+            if known is None:
+                raise
+            return _blame(RunFolder(resolved.job.output), ErrorNote(rank=0, error=str(known), passing=True))
     return 0
 
 
-def _exit_code(failed: Any, folder: RunFolder) -> int:
+def _exit_code(failed: Any, folder: RunFolder, watch: Watch) -> int:
     """What the ranks' failures (a ChildFailedError) come to. A rank that was killed is the cause, whatever the others
     report that lost it, even if they ended first. But one that waits in a collective for a rank without memory is
     killed by the launcher."""
+    if watch.reason:
+        rank = next((rank for rank, one in failed.failures.items() if one.pid in watch.stopped), 0)
+        return _blame(folder, ErrorNote(rank=rank, error=f"rank {rank} {watch.reason}", passing=bool(watch.stopped)))
     rank, failure = next(((rank, one) for rank, one in failed.failures.items() if one.exitcode < 0),
                          failed.get_first_failure())
     if failure.exitcode in (2, 130, 143):
@@ -144,6 +157,12 @@ def _exit_code(failed: Any, folder: RunFolder) -> int:
         name = signal.Signals(-failure.exitcode).name
         hint = ": the host ran out of memory? see `journalctl -k`" if name == "SIGKILL" else ""
         text = f"rank {rank} was killed by {name}{hint}"
-        folder.replace_error(ErrorNote(rank=rank, error=text))  # the others merely lost it
-        print(f"debzero: {text}", file=sys.stderr)
+        return _blame(folder, ErrorNote(rank=rank, error=text, passing=name in OUTSIDERS))
+    return 1
+
+
+def _blame(folder: RunFolder, note: ErrorNote) -> int:
+    """The exit code of a failure of one rank, which the others merely lost."""
+    folder.replace_error(note)
+    print(f"debzero: {printable_lines(note.error)}", file=sys.stderr)
     return 1

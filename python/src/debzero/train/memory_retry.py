@@ -34,7 +34,7 @@ def at_start(resolved: ResolvedJob, file: Path, folder: RunFolder) -> ResolvedJo
         if before < resolved.batch.micro and not automatic:
             print(f"memory ran out before: continuing with a micro-batch of at most {before}", flush=True)
         return with_micro(resolved, before if automatic else min(before, resolved.batch.micro))
-    largest = predicted(resolved, file) if automatic and resolved.host.gpus else None
+    largest = predicted(resolved, file, gpus_alone=True) if automatic and resolved.host.gpus else None
     return with_micro(resolved, largest) if largest else resolved
 
 

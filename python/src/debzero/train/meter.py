@@ -60,9 +60,11 @@ class Meter:
         if math.isnan(loss):
             first = state.step - state.since + 1
             where = f"at step {first}" if first == state.step else f"between steps {first} and {state.step}"
+            written = self.context.resolved.origins.text
             raise UserError(f"the loss became NaN {where}",
-                            "lower train.learning_rate, or set train.precision to bf16 or fp32; then start the job "
-                            "again: it resumes from its newest checkpoint")
+                            f"lower {written('train.learning_rate')}, or train in bf16 or fp32 "
+                            f"({written('train.precision')}); then start the job again: it resumes from its newest "
+                            "checkpoint")
         return Reduced(loss, [int(share) for share in memory])
 
     def line(self, reduced: Reduced, rate: float) -> Metrics:

@@ -19,10 +19,11 @@ from debzero.base.text import count_text
 from debzero.data import debian_sections, tokens
 from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
-from debzero.job.local_files import stamps
+from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
-from debzero.model import tasks
-from debzero.model.tokenizer import check_length, load_tokenizer
+from debzero.model import source, tasks
+from debzero.model.positions import check_positions
+from debzero.model.tokenizer import load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
@@ -136,7 +137,7 @@ def _facts(job: Job, cache: Path) -> list[Any]:
     facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed, data.model_dump(exclude={"batching", "padding"})]
     if data.dataset == SECTIONS_DATASET:
         facts.append(debian_sections.build(cache, data.held_out or HELD_OUT).name)
-    return facts + stamps(job)
+    return facts + digests(job)
 
 
 def prepare(resolved: ResolvedJob, cache: Path) -> Path:
@@ -157,9 +158,10 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     if not len(train) or not len(held_out) or (task.label == "class" and len(labels) < 2):
         classes = f"{count_text(len(labels), 'class')}, " if task.label == "class" else ""
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
-                        "at least one row of each kind is needed, and two classes where there are any")
-    tokenizer = load_tokenizer(job.model, lambda: _corpus(train, job.data, labels), job.data.max_length)
-    check_length(job.model, tokenizer, job.data.max_length)
+                        "use data with at least one row of each kind and, for classes, at least two of them")
+    model = source.local(job)
+    tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels), job.data.max_length)
+    check_positions(job, model, resolved.origins.file, tokenizer)
 
     def pieces(rows: Any, side: str) -> Iterator[Piece]:
         if task.label == "nothing":
@@ -174,7 +176,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                    for name, rows, side in (("train", train, "training"), ("held_out", held_out, "held-out"))]
         empty = [name for name in ("train", "held_out") if not list((temporary / name).iterdir())]
         if empty:
-            raise UserError(f"the {empty[0].replace('_', '-')} texts of {job.data.dataset} have no two tokens",
+            side = empty[0].replace("_", "-")
+            raise UserError(f"the {side} texts of {job.data.dataset} contain fewer than two tokens",
                             "name the column of texts in data.text")
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "data.json",
@@ -197,7 +200,7 @@ def load(folder: Path, task: tasks.Task) -> Prepared:
     from transformers import AutoTokenizer
 
     facts = json.loads((folder / "data.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     targets = task.bind(tokenizer, facts["labels"])
     train, held_out = (tokens.read(folder / side, facts["max_length"], targets) for side in ("train", "held_out"))
     return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer)

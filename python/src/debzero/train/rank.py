@@ -17,11 +17,13 @@ from typing import Any, Callable, NoReturn, TypeVar
 
 import psutil
 
+from debzero.base import privileges
 from debzero.base.environment import environment
-from debzero.base.errors import InputError, OutOfMemory, UserError
+from debzero.base.errors import InputError, OutOfMemory, PassingError, UserError
 from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
+from debzero.base.text import printable_lines
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.resolve.host import HostGpus, this_host
@@ -56,6 +58,10 @@ def main() -> int:
         if os.environ["RANK"] == "0":
             print(error.text(), file=sys.stderr)
         return 2
+    except UserError as error:
+        if os.environ["RANK"] == "0":
+            print(f"debzero: {error}", file=sys.stderr)
+        return 1
     folder = RunFolder(resolved.job.output)
     stop = Stop()
 
@@ -81,6 +87,8 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedJob:
     job, problems = parse(file)
     if problems or job is None:
         raise InputError(problems)
+    privileges.tighten_umask()
+    privileges.become_owner(Path(job.output))  # which debzero's own launcher is already
     if arguments.deepspeed:
         job = job.model_copy(update={"deepspeed": str(arguments.deepspeed.absolute())})
     config, problems = read_deepspeed(job, str(file))
@@ -110,10 +118,11 @@ def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
     text = str(known) if known else f"{type(error).__name__}: {error}"
     # What the model and the optimizer hold is no smaller with a smaller micro-batch.
     memory = isinstance(known, OutOfMemory) and began
-    if folder.note_first_error(ErrorNote(rank=int(rank), error=text, memory=memory)):
+    if folder.note_first_error(ErrorNote(rank=int(rank), error=text, memory=memory,
+                                         passing=isinstance(known, PassingError))):
         if known is None:
             traceback.print_exc()
-        print(f"debzero: rank {rank} failed: {text}", file=sys.stderr, flush=True)
+        print(f"debzero: rank {rank} failed: {printable_lines(text)}", file=sys.stderr, flush=True)
         if not (memory and environment().launcher_pid):  # which may start the ranks again with a smaller micro-batch
             folder.end("failed", text)
     os._exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 from debzero.base.text import count_text
-from debzero.run import checkpoint, reshard_zero3
+from debzero.run import checkpoint, reshard
 from debzero.run.records import RunIdentity, TrainingState
 from debzero.train.context import Context
 
@@ -29,15 +29,10 @@ def find_start(context: Context, identity: RunIdentity) -> Start:
         return Start(None, messages)
     record = found.record
     if record.ranks != context.ranks and checkpoint.is_sharded(root / found.tag):
-        zero3 = context.resolved.stage == 3
-        way = "" if zero3 else " (as DeepSpeed's universal checkpoint)"
         messages.append(f"the checkpoint {found.tag} was written by {count_text(record.ranks, 'rank')}; resharding it "
-                        f"for {count_text(context.ranks, 'rank')}{way}")
-        if zero3:
-            checkpoint.drop_resharded(root)
-            reshard_zero3.reshard(root / found.tag, root / checkpoint.RESHARDED, record.ranks, context.ranks)
-        else:
-            checkpoint.reshard(root, found.tag)
+                        f"for {count_text(context.ranks, 'rank')}")
+        checkpoint.drop_resharded(root)
+        reshard.reshard(root / found.tag, root / checkpoint.RESHARDED, context.ranks)
         found = found._replace(tag=checkpoint.RESHARDED)
     return Start(found, [*messages, f"resuming from step {record.state.step}"])
 

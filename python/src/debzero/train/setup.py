@@ -12,7 +12,8 @@ from debzero.base.text import count_text
 from debzero.data.collator import Collator
 from debzero.data.sampler import steps_per_epoch
 from debzero.data.tokens import Prepared
-from debzero.model import build, tasks
+from debzero.model import build, source, tasks
+from debzero.model.tokenizer import Model
 from debzero.resolve import deepspeed_config, nvme_swap
 from debzero.run import checkpoint
 from debzero.run.records import RunIdentity, TrainingState
@@ -44,6 +45,7 @@ class Setup:
     context: Context
     samples: Samples
     identity: RunIdentity
+    source: Model      # the model's folder, or its settings
     config: Any        # the model's, of transformers
     engine: Engine
     state: TrainingState
@@ -67,10 +69,11 @@ def set_up(context: Context) -> Setup:
     start = context.agree(lambda: find_start(context, identity))
     for message in start.messages:
         progress.say(message)
-    config = build.config(resolved.job.model, samples.prepared.labels, samples.prepared.tokenizer)
-    engine = _engine(context, samples, config, start)
+    model = context.agree(lambda: source.local(resolved.job))
+    config = build.config(model, samples.prepared.labels, samples.prepared.tokenizer)
+    engine = _engine(context, samples, model, config)
     state = _load(context, engine, start)
-    return Setup(context, samples, identity, config, engine, state)
+    return Setup(context, samples, identity, model, config, engine, state)
 
 
 def _samples(context: Context) -> Samples:
@@ -93,20 +96,18 @@ def _summary(context: Context, samples: Samples) -> str:
             f"{count_text(samples.steps, 'step')}")
 
 
-def _engine(context: Context, samples: Samples, config: Any, start: Start) -> Engine:
+def _engine(context: Context, samples: Samples, model: Model, config: Any) -> Engine:
     resolved = context.resolved
     hidden: int = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or HIDDEN
     nvme, aio = context.agree(lambda: _swap(context))
     deepspeed: dict[str, Any] = {}
     if resolved.uses_deepspeed:
         deepspeed = deepspeed_config.generate(resolved, hidden, samples.steps, nvme, aio)
-    if start.resharded and resolved.stage != 3:
-        deepspeed["checkpoint"] = {**deepspeed.get("checkpoint", {}), "load_universal": True}
     torch.manual_seed(resolved.job.train.seed)  # the same first weights on every rank
-    model = build.build(resolved, config, deepspeed)
+    built = build.build(resolved, model, config, deepspeed)
     if resolved.uses_deepspeed:
-        return ZeroEngine(model, resolved, context.device, samples.task, deepspeed)
-    return PlainEngine(model, resolved, context.device, samples.task)
+        return ZeroEngine(built, resolved, context.device, samples.task, deepspeed)
+    return PlainEngine(built, resolved, context.device, samples.task)
 
 
 def _swap(context: Context) -> tuple[str, Optional[dict[str, Any]]]:

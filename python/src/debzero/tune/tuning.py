@@ -9,15 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
+from debzero.base import privileges
 from debzero.base.errors import InputError, Problem
-from debzero.base.files import rewrite_text, write_json
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.files import write_json
+from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.check import checks
 from debzero.job.batch import divisors
+from debzero.job.reader import parse
+from debzero.job.schema import Job
 from debzero.measure.derive import derive
 from debzero.measure.facts import command_line, host_facts, identity, installed
 from debzero.measure.records import MeasuredRun
@@ -27,9 +32,12 @@ from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import SHARDINGS, Sharding
 from debzero.run.folder import now
-from debzero.tune.job_file import Value, check_writable, with_values
+from debzero.tune import job_file
+from debzero.tune.job_file import RootsWriter, Value, check_writable
 from debzero.tune.search import Best, Unfit, Way, allowed, search
 from debzero.tune.trials import NAME, Chosen, SearchResult, Settings, TrialRun, TuneResults, read_trials
+
+Write = Callable[[Mapping[str, Value]], None]  # values by dotted key, into the job file
 
 
 def ways(resolved: ResolvedJob, file: Path, dimensions: list[str]) -> list[Way]:
@@ -75,7 +83,11 @@ def _with(resolved: ResolvedJob, sharding: Sharding, checkpointing: bool, micro:
 
 def tune(options: argparse.Namespace) -> int:
     """The command. Exit code: 0 where something runs, else 1."""
-    resolved = checks.check(options.job, options.ranks)
+    def folder_of(job: Job) -> Path:
+        return Path(job.output + "-tune").absolute()
+
+    write = _writer(options.job, folder_of) if not options.dry_run else None
+    resolved = checks.check(options.job, options.ranks, folder_of)
     if resolved.deepspeed is not None:
         raise InputError([Problem(str(options.job), "deepspeed",
                                   "the job's own DeepSpeed JSON decides the settings that would be tuned",
@@ -83,21 +95,30 @@ def tune(options: argparse.Namespace) -> int:
     if resolved.shares_gpus:
         raise InputError([Problem(str(options.job), "--ranks",
                                   f"{resolved.batch.ranks} ranks need as many GPUs, and this host has "
-                                  f"{resolved.host.gpus}: the speed of ranks that share one says nothing",
+                                  f"{resolved.host.gpus}: ranks that share a GPU give no meaningful speed",
                                   f"use --ranks {resolved.host.gpus}")])
-    if not options.dry_run:
-        check_writable(options.job)
-    folder = Path(resolved.job.output + "-tune").absolute()
+    folder = folder_of(resolved.job)
     claim(folder)
-    return Tuning(options, resolved, folder).run()
+    return Tuning(options, resolved, folder, write).run()
+
+
+def _writer(file: Path, folder_of: Callable[[Job], Path]) -> Optional[Write]:
+    """What will write the result into the job file; None where the job is wrong, which its check reports. It has this
+    process's rights, which the search may have to give up."""
+    job, problems = parse(file)
+    if job is None or problems:
+        return None
+    check_writable(file)
+    return RootsWriter(file).write if privileges.is_anothers(folder_of(job)) else partial(job_file.write, file)
 
 
 class Tuning:
     """One search and its folder: tune.json, runs/ with each trial's log, data/. An interrupted search resumes with the
     trials that it has finished."""
 
-    def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path) -> None:
-        self.options, self.resolved, self.folder = options, resolved, folder
+    def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path,
+                 write: Optional[Write]) -> None:
+        self.options, self.resolved, self.folder, self.write = options, resolved, folder, write
         self.ways = ways(resolved, options.job, options.search)
         settings = Settings(resolved.batch.ranks, options.steps, options.warmup, options.limit)
         host, versions = host_facts(resolved, options.name), installed()
@@ -115,10 +136,10 @@ class Tuning:
         if self.options.exhaustive:
             best = self._exhaust(best)
         chosen = Chosen(self._values(best), best.speed) if best else None
-        write = chosen is not None and not self.options.dry_run
-        if chosen and write:
-            rewrite_text(self.options.job, with_values(self.options.job.read_text(encoding="utf-8"), chosen.values))
-        self._keep(replace(self.results, ok=best is not None, complete=True, chosen=chosen, written=write))
+        written = chosen is not None and self.write is not None
+        if chosen and self.write:
+            self.write(chosen.values)
+        self._keep(replace(self.results, ok=best is not None, complete=True, chosen=chosen, written=written))
         if self.options.json:
             print(json.dumps(self.results.as_json(now()), indent=2))
         if not best or not chosen:
@@ -127,7 +148,7 @@ class Tuning:
         batch = with_micro(self.resolved, best.micro).batch
         self._say(f"\n{best.way}, {batch}: {rate_text(best.speed)} samples/s",
                   *(f"  {key}: {value}" for key, value in chosen.values.items()),
-                  f"{f'written into {self.options.job}' if write else 'not written (--dry-run)'}; "
+                  f"{f'written into {self.options.job}' if written else 'not written (--dry-run)'}; "
                   f"all trials are in {self.folder / NAME}")
         return 0
 
@@ -191,4 +212,4 @@ class Tuning:
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
+            print(printable_lines(line), flush=True, file=sys.stderr if self.options.json else sys.stdout)

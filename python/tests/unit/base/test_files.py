@@ -60,6 +60,55 @@ def test_a_new_folder_appears_when_it_is_whole_and_not_before(tmp_path):
     assert (final / "weights").read_bytes() == b"x" and calls
 
 
+@pytest.mark.parametrize("content", ["file", "folder", "link to a file", "link to a folder", "dangling link"])
+def test_what_is_in_a_folders_place_is_replaced_and_a_link_is_not_followed(tmp_path, content):
+    final, target = tmp_path / "model", tmp_path / "target"
+    target.mkdir()
+    (target / "kept").touch()
+    {"file": final.touch, "folder": final.mkdir, "link to a file": lambda: final.symlink_to(target / "kept"),
+     "link to a folder": lambda: final.symlink_to(target), "dangling link": lambda: final.symlink_to("none")}[content]()
+    with files.new_folder(final) as folder:
+        (folder / "weights").touch()
+    assert [path.name for path in final.iterdir()] == ["weights"] and not final.is_symlink()
+    assert (target / "kept").exists() and set(tmp_path.iterdir()) == {final, target}
+
+
+def test_temporary_names_cannot_be_guessed_and_links_in_their_place_are_not_followed(tmp_path, monkeypatch):
+    path, precious = tmp_path / "status.json", tmp_path / "precious"
+    precious.write_text("root's")
+    assert len({files.temporary_name(path) for _ in range(100)}) == 100
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0123456789abcdef")  # the worst case
+    files.temporary_name(path).symlink_to(precious)
+    files.temporary_name(tmp_path / "model").symlink_to(tmp_path)
+    with pytest.raises(FileExistsError):
+        files.write_text(path, "mine")
+    with files.new_folder(tmp_path / "model") as folder:
+        assert not folder.is_symlink()
+    assert precious.read_text() == "root's"
+
+
+def test_what_a_killed_process_left_goes_and_what_only_looks_like_it_stays(tmp_path):
+    left, kept = tmp_path / ".model.0123456789abcdef.new", tmp_path / ".model.mine.new"
+    for folder in (left, kept):
+        (folder / "below").mkdir(parents=True)
+    (tmp_path / ".a.json.0123456789abcdef.new").symlink_to(kept)
+    files.remove_leftovers(tmp_path, "data")
+    assert left.exists()
+    with files.new_folder(tmp_path / "model"):
+        assert not left.exists()
+    files.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", kept.name} and (kept / "below").exists()
+
+
+def test_a_public_file_is_readable_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        files.write_public(tmp_path / "a.prom", b"1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.prom").stat().st_mode & 0o777 == 0o644 and len(list(tmp_path.iterdir())) == 1
+
+
 def fill_and_fail(final):
     with files.new_folder(final) as folder:
         (folder / "weights").write_bytes(b"x")

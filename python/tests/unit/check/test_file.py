@@ -33,7 +33,12 @@ def test_fix_corrects_the_articles_config(bench):
     good = copy.deepcopy(ARTICLE)
     del good["zero_optimization"]["offload_param"]
     assert path.read_text() == json.dumps(good, indent=4) + "\n"
-    assert path.stat().st_mode & 0o777 == 0o640 and os.listdir(bench.folder).count("ds.json") == 1
+    kept = bench.folder / "ds.json.bak"
+    assert path.stat().st_mode & 0o777 == kept.stat().st_mode & 0o777 == 0o640
+    assert kept.read_text() == json.dumps(ARTICLE, indent=4) + "\n"
+    path.write_text(json.dumps(ARTICLE))
+    assert bench.quick("check", path, "--fix").returncode == 0
+    assert (bench.folder / "ds.json.bak.1").read_text() == json.dumps(ARTICLE) and kept.read_text().endswith("\n")
 
 
 def test_fix_of_the_file_that_a_job_names_keeps_order_and_layout(bench, capsys):
@@ -44,7 +49,8 @@ def test_fix_of_the_file_that_a_job_names_keeps_order_and_layout(bench, capsys):
     # bf16 on a CPU
     assert main(["check", "--fix", str(bench.job(deepspeed="ds.json", zero__stage=2, train__precision="fp32"))]) == 2
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 6 and "train.precision" in printed.err
+    assert len(printed.out.splitlines()) == 7 and "as it was: ds.json.bak" in printed.out
+    assert "bf16.enabled  bf16 needs a GPU" in printed.err
     values = json.loads(path.read_text())
     assert list(values) == ["optimizer", "zero_optimization", "bf16", "gradient_clipping"]
     assert list(values["zero_optimization"]) == ["offload_optimizer", "stage", "reduce_bucket_size"]
@@ -66,6 +72,7 @@ def test_fix_keeps_the_owner_and_reports_its_changes_as_json(bench, capsys):
     assert len(printed["changes"]) == 1 and "DZ110" in printed["changes"][0]
     assert [p["code"] for p in printed["problems"]] == ["DZ101"]
     now = path.stat()
+    assert (bench.folder / "ds.json.bak").stat().st_uid == 1234
     assert "offload_param" not in path.read_text() and (now.st_uid, now.st_gid, now.st_mode & 0o777) == (1234, 2345,
                                                                                                          0o640)
 

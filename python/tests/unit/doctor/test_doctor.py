@@ -54,9 +54,11 @@ class Fakes:
 
     def deepspeed(self, version: str = stack().deepspeed, accelerator: str = "cuda",
                   torch: str = software.short(stack().torch),
-                  cuda: str = stack().cuda, ops: tuple = tuple(stack().deepspeed_ops), **operators: str) -> None:
-        """`operators`: the source of those that are not sound."""
+                  cuda: str = stack().cuda, ops: tuple = tuple(stack().deepspeed_ops), builder: str = "-std=c++17",
+                  **operators: str) -> None:
+        """`operators`: the source of those that are not sound; `builder`: of the operators for processors."""
         top = self.packages / "deepspeed"
+        self.write(top / "ops/op_builder/cpu/builder.py", f"args = ['{builder}']\n")
         self.write(top / "__init__.py", f"__version__ = '{version}'\n")
         built = {**dict.fromkeys(ops, True), "sparse_attn": False}
         facts = FACTS.format(version=version, ops=built, accelerator=accelerator, torch=torch, cuda=cuda)
@@ -189,6 +191,14 @@ def test_what_differs_from_stack_yml_is_a_warning(fakes, name):
     assert first(findings) is None
     finding = findings[check]
     assert finding.status == "warn" and found in finding.found and finding.advice, finding
+
+
+def test_what_cannot_be_compiled_here_is_not_said_to_be_compiled_later(fakes):
+    """torch 1.13 takes C++14, and DeepSpeed's operators for processors need C++17."""
+    fakes.deepspeed(ops=(), builder="-O3")
+    finding = fakes.examine(gpus=0)["operators"]
+    assert finding.status == "warn" and "cannot compile it" in finding.found and "compiles them" not in finding.found
+    assert "cpu_adam" in finding.found and "async_io" in finding.found and "to offload" in finding.advice
 
 
 def test_any_compiler_of_the_same_cuda_will_do(fakes):

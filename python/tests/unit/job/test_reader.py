@@ -217,15 +217,17 @@ train: {<<: *base, <<: *more, epochs: 2}
 
 
 @pytest.mark.parametrize(("data", "moves"), [
-    ("out-job/rows.csv", True), ("out-job/data/rows.csv", False), ("out-job/../rows.csv", False), ("link.csv", True)])
+    ("out-job/model/rows.csv", True), ("out-job/data/rows.csv", False), ("out-job/rows.csv", False),
+    ("out-job/../rows.csv", False), ("link.csv", True)])
 def test_an_output_that_holds_what_the_job_reads_is_refused(bench, capsys, data, moves):
     """It would move to archive/ with the results before."""
     from debzero.cli import main
 
-    (bench.output() / "data").mkdir(parents=True)
-    for folder in (bench.output(), bench.output() / "data"):
+    for folder in (bench.output(), bench.output() / "data", bench.output() / "model"):
+        folder.mkdir()
         (folder / "rows.csv").write_text((bench.folder / "rows.csv").read_text())
-    (bench.folder / "link.csv").symlink_to(bench.output() / "rows.csv")
+    (bench.output() / "status.json").touch()
+    (bench.folder / "link.csv").symlink_to(bench.output() / "model" / "rows.csv")
     assert main(["check", str(bench.job(data__dataset=data))]) == (2 if moves else 0)
     assert ("holds data.dataset, and" in " ".join(capsys.readouterr().err.split())) is moves
 

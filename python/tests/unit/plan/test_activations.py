@@ -4,17 +4,45 @@ import pytest
 import torch
 from planning import TINY, curve, shapes
 
+from debzero.job.schema import Job
 from debzero.model.meta import OnMeta
-from debzero.plan.activations import shorten, trace
+from debzero.plan.activations import LayersNotTrainedError, shorten, trace
+from debzero.plan.model_shapes import Shapes
 
 
-@pytest.mark.parametrize("half", [None, torch.bfloat16])
+@pytest.mark.parametrize(("half", "checkpointing"), [(None, False), (torch.bfloat16, False), (None, True)])
 @pytest.mark.parametrize("task", list(TINY))
-def test_four_layers_and_repetition_equal_the_whole_model(task, half):
-    short, whole = curve(task, half), curve(task, half, whole=True)
+def test_four_layers_and_repetition_equal_the_whole_model(task, half, checkpointing):
+    short, whole = (curve(task, half, whole, checkpointing=checkpointing) for whole in (False, True))
     assert short.forward == whole.forward
     for name in ("sample", "gradients"):
         np.testing.assert_array_equal(getattr(short, name), getattr(whole, name), err_msg=name)
+
+
+@pytest.mark.parametrize("task", list(TINY))
+def test_checkpointing_keeps_less_however_the_model_calls_its_layers(task):
+    """T5 checkpoints `layer.forward`, others the layer."""
+    often, again = (curve(task, checkpointing=checkpointing) for checkpointing in (False, True))
+    assert again.sample.max() < 0.4 * often.sample.max() and again.gradients[-1] == often.gradients[-1]
+
+
+def test_layers_that_return_lists_are_traced():
+    model = {"type": "openai-gpt", "vocab_size": 100, "n_embd": 32, "n_layer": 6, "n_head": 2}
+    job = Job.model_validate({"model": model, "task": "causal-lm", "data": {"dataset": "x.csv", "max_length": 16},
+                              "output": "out"})
+    assert Shapes(job, "job.yml", None).curve("fp32", False).sample.max() > 0
+
+
+def test_a_model_that_drops_its_layers_outputs_when_it_checkpoints_is_said_to_do_so():
+    """As UMT5 of transformers 4.46 does: only its embeddings would train."""
+    own = shapes("text-to-text", checkpointing=True)
+    model = own._build()
+    for stack in (model.encoder, model.decoder):
+        for layer in stack.block:
+            layer.forward = lambda hidden, *args, real=layer.forward, **kwargs: (
+                hidden * 1, *real(hidden.detach(), *args, **kwargs)[1:])
+    with pytest.raises(LayersNotTrainedError):
+        trace(model, shorten(model), own.task.losses, own._batch(), None, False)
 
 
 @pytest.mark.parametrize("task", list(TINY))

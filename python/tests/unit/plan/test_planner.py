@@ -8,7 +8,7 @@ from planning import job
 
 from debzero.bench.configurations import chosen
 from debzero.bench.predict import read_plan
-from debzero.plan.planner import recommend
+from debzero.plan.planner import recommend, speed_words
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
 LLAMA_7B = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
@@ -72,8 +72,8 @@ def test_a_model_of_seven_billion_parameters_takes_seconds(bench, planned):
     assert found["recommended"]["stage"] in (1, 2, 3) and not found["choices"][0]["fits"]
 
 
-def row(label, lacks, largest=0):
-    return SimpleNamespace(sharding=SimpleNamespace(label=label), lacks=lacks, largest_micro_batch=largest)
+def row(label, lacks, largest=0, speed=None):
+    return SimpleNamespace(sharding=SimpleNamespace(label=label), lacks=lacks, largest_micro_batch=largest, speed=speed)
 
 
 @pytest.mark.parametrize(("rows", "chosen_label", "reason"), [
@@ -86,3 +86,16 @@ def row(label, lacks, largest=0):
 def test_the_recommendation_says_why(rows, chosen_label, reason):
     best, why = recommend(rows)
     assert (best.sharding.label if best else None) == chosen_label and why.startswith(reason)
+
+
+def test_a_micro_batch_that_the_json_fixes_is_not_blamed_on_the_model():
+    assert "that train_micro_batch_size_per_gpu in ds.json sets" in recommend(
+        [row("plain DDP", ["GPU memory"])], "train_micro_batch_size_per_gpu in ds.json")[1]
+
+
+def test_what_the_choice_costs_in_speed_is_said_beside_it():
+    rows = [row("plain DDP", ["GPU memory"], speed=1), row("ZeRO-1", [], speed=1.18), row("ZeRO-3", [], speed=0.15),
+            row("ZeRO-1 + CPU", [])]
+    assert speed_words(rows[1], rows) == "its speed was 1.18 of plain DDP's where it was measured"
+    assert speed_words(rows[2], rows).endswith("; ZeRO-1, which fits too, had 1.18")
+    assert "not been measured" in speed_words(rows[3], rows)

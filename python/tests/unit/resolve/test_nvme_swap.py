@@ -1,5 +1,12 @@
 """DeepSpeed empties the folder that it swaps to: it gets one of the run's own, on a disk that is really there."""
+import os
+import string
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from others import give
 
 from debzero.resolve import deepspeed_config, nvme_swap
 
@@ -19,7 +26,31 @@ def disk(tmp_path, monkeypatch):
 def test_a_folder_on_a_disk_will_do(disk):
     assert reason(disk) == ""
     own = nvme_swap.prepare(str(disk), "/var/lib/debzero/mrpc")
-    assert own == disk / "debzero-swap" / "var-lib-debzero-mrpc" and reason(disk, "/var/lib/debzero/mrpc") == ""
+    assert own.parent == disk and own.name.startswith("debzero-swap-mrpc-") and own.stat().st_mode & 0o777 == 0o700
+    assert reason(disk, "/var/lib/debzero/mrpc") == "" and nvme_swap.prepare(str(disk), "/var/lib/debzero/mrpc") == own
+
+
+@given(st.lists(st.text(string.ascii_letters + "/-_.", min_size=1), min_size=2, max_size=2, unique_by=os.path.abspath))
+def test_two_outputs_never_share_a_folder(outputs):
+    one, other = (nvme_swap.folder("/nvme", os.path.abspath(output)) for output in outputs)
+    assert one != other and one.parent == other.parent == Path("/nvme")
+
+
+@pytest.mark.parametrize("pair", [("/a/b-c", "/a-b/c"), ("/a/b", "/a-b"), ("/x" * 900, "/x" * 901)])
+def test_such_names_were_once_the_same(pair):
+    one, other = (nvme_swap.folder("/nvme", output) for output in pair)
+    assert one != other and len(one.name) < 255
+
+
+def test_what_another_user_has_put_in_its_place_is_refused(disk):
+    own = nvme_swap.folder(str(disk), "/out")
+    own.symlink_to(disk)
+    assert "is not a folder of the user that runs the job" in reason(disk)
+    own.unlink()
+    own.mkdir()
+    assert reason(disk) == ""
+    give(own)
+    assert "is not a folder of the user that runs the job" in reason(disk)
 
 
 def test_what_is_not_there_or_no_folder_is_named(disk):

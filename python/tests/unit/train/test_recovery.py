@@ -26,7 +26,7 @@ from debzero.train.saving import Saver
 
 LONG = {"train__epochs": 6, "train__log_every": 5, "model__hidden_dropout_prob": 0.1}
 VICTIMS = ["rank", "launcher", "everything"]
-KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "24"))  # of the long test
+KILLS = int(os.environ.get("DEBZERO_TEST_KILLS", "300"))  # of the long test, over all stages
 
 
 def weights(bench, name):
@@ -54,21 +54,22 @@ def test_a_stopped_run_saves_its_last_step_and_resumes_to_the_same_weights(train
     stopped_at = int(kept[-1].split("-")[1])
     assert stopped_at >= 15
     assert files.read_json(trained.output(name) / "status.json")["state"] == "stopped"
+    (trained.folder / "rows.csv").touch()
     done = trained.quick("train", job)
     assert done.returncode == 0 and f"resuming from step {stopped_at}\n" in done.stdout, done.stdout
     assert weights(trained, name) == weights(trained, whole)
     assert trained.losses(name) == trained.losses(whole)
 
 
-def kill_settings(count):
-    return {"zero__stage": 2, "train__epochs": 10 + 8 * count, "train__log_every": 10, "train__evaluate_every": 200,
+def kill_settings(stage, count):
+    return {"zero__stage": stage, "train__epochs": 10 + 3 * count, "train__log_every": 10, "train__evaluate_every": 200,
             "model__hidden_dropout_prob": 0.1, "checkpoint": {"steps": 20}}
 
 
-def kill_and_finish(bench, begin, count):
+def kill_and_finish(bench, begin, stage, count):
     """Kill the job in bench `count` times at random moments, which are printed, then let it end. Each victim has its
     turn. `begin` starts the job."""
-    job, dice, victims = bench.job("killed", **kill_settings(count)), random.Random(), list(VICTIMS)
+    job, dice, victims = bench.job("killed", **kill_settings(stage, count)), random.Random(), list(VICTIMS)
     for number in range(count):
         (bench.output("killed") / "status.json").unlink(missing_ok=True)  # it has the step of the run before
         begun = int(next(reversed(checkpoint.tags(bench.output("killed") / "checkpoints")), "step-0").split("-")[1])
@@ -77,7 +78,7 @@ def kill_and_finish(bench, begin, count):
         trains = number < len(victims) or dice.random() < 0.9
         process = begin(bench, job)
         if trains:
-            wanted, patience = begun + dice.randint(1, 45), dice.uniform(0, 0.3)
+            wanted, patience = begun + dice.randint(1, 30), dice.uniform(0, 0.15)
             wait_for(process, lambda: step_of(bench, "killed") >= wanted)  # noqa: B023 - called at once
         else:
             patience = dice.uniform(0, 5)  # while it starts
@@ -111,12 +112,15 @@ def kill(process, victim, trains):
     return printed
 
 
-@pytest.mark.parametrize(("begin", "count"), [
-    (start, len(VICTIMS)), pytest.param(launch, KILLS, marks=pytest.mark.long)], ids=["few", "many"])
-def test_kills_at_random_moments_leave_nobody_behind_and_end_in_the_same_weights(bench, begin, count):
-    """DEBZERO_TEST_KILLS sets how many the long test has; its runs are launched as users do."""
-    bench.train("whole", **kill_settings(count))
-    done = kill_and_finish(bench, begin, count)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("begin", "stage", "count"), [
+    (start, 2, len(VICTIMS)), pytest.param(launch, 2, 2 * len(VICTIMS), marks=pytest.mark.long),
+    *(pytest.param(start, stage, KILLS // 3, marks=pytest.mark.long) for stage in (1, 2, 3))],
+    ids=["few", "launched", "1", "2", "3"])
+def test_kills_at_random_moments_leave_nobody_behind_and_end_in_the_same_weights(bench, begin, stage, count):
+    """DEBZERO_TEST_KILLS sets how many the long tests have; `launched`: as users do."""
+    bench.train("whole", **kill_settings(stage, count))
+    done = kill_and_finish(bench, begin, stage, count)
     assert done.returncode == 0 and "resuming from step" in done.stdout, done.stdout
     assert weights(bench, "killed") == weights(bench, "whole")
 
@@ -126,7 +130,7 @@ OWN = {"zero_optimization": {"stage": 0}, "scheduler": {"type": "WarmupLR", "par
     "warmup_min_lr": 0, "warmup_max_lr": 0.002, "warmup_num_steps": 2, "warmup_type": "linear"}}}
 
 
-@pytest.mark.parametrize("stage", ["none", 1, 3, "own"])
+@pytest.mark.parametrize("stage", ["none", 2, 3, "own"])
 def test_another_number_of_ranks_resumes(trained, stage):
     """Sums come in another order, so the outcome is as close as it is between stages, not the same to the bit."""
     whole, name = f"calm-{stage}", f"reshared-{stage}"
@@ -140,8 +144,7 @@ def test_another_number_of_ranks_resumes(trained, stage):
     end(process)
     done = trained.quick("train", job, "--ranks", "1")
     assert done.returncode == 0 and "resuming from step" in done.stdout, done.stdout
-    assert ("resharding it for 1 rank" in done.stdout) == (stage in (1, 3))
-    assert ("universal checkpoint" in done.stdout) == (stage == 1)
+    assert ("resharding it for 1 rank" in done.stdout) == (stage in (2, 3))
     assert np.abs(np.array(trained.losses(name)) - np.array(trained.losses(whole))).max() < 2e-4
     assert not (trained.output(name) / "checkpoints" / checkpoint.RESHARDED).exists()
     report = files.read_json(trained.output(name) / "report.json")
@@ -307,7 +310,7 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
                               "output": str(tmp_path), "data": {"dataset": "x.csv"}})
     need = bytes_needed(job)
     assert need == 52 * (12 * 32**2 + 100 * 32)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": need - 1000, "total": need}))
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-1" / "weights").write_bytes(b"x" * 1000)
     files.write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": "this"})

@@ -1,0 +1,72 @@
+"""How many tokens a model has positions for: one answer for check, plan and train."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from debzero.base.errors import InputError, Problem
+from debzero.job.schema import Job
+
+# Model types whose positions are numbered from one after the padding token's number, as in fairseq, where they come
+# from: with the usual padding token 1, RoBERTa's 514 positions serve 512 tokens.
+AFTER_PADDING = {"camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm",
+                 "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+# Where configurations have the number: most types, LED, MPT.
+NAMES = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
+
+
+def usable_positions(config: Any, padding: Optional[int] = None) -> Optional[int]:
+    """The most tokens that a model of this configuration takes; None where nothing limits them (T5, XLNet, DeBERTa-v3).
+    `padding`: the number of the padding token, where it will not be the configuration's."""
+    if not getattr(config, "position_biased_input", True) or getattr(config, "position_embedding_type", "") == "rotary":
+        return None
+    longest = next((value for name in NAMES if (value := getattr(config, name, None)) is not None), None)
+    if type(longest) is not int or longest <= 0:
+        return None
+    if config.model_type not in AFTER_PADDING:
+        return longest
+    if padding is None or config.model_type == "mpnet":  # its code has the number 1
+        padding = 1 if config.model_type == "mpnet" else config.pad_token_id or 0
+    return longest - padding - 1
+
+
+def position_problems(job: Job, file: str, config: Any, padding: Optional[int] = None) -> list[Problem]:
+    """What is wrong with `data.max_length` for a model of this configuration."""
+    longest = usable_positions(config, padding)
+    if longest is None or job.data.max_length <= longest:
+        return []
+    key = next(name for name in NAMES if getattr(config, name, None) is not None)
+    unused = getattr(config, key) - longest
+    reason = f"{job.data.max_length} tokens are more than the model's {longest} positions"
+    if unused:
+        reason += f" ({key} is {getattr(config, key)}, and {config.model_type} models never use the first {unused})"
+    larger = f", or a larger model.{key}" if isinstance(job.model, dict) else ", or a model with more positions"
+    return [Problem(file, "data.max_length", reason, f"use at most {longest}{larger}")]
+
+
+def check_positions(job: Job, model: Union[str, dict[str, Any]], file: str, tokens: Any) -> None:
+    """Raises an InputError where samples may be longer than the model has positions; on a GPU such a run would end with
+    an unreadable assertion. `model`: what model/source.local() returned; one from scratch has been checked before."""
+    from transformers import AutoConfig
+
+    if isinstance(model, str):
+        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        found = position_problems(job, file, config, tokens.pad_token_id)
+        if found:
+            raise InputError(found)
+
+
+def local_config(job: Job) -> Any:
+    """The configuration of the job's model, from its folder or the hub's cache; None where neither has one that
+    transformers can read without code of the model's own. The hub is not asked."""
+    from huggingface_hub import hf_hub_download
+    from transformers import AutoConfig
+
+    name = str(job.model)
+    try:
+        # A hub's by its path in the cache: a folder here may have the same name.
+        place = name if Path(name).is_absolute() else hf_hub_download(name, "config.json", revision=job.revision,
+                                                                      local_files_only=True)
+        return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    except Exception:  # of many types; the checks of the model itself report what is wrong
+        return None

@@ -1,0 +1,35 @@
+"""How fast each sharding was where it was measured: the one table of such ratios. Nothing here is predicted; a test
+computes it again from the results."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from debzero.resolve.sharding import Sharding
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`file`: the results of `debzero bench`, in docs/benchmarks; `what`: the job and the hardware; `ratios`: samples
+    per second against plain DDP with the same micro-batch, by Sharding.name."""
+
+    file: str
+    what: str
+    ratios: dict[str, float]
+
+
+# Ranks that shared a GPU say nothing of speed, so offload has not been measured.
+ONE_RANK = Measured("bert-large-1.json", "BERT-Large in bf16 on one H200, micro-batch 64",
+                    {"baseline": 1.0, "zero1": 0.21, "zero2": 0.19})
+RANKS = Measured("article-2-gpus.json", "BERT-Large in bf16 on two H200, micro-batch 8",
+                 {"baseline": 1.0, "zero1": 1.18, "zero2": 0.82, "zero3": 0.15})
+
+
+def measured(ranks: int) -> Measured:
+    """The measurement that is nearest to this number of ranks."""
+    return ONE_RANK if ranks == 1 else RANKS
+
+
+def relative_speed(sharding: Sharding, ranks: int) -> Optional[float]:
+    """Samples per second against plain DDP, 1.0; None where it has not been measured."""
+    return measured(ranks).ratios.get(sharding.name)

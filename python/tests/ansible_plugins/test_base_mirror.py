@@ -1,0 +1,38 @@
+"""A mirror of your own takes no security updates away by accident."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
+MIRROR, SECURITY = "http://mirror.example.org/debian", "http://mirror.example.org/debian-security"
+
+
+def configure(**variables):
+    """The role's settings for apt, in check mode, with these variables."""
+    return {"name": "Configure apt", "ansible.builtin.include_role": {"name": "base", "tasks_from": "configure_apt"},
+            "vars": {"base_apt_mirror": MIRROR, **variables}}
+
+
+def test_a_mirror_needs_its_security_archive_or_a_word_that_there_is_none(tmp_path):
+    playbook = shutil.which("ansible-playbook", path=PATH)
+    if not playbook:
+        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
+    hosts = {"both": configure(base_apt_security_mirror=SECURITY), "none": configure(base_apt_security_mirror="none"),
+             "alone": configure()}
+    plays = [{"name": name, "hosts": name, "connection": "local", "gather_facts": False, "tasks": [task],
+              "vars": {"ansible_python_interpreter": "/usr/bin/python3"}} for name, task in hosts.items()]
+    (tmp_path / "try.yml").write_text(yaml.safe_dump(plays))
+    done = subprocess.run([playbook, "-i", ",".join(hosts), "--check", "--diff", str(tmp_path / "try.yml")], cwd=ROOT,
+                          env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, text=True, capture_output=True)
+    both, none, alone = (part.partition("PLAY RECAP")[0] for part in done.stdout.split("PLAY [")[1:])
+    assert f"+deb {MIRROR} bullseye main" in both and f"+deb {SECURITY} bullseye-security main" in both, done.stdout
+    assert f"+deb {MIRROR} bullseye main" in none and "+deb none" not in none and "-security main" not in none
+    assert "set and base_apt_security_mirror is not" in alone and "+deb" not in alone
+    assert done.returncode != 0

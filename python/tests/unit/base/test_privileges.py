@@ -1,0 +1,138 @@
+"""Root does nothing as root in a folder where another user may have put something."""
+import os
+import pwd
+
+import pytest
+from others import OTHER, give, in_child, public_folder
+
+from debzero.base import privileges
+
+
+@pytest.fixture
+def public():
+    with public_folder() as folder:
+        yield folder
+
+
+def user_for(*paths):
+    """Whom root becomes for `paths`."""
+    def become():
+        privileges.become_owner(*paths)
+        with pytest.raises(PermissionError):  # for good
+            os.setuid(0 if os.getuid() else 2**31)
+        return pwd.getpwuid(os.geteuid()).pw_name, os.getuid(), os.getgid(), os.getgroups(), os.environ["HOME"]
+
+    return in_child(become)
+
+
+@pytest.fixture
+def other(public):
+    return give_new(public, "other")
+
+
+def give_new(folder, name):
+    (folder / name).mkdir()
+    return give(folder / name)
+
+
+IS_OTHER = str((OTHER.pw_name, OTHER.pw_uid, OTHER.pw_gid, os.getgrouplist(OTHER.pw_name, OTHER.pw_gid), OTHER.pw_dir))
+
+
+def test_root_becomes_the_owner_of_what_it_works_in_or_of_what_is_above(public, other):
+    (other / "roots").mkdir()  # the other user could replace it at any moment
+    (public / "link").symlink_to(other)
+    (public / "a").mkdir()
+    (public / "a" / "relative").symlink_to("../link/roots")
+    for path in (other, other / "not" / "yet", other / "roots" / "out", public / "link", public / "link" / "out",
+                 public / "a" / "relative", public / "a" / ".." / "other" / "x"):
+        assert user_for(path) == IS_OTHER, path
+    assert user_for(public, other) == IS_OTHER, "any of several"
+
+
+def test_the_other_users_link_says_whose_folder_it_is(public):
+    (public / "link").symlink_to("/etc")
+    os.lchown(public / "link", OTHER.pw_uid, OTHER.pw_gid)
+    assert user_for(public / "link" / "debzero") == IS_OTHER
+
+
+def test_what_is_roots_alone_stays_roots(public, tmp_path):
+    for path in (public, public / "out", public / "a" / "b", tmp_path / "out"):
+        assert not privileges.is_anothers(path)
+    give_new(tmp_path, "far")  # pytest's folder is root's: nobody else can come here
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    assert not privileges.is_anothers(tmp_path / "far") and not privileges.is_anothers(tmp_path / "open")
+    (public / "loop").symlink_to("loop")
+    assert not privileges.is_anothers(public / "loop")
+
+
+@pytest.mark.parametrize(("mode", "below", "refused"), [
+    (0o777, "out", True), (0o777, "", True), (0o1777, "out", False), (0o1777, "", True), (0o755, "out", False)])
+def test_a_folder_that_others_may_write_to_is_refused_unless_it_is_sticky(public, mode, below, refused):
+    shared = public / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    answer = in_child(lambda: privileges.become_owner(shared / below))
+    assert answer.startswith("UserError") is refused, answer
+    if refused:
+        assert "others may write to it" in answer and "sudo -u" in answer
+
+
+def test_in_a_sticky_folder_the_owner_of_what_is_there_counts(public):
+    shared = public / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert user_for(give_new(shared, "out")) == IS_OTHER
+    assert in_child(lambda: privileges.require_own(shared / "out")).startswith("UserError")  # made a moment later
+
+
+def test_a_group_that_may_write_is_as_good_as_anybody(public):
+    os.chown(public, 0, OTHER.pw_gid)
+    public.chmod(0o775)
+    assert "others may write" in in_child(lambda: privileges.become_owner(public / "out"))
+
+
+def test_a_user_without_an_account_is_refused(public):
+    os.chown(public, 54321, 54321)
+    assert "the user 54321's, who has no account here" in in_child(lambda: privileges.become_owner(public))
+
+
+def test_acting_as_the_owner_ends_with_the_block(public, other):
+    def act():
+        before = os.getresuid(), os.getresgid(), os.getgroups()
+        with privileges.acting_as_owner(other):
+            (other / "mine").touch()
+            within = os.geteuid()
+        after = os.getresuid(), os.getresgid(), os.getgroups()
+        return before == after, within == OTHER.pw_uid == (other / "mine").stat().st_uid
+
+    assert in_child(act) == "(True, True)"
+
+
+def test_variables_that_name_folders_of_roots_are_not_kept(public, other):
+    def become():
+        os.environ.update(TMPDIR=str(public), HF_HOME=str(other), XDG_CACHE_HOME="/nowhere")
+        privileges.become_owner(other)
+        return [os.environ.get(name) for name in ("TMPDIR", "HF_HOME", "XDG_CACHE_HOME")]
+
+    assert in_child(become) == str([None, str(other), None])
+
+
+def test_root_loads_nothing_from_another_users_caches(public, other):
+    """Compiled operators are in them."""
+    def stay():
+        os.environ.update(HOME=str(other), TORCH_EXTENSIONS_DIR=f"{other}/.cache", HF_HOME=f"{public}/models")
+        privileges.become_owner(public)
+        return [os.environ.get(name) for name in ("HOME", "TORCH_EXTENSIONS_DIR", "HF_HOME")]
+
+    assert in_child(stay) == str([pwd.getpwuid(0).pw_dir, None, f"{public}/models"])
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o022, 0o027), (0o077, 0o077), (0, 0o027)])
+def test_the_umask_only_gets_tighter(before, after):
+    def tighten():
+        os.umask(before)
+        privileges.tighten_umask()
+        return os.umask(0)
+
+    assert in_child(tighten) == str(after)

@@ -1,0 +1,26 @@
+"""Offload needs operators of DeepSpeed: without them a run ended in a traceback."""
+import pytest
+
+from debzero.base.errors import InputError
+from debzero.check import operators
+from debzero.check.checks import check
+
+
+@pytest.mark.parametrize(("zero", "config", "keys"), [
+    ({"stage": 2, "offload_optimizer": "cpu"}, None, ["zero.offload_optimizer"]),
+    ({"stage": 3, "offload_optimizer": "nvme", "offload_param": "nvme", "nvme_path": "."}, None,
+     ["zero.offload_optimizer", "zero.offload_param"]),
+    ({"stage": 3, "offload_param": "cpu"}, None, []), ({"stage": 2}, None, []),
+    ({}, {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+     ["deepspeed.zero_optimization.offload_optimizer.device"]),
+    ({"stage": 2, "offload_optimizer": "cpu"}, {"optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}, [])])
+def test_offload_without_its_operator_is_an_error(bench, monkeypatch, zero, config, keys):
+    monkeypatch.setattr(operators, "unavailable", lambda name, on_gpus: f"{name} is missing")
+    path = bench.job(zero=zero, deepspeed=config)
+    try:
+        check(path)
+    except InputError as error:
+        assert [p.key for p in error.problems if p.reason.endswith(" is missing")] == keys
+        assert all("playbooks/runtime.yml" in p.fix for p in error.problems if p.key in keys)
+    else:
+        assert not keys

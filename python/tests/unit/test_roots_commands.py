@@ -1,0 +1,152 @@
+"""What root runs in another user's folder: done as that user, or not at all."""
+import json
+import os
+import stat
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from others import OTHER, give, in_child, public_folder
+from support import JOB, Bench, changed
+from warm import server
+
+from debzero.base.errors import InputError
+from debzero.check import checks, fix
+from debzero.measure.records import MeasuredRun, Segment
+from debzero.train import rank
+from debzero.tune import job_file, tuning
+
+
+@pytest.fixture
+def place():
+    """Root's jobs in a folder that everybody may enter, and beside them what is the other user's."""
+    os.umask(0o022)  # a command of an earlier test may have tightened this process's
+    with public_folder() as folder:
+        bench = Bench(folder)
+        (folder / "others").mkdir()
+        give(folder / "others")
+        yield bench
+
+
+def owners(folder):
+    return {path.lstat().st_uid for path in [folder, *folder.rglob("*")]}
+
+
+def test_root_trains_and_stops_as_the_owner_of_the_output(place):
+    job = place.job(output="others/out", train__epochs=1, ranks=1)
+    out = place.folder / "others" / "out"
+    done = server().run(["train", str(job)], place.folder)
+    assert done.returncode == 0, done.stdout
+    assert owners(out) == {OTHER.pw_uid} and stat.S_IMODE(out.stat().st_mode) == 0o750
+    done = place.quick("status", job)
+    assert done.returncode == 0 and "Finished" in done.stdout, done.stdout
+    (place.folder / "root").mkdir()
+    job = place.job("roots", output="root/out", train__epochs=1, ranks=1)
+    assert place.quick("check", job).returncode == 0 and not (place.folder / "root" / "out").exists()
+
+
+def test_a_job_that_the_owner_may_not_read_is_refused_before_anything_starts(place):
+    job = place.job(output="others/out")
+    job.chmod(0o600)
+    done = place.quick("train", job)
+    assert done.returncode == 2 and "may not be read by this user" in " ".join(done.stdout.split()), done.stdout
+    assert place.quick("check", job).returncode == 0, "as before it is put in its place"
+    assert not (place.folder / "others" / "out").exists()
+
+
+def test_an_overview_of_all_jobs_is_read_as_each_owner(place, monkeypatch, capsys):
+    from debzero.run import status
+
+    monkeypatch.setattr(status, "jobs_folder", lambda: place.folder)
+    place.job("roots", output="root")
+    place.job("others", output="others/out")
+    secret = place.folder / "secret"
+    secret.write_text('{"state": "finished", "job": "secret"}')
+    secret.chmod(0o600)
+    (place.folder / "others" / "out").mkdir()
+    (place.folder / "others" / "out" / "status.json").symlink_to(secret)
+    give(place.folder / "others")
+    assert status.status(None, as_json=True, watch=False) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["others"]["state"] == "invalid" and "may not be read" in rows["others"]["words"]
+    assert rows["roots"]["state"] == "not started" and os.geteuid() == 0
+
+
+def test_fix_writes_with_the_rights_of_those_who_name_the_file(place):
+    wrong = '{"train_batch_size": 32, "zero_optimization": {"stage": 1, "offload_param": {"device": "cpu"}}}\n'
+    config = place.folder / "ds.json"
+    config.write_text(wrong)
+    job = place.job(output="out", deepspeed="./ds.json")
+    for owner, may in ((OTHER.pw_uid, False), (0, True)):  # of the job that names root's file
+        os.chown(job, owner, -1)
+        answer = in_child(lambda: fix.fix_job(job, True))
+        assert (config.read_text() != wrong) is may, answer
+        assert answer.startswith("InputError") is not may, answer
+    theirs = place.folder / "others" / "ds.json"
+    theirs.write_text(wrong)
+    give(theirs)
+    assert in_child(lambda: fix.fix_json([theirs], None, True)) != "[]"
+    assert theirs.read_text() != wrong and theirs.stat().st_uid == OTHER.pw_uid
+
+
+MEASURED = MeasuredRun(segments=(Segment(10, 100, 1.0),), memory_bytes=(2**30,))
+
+
+def test_tune_searches_as_the_owner_and_writes_roots_job_as_root(place, monkeypatch):
+    users = []
+
+    def measure(*_):
+        users.append(os.getuid())
+        return MEASURED
+
+    monkeypatch.setattr(tuning, "measure", measure)
+    job = place.job(output="others/out", train__micro_batch="auto")
+    options = SimpleNamespace(job=job, ranks=None, search=["stage"], steps=1, warmup=1, limit=1, exhaustive=False,
+                              name=None, dry_run=False, json=False)
+    dry = {**vars(options), "dry_run": True, "job": place.job("first", output="root")}
+    tuning.tune(SimpleNamespace(**dry))  # imports what is needed: the other user may not reach this Python
+    users.clear()
+    assert in_child(lambda: (tuning.tune(options), os.getuid(), set(users))) == str((0, OTHER.pw_uid, {OTHER.pw_uid}))
+    values = yaml.safe_load(job.read_text())
+    assert values["train"]["micro_batch"] != "auto" and "stage" in values["zero"]
+    assert job.stat().st_uid == 0 and owners(place.folder / "others" / "out-tune") == {OTHER.pw_uid}
+
+
+@pytest.mark.parametrize("values", [{"output": "/etc"}, {"train.micro_batch": [1]}, {"zero.stage": "x\ny: 1"},
+                                    {"ranks": "a b"}, {"ranks": "9" * 2000}, {"train.micro_batch": None, "model": "x"}])
+def test_what_is_no_result_of_a_search_is_not_written(place, values):
+    job = place.job()
+    before = job.read_text()
+    assert in_child(lambda: job_file.RootsWriter(job).write(values)).startswith("UserError")
+    assert job.read_text() == before
+
+
+def test_a_search_that_finds_nothing_writes_nothing(place):
+    job = place.job()
+    before = job.read_text()
+    job_file.RootsWriter(job).channel.close()
+    assert job.read_text() == before
+    assert os.waitpid(-1, 0)[1] == 0
+
+
+def test_root_measures_in_its_own_folder_and_only_reads_the_outputs_as_their_owner(place):
+    job = place.job(output="others/out")
+    resolved = in_child(lambda: (checks.check(job, works_in=lambda _: place.folder / "bench").job.output, os.getuid()))
+    assert resolved == str((str(place.folder / "others" / "out"), 0))
+
+
+def test_a_rank_of_another_launcher_becomes_the_owner_as_well(place, monkeypatch):
+    job = place.folder / "job.yml"
+    job.write_text(yaml.safe_dump(changed(JOB, {"output": "others/out", "train.epochs": 1, "train.global_batch": 8})))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    arguments = SimpleNamespace(job=job, deepspeed=None)
+    assert in_child(lambda: (rank._resolve(arguments).job.ranks, os.getuid())) == str((2, OTHER.pw_uid))
+
+
+def test_where_others_may_write_root_does_not_work(place):
+    (place.folder / "open").mkdir()
+    (place.folder / "open").chmod(0o777)
+    done = place.quick("train", place.job(output="open/out"))
+    assert done.returncode == 1 and "others may write to it" in done.stdout and "Traceback" not in done.stdout
+    with pytest.raises(InputError):
+        checks.check(place.job(output="rows.csv/out"))
