@@ -73,8 +73,8 @@ def _values(text: str, pairs: PAIRS) -> Any:
             # comma belongs to an unquoted text.
             error = of_hjson if COMMENT.search(text) or not isinstance(of_json, json.JSONDecodeError) else of_json
             if not isinstance(error, (json.JSONDecodeError, hjson.HjsonDecodeError)):
-                raise ContentError(f"is neither JSON nor Hjson: {error}") from None
-            raise ContentError(f"is neither JSON nor Hjson: line {error.lineno}, column {error.colno}: {error.msg}",
+                raise ContentError(f"is not JSON, nor Hjson: {error}") from None
+            raise ContentError(f"is not JSON, nor Hjson: line {error.lineno}, column {error.colno}: {error.msg}",
                                f"line {error.lineno}") from None
     return parse_json(text, pairs)
 

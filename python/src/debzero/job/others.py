@@ -43,6 +43,22 @@ NAMES: dict[str, str] = {
     "offload_optimizer_device": "zero.offload_optimizer", "offload_param_device": "zero.offload_param",
     "offload_optimizer_nvme_path": "zero.nvme_path", "offload_param_nvme_path": "zero.nvme_path",
 }
+# Other names, and what to write here instead.
+INSTEAD: dict[str, str] = {
+    "fp16": "write train.precision: fp16", "bf16": "write train.precision: bf16",
+    "gradient_accumulation_steps": "remove it: train.global_batch is micro-batch x accumulation steps x ranks",
+    "lr_scheduler_type": "remove it: the rate falls linearly; DeepSpeed's JSON can have another scheduler",
+    "warmup_steps": "use train.warmup, the share of all steps", "load_best_model_at_end": "write train.select: best",
+    "pad_to_max_length": "write data.padding: max_length", "optim": "remove it: the optimizer is AdamW",
+    "per_device_eval_batch_size": "remove it: evaluation takes train.micro_batch",
+    "evaluation_strategy": "use train.evaluate_every", "eval_strategy": "use train.evaluate_every",
+    "save_strategy": "use checkpoint.steps or checkpoint.minutes",
+}
+
+
+def instead_of(name: str) -> str:
+    """What to write in a job for another program's name of a setting; empty where there is nothing known."""
+    return INSTEAD.get(name) or (f"here it is {NAMES[name]}" if name in NAMES else "")
 
 
 def program_of(values: Mapping[Any, Any]) -> Optional[str]:

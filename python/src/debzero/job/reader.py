@@ -49,7 +49,7 @@ def _problem(file: str, values: dict[str, Any], error: Any) -> Problem:
     example = f"for example {' or '.join(f'`{name}: {value}`' for value in shown)}" if shown else "see `man debzero`"
     key = ".".join(map(str, location))
     if kind == "extra_forbidden":
-        return Problem(file, key, "is not a known key", did_you_mean(name, sorted(fields)))
+        return Problem(file, key, "is not a known key", others.instead_of(name) or did_you_mean(name, sorted(fields)))
     if kind == "missing":
         return Problem(file, key, "is missing", f"add it, {example}")
     if kind == "literal_error":

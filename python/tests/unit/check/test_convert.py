@@ -120,3 +120,13 @@ def test_each_name_is_a_key_of_a_job():
         section, _, name = path.rpartition(".")
         model = Job.model_fields[section].annotation if section else Job
         assert name in model.model_fields, path
+
+
+def test_names_of_other_programs_in_a_job_are_answered_with_a_jobs(bench, capsys):
+    from debzero.cli import main
+
+    assert main(["check", str(bench.job(train__num_train_epochs=1, train__lr=0.1, train__fp16=True))]) == 2
+    printed = capsys.readouterr().err
+    for text in ("here it is train.epochs", "here it is train.learning_rate", "write train.precision: fp16"):
+        assert text in printed
+    assert "use one of" not in printed
