@@ -51,7 +51,7 @@ def check(folder: Path, content: bytes) -> int:
     code = command("check", file, "--ranks", "2")[0]
     command("check", folder / "job.yml")
     if command("check", file, "--fix")[1] and file.read_bytes() != content:
-        assert json.loads(file.read_bytes()), "what --fix has written is JSON"
+        assert isinstance(json.loads(file.read_bytes()), dict), "what --fix has written is JSON"
     return code
 
 
