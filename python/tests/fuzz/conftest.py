@@ -1,4 +1,5 @@
 """How many inputs each fuzzer tries, and the figures at the end."""
+
 from __future__ import annotations
 
 from typing import Callable
@@ -17,10 +18,12 @@ def cases(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def fuzzed(request: pytest.FixtureRequest) -> Callable[[str], Figures]:
     """Figures of one kind of input, which the summary shows."""
+
     def new(kind: str) -> Figures:
         figures = Figures(kind)
         request.config.stash.setdefault(FIGURES, []).append(figures)
         return figures
+
     return new
 
 
