@@ -178,7 +178,8 @@ def child(arguments: list[str], folder: str, variables: dict[str, str], output: 
         os.environ.update(variables)
         for number in (1, 2):
             os.dup2(output, number)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        # The server's own may be files, which have a position; a pipe has none.
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["debzero", *arguments]
         fork_ranks()
