@@ -25,13 +25,14 @@ from debzero import cli
 LIMIT_SECONDS, LIMIT_BYTES = 10, 2**30
 DEFAULT = 300  # inputs of each kind in `make test`
 MARKUP = "<img src=x onerror=alert(1)>"
-TEXTS = ["", " ", "auto", "none", "0", "-1", "1e999", "nan", "true", "=1+1", "@x", "|", "`", MARKUP, "\x1b[2J\x1b]0;x\x07",
-         "a\nb", "\r", "\t", "\0", "\u202e", "\u2028", "\x9b31m", "\ud800", "\udcff", "é", "😀", "/", "..", "/dev/zero",
+TEXTS = ["", " ", "auto", "none", "0", "-1", "1e999", "nan", "true", "=1+1", "@x", "|", "`", MARKUP,
+         "\x1b[2J\x1b]0;x\x07", "a\nb",
+         "\r", "\t", "\0", "\u202e", "\u2028", "\x9b31m", "\ud800", "\udcff", "é", "😀", "/", "..", "/dev/zero",
          "/dev/stdin", "~", "~nobody/x", "x" * 300, "a/" * 3000, "{", "%s%n", "${HOME}", "zero[stage]", "none.csv"]
 NUMBERS = [0, 1, -1, 2, 3, 2**31, 2**63, -(2**63), 10**19, 10**39, 10**45, 0.5, 1e308, -1e308, float("inf"),
            float("nan"), 1e-320]
-SCALARS = st.one_of(st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(TEXTS), st.integers(), st.floats(),
-                    st.text(max_size=20))
+SCALARS = st.one_of(st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(TEXTS), st.integers(),
+                    st.floats(), st.text(max_size=20))
 VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
     st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=8), inner, max_size=3)),
     max_leaves=6)
@@ -124,7 +125,8 @@ def damaged(draw: Any, base: Any, known: dict[tuple, st.SearchStrategy] = {}) ->
         for part in above:
             inner = inner[part] if (isinstance(inner, dict) and part in inner) or (
                 isinstance(inner, list) and isinstance(part, int) and part < len(inner)) else None
-        if not isinstance(inner, dict) and not (isinstance(inner, list) and isinstance(last, int) and last < len(inner)):
+        is_item = isinstance(inner, list) and isinstance(last, int) and last < len(inner)
+        if not isinstance(inner, dict) and not is_item:
             continue
         what = draw(st.integers(0, 9))
         if what == 0 and (isinstance(inner, list) or last in inner):
@@ -165,5 +167,5 @@ def as_json(values: Any) -> bytes:
     return json.dumps(values).encode("utf-8", "surrogatepass")
 
 
-JSON_TOKENS = [b"[" * 2000, b'{"a":' * 500, b"9" * 5000, b"NaN", b"-Infinity", b"1e999", b'"\\ud800"', b"\\u0000", b"\xff",
-               b"\xef\xbb\xbf", b"null", b"{}", b"[]", b",", b'"', b"\n", b"\0", b"1", b"-", b"true"]
+JSON_TOKENS = [b"[" * 2000, b'{"a":' * 500, b"9" * 5000, b"NaN", b"-Infinity", b"1e999", b'"\\ud800"', b"\\u0000",
+               b"\xff", b"\xef\xbb\xbf", b"null", b"{}", b"[]", b",", b'"', b"\n", b"\0", b"1", b"-", b"true"]

@@ -1,5 +1,5 @@
-"""Data files: what `debzero check` reads of them, and then what a run does, up to its samples. The tokenizer is a stand-in:
-learning one for each input would take most of the time."""
+"""Data files: what `debzero check` reads of them, and then what a run does, up to its samples. The tokenizer is a
+stand-in: learning one for each input would take most of the time."""
 from __future__ import annotations
 
 import io
@@ -23,8 +23,9 @@ ROWS = [{"text": f"a {word}", "label": side} for word, side in
         (("cat", "animal"), ("saw", "tool"), ("dog", "animal"), ("axe", "tool")) * 5]
 NUMBERED = [{**row, "label": number % 2, "more": [{"a": 1}]} for number, row in enumerate(ROWS)]
 TASKS = ["classification", "regression", "causal-lm"]
-CSV_TOKENS = [b'"', b'"' * 99, b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"\x1b[2J", b"text", b"label", b"x" * 200_000,
-              b"9" * 5000, b"nan", b"1e999", b"=1", b"\xe2\x80\xae", b",,,,,,"]
+CSV_TOKENS = [b'"', b'"' * 99, b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf",
+              b"\x1b[2J", b"text", b"label",
+              b"x" * 200_000, b"9" * 5000, b"nan", b"1e999", b"=1", b"\xe2\x80\xae", b",,,,,,"]
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

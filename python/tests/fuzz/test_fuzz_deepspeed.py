@@ -31,7 +31,8 @@ def _known(kinds: dict[str, Any], above: tuple = ()) -> dict[tuple, st.SearchStr
             found[here] = st.sampled_from(kind)
         else:
             found[here] = {"bool": st.booleans(), "number": st.floats(), "whole": st.integers(-1, 10**7),
-                           "list": st.lists(st.integers(), max_size=3)}.get(kind, st.sampled_from(["auto", "1e-5", "true"]))
+                           "list": st.lists(st.integers(), max_size=3)}.get(
+                               kind, st.sampled_from(["auto", "1e-5", "true"]))
     return found
 
 
@@ -67,7 +68,8 @@ def test_no_json_crashes_check(folder: Path, cases: int, fuzzed: Any) -> None:
 
 
 # Each ended in a traceback or a hang.
-FOUND: list[bytes] = [b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b'{"\\ud800": 1}', b'{"train_batch_size": "\\ud800"}']
+FOUND: list[bytes] = [b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b'{"\\ud800": 1}',
+                      b'{"train_batch_size": "\\ud800"}']
 
 
 @pytest.mark.parametrize("content", FOUND)

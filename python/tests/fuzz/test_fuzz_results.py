@@ -1,5 +1,5 @@
-"""results.json and tune.json: rendered, compared and continued, or refused. What is rendered holds no markup, no formula
-and no command of a terminal that came from the file."""
+"""results.json and tune.json: rendered, compared and continued, or refused. What is rendered holds no markup, no
+formula and no command of a terminal that came from the file."""
 from __future__ import annotations
 
 import csv

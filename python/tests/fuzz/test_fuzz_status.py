@@ -20,11 +20,12 @@ from debzero.run import exporters, plots, report, status
 from debzero.run.folder import RunFolder
 
 METRICS = {"step": 3, "total_steps": 9, "epoch": 0.3, "loss": 0.7, "learning_rate": 1e-5, "samples_per_second": 99.5,
-           "tokens_per_second": 1e4, "tflops": 2.5, "peak_share": 0.2, "memory_bytes": [2**30, 2**31], "skipped_steps": 1,
-           "eta_seconds": 90.0, "interval_steps": 3, "interval_samples": 96, "interval_seconds": 1.5, "eval_accuracy": 0.5,
-           "time": "2030-01-02T03:04:05+00:00"}
-STATUS = {**METRICS, "state": "failed", "job": "/etc/debzero/jobs/mrpc.yml", "fingerprint": "0123456789abcdef", "pid": 1,
-          "started": "2030-01-02T03:04:05+00:00", "updated": "2030-01-02T03:04:05+00:00", "micro_batch": 8,
+           "tokens_per_second": 1e4, "tflops": 2.5, "peak_share": 0.2, "memory_bytes": [2**30, 2**31],
+           "skipped_steps": 1, "eta_seconds": 90.0, "interval_steps": 3, "interval_samples": 96,
+           "interval_seconds": 1.5, "eval_accuracy": 0.5, "time": "2030-01-02T03:04:05+00:00"}
+STATUS = {**METRICS, "state": "failed", "job": "/etc/debzero/jobs/mrpc.yml", "fingerprint": "0123456789abcdef",
+          "pid": 1, "started": "2030-01-02T03:04:05+00:00", "updated": "2030-01-02T03:04:05+00:00",
+          "micro_batch": 8,
           "error": "rank 1 failed: the disk is full\n  -> make room", "warning": "slow", "given_up": "failed 3 times"}
 FILES: dict[str, Any] = {
     "status.json": STATUS, "report.json": REPORT.as_json(), "metrics.jsonl": METRICS,
