@@ -4,7 +4,6 @@ Each fuzzer starts from something valid and damages it a little: most of what is
 input may be refused, but only with an error for people: no other exception, no hang, no gigabytes, and nothing on the
 terminal that it would obey.
 """
-
 from __future__ import annotations
 
 import contextlib
@@ -26,82 +25,17 @@ from debzero import cli
 LIMIT_SECONDS, LIMIT_BYTES = 10, 2**30
 DEFAULT = 300  # inputs of each kind in `make test`
 MARKUP = "<img src=x onerror=alert(1)>"
-TEXTS = [
-    "",
-    " ",
-    "auto",
-    "none",
-    "0",
-    "-1",
-    "1e999",
-    "nan",
-    "true",
-    "=1+1",
-    "@x",
-    "|",
-    "`",
-    MARKUP,
-    "\x1b[2J\x1b]0;x\x07",
-    "a\nb",
-    "\r",
-    "\t",
-    "\0",
-    "\u202e",
-    "\u2028",
-    "\x9b31m",
-    "\ud800",
-    "\udcff",
-    "é",
-    "😀",
-    "/",
-    "..",
-    "/dev/zero",
-    "/dev/stdin",
-    "~",
-    "~nobody/x",
-    "x" * 300,
-    "a/" * 3000,
-    "{",
-    "%s%n",
-    "${HOME}",
-    "zero[stage]",
-    "none.csv",
-]
-NUMBERS = [
-    0,
-    1,
-    -1,
-    2,
-    3,
-    2**31,
-    2**63,
-    -(2**63),
-    10**19,
-    10**39,
-    10**45,
-    0.5,
-    1e308,
-    -1e308,
-    float("inf"),
-    float("nan"),
-    1e-320,
-]
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.sampled_from(NUMBERS),
-    st.sampled_from(TEXTS),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=20),
-)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
+TEXTS = ["", " ", "auto", "none", "0", "-1", "1e999", "nan", "true", "=1+1", "@x", "|", "`", MARKUP,
+         "\x1b[2J\x1b]0;x\x07", "a\nb",
+         "\r", "\t", "\0", "\u202e", "\u2028", "\x9b31m", "\ud800", "\udcff", "é", "😀", "/", "..", "/dev/zero",
+         "/dev/stdin", "~", "~nobody/x", "x" * 300, "a/" * 3000, "{", "%s%n", "${HOME}", "zero[stage]", "none.csv"]
+NUMBERS = [0, 1, -1, 2, 3, 2**31, 2**63, -(2**63), 10**19, 10**39, 10**45, 0.5, 1e308, -1e308, float("inf"),
+           float("nan"), 1e-320]
+SCALARS = st.one_of(st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(TEXTS), st.integers(),
+                    st.floats(), st.text(max_size=20))
+VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
+    st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(TEXTS) | st.text(max_size=8), inner, max_size=3)),
+    max_leaves=6)
 DEEP: list[Any] = [json.loads("[" * 90 + "]" * 90)]
 
 
@@ -112,28 +46,18 @@ class Figures:
     kind: str
     inputs: int = 0
     refused: int = 0
-    slowest: float = 0.0  # seconds
-    most_bytes: int = 0  # by which one input made the process larger
+    slowest: float = 0.0     # seconds
+    most_bytes: int = 0      # by which one input made the process larger
 
     def __str__(self) -> str:
-        return (
-            f"{self.kind:<12}{self.inputs} inputs, {self.refused} refused, the slowest {self.slowest:.2f} s, the "
-            f"largest {self.most_bytes / 2**20:.0f} MiB"
-        )
+        return (f"{self.kind:<12}{self.inputs} inputs, {self.refused} refused, the slowest {self.slowest:.2f} s, the "
+                f"largest {self.most_bytes / 2**20:.0f} MiB")
 
 
 def fuzz(figures: Figures, cases: int, inputs: st.SearchStrategy, check: Callable[[Any], int]) -> None:
     """Try `cases` inputs. `check` returns an exit code, and raises what must not be raised."""
-
-    @settings(
-        max_examples=cases,
-        deadline=None,
-        database=None,
-        derandomize=cases == DEFAULT,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-    )
+    @settings(max_examples=cases, deadline=None, database=None, derandomize=cases == DEFAULT, print_blob=True,
+              suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
     @given(inputs)
     def one(value: Any) -> None:
         with limits(figures):
@@ -148,7 +72,6 @@ def fuzz(figures: Figures, cases: int, inputs: st.SearchStrategy, check: Callabl
 def limits(figures: Figures) -> Iterator[None]:
     """Ends a block that hangs, in seconds of this process (the machine may be busy), and refuses one that takes too
     much."""
-
     def late(*_: object) -> None:
         raise TimeoutError(f"more than {LIMIT_SECONDS} s")
 
@@ -200,15 +123,10 @@ def damaged(draw: Any, base: Any, known: dict[tuple, st.SearchStrategy] = {}) ->
         *above, last = where
         inner = values
         for part in above:
-            inner = (
-                inner[part]
-                if (isinstance(inner, dict) and part in inner)
-                or (isinstance(inner, list) and isinstance(part, int) and part < len(inner))
-                else None
-            )
-        if not isinstance(inner, dict) and not (
-            isinstance(inner, list) and isinstance(last, int) and last < len(inner)
-        ):
+            inner = inner[part] if (isinstance(inner, dict) and part in inner) or (
+                isinstance(inner, list) and isinstance(part, int) and part < len(inner)) else None
+        is_item = isinstance(inner, list) and isinstance(last, int) and last < len(inner)
+        if not isinstance(inner, dict) and not is_item:
             continue
         what = draw(st.integers(0, 9))
         if what == 0 and (isinstance(inner, list) or last in inner):
@@ -232,9 +150,9 @@ def spoilt(draw: Any, content: bytes, tokens: list[bytes]) -> bytes:
         if what == 0 and at < len(made):
             made[at] ^= 1 << draw(st.integers(0, 7))
         elif what == 1:
-            del made[at : at + draw(st.integers(1, 40))]
+            del made[at:at + draw(st.integers(1, 40))]
         elif what == 2:
-            made[at:at] = made[at : at + draw(st.integers(1, 400))]
+            made[at:at] = made[at:at + draw(st.integers(1, 400))]
         elif what == 3 and draw(st.integers(0, 3)) == 0:
             del made[at:]
         elif what == 4:
@@ -249,25 +167,5 @@ def as_json(values: Any) -> bytes:
     return json.dumps(values).encode("utf-8", "surrogatepass")
 
 
-JSON_TOKENS = [
-    b"[" * 2000,
-    b'{"a":' * 500,
-    b"9" * 5000,
-    b"NaN",
-    b"-Infinity",
-    b"1e999",
-    b'"\\ud800"',
-    b"\\u0000",
-    b"\xff",
-    b"\xef\xbb\xbf",
-    b"null",
-    b"{}",
-    b"[]",
-    b",",
-    b'"',
-    b"\n",
-    b"\0",
-    b"1",
-    b"-",
-    b"true",
-]
+JSON_TOKENS = [b"[" * 2000, b'{"a":' * 500, b"9" * 5000, b"NaN", b"-Infinity", b"1e999", b'"\\ud800"', b"\\u0000",
+               b"\xff", b"\xef\xbb\xbf", b"null", b"{}", b"[]", b",", b'"', b"\n", b"\0", b"1", b"-", b"true"]

@@ -1,6 +1,5 @@
 """Data files: what `debzero check` reads of them, and then what a run does, up to its samples. The tokenizer is a
 stand-in: learning one for each input would take most of the time."""
-
 from __future__ import annotations
 
 import io
@@ -20,33 +19,13 @@ from debzero.base.errors import UserError, as_text
 from debzero.check import checks
 from debzero.train import prepare
 
-ROWS = [
-    {"text": f"a {word}", "label": side}
-    for word, side in (("cat", "animal"), ("saw", "tool"), ("dog", "animal"), ("axe", "tool")) * 5
-]
+ROWS = [{"text": f"a {word}", "label": side} for word, side in
+        (("cat", "animal"), ("saw", "tool"), ("dog", "animal"), ("axe", "tool")) * 5]
 NUMBERED = [{**row, "label": number % 2, "more": [{"a": 1}]} for number, row in enumerate(ROWS)]
 TASKS = ["classification", "regression", "causal-lm"]
-CSV_TOKENS = [
-    b'"',
-    b'"' * 99,
-    b",",
-    b"\n",
-    b"\r",
-    b"\r\n",
-    b"\0",
-    b"\xff",
-    b"\xef\xbb\xbf",
-    b"\x1b[2J",
-    b"text",
-    b"label",
-    b"x" * 200_000,
-    b"9" * 5000,
-    b"nan",
-    b"1e999",
-    b"=1",
-    b"\xe2\x80\xae",
-    b",,,,,,",
-]
+CSV_TOKENS = [b'"', b'"' * 99, b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf",
+              b"\x1b[2J", b"text", b"label",
+              b"x" * 200_000, b"9" * 5000, b"nan", b"1e999", b"=1", b"\xe2\x80\xae", b",,,,,,"]
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:
@@ -63,11 +42,8 @@ def _lines(rows: Any) -> bytes:
     return b"\n".join(map(as_json, rows)) if isinstance(rows, list) else as_json(rows)
 
 
-CELLS = {
-    (0, "label"): st.sampled_from(["tool", 1, 0.5, None, True, ["a"], "\ud800"]),
-    (3, "text"): st.sampled_from(["", None, 3, "\x1b[2J", ["a", "b"], {"a": 1}]),
-    (1, "label"): st.none() | st.integers(),
-}
+CELLS = {(0, "label"): st.sampled_from(["tool", 1, 0.5, None, True, ["a"], "\ud800"]), (3, "text"): st.sampled_from(
+    ["", None, 3, "\x1b[2J", ["a", "b"], {"a": 1}]), (1, "label"): st.none() | st.integers()}
 
 
 def _arrow(rows: Any) -> bytes:
@@ -82,14 +58,10 @@ def inputs() -> st.SearchStrategy:
     contents = []
     for rows in (ROWS, NUMBERED):
         contents += [
-            (".csv", spoilt(_csv(rows), CSV_TOKENS)),
-            (".jsonl", spoilt(_lines(rows), JSON_TOKENS)),
-            (".json", spoilt(as_json(rows), JSON_TOKENS)),
-            (".parquet", spoilt(_parquet(rows), JSON_TOKENS)),
-            (".jsonl", damaged(rows, CELLS).map(_lines)),
-            (".json", damaged(rows, CELLS).map(as_json)),
-            (".parquet", damaged(rows, CELLS).map(_arrow)),
-        ]
+            (".csv", spoilt(_csv(rows), CSV_TOKENS)), (".jsonl", spoilt(_lines(rows), JSON_TOKENS)),
+            (".json", spoilt(as_json(rows), JSON_TOKENS)), (".parquet", spoilt(_parquet(rows), JSON_TOKENS)),
+            (".jsonl", damaged(rows, CELLS).map(_lines)), (".json", damaged(rows, CELLS).map(as_json)),
+            (".parquet", damaged(rows, CELLS).map(_arrow))]
     return st.one_of([st.tuples(st.sampled_from(TASKS), st.just(suffix), content) for suffix, content in contents])
 
 
@@ -115,12 +87,8 @@ def check(folder: Path, given: tuple[str, str, bytes]) -> int:
     file.write_bytes(content)
     bench = Bench.__new__(Bench)
     bench.folder = folder
-    plan = plan_of(
-        bench,
-        task=task,
-        data__dataset=str(file),
-        **({"model": {"type": "gpt2", "vocab_size": 200}} if task == "causal-lm" else {}),
-    )
+    plan = plan_of(bench, task=task, data__dataset=str(file), **(
+        {"model": {"type": "gpt2", "vocab_size": 200}} if task == "causal-lm" else {}))
     problems = checks._data(plan.job, "job.yml")
     if problems:
         assert all(line.isprintable() for line in as_text(problems).split("\n"))
@@ -153,14 +121,10 @@ def test_no_data_crashes_check_or_a_run(folder: Path, cases: int, fuzzed: Any) -
 
 # Each ended in a traceback or a hang.
 FOUND: list[tuple[str, str, bytes]] = [
-    ("classification", ".csv", b""),
-    ("classification", ".csv", b"text,label\n\xff,a\n"),
-    ("classification", ".parquet", b"PAR1"),
-    ("classification", ".jsonl", b"[" * 100_000),
-    ("classification", ".json", b"[]"),
-    ("classification", ".csv", b'text,label\n"a,b\n'),
-    ("classification", ".jsonl", json.dumps({"text": "a", "label": ["x"]}).encode()),
-]
+    ("classification", ".csv", b""), ("classification", ".csv", b"text,label\n\xff,a\n"),
+    ("classification", ".parquet", b"PAR1"), ("classification", ".jsonl", b"[" * 100_000),
+    ("classification", ".json", b"[]"), ("classification", ".csv", b'text,label\n"a,b\n'),
+    ("classification", ".jsonl", json.dumps({"text": "a", "label": ["x"]}).encode())]
 
 
 @pytest.mark.parametrize("given", FOUND, ids=range(len(FOUND)))

@@ -1,5 +1,4 @@
 """DeepSpeed's own JSON: `debzero check` on anything, with --fix."""
-
 from __future__ import annotations
 
 import json
@@ -13,22 +12,11 @@ from hypothesis import strategies as st
 from debzero.deepspeed_json import keys
 from debzero.deepspeed_json.codes import CODES
 
-BASES = [
-    *(json.loads(text) for code in CODES.values() for text in (code.example, code.fixed)),
-    {
-        "train_batch_size": 64,
-        "train_micro_batch_size_per_gpu": 8,
-        "gradient_accumulation_steps": 4,
-        "zero_optimization": {
-            "stage": 3,
-            "offload_param": {"device": "nvme", "nvme_path": "/nvme"},
-            "overlap_comm": True,
-        },
-        "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.999]}},
-        "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 10}},
-        "bf16": {"enabled": True},
-    },
-]
+BASES = [*(json.loads(text) for code in CODES.values() for text in (code.example, code.fixed)), {
+    "train_batch_size": 64, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4,
+    "zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/nvme"}, "overlap_comm": True},
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.999]}},
+    "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 10}}, "bf16": {"enabled": True}}]
 
 
 def _known(kinds: dict[str, Any], above: tuple = ()) -> dict[tuple, st.SearchStrategy]:
@@ -42,12 +30,9 @@ def _known(kinds: dict[str, Any], above: tuple = ()) -> dict[tuple, st.SearchStr
         elif isinstance(kind, tuple):
             found[here] = st.sampled_from(kind)
         else:
-            found[here] = {
-                "bool": st.booleans(),
-                "number": st.floats(),
-                "whole": st.integers(-1, 10**7),
-                "list": st.lists(st.integers(), max_size=3),
-            }.get(kind, st.sampled_from(["auto", "1e-5", "true"]))
+            found[here] = {"bool": st.booleans(), "number": st.floats(), "whole": st.integers(-1, 10**7),
+                           "list": st.lists(st.integers(), max_size=3)}.get(
+                               kind, st.sampled_from(["auto", "1e-5", "true"]))
     return found
 
 
@@ -56,10 +41,8 @@ KNOWN = _known(keys.CONFIG)
 
 def inputs() -> st.SearchStrategy:
     base = st.sampled_from(BASES)
-    return st.one_of(
-        base.flatmap(lambda values: damaged(values, KNOWN)).map(as_json),
-        base.flatmap(lambda values: spoilt(json.dumps(values, indent=2).encode(), JSON_TOKENS)),
-    )
+    return st.one_of(base.flatmap(lambda values: damaged(values, KNOWN)).map(as_json),
+                     base.flatmap(lambda values: spoilt(json.dumps(values, indent=2).encode(), JSON_TOKENS)))
 
 
 def check(folder: Path, content: bytes) -> int:
@@ -85,12 +68,8 @@ def test_no_json_crashes_check(folder: Path, cases: int, fuzzed: Any) -> None:
 
 
 # Each ended in a traceback or a hang.
-FOUND: list[bytes] = [
-    b"[" * 100_000,
-    b'{"a": ' + b"9" * 5000 + b"}",
-    b'{"\\ud800": 1}',
-    b'{"train_batch_size": "\\ud800"}',
-]
+FOUND: list[bytes] = [b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b'{"\\ud800": 1}',
+                      b'{"train_batch_size": "\\ud800"}']
 
 
 @pytest.mark.parametrize("content", FOUND)

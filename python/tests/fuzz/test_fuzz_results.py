@@ -1,6 +1,5 @@
 """results.json and tune.json: rendered, compared and continued, or refused. What is rendered holds no markup, no
 formula and no command of a terminal that came from the file."""
-
 from __future__ import annotations
 
 import csv
@@ -22,30 +21,14 @@ from debzero.tune.search import Way
 from debzero.tune.trials import Settings, TrialRun, TuneResults, read_trials
 
 RESULTS = sample().as_json()
-TUNE = TuneResults(
-    "identity",
-    "debzero tune",
-    "job.yml",
-    Settings(2, 20, 10, 30),
-    HOST,
-    {"torch": "1"},
-    9,
-    (TrialRun.of(Way(Sharding(2), False, (1, 2), 1), 1, run()),),
-).as_json("2030")
+TUNE = TuneResults("identity", "debzero tune", "job.yml", Settings(2, 20, 10, 30), HOST, {"torch": "1"}, 9, (
+    TrialRun.of(Way(Sharding(2), False, (1, 2), 1), 1, run()),)).as_json("2030")
 
 
 def inputs() -> st.SearchStrategy:
     bases = [(True, RESULTS), (True, {**RESULTS, "configurations": RESULTS["configurations"][:1]}), (False, TUNE)]
-    return st.one_of(
-        [
-            st.tuples(st.just(bench), content)
-            for bench, base in bases
-            for content in (
-                damaged(base).map(as_json),
-                spoilt(json.dumps(base).encode(), [*JSON_TOKENS, MARKUP.encode(), b"=1"]),
-            )
-        ]
-    )
+    return st.one_of([st.tuples(st.just(bench), content) for bench, base in bases for content in (
+        damaged(base).map(as_json), spoilt(json.dumps(base).encode(), [*JSON_TOKENS, MARKUP.encode(), b"=1"]))])
 
 
 def check(folder: Path, given: tuple[bool, bytes]) -> int:
@@ -104,15 +87,10 @@ def _changed(path: str, value: Any) -> bytes:
 
 
 # Each ended in a traceback, or reached the page, the table or the terminal as it was.
-FOUND = [
-    (_changed("configurations.0.stage", True), 2),
-    (_changed("configurations.0.stage", MARKUP), 2),
-    (_changed("configurations.0.runs.0.memory_bytes", [0, 0]), 2),
-    (_changed("host.name", "\x1b[2J"), 0),
-    (_changed("model", MARKUP), 0),
-    (_changed("job", {"=1": "\ud800"}), 2),
-    (_changed("command", MARKUP + "`" + MARKUP), 0),
-]
+FOUND = [(_changed("configurations.0.stage", True), 2), (_changed("configurations.0.stage", MARKUP), 2),
+         (_changed("configurations.0.runs.0.memory_bytes", [0, 0]), 2),
+         (_changed("host.name", "\x1b[2J"), 0), (_changed("model", MARKUP), 0), (_changed("job", {"=1": "\ud800"}), 2),
+         (_changed("command", MARKUP + "`" + MARKUP), 0)]
 
 
 @pytest.mark.parametrize(("content", "code"), FOUND, ids=range(len(FOUND)))

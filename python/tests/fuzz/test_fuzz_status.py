@@ -1,6 +1,5 @@
 """The files of a run's folder, which the user of the jobs writes: `debzero status` on anything, alone and among others,
 and what a new start reads of them."""
-
 from __future__ import annotations
 
 import json
@@ -20,45 +19,17 @@ from debzero.base.errors import InputError, UserError
 from debzero.run import exporters, plots, report, status
 from debzero.run.folder import RunFolder
 
-METRICS = {
-    "step": 3,
-    "total_steps": 9,
-    "epoch": 0.3,
-    "loss": 0.7,
-    "learning_rate": 1e-5,
-    "samples_per_second": 99.5,
-    "tokens_per_second": 1e4,
-    "tflops": 2.5,
-    "peak_share": 0.2,
-    "memory_bytes": [2**30, 2**31],
-    "skipped_steps": 1,
-    "eta_seconds": 90.0,
-    "interval_steps": 3,
-    "interval_samples": 96,
-    "interval_seconds": 1.5,
-    "eval_accuracy": 0.5,
-    "time": "2030-01-02T03:04:05+00:00",
-}
-STATUS = {
-    **METRICS,
-    "state": "failed",
-    "job": "/etc/debzero/jobs/mrpc.yml",
-    "fingerprint": "0123456789abcdef",
-    "pid": 1,
-    "started": "2030-01-02T03:04:05+00:00",
-    "updated": "2030-01-02T03:04:05+00:00",
-    "micro_batch": 8,
-    "error": "rank 1 failed: the disk is full\n  -> make room",
-    "warning": "slow",
-    "given_up": "failed 3 times",
-}
+METRICS = {"step": 3, "total_steps": 9, "epoch": 0.3, "loss": 0.7, "learning_rate": 1e-5, "samples_per_second": 99.5,
+           "tokens_per_second": 1e4, "tflops": 2.5, "peak_share": 0.2, "memory_bytes": [2**30, 2**31],
+           "skipped_steps": 1, "eta_seconds": 90.0, "interval_steps": 3, "interval_samples": 96,
+           "interval_seconds": 1.5, "eval_accuracy": 0.5, "time": "2030-01-02T03:04:05+00:00"}
+STATUS = {**METRICS, "state": "failed", "job": "/etc/debzero/jobs/mrpc.yml", "fingerprint": "0123456789abcdef",
+          "pid": 1, "started": "2030-01-02T03:04:05+00:00", "updated": "2030-01-02T03:04:05+00:00",
+          "micro_batch": 8,
+          "error": "rank 1 failed: the disk is full\n  -> make room", "warning": "slow", "given_up": "failed 3 times"}
 FILES: dict[str, Any] = {
-    "status.json": STATUS,
-    "report.json": REPORT.as_json(),
-    "metrics.jsonl": METRICS,
-    ".error.json": {"rank": 1, "error": "no", "memory": True},
-    ".failures.json": {"step": 3, "error": "no", "count": 2},
-}
+    "status.json": STATUS, "report.json": REPORT.as_json(), "metrics.jsonl": METRICS,
+    ".error.json": {"rank": 1, "error": "no", "memory": True}, ".failures.json": {"step": 3, "error": "no", "count": 2}}
 STATES = st.sampled_from(["preparing", "training", "stopping", "finished", "failed", "stopped", "\x1b[31m"])
 KNOWN = {("state",): STATES}
 ODD = ["fifo", "zeros", "link", "device", "folder", "socket", "secret"]  # instead of a file
@@ -67,20 +38,15 @@ ODD = ["fifo", "zeros", "link", "device", "folder", "socket", "secret"]  # inste
 def _content(name: str) -> st.SearchStrategy:
     values = FILES[name]
     lines = [st.lists(damaged(values).map(as_json), max_size=3).map(b"\n".join)] if name.endswith("l") else []
-    return st.one_of(
-        damaged(values, KNOWN if name == "status.json" else {}).map(as_json),
-        *lines,
-        spoilt(json.dumps(values).encode(), JSON_TOKENS),
-    )
+    return st.one_of(damaged(values, KNOWN if name == "status.json" else {}).map(as_json), *lines,
+                     spoilt(json.dumps(values).encode(), JSON_TOKENS))
 
 
 def inputs() -> st.SearchStrategy:
     names = st.sampled_from([*["status.json"] * 3, *FILES])
-    return st.lists(
-        names.flatmap(lambda name: st.tuples(st.just(name), st.one_of(*[_content(name)] * 9, st.sampled_from(ODD)))),
-        min_size=1,
-        max_size=3,
-    )
+    return st.lists(names.flatmap(lambda name: st.tuples(st.just(name), st.one_of(*[_content(name)] * 9,
+                                                                               st.sampled_from(ODD)))),
+                    min_size=1, max_size=3)
 
 
 def _odd(path: Path, kind: str) -> None:

@@ -50,8 +50,7 @@ class MeasuredRun:
     def __post_init__(self) -> None:
         if self.measured and not (self.memory_bytes and min(self.memory_bytes) > 0 and 0 < self._seconds < math.inf
                                   and self.samples_per_second > 0):
-            raise ValueError("a measured run needs segments that took time, with samples in them, and each rank's "
-                             "memory")
+            raise ValueError("a measured run needs segments that took time, with samples, and each rank's memory")
 
     @property
     def measured(self) -> bool:
