@@ -92,18 +92,19 @@ def decoded(content: bytes) -> str:
         raise ContentError(f"is no UTF-8 text: byte 0x{content[error.start]:02x} on line {line}") from None
 
 
-def _whole(digits: str) -> int:
+def whole(digits: str) -> int:
+    """A whole number of JSON. Raises a ContentError for one that nobody means."""
     if len(digits) > DIGITS:
         raise ContentError(f"holds a whole number of {len(digits)} digits; {DIGITS} are the most")
     return int(digits)
 
 
-_JSON = json.JSONDecoder(parse_int=_whole)
+_JSON = json.JSONDecoder(parse_int=whole)
 
 
 def parse_json(text: str, pairs: PAIRS = None) -> Any:
     """The JSON value in `text`; `pairs` makes each object of its keys and values. Raises a ContentError."""
-    decoder = json.JSONDecoder(parse_int=_whole, object_pairs_hook=pairs) if pairs else _JSON
+    decoder = json.JSONDecoder(parse_int=whole, object_pairs_hook=pairs) if pairs else _JSON
     try:
         values = decoder.decode(text)
     except RecursionError:

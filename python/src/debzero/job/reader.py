@@ -12,6 +12,7 @@ from debzero.base.reading import JOB, ContentError, read_text, why
 from debzero.base.stack import jobs_folder
 from debzero.base.text import did_you_mean, short, type_text
 from debzero.base.yaml_reading import load
+from debzero.job import others
 from debzero.job.local_files import is_path, within
 from debzero.job.schema import Job
 
@@ -135,6 +136,8 @@ def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
     """The job in `path` and its problems. Where a value is wrong the job has the default, so that it can be checked
     further; it is None where that is impossible."""
     values, problems = _read(path)
+    if program := others.program_of(values):
+        return None, [Problem(str(path), "file", *others.refusal(program, path.name))]
     job = None
     try:
         job = Job.model_validate(values)
