@@ -19,24 +19,17 @@ BASES = [*(json.loads(text) for code in CODES.values() for text in (code.example
     "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 10}}, "bf16": {"enabled": True}}]
 
 
-def _known(kinds: dict[str, Any], above: tuple = ()) -> dict[tuple, st.SearchStrategy]:
-    """Each key that DeepSpeed knows, with values of its kind."""
-    found: dict[tuple, st.SearchStrategy] = {}
-    for key, kind in kinds.items():
-        here = (*above, key)
-        if isinstance(kind, dict):
-            found[here] = st.just({})
-            found.update(_known(kind, here))
-        elif isinstance(kind, tuple):
-            found[here] = st.sampled_from(kind)
-        else:
-            found[here] = {"bool": st.booleans(), "number": st.floats(), "whole": st.integers(-1, 10**7),
-                           "list": st.lists(st.integers(), max_size=3)}.get(
-                               kind, st.sampled_from(["auto", "1e-5", "true"]))
-    return found
+def _values(kind: keys.Kind) -> st.SearchStrategy:
+    """Values of its kind, and some texts."""
+    if kind.choices:
+        return st.sampled_from(kind.choices)
+    return {"section": st.just({}), "mapping": st.just({}), "bool": st.booleans(), "number": st.floats(),
+            "whole": st.integers(-1, 10**7), "list": st.lists(st.integers(), max_size=3)}.get(
+                kind.name, st.sampled_from(["auto", "1e-5", "true"]))
 
 
-KNOWN = _known(keys.CONFIG)
+# Each key that DeepSpeed knows.
+KNOWN = {key.path: _values(key.kind) for section in keys.table().values() for key in section.keys.values()}
 
 
 def inputs() -> st.SearchStrategy:
