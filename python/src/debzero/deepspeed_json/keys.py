@@ -1,4 +1,4 @@
-"""The keys of DeepSpeed's JSON, from the table in keys.yml: what each may hold, and what becomes of it in a training.
+"""The keys of DeepSpeed's JSON: what each may hold, and what becomes of it in a training. The table is in keys.yml.
 
 They are listed there rather than imported, so that a host without DeepSpeed can check a file, and so that keys of other
 releases are known. A test compares the table with the installed DeepSpeed.
@@ -95,7 +95,9 @@ def table() -> Mapping[tuple[str, ...], Section]:
     """Every section under its path; () is the top level."""
     sections = {}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    written = yaml.load(Path(__file__).with_name("keys.yml").read_text(encoding="utf-8"), loader)  # noqa: S506
+    written: dict[str, Any] = {}
+    for file in ("keys.yml", "keys_features.yml"):
+        written.update(yaml.load(Path(__file__).with_name(file).read_text(encoding="utf-8"), loader))  # noqa: S506
     for dotted, section in written.items():
         path = tuple(dotted.split(".")) if dotted else ()
         keys = {}

@@ -25,7 +25,7 @@ def here() -> Releases:
 
 
 def parsed(release: str) -> tuple[int, ...]:
-    """0.15.4+local as (0, 15, 4), to compare releases."""
+    """0.16.9+local as (0, 16, 9), to compare releases."""
     return tuple(map(int, re.findall(r"\d+", release.split("+")[0])[:3]))
 
 

@@ -3,6 +3,7 @@ import pytest
 from support import JOB
 
 from debzero.deepspeed_json import lint, releases
+from debzero.deepspeed_json.reference import PINNED
 from debzero.deepspeed_json.releases import Releases
 from debzero.job.schema import Job
 from debzero.resolve import deepspeed_config
@@ -22,7 +23,7 @@ def found(config: dict, deepspeed: str, torch: str = "2.6.0", job=None, gpus=Non
 @pytest.mark.parametrize(("config", "key", "first", "last", "before", "after"), [
     (ZERO2, "zero_optimization.stage", "0.18.5", "0.18.6", "0.18.4", "0.18.7"),
     (PIPELINE, "pipeline", "0.18.3", "0.19.2", "0.18.2", "0.19.3"),
-    (OVERLAP, "zero_optimization.overlap_comm", "0.15.4", "0.19.2", None, "0.19.3")])
+    (OVERLAP, "zero_optimization.overlap_comm", PINNED.deepspeed, "0.19.2", None, "0.19.3")])
 def test_a_fault_is_found_in_the_releases_that_have_it(config, key, first, last, before, after):
     for release in (first, last):
         assert ("DZ160", key, "warning") in found(config, release)
@@ -44,13 +45,13 @@ def test_overlapping_is_refused_in_a_job_that_compiles():
     assert ("DZ160", key, "error") in found(OVERLAP, "0.19.2", job=job(), gpus=2)
     for here in (found(OVERLAP, "0.19.2", job=job(compile="never"), gpus=2),
                  found(OVERLAP, "0.19.2", job=job(), gpus=0), found(OVERLAP, "0.19.3", job=job(), gpus=2),
-                 found(OVERLAP, "0.15.4", "1.13.1", job(), 2)):
+                 found(OVERLAP, PINNED.deepspeed, PINNED.torch, job(), 2)):
         assert not any(code == "DZ160" for code, *_ in here)
 
 
 def test_debzero_itself_overlaps_only_where_that_works(monkeypatch):
     job = Job.model_validate({**JOB, "zero": {"stage": 2}})
-    for deepspeed, torch, overlaps in (("0.15.4", "1.13.1", True), ("0.19.2", "2.6.0", False),
+    for deepspeed, torch, overlaps in ((PINNED.deepspeed, PINNED.torch, True), ("0.19.2", "2.6.0", False),
                                        ("0.19.3", "2.6.0", True)):
         monkeypatch.setattr(releases, "here", lambda deepspeed=deepspeed, torch=torch: Releases(deepspeed, torch))
         made = deepspeed_config.generate(resolve(job, HostGpus(2, True), 2, "job.yml", None), 32, 10)
@@ -58,16 +59,16 @@ def test_debzero_itself_overlaps_only_where_that_works(monkeypatch):
 
 
 def test_a_key_says_since_when_or_until_when_it_is_known():
-    cases = [({"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}}, "0.15.4", "DZ107", "since 0.17.5"),
-             ({"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}}, "0.18.0", "DZ109", "ZenFlow"),
+    zenflow = {"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}}
+    cases = [(zenflow, PINNED.deepspeed, "DZ107", "since 0.17.5"), (zenflow, "0.18.0", "DZ109", "ZenFlow"),
              ({"tensor_parallel": {"autotp_size": 2}}, "0.16.3", "DZ107", "since 0.16.4"),
              ({"tensor_parallel": {"autotp_size": 2}}, "0.16.4", "DZ109", "same samples"),
              ({"aio": {"thread_count": 2}}, "0.19.0", "DZ107", "up to 0.16.3"),
-             ({"bf16": {"enabled": True, "loss_scale": 128}}, "0.15.4", "DZ108", "for fp16"),
+             ({"bf16": {"enabled": True, "loss_scale": 128}}, PINNED.deepspeed, "DZ108", "for fp16"),
              ({"bf16": {"enabled": True, "loss_scale": 128}}, "0.17.1", "DZ107", "refuses"),
              ({"managed_gradient_accumulation": False}, "0.19.5", "DZ109", "accumulation steps")]
     for config, release, code, text in cases:
-        (finding,) = lint.lint(config, "ds.json", releases=Releases(release, "1.13.1"))
+        (finding,) = lint.lint(config, "ds.json", releases=Releases(release, PINNED.torch))
         assert finding.problem.code == code and text in finding.problem.reason, finding.problem
     strict = lint.lint({"fp16": {"enabled": False, "opt_level": "O1"}}, "", releases=Releases("0.17.1", "2.6.0"))
     assert [f.problem.severity for f in strict] == ["error"]
@@ -80,4 +81,4 @@ def test_a_host_without_deepspeed_checks_for_the_pinned_release(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert releases.here() == Releases("0.15.4", "1.13.1")
+    assert releases.here() == PINNED
