@@ -80,9 +80,13 @@ def _size(limit: int) -> str:
 
 def read_text(path: Path, limit: int, own: bool = False) -> str:
     """As read_bytes; a ContentError where it is not UTF-8. Line breaks are \\n, as in every text file that is read."""
-    content = read_bytes(path, limit, own)
+    return decoded(read_bytes(path, limit, own)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file. Raises a ContentError where it is not UTF-8."""
     try:
-        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ContentError(f"is no UTF-8 text: byte 0x{content[error.start]:02x} on line {line}") from None

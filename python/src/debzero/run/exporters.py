@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
 from debzero.base.environment import environment
-from debzero.base.files import read_lines, write_public, write_text
+from debzero.base.files import write_public, write_text
 from debzero.base.text import csv_cell, printable
+from debzero.run.records import read_rows
 
 EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers are beside it
 
@@ -81,7 +82,7 @@ class Table:
 
     def __init__(self, folder: Path) -> None:
         self.file, self.columns = folder / "metrics.csv", columns()
-        write_text(self.file, ",".join(self.columns) + "\n" + self._text(read_lines(folder / "metrics.jsonl")))
+        write_text(self.file, ",".join(self.columns) + "\n" + self._text(read_rows(folder / "metrics.jsonl")))
 
     def _text(self, rows: list[dict[str, Any]]) -> str:
         text = io.StringIO()

@@ -32,11 +32,15 @@ LAYOUT = 1      # of the tokenised folders; with another number all are written 
 Place = Callable[[int], str]  # for messages: where a row of the chunk is in its file
 
 
-def _check_columns(data: Data, columns: list[str], task: tasks.Task) -> None:
+def _check_columns(data: Data, features: dict[str, Any], task: tasks.Task) -> None:
+    columns = list(features)
     for column in [*data.text, *([data.label] if task.label != "nothing" else [])]:
         if column not in columns:
             raise UserError(f"{data.dataset} has no column {column!r}; its columns are {', '.join(columns)}",
                             "set data.text and data.label to columns it has")
+        if not hasattr(features[column], "dtype") or features[column].dtype in ("list", "dict"):
+            raise UserError(f"the column {column!r} of {data.dataset} holds lists or objects",
+                            "name columns of texts, numbers or classes in data.text and data.label")
 
 
 def _label_names(train: Any, column: str) -> list[str]:
@@ -151,7 +155,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         shutil.rmtree(stale)
     task = tasks.of(job)
     train, held_out = raw_rows(job.data, cache, job.train.seed)
-    _check_columns(job.data, train.column_names, task)
+    for rows in (train, held_out):
+        _check_columns(job.data, rows.features, task)
     labels: list[str] = []
     if task.label != "nothing":
         labels = _label_names(train, job.data.label) if task.label == "class" else [job.data.label]
