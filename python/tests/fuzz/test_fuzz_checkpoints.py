@@ -1,5 +1,4 @@
 """Damaged, swapped and planted checkpoints: the newest one that is exactly as it was written is used, or none."""
-
 import hashlib
 import json
 import os
@@ -17,13 +16,8 @@ from debzero.base import own_files
 from debzero.run import checkpoint
 from debzero.run.records import CheckpointRecord, RunIdentity
 
-SETTINGS = {
-    "zero__stage": 2,
-    "train__epochs": 3,
-    "train__log_every": 10,
-    "model__hidden_dropout_prob": 0.1,
-    "checkpoint": {"steps": 10, "keep": 3},
-}
+SETTINGS = {"zero__stage": 2, "train__epochs": 3, "train__log_every": 10, "model__hidden_dropout_prob": 0.1,
+            "checkpoint": {"steps": 10, "keep": 3}}
 NOBODY = 65534
 ROOT = os.geteuid() == 0
 
@@ -46,10 +40,8 @@ class Run:
         self.bench.train(**SETTINGS)
         self.pristine = self.bench.output() / "checkpoints"
         self.tags = checkpoint.tags(self.pristine)
-        self.records = {
-            tag: CheckpointRecord.model_validate_json((self.pristine / tag / checkpoint.FACTS).read_bytes())
-            for tag in self.tags
-        }
+        self.records = {tag: CheckpointRecord.model_validate_json((self.pristine / tag / checkpoint.FACTS).read_bytes())
+                        for tag in self.tags}
         self.identity = RunIdentity(**self.records[self.tags[0]].facts.model_dump())
         self.weights = self.bench.output() / "model" / "model.safetensors"
         self.root = folder / "copies"
@@ -135,15 +127,8 @@ def lose(dice, file):
 
 def another(dice, file):
     """A file that DeepSpeed would find by its name, or any."""
-    name = dice.choice(
-        [
-            "mp_rank_01_model_states.pt",
-            "zero_pp_rank_2_mp_rank_00_optim_states.pt",
-            "debzero.json.bak",
-            "\33[31m\n",
-            os.fsdecode(b"\xff"),
-        ]
-    )
+    name = dice.choice(["mp_rank_01_model_states.pt", "zero_pp_rank_2_mp_rank_00_optim_states.pt", "debzero.json.bak",
+                        "\33[31m\n", os.fsdecode(b"\xff")])
     (file.parent / name).write_bytes(file.read_bytes())
 
 
@@ -214,16 +199,9 @@ def pickled(dice, file):
         path.unlink()
     content = pickle.dumps(Planted(file.parent.parent / "ran"))
     (file.parent / "state.pt").write_bytes(content)
-    (file.parent / checkpoint.FACTS).write_text(
-        json.dumps(
-            {
-                "facts": {},
-                "ranks": 1,
-                "state": {"step": 10},
-                "files": {"state.pt": [len(content), hashlib.sha256(content).hexdigest()]},
-            }
-        )
-    )
+    (file.parent / checkpoint.FACTS).write_text(json.dumps({
+        "facts": {}, "ranks": 1, "state": {"step": 10},
+        "files": {"state.pt": [len(content), hashlib.sha256(content).hexdigest()]}}))
 
 
 def whole_link(dice, file):
@@ -242,30 +220,8 @@ def whole_file(dice, file):
     file.parent.write_text("?")
 
 
-DAMAGES = [
-    flip,
-    flip,
-    flip,
-    cut,
-    grow,
-    stretch,
-    blank,
-    lose,
-    another,
-    swap,
-    link,
-    pipe,
-    port,
-    folder,
-    open_up,
-    rewrite,
-    rewrite,
-    pickled,
-    whole_link,
-    whole_pipe,
-    whole_file,
-    *([device, give] if ROOT else []),
-]
+DAMAGES = [flip, flip, flip, cut, grow, stretch, blank, lose, another, swap, link, pipe, port, folder, open_up, rewrite,
+           rewrite, pickled, whole_link, whole_pipe, whole_file, *([device, give] if ROOT else [])]
 
 
 def test_the_newest_intact_checkpoint_is_used_whatever_happened_to_others(run, request):
