@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick test-long lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs audit clean
+.PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs audit clean
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,6 +37,10 @@ test-quick: ## Run the tests that need no container
 test-long: ## Run what takes too long for each change: kills at many moments
 	@ansible/bootstrap tests
 	$(PYTEST) -m "long and not prebuilt"
+
+fuzz: ## Try damaged jobs, JSON, results, runs and data on their readers: make fuzz CASES=10000 of each kind
+	@ansible/bootstrap tests
+	$(PYTEST)/fuzz --cases $(or $(CASES),10000)
 
 lint: ## Run the linters alone
 	@ansible/bootstrap tests

@@ -7,6 +7,10 @@ from background import Jobs
 JOBS = pytest.StashKey[Jobs]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, default=300, metavar="N", help="inputs that each fuzzer tries")
+
+
 def wanted(item: pytest.Item) -> set[str]:
     return {mark.args[0] for mark in item.iter_markers("job")}
 

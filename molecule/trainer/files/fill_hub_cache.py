@@ -1,5 +1,7 @@
 """Fill the hub's cache with stand-ins for what the packaged jobs ask the hub for: the same names, kinds, columns and
-special tokens, and weights and data that train in seconds. Runs as the jobs' user, with XDG_CACHE_HOME as in their unit.
+special tokens, and weights and data that train in seconds.
+
+Runs as the jobs' user, with XDG_CACHE_HOME as in their unit.
 """
 
 import random

@@ -24,6 +24,11 @@ def test_the_sandbox_holds(host):
     assert float(score.split("debzero@tiny.service: ")[1].split()[0]) <= 1.8, score
 
 
+def test_jobs_run_where_no_folder_is_taken_for_a_model(host):
+    folder = host.check_output("systemctl show debzero@tiny.service --property WorkingDirectory --value")
+    assert host.check_output(f"stat --format '%U %a' {folder}; ls --almost-all {folder}") == "root 555"
+
+
 def test_what_it_wrote_is_its_own(host):
     assert host.check_output("find /var/lib/debzero ! -user debzero | head") == ""
     assert host.check_output("find /var/lib/debzero /etc/debzero -perm -o+w ! -type l | head") == ""

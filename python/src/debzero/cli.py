@@ -3,6 +3,7 @@ standard library is imported when it runs."""
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import debzero.train.command
 import debzero.tune.command
 from debzero import __version__
 from debzero.base.command_line import wrapped
-from debzero.base.text import did_you_mean
+from debzero.base.text import did_you_mean, printable
 
 # In the order of `debzero --help`.
 COMMANDS = (
@@ -30,7 +31,8 @@ EPILOG = """exit status:
   1  failed; of doctor: the host cannot train; of status: the run stopped,
      failed or is not started
   2  bad input: trying again does not help
-  3  the run failed three times at the same step and is given up
+  3  the run failed three times at the same step and will not be
+     retried
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM
 
 examples:
@@ -40,9 +42,16 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, with a suggestion for a misspelled command or option."""
+    """argparse's, which quotes nothing that a terminal would obey."""
 
-    commands: argparse._SubParsersAction[argparse.ArgumentParser]
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+class _TopParser(_Parser):
+    """With a suggestion for a misspelled command or option."""
+
+    commands: argparse._SubParsersAction[_Parser]
     given: Sequence[str] = ()  # the arguments that are being parsed
 
     def error(self, message: str) -> NoReturn:
@@ -52,18 +61,18 @@ class _Parser(argparse.ArgumentParser):
             message = f"unknown command {command!r}: {did_you_mean(command, list(known))}"
         elif message.startswith("unrecognized arguments: -"):
             option = message.split()[2].split("=")[0]
-            parser: argparse.ArgumentParser = known.get(command or "", self)
+            parser: _Parser = known.get(command or "", self)
             options = [name for name in parser._option_string_actions if name.startswith("--")]
             message = f"unknown option {option!r}: {did_you_mean(option, options)}"
         super().error(message)
 
 
-def parser() -> _Parser:
-    top = _Parser(prog="debzero", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+def parser() -> _TopParser:
+    top = _TopParser(prog="debzero", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
                   description=wrapped("Fine-tune Transformers with DeepSpeed ZeRO: a job is a YAML file, a run is a "
                                       "folder."), epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"debzero {__version__}")
-    top.commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    top.commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for add in COMMANDS:
         add(top.commands)
     try:
@@ -79,6 +88,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
     """Run one command; the return value is the exit code."""
     top = parser()
     top.given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a character must not end a command
+            stream.reconfigure(errors="backslashreplace")
     options = top.parse_args(top.given)
     if options.command is None:
         top.print_help(sys.stderr)

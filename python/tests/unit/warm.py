@@ -178,6 +178,9 @@ def child(arguments: list[str], folder: str, variables: dict[str, str], output: 
         os.environ.update(variables)
         for number in (1, 2):
             os.dup2(output, number)
+        # The server's own may be files, which have a position; a pipe has none.
+        sys.stdout, sys.stderr = (
+            open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115 - until the process ends
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["debzero", *arguments]
         fork_ranks()

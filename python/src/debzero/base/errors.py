@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Optional
 
+from debzero.base.text import printable, printable_lines
+
+WIDEST_KEY = 60  # columns for the keys of problems
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -28,20 +32,20 @@ class PassingProblem(Problem):
 
 
 def as_text(problems: list[Problem]) -> str:
-    """All problems as aligned text for people, file by file."""
+    """All problems as aligned text for people, file by file. Whatever they quote from files is made printable."""
     lines: list[str] = []
     for file in dict.fromkeys(p.file for p in problems):
         of_file = [p for p in problems if p.file == file]
         lines.append(f"{file}: {_counts(of_file)}")
-        width = max(len(p.key) for p in of_file) + 2
+        width = min(max(len(printable(p.key)) for p in of_file) + 2, WIDEST_KEY)
         indent = " " * (width + 2)
         for p in of_file:
             label = " ".join(filter(None, [p.code, "warning" if p.severity == "warning" else ""]))
             reason = f"{label}: {p.reason}" if label else p.reason
-            lines += textwrap.wrap(f"  {p.key:<{width}}{reason}", 116, subsequent_indent=indent, break_long_words=False)
-            lines += textwrap.wrap(f"{indent}-> {p.fix}", 116, subsequent_indent=indent + "   ",
-                                   break_long_words=False)
-    return "\n".join(lines)
+            for first, text, rest in ((f"  {printable(p.key):<{width - 1}} ", reason, indent),
+                                      (f"{indent}-> ", p.fix, indent + "   ")):
+                lines += textwrap.wrap(first + text, 116, subsequent_indent=rest, break_long_words=False)
+    return "\n".join(map(printable, lines))
 
 
 def _counts(problems: list[Problem]) -> str:
@@ -78,7 +82,7 @@ class UserError(Exception):
     """Something outside the code stopped the run (disk, network, memory, data): a reason and a fix. Exit code 1."""
 
     def __init__(self, reason: str, fix: str) -> None:
-        super().__init__(f"{reason}\n  -> {fix}")
+        super().__init__(printable_lines(f"{reason}\n  -> {fix}"))
         self.reason, self.fix = reason, fix
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional
 
+from debzero.base import reading
+
 CHUNK = 2**28  # bytes; what a slow disk takes in seconds
 LIBC = ctypes.CDLL(None)
 SYNC_AND_WAIT = 7  # sync_file_range(2): write what is to be written, and wait for it
@@ -169,21 +171,22 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; empty when it is not there or not whole."""
+def read_json(path: Path, own: bool = False) -> dict[str, Any]:
+    """The object in `path`; empty when it is not there, not whole, or no such file as debzero reads. `own`: a file of
+    debzero's own, which is never a link."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = reading.parse_json(reading.read_text(path, reading.STATE, own))
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in `path`, one per line, without any that a crash left incomplete."""
+    """The objects in a file of debzero's own, one per line, without any that a crash left incomplete."""
     parsed = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        with suppress(ValueError, RecursionError):
-            parsed.append(json.loads(line))
+    for line in reading.lines_of(path):
+        with suppress(ValueError):
+            parsed.append(reading.parse_json(line))
     return [values for values in parsed if isinstance(values, dict)]
 
 

@@ -11,6 +11,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from debzero.base.reading import open_regular
+from debzero.base.text import printable
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -20,23 +24,20 @@ class ForeignFileError(Exception):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A descriptor to read the file `path` from. Raises a ForeignFileError, or an OSError where there is none."""
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file `path`, to read. Raises a ForeignFileError, or an OSError where there is none."""
     require_own(os.lstat(path), path)  # opening a device may already do something
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        require_own(os.fstat(handle), path)  # what was opened may be another file than what was looked at
-        yield handle
-    finally:
-        os.close(handle)
+    with open_regular(path, own=True) as file:
+        require_own(os.fstat(file.fileno()), path)  # what was opened may be another file than what was looked at
+        yield file
 
 
 def read(path: Path, limit_bytes: int) -> bytes:
     """What is in the file, which is a fault (ForeignFileError) where it is longer than `limit_bytes`."""
-    with opened(path) as handle, open(handle, "rb", closefd=False) as file:
+    with opened(path) as file:
         content = file.read(limit_bytes + 1)
     if len(content) > limit_bytes:
-        raise ForeignFileError(f"{path.name} is larger than {limit_bytes} bytes")
+        raise ForeignFileError(f"{printable(path.name)} is larger than {limit_bytes} bytes")
     return content
 
 
@@ -61,13 +62,14 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
 def require_own(info: os.stat_result, path: Path, folders: bool = False) -> None:
     """Raises a ForeignFileError unless `info`, of `path`, is that of a regular file (or of a folder) that belongs to
     this user and to which nobody else may write."""
+    name = printable(path.name)
     if not (stat.S_ISDIR if folders else stat.S_ISREG)(info.st_mode):
-        raise ForeignFileError(f"{path.name} is no {'folder' if folders else 'regular file'}")
+        raise ForeignFileError(f"{name} is no {'folder' if folders else 'regular file'}")
     if info.st_uid != os.geteuid():
-        raise ForeignFileError(f"{path.name} belongs to {_name(info.st_uid)}, not to {_name(os.geteuid())}, "
+        raise ForeignFileError(f"{name} belongs to {_name(info.st_uid)}, not to {_name(os.geteuid())}, "
                                "who would load it")
     if info.st_mode & OTHERS_WRITE:
-        raise ForeignFileError(f"{path.name} may be written to by other users (chmod go-w)")
+        raise ForeignFileError(f"{name} may be written to by other users (chmod go-w)")
 
 
 def close_to_others(folder: Path) -> None:

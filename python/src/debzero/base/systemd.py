@@ -5,10 +5,12 @@ import os
 import socket
 from contextlib import suppress
 
+from debzero.base.text import printable
+
 
 def notify(*lines: str) -> None:
-    """Send lines such as READY=1 or STATUS=...; the library for this has no wheel, and so no hash that a lock could
-    hold.
+    """Send lines such as READY=1 or STATUS=..., each of which stays one line. The library for this has no wheel, and so
+    no hash that a lock could hold.
 
     Nobody's work may end, or wait for long, because systemd does not listen just now.
     """
@@ -17,4 +19,4 @@ def notify(*lines: str) -> None:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(1)
             channel.connect("\0" + address[1:] if address.startswith("@") else address)
-            channel.sendall("\n".join(lines).encode())
+            channel.sendall("\n".join(map(printable, lines)).encode())

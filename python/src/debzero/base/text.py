@@ -1,12 +1,50 @@
-"""Text for people: sizes, rates and durations, and suggestions for what they misspelled."""
+"""Text for people: sizes, rates and durations, suggestions for what they misspelled; and what must not pass for markup,
+a formula or a command of the terminal."""
 from __future__ import annotations
 
 import difflib
+import html
 import math
 import re
 from typing import Optional
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def printable(text: str) -> str:
+    """`text` as it may stand in a line of a terminal, a log or a table. What a terminal would obey and nobody would see
+    (escape sequences, line breaks, marks that turn the direction of writing, half a character) is shown as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """As printable, for a text of several lines. No line but the first begins at the margin, as a line of debzero's own
+    would."""
+    first, *rest = text.split("\n")
+    return "\n".join([printable(first), *(printable(line if line[:1] in ("", " ") else f"  {line}") for line in rest)])
+
+
+def short(value: object) -> str:
+    """A value as Python writes it, for an error: never more than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def html_text(text: str) -> str:
+    """A text for a page, between tags or in an attribute."""
+    return html.escape(printable(text))
+
+
+def markdown_text(text: str) -> str:
+    """A text for a line or a table's cell of Markdown, in which nothing is markup, a link or HTML."""
+    return re.sub(r"([\\`*\[\]<|&])", r"\\\1", printable(text))
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file: a spreadsheet takes a text for a formula if it begins like one."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def did_you_mean(word: object, choices: list[str]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Optional
+
+from debzero.base.text import html_text
 
 # Once in each page: the pattern for "elsewhere than in the GPU's memory".
 PATTERNS = """<svg class="patterns" width="0" height="0" aria-hidden="true" focusable="false"><defs>
@@ -66,17 +67,18 @@ def bar_list(bars: Sequence[Bar], width: Optional[float] = None) -> str:
     items = []
     for bar in bars:
         drawn = bar.length is not None or bar.parts
-        items.append(f'<li class="bar{"" if drawn else " none"}"><span class="name">{escape(bar.name)}</span>'
-                     + (_track(bar, scale) if drawn else "") + f'<span class="value">{escape(bar.value)}</span></li>')
+        name, value = html_text(bar.name), html_text(bar.value)
+        items.append(f'<li class="bar{"" if drawn else " none"}"><span class="name">{name}</span>'
+                     + (_track(bar, scale) if drawn else "") + f'<span class="value">{value}</span></li>')
     letters = max((len(bar.name) for bar in bars), default=0)
     kind = " stacked" if letters > 16 else " short" if letters < 8 else ""
     return f'<ol class="bars{kind}">{"".join(items)}</ol>'
 
 
 def figure(title: str, caption: str, bars: Sequence[Bar], badge: str = "") -> str:
-    shown = f' <span class="badge">{escape(badge)}</span>' if badge else ""
-    return (f'<figure class="card"><h2>{escape(title)}{shown}</h2>{bar_list(bars)}'
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
+    shown = f' <span class="badge">{html_text(badge)}</span>' if badge else ""
+    return (f'<figure class="card"><h2>{html_text(title)}{shown}</h2>{bar_list(bars)}'
+            f"<figcaption>{html_text(caption)}</figcaption></figure>")
 
 
 def groups(title: str, caption: str, grouped: Sequence[tuple[str, Sequence[Bar]]],
@@ -84,9 +86,9 @@ def groups(title: str, caption: str, grouped: Sequence[tuple[str, Sequence[Bar]]
     """Several lists of bars under names of their own, on one scale; `legend`: (colour, what it stands for). `keyed`:
     the legend tells the bars of a list apart, so a phone shows them without their names."""
     width = longest(bar for _, bars in grouped for bar in bars)
-    lists = "".join((f"<h3>{escape(name)}</h3>" if name else "") + bar_list(bars, width) for name, bars in grouped)
+    lists = "".join((f"<h3>{html_text(name)}</h3>" if name else "") + bar_list(bars, width) for name, bars in grouped)
     keys = "".join(f'<li><svg class="key" aria-hidden="true" focusable="false"><rect class="fill {colour}" '
-                   f'width="100%" height="100%" rx="2"/></svg>{escape(meaning)}</li>' for colour, meaning in legend)
+                   f'width="100%" height="100%" rx="2"/></svg>{html_text(meaning)}</li>' for colour, meaning in legend)
     key = f'<ul class="legend">{keys}</ul>' if keys else ""
-    return (f'<figure class="card{" keyed" if keyed else ""}"><h2>{escape(title)}</h2>{key}'
-            f"{lists}<figcaption>{escape(caption)}</figcaption></figure>")
+    return (f'<figure class="card{" keyed" if keyed else ""}"><h2>{html_text(title)}</h2>{key}'
+            f"{lists}<figcaption>{html_text(caption)}</figcaption></figure>")

@@ -63,6 +63,7 @@ def bench(options: argparse.Namespace) -> int:
     """The exit code."""
     from debzero.base import privileges
     from debzero.base.errors import InputError, Problem
+    from debzero.base.text import printable
     from debzero.bench import page, results
 
     if options.compare:
@@ -71,7 +72,7 @@ def bench(options: argparse.Namespace) -> int:
         file = results.file_of(options.render)
         privileges.become_owner(file)
         page.write_shown(results.load(file), file)
-        print(f"written: {file.with_suffix('.html')}, and .csv and .md beside it")
+        print(printable(f"written: {file.with_suffix('.html')}, and .csv and .md beside it"))
         return 0
     if options.job is None:
         raise InputError([Problem("debzero bench", "JOB.yml", "is missing",
@@ -86,6 +87,7 @@ def compare(files: list[Path], target: Optional[Path]) -> int:
     from debzero.base import privileges
     from debzero.base.errors import InputError, Problem
     from debzero.base.files import write_text
+    from debzero.base.text import printable
     from debzero.bench import comparison, results
 
     if len(files) < 2 or target is None:
@@ -100,5 +102,5 @@ def compare(files: list[Path], target: Optional[Path]) -> int:
     except OSError as error:
         raise InputError([Problem("debzero bench", "--output", f"{target} cannot be written: {error.strerror}",
                                   "give a file in an existing folder that this user may write to")]) from None
-    print(f"written: {target}")
+    print(printable(f"written: {target}"))
     return 0

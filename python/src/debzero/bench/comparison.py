@@ -2,10 +2,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Optional
 
-from debzero.base.text import bytes_text, count_text, rate_text
+from debzero.base.text import bytes_text, count_text, html_text, rate_text
 from debzero.bench import charts
 from debzero.bench.charts import Bar
 from debzero.bench.markup import notes, section, shell, table, terms
@@ -122,7 +121,7 @@ def render(benches: Sequence[BenchResults]) -> str:
                              legend, keyed))
     body = (
         f'<header><p class="eyebrow">debzero bench, {count_text(len(figures.hosts), "host")}</p>'
-        f'<h1>{escape(models)}</h1>'
+        f'<h1>{html_text(models)}</h1>'
         f'{notes(differences(benches))}</header><div class="grid two">{drawn}</div>'
         + figures.table("Memory per rank, host by host", memory, bytes_text)
         + figures.table("Samples a second, host by host", speed, rate_text)

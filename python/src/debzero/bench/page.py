@@ -2,13 +2,12 @@
 script."""
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import yaml
 
 from debzero.base.files import write_json, write_text
-from debzero.base.text import bytes_text, count_text, rate_text
+from debzero.base.text import bytes_text, count_text, html_text, rate_text
 from debzero.bench import article, charts
 from debzero.bench.charts import Bar
 from debzero.bench.markup import notes, section, shell, table, terms
@@ -21,9 +20,9 @@ FILES = ("results.json", "results.csv", "results.md", NAME)
 
 
 def render(bench: BenchResults) -> str:
-    head = (f'<p class="eyebrow">debzero bench</p><h1>{escape(bench.model)} on {escape(bench.host.device)}</h1>'
-            f'<p class="sub">{count_text(bench.batch.ranks, "rank")}, {escape(bench.precision)}, '
-            f"{escape(str(bench.batch))}; {escape(bench.made[:10])}</p>")
+    head = (f'<p class="eyebrow">debzero bench</p><h1>{html_text(bench.model)} on {html_text(bench.host.device)}</h1>'
+            f'<p class="sub">{count_text(bench.batch.ranks, "rank")}, {html_text(bench.precision)}, '
+            f"{html_text(str(bench.batch))}; {html_text(bench.made[:10])}</p>")
     body = [
         f"<header>{head}{_verdict(bench)}{notes(notes_of(bench))}</header>", _tiles(bench),
         f'<div class="grid two">{_memory(bench)}{_speed(bench)}</div>', _table(bench), _prediction(bench),
@@ -86,11 +85,12 @@ def _verdict(bench: BenchResults) -> str:
     failed = [row.label for row in bench.configurations if row.summary is None]
     if failed:
         text += f" Without a result: {', '.join(failed)}."
-    return f'<p class="lead">{escape(text)}</p>'
+    return f'<p class="lead">{html_text(text)}</p>'
 
 
 def _tile(name: str, value: str, about: str) -> str:
-    return f'<div class="card tile"><span>{escape(name)}</span><b>{escape(value)}</b><span>{escape(about)}</span></div>'
+    return (f'<div class="card tile"><span>{html_text(name)}</span><b>{html_text(value)}</b>'
+            f"<span>{html_text(about)}</span></div>")
 
 
 def _tiles(bench: BenchResults) -> str:
@@ -186,7 +186,7 @@ def _article(bench: BenchResults) -> str:
         text += " Ranks shared GPUs here, so steps/s are not comparable with anything."
     headings = ["", "article: memory", "here: memory per rank", "article: steps/s", "here: steps/s"]
     return section("Beside the article",
-                   f'<p>{escape(text)}</p>{table(headings, lines, "The article and this bench")}')
+                   f'<p>{html_text(text)}</p>{table(headings, lines, "The article and this bench")}')
 
 
 def _definitions(bench: BenchResults) -> str:
@@ -194,7 +194,7 @@ def _definitions(bench: BenchResults) -> str:
     how = (f"{count_text(settings.warmup, 'step')} to warm up, then {count_text(settings.steps, 'measured step')}. "
            "Each run is a process of its own, and all configurations run once before any runs again. All see the same "
            "batches in the same order.")
-    return section("Definitions", f"<p>{escape(how)}</p>{terms(list(bench.definitions.items()))}")
+    return section("Definitions", f"<p>{html_text(how)}</p>{terms(list(bench.definitions.items()))}")
 
 
 def _hardware(bench: BenchResults) -> str:
@@ -211,9 +211,13 @@ def _software(bench: BenchResults) -> str:
                                       ("CUDA", host.cuda), *bench.versions.items()]))
 
 
+def _block(text: str) -> str:
+    return "\n".join(map(html_text, text.split("\n")))
+
+
 def _repeat(bench: BenchResults) -> str:
     """What it takes to measure the same elsewhere."""
     job = yaml.safe_dump(bench.job, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
     return section("Measure it yourself",
-                   f'<pre>{escape(bench.command)}</pre><p class="sub">The job, {escape(bench.job_file)}, with every '
-                   f"key:</p><pre>{escape(job)}</pre>", long=True)
+                   f'<pre>{_block(bench.command)}</pre><p class="sub">The job, {html_text(bench.job_file)}, with every '
+                   f"key:</p><pre>{_block(job)}</pre>", long=True)

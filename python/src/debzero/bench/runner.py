@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.files import write_text
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.bench import page
 from debzero.bench.configurations import check, chosen, default_offloads
 from debzero.bench.predict import predictions
@@ -131,7 +131,7 @@ class Bench:
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
+            print(printable_lines(line), flush=True, file=sys.stderr if self.options.json else sys.stdout)
 
 
 def facts(options: argparse.Namespace, resolved: ResolvedJob) -> BenchResults:

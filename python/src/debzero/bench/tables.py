@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Optional
 
-from debzero.base.text import bytes_text, count_text, rate_text
+from debzero.base.text import bytes_text, count_text, csv_cell, markdown_text, printable, rate_text
 from debzero.bench.results import BenchResults, Row
 
 HEADINGS = ("memory per rank", "of plain DDP", "device memory", "host memory", "samples/s", "spread", "steps/s")
@@ -74,25 +74,25 @@ def as_csv(bench: BenchResults) -> str:
                         samples_per_second_highest=round(speed.highest, 4),
                         steps_per_second=round(own.steps_per_second.median, 5))
         else:
-            line["reason"] = row.reason
-        writer.writerow(line)
+            line["reason"] = printable(row.reason)
+        writer.writerow({name: csv_cell(value) for name, value in line.items()})
     return text.getvalue()
 
 
 def as_markdown(bench: BenchResults) -> str:
     """A table for a README or a ticket."""
-    lines = [f"**{title(bench)}**, {bench.batch}, {bench.precision}", "",
+    lines = [f"**{markdown_text(title(bench))}**, {bench.batch}, {markdown_text(bench.precision)}", "",
              "| configuration | " + " | ".join(HEADINGS) + " |", "|---|" + "---:|" * len(HEADINGS)]
     for row in bench.configurations:
         figures = cells(bench, row)
         if figures is None:
-            lines.append(f"| {row.label} | {row.reason.replace('|', '/')} |" + " |" * (len(HEADINGS) - 1))
+            lines.append(f"| {row.label} | {markdown_text(row.reason)} |" + " |" * (len(HEADINGS) - 1))
         else:
             lines.append(f"| {row.label} | " + " | ".join(figures) + " |")
-    lines += ["", *notes(bench), ""] if notes(bench) else [""]
-    lines += [f"- {term}: {meaning}" for term, meaning in bench.definitions.items()]
-    commands = " and ".join(f"`{command}`" for command in bench.command.splitlines())
-    return "\n".join([*lines, "", f"Measured with {commands}, {bench.made}."]) + "\n"
+    lines += ["", *map(markdown_text, notes(bench)), ""] if notes(bench) else [""]
+    lines += [markdown_text(f"- {term}: {meaning}") for term, meaning in bench.definitions.items()]
+    commands = " and ".join(f"`{printable(command).replace('`', chr(39))}`" for command in bench.command.splitlines())
+    return "\n".join([*lines, "", f"Measured with {commands}, {markdown_text(bench.made)}."]) + "\n"
 
 
 def as_text(bench: BenchResults) -> str:
@@ -104,4 +104,4 @@ def as_text(bench: BenchResults) -> str:
     lines = [(" " * first, list(HEADINGS), ""), *figures]
     shown = [f"{label:<{first}}  " + ("  ".join(cell.rjust(width) for cell, width in zip(cells, widths))
                                       if cells else reason) for label, cells, reason in lines]
-    return "\n".join([title(bench), *(line.rstrip() for line in shown), *notes(bench)])
+    return "\n".join(printable(line.rstrip()) for line in [title(bench), *shown, *notes(bench)])

@@ -1,8 +1,6 @@
 """`debzero check`: everything that can be known before the ranks start, all at once."""
 from __future__ import annotations
 
-import csv
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,8 +10,10 @@ from debzero.base import privileges
 from debzero.base.environment import environment
 from debzero.base.errors import InputError, PassingProblem, Problem, without_known
 from debzero.base.files import nearest, unreadable
+from debzero.base.reading import why
 from debzero.base.text import did_you_mean
 from debzero.check.operators import operator_problems
+from debzero.data.columns import column_names
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.local_files import FORMATS, files_of, local_files
@@ -78,24 +78,6 @@ def _swap(resolved: Optional[ResolvedJob], job: Job, file: str) -> list[Problem]
     return resolved.origins.placed(found) if resolved else found
 
 
-def _columns(path: Path) -> list[str]:
-    """The column names of a local data file."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return list(pyarrow.parquet.read_schema(path).names)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".csv":
-            return next(csv.reader(file), [])
-        start = file.read(1)
-        file.seek(0)
-        # Before an array, neither `datasets` nor json takes a byte order mark.
-        first: Any = json.loads(path.read_text(encoding="utf-8"))[0] if start == "[" else json.loads(file.readline())
-        if not isinstance(first, dict):
-            raise ValueError(f"its first row is not an object with columns, but {str(first)[:40]}")
-        return list(first)
-
-
 def _data(job: Job, file: str) -> list[Problem]:
     data, labels = job.data, [] if job.task == "causal-lm" else [job.data.label]
     if data.dataset == SECTIONS_DATASET:
@@ -123,7 +105,7 @@ def _data(job: Job, file: str) -> list[Problem]:
                             "files")]
         return [Problem(file, "data.dataset",
                         f"{path} is neither a csv, json, jsonl or parquet file nor a folder with train.csv "
-                        "(or .json, .jsonl, .parquet)", "rename the files so, or convert them")]
+                        "(or .json, .jsonl, .parquet)", "rename them accordingly, or convert them")]
     problems = []
     if len(files) == 1 and not data.held_out:
         problems.append(Problem(file, "data.held_out", f"{path} has no validation split to measure the accuracy on",
@@ -131,9 +113,9 @@ def _data(job: Job, file: str) -> list[Problem]:
                                 "train.* and validation.*"))
     for part in files.values():
         try:
-            columns = _columns(part)
-        except (OSError, ValueError, IndexError, RecursionError, csv.Error) as error:
-            problems.append(Problem(file, "data.dataset", f"{part} cannot be read: {error}",
+            columns = column_names(part)
+        except (OSError, ValueError) as error:
+            problems.append(Problem(file, "data.dataset", f"{part} {why(error)}",
                                     "correct the file or its permissions"))
             continue
         for key, names in (("text", data.text), ("label", labels)):

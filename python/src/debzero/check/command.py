@@ -13,12 +13,16 @@ def add_check(commands: Commands) -> None:
         "Check a job, or DeepSpeed's own JSON, without starting it. All problems are shown at once, each with its "
         "reason and its fix. Errors end with exit status 2, warnings alone with 0.",
         ["debzero check mrpc.yml", "debzero check mrpc.yml --json", "debzero check deepspeed_config.json --ranks 2",
-         "debzero check deepspeed_config.json --fix --strict", "debzero check --schema > job.schema.json"])
+         "debzero check deepspeed_config.json --fix --strict", "debzero check --convert accelerate.yml > job.yml",
+         "debzero check --schema > job.schema.json"])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("job", type=Path, nargs="?", metavar="FILE",
                       help="a job file (YAML) or a DeepSpeed configuration (JSON)")
     what.add_argument("--schema", action="store_true",
                       help="print the job file's JSON Schema, with which editors complete and check a job")
+    what.add_argument("--convert", type=Path, metavar="FILE",
+                      help="print the job that a configuration of another program comes to (accelerate, axolotl, "
+                      "LLaMA-Factory, transformers' TrainingArguments), with what is left out as comments")
     add_ranks(parser)
     parser.add_argument("--fix", action="store_true",
                         help="apply every fix that has only one possible form to the DeepSpeed JSON; "
@@ -34,6 +38,10 @@ def run(options: argparse.Namespace) -> int:
 
         print(as_json(job_schema()), end="")
         return 0
+    if options.convert:
+        from debzero.check import convert
+
+        return convert.run(options.convert, options.ranks, options.json)
     from debzero.check.file import check
 
     return check(options.job, options.ranks, options.fix, options.strict, options.json)

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, as_text
+from debzero.base.reading import CONFIG, read_text
+from debzero.base.text import printable
 from debzero.check import checks
 from debzero.check.fix import fix_job, fix_json
 from debzero.deepspeed_json import lint
-from debzero.deepspeed_json.reader import read_config
+from debzero.deepspeed_json.reader import parse_config, read_config
+from debzero.job.others import program_of
 
 
 class InvalidFileError(InputError):
@@ -20,7 +23,7 @@ class InvalidFileError(InputError):
         self.path = path
 
     def text(self) -> str:
-        return f"{super().text()}\n{self.path}: invalid"
+        return f"{super().text()}\n{printable(str(self.path))}: invalid"
 
 
 def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
@@ -42,7 +45,7 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
     name = facts.pop("job")
     if warnings:
         print(as_text(warnings))
-    print("\n".join([f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())]))
+    print("\n".join(map(printable, [f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())])))
     return 0
 
 
@@ -51,12 +54,17 @@ def _is_deepspeed(path: Path) -> bool:
     if path.suffix in (".yml", ".yaml"):
         return False
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # also a binary file
-        return path.suffix == ".json"
+        text = read_text(path, CONFIG)
+    except ValueError:  # a binary file
+        return path.suffix in (".json", ".hjson")
     except OSError:
         return False
-    return isinstance(values, dict) and not {"model", "data"} & set(values)
+    if path.suffix not in (".json", ".hjson") and not text.lstrip().startswith("{"):
+        return False
+    values, _ = parse_config(text, str(path))
+    if values is None:
+        return path.suffix in (".json", ".hjson")
+    return not {"model", "data"} & set(values) and program_of(values) is None
 
 
 def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:

@@ -10,6 +10,7 @@ from typing import Optional
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import rewrite_text
+from debzero.base.text import printable
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config, read_deepspeed
 from debzero.deepspeed_json.rewrite import rewritten
@@ -59,13 +60,14 @@ def _fix(path: Path, job: Optional[Job], quiet: bool) -> list[str]:
         raise InputError([Problem(str(path), "file", f"cannot be written: {error.strerror}",
                                   "give this user permission to write it, and its folder")]) from None
     if not quiet:
-        print("\n".join([*(f"{path}: {change}" for change in changes), f"{path}: as it was: {kept.name}"]))
+        lines = [*(f"{path}: {change}" for change in changes), f"{path}: as it was: {kept.name}"]
+        print("\n".join(map(printable, lines)))
     return changes
 
 
 def _by_hand(path: Path, changes: list[str]) -> None:
     for change in changes:
-        print(f"{path}: change by hand: {change}")
+        print(printable(f"{path}: change by hand: {change}"))
 
 
 def back_up(path: Path) -> Path:

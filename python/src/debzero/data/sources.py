@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from debzero.base.errors import UserError
+from debzero.base.text import count_text
 from debzero.data import debian_sections, hub
 from debzero.data.hub import no_code
 from debzero.job.local_files import FORMATS, local_files
@@ -30,7 +31,11 @@ def raw_rows(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
     if "validation" in splits:
         return splits["train"], splits["validation"]
     if data.held_out:
-        cut = splits["train"].train_test_split(test_size=data.held_out, seed=seed)
+        try:
+            cut = splits["train"].train_test_split(test_size=data.held_out, seed=seed)
+        except ValueError:
+            raise UserError(f"{data.dataset} has {count_text(len(splits['train']), 'row')}, too few to keep "
+                            f"{data.held_out:g} of them for evaluation", "give it more rows") from None
         return cut["train"], cut["test"]
     if "test" in splits:
         return splits["train"], splits["test"]
@@ -49,8 +54,9 @@ def _read_files(dataset: str, cache: Path) -> Any:
     names = {split: str(file) for split, file in files.items()}
     try:
         return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"), **no_code())
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, OSError):  # a full disk has its own sentence
+    except Exception as error:  # of `datasets`, pandas, pyarrow and json: each has errors of its own
+        cause = error.__cause__ or error
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno):  # as of a full disk
             raise
-        raise UserError(f"{dataset} cannot be read as {kind}: {error.__cause__ or error}",
+        raise UserError(f"{dataset} cannot be read as {kind}: {' '.join(str(cause).split())[:300]}",
                         "correct the file; every row needs the same columns") from error

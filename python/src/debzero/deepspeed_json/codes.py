@@ -6,12 +6,15 @@ never reuse or renumber one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Optional
+
+from debzero.deepspeed_json.releases import Releases
 
 
 @dataclass(frozen=True)
 class Code:
-    """`example` is JSON text with this fault alone, `fixed` the same corrected. `severity`: of most of its findings."""
+    """`example` is JSON text with this fault alone, `fixed` the same corrected. `severity`: of most of its findings.
+    `releases`: those that the example needs, if not the pinned ones."""
 
     code: str
     title: str
@@ -19,13 +22,14 @@ class Code:
     example: str
     fixed: str
     severity: Literal["error", "warning"] = "error"
+    releases: Optional[Releases] = None
 
 
 _CODES = (
     Code("DZ101", "a key that DeepSpeed does not know",
          "DeepSpeed silently ignores most unknown keys, so a misspelled setting has no effect. In "
          "zero_optimization and a few other sections it refuses them. An unknown key that resembles no "
-         "known one is only a warning.",
+         "known one is only a warning, and one that begins with an underscore, such as `_comment`, is a note.",
          '{"train_batchsize": 64}', '{"train_batch_size": 64}'),
     Code("DZ102", "a value of the wrong type",
          "A number in quotes is text. In YAML so is 5e8: write 5.0e+8. --fix removes such quotes.",
@@ -44,8 +48,21 @@ _CODES = (
          "between them.",
          '{"steps_per_print": 5, "steps_per_print": 50}', '{"steps_per_print": 50}'),
     Code("DZ106", "a number out of range",
-         "Sizes and counts begin at 1, learning rates and the like at 0. ZeRO has stages 0 to 3.",
+         "The bounds are DeepSpeed's own, or those of its code: a reduce_bucket_size of 0 passes its validation and "
+         "then divides by zero. ZeRO has stages 0 to 3.",
          '{"zero_optimization": {"stage": 4}}', '{"zero_optimization": {"stage": 2}}'),
+    Code("DZ107", "a key of another release",
+         "The installed DeepSpeed does not know a key that later ones have, or earlier ones had. It silently ignores "
+         "it, or refuses it where it validates the section: then the finding is an error.",
+         '{"torch_autocast": {"enabled": true}}', '{}', "warning"),
+    Code("DZ108", "a setting without effect here",
+         "DeepSpeed reads it, but it is for something that a training with debzero does not have, such as "
+         "DeepSpeed's own data loader. What is switched off is no finding.",
+         '{"activation_checkpointing": {"partition_activations": true}}', '{}', "warning"),
+    Code("DZ109", "a setting that debzero cannot drive",
+         "DeepSpeed would act on it, and the training would stop or be another than the job describes. What is "
+         "switched off is no finding.",
+         '{"progressive_layer_drop": {"enabled": true, "theta": 0.5}}', '{}'),
     Code("DZ110", "offload_param below stage 3",
          "Only stage 3 shards the parameters, so only there can they be offloaded. Below it every rank "
          "keeps all of them on its GPU: the expected memory is not saved.",
@@ -83,11 +100,15 @@ _CODES = (
     Code("DZ117", "pipeline parallelism with stage 2 or 3",
          "DeepSpeed's pipeline engine works with ZeRO stage 0 or 1 only.",
          '{"zero_optimization": {"stage": 2}, "pipeline": {"stages": 2}}',
-         '{"zero_optimization": {"stage": 1}, "pipeline": {"stages": 2}}'),
+         '{"zero_optimization": {"stage": 2}}'),
     Code("DZ118", "overlapping communication between ranks that share a GPU",
          "Where there are more ranks than GPUs, one rank's stream waits for a kernel of another rank, and "
          "the training hangs. Found when a job is checked on a host with GPUs: a JSON file alone names none.",
          '{"zero_optimization": {"stage": 2, "overlap_comm": true}}', '{"zero_optimization": {"stage": 2}}'),
+    Code("DZ119", "gradients that are scaled before they are reduced, with reduce_scatter",
+         "DeepSpeed supports prescale_gradients and gradient_predivide_factor in stages 2 and 3 only without "
+         "reduce_scatter, which is on by default: it stops with an assertion.",
+         '{"zero_optimization": {"stage": 2}, "prescale_gradients": true}', '{"zero_optimization": {"stage": 2}}'),
     Code("DZ120", "batch sizes that do not fit together",
          "train_batch_size = micro-batch x accumulation steps x ranks, exactly. DeepSpeed computes what is "
          "missing by rounding down, and then stops with an assertion.",
@@ -141,5 +162,11 @@ _CODES = (
          "debzero neither writes nor reads universal checkpoints, which hold pickle. It reshards its own when the "
          "number of ranks has changed.",
          '{"checkpoint": {"load_universal": true}}', '{"checkpoint": {}}', "warning"),
+    Code("DZ160", "a fault of the installed DeepSpeed",
+         "It is found where the installed release has it, here 0.18.5: 0.18.5 and 0.18.6 are slow with ZeRO; before "
+         "0.19.3 overlap_comm gives NaN with compiled layers at stages 1 and 2; pipelines hang in 0.18.3 and 0.18.4, "
+         "and their gradients are wrong up to 0.19.2.",
+         '{"zero_optimization": {"stage": 2}}', '{"zero_optimization": {"stage": 0}}', "warning",
+         Releases("0.18.5", "2.6.0")),
 )
 CODES = {code.code: code for code in _CODES}

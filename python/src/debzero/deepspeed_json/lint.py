@@ -1,7 +1,7 @@
 """The linter of DeepSpeed's own JSON: DeepSpeed ignores much of what is wrong in one, or stops without saying where.
 
-Each finding has a code of codes.py, and an `edit` if only one correction is possible. The rules are in rules_shape.py,
-rules_meaning.py and rules_offload.py.
+Each finding has a code of codes.py, and an `edit` if only one correction is possible. The rules are in the modules
+rules_*.py, and what becomes of each key in keys.yml.
 """
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from debzero.base.errors import Problem
-from debzero.deepspeed_json import rules_meaning, rules_offload, rules_shape
+from debzero.deepspeed_json import rules_meaning, rules_offload, rules_releases, rules_shape, rules_state
 from debzero.deepspeed_json.codes import CODES
+from debzero.deepspeed_json.releases import Releases
 from debzero.deepspeed_json.view import ConfigView, Edit, dotted
 from debzero.job.schema import Job
 
-RULES = (*rules_shape.RULES, *rules_offload.RULES, *rules_meaning.RULES)
+RULES = (*rules_shape.RULES, *rules_state.RULES, *rules_offload.RULES, *rules_meaning.RULES, *rules_releases.RULES)
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ def json_place(job: Optional[Job], file: str) -> tuple[str, str]:
 
 
 def lint(config: dict[str, Any], file: str, ranks: Optional[int] = None, gpus: Optional[int] = None,
-         job: Optional[Job] = None) -> list[Finding]:
-    """All findings in a configuration, in the order of RULES.
+         job: Optional[Job] = None, releases: Optional[Releases] = None) -> list[Finding]:
+    """All findings in a configuration, in the order of RULES, for the installed releases or the given ones.
 
     `job` is the job that it belongs to, in `file`: its zero section is judged too, with what the configuration
     overrules. A finding is placed where the value stands: in the job, or in the file that its `deepspeed:` names.
     """
-    view, found = ConfigView(config, ranks, gpus, job), []
+    view, found = ConfigView(config, ranks, gpus, job, releases), []
     json_file, prefix = json_place(job, file)
     for rule in RULES:
         for violation in rule(view):

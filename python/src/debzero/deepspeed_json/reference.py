@@ -4,11 +4,14 @@ from __future__ import annotations
 import textwrap
 
 from debzero.base.errors import Problem
+from debzero.base.stack import stack
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.codes import CODES, Code
 from debzero.deepspeed_json.reader import parse_config
+from debzero.deepspeed_json.releases import Releases
 
 WIDTH = 118
+PINNED = Releases(stack().deepspeed, stack().torch)
 RANKS, GPUS = 2, 1  # for the code that needs ranks that share a GPU
 
 INTRODUCTION = """
@@ -22,7 +25,7 @@ message names the key.
 def findings(code: Code) -> list[tuple[Problem, bool]]:
     """What the linter finds in the code's example, and whether --fix can correct it."""
     config, repeated = parse_config(code.example, "")
-    found = lint.lint(config or {}, "", RANKS, GPUS)
+    found = lint.lint(config or {}, "", RANKS, GPUS, releases=code.releases or PINNED)
     return [(problem, False) for problem in repeated] + [(one.problem, one.edit is not None) for one in found]
 
 

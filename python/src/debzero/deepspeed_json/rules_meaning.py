@@ -9,41 +9,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from debzero.base.text import count_text, did_you_mean
-from debzero.deepspeed_json import keys
+from debzero.deepspeed_json import arguments, keys
+from debzero.deepspeed_json.rules_state import asks_for
 from debzero.deepspeed_json.view import BATCH, ZERO, ConfigView, Path, Violation, is_number, removal
 
 
 def out_of_range(view: ConfigView) -> Iterator[Violation]:
-    least: list[tuple[Path, float]] = [((key,), 1) for key in BATCH]
-    least += [((ZERO, key), 1) for key in ("reduce_bucket_size", "allgather_bucket_size", "sub_group_size",
-                                           "stage3_max_live_parameters")]
-    least += [((ZERO, key), 0) for key in ("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold",
-                                           "stage3_max_reuse_distance")]
-    least += [((ZERO, part, key), 1) for part in ("offload_param", "offload_optimizer")
-              for key in ("buffer_count", "buffer_size")]
-    least += [(("aio", key), 1) for key in ("thread_count", "block_size", "queue_depth", "intra_op_parallelism")]
-    least += [(("optimizer", "params", key), 0) for key in ("lr", "eps", "weight_decay")]
-    least += [(("gradient_clipping",), 0), (("fp16", "loss_scale"), 0), (("fp16", "initial_scale_power"), 0),
-              (("steps_per_print",), 1)]
-    for path, bound in least:
+    """The bounds that no table holds: of the optimizer's parameters, and of what NVMe offload needs."""
+    least: list[Path] = [("optimizer", "params", key) for key in ("lr", "eps", "weight_decay")]
+    for path in least:
         number = view.number(*path)
-        if number is not None and number < bound:
-            yield Violation("DZ106", path, f"must be at least {bound}, not {number}",
-                            f"use {bound} or more, or remove it for the default")
-    stage, ratio = view.number(ZERO, "stage"), view.number(ZERO, "offload_optimizer", "ratio")
+        if number is not None and number < 0:
+            yield Violation("DZ106", path, f"must be at least 0, not {number}",
+                            "use 0 or more, or remove it for the default")
+    for part in ("offload_param", "offload_optimizer"):
+        for key in ("buffer_count", "buffer_size") if view.offload(part).device == "nvme" else ():
+            if view.number(ZERO, part, key) == 0:
+                yield Violation("DZ106", (ZERO, part, key), "must be at least 1 where device is nvme",
+                                "use 1 or more, or remove it for the default")
+    stage = view.number(ZERO, "stage")
     if stage is not None and stage not in (0, 1, 2, 3):
         yield Violation("DZ106", (ZERO, "stage"), f"ZeRO has stages 0 to 3, not {stage}",
                         "2 suits models that fit a GPU, 3 larger ones")
-    if ratio is not None and not 0 <= ratio <= 1:
-        yield Violation("DZ106", (ZERO, "offload_optimizer", "ratio"), f"is a share from 0 to 1, not {ratio}",
-                        "use 1 to offload all of it")
+
+
+# Further settings that only stage 3 looks at.
+STAGE_3 = ("sub_group_size", "zero_quantized_weights", "zero_quantized_nontrainable_weights",
+           "zero_quantized_gradients")
 
 
 def stage_3(view: ConfigView) -> Iterator[Violation]:
     zero, gather = view.section(ZERO), "stage3_gather_16bit_weights_on_model_save"
     if view.below(3):
+        known = keys.table()[(ZERO,)].keys
         for key in zero:
-            if isinstance(key, str) and key.startswith("stage3_") and key in keys.ZERO:
+            if isinstance(key, str) and key in known and (
+                    key.startswith("stage3_") or key in STAGE_3 and known[key].asks(zero[key])):
                 yield Violation("DZ115", (ZERO, key), f"has no effect at stage {view.stage}",
                                 f"remove it, or set {view.stage_key}: 3", removal(ZERO, key))
     names = (gather, gather[len("stage3_"):], "stage3_gather_fp16_weights_on_model_save")
@@ -54,7 +55,8 @@ def stage_3(view: ConfigView) -> Iterator[Violation]:
                         "is not set: DeepSpeed's save_16bit_model would write nothing (debzero itself gathers the "
                         "weights)",
                         "set it to true if another program loads that file")
-    if view.section("pipeline") and not view.below(2) and view.stage is not None:
+    pipeline = asks_for(keys.table()[()].keys["pipeline"], view.section("pipeline"))
+    if pipeline and not view.below(2) and view.stage is not None:
         yield Violation("DZ117", ("pipeline",), f"pipeline parallelism does not work with ZeRO stage {view.stage}",
                         f"set {ZERO}.stage: 1, or remove it")
     if view.get(ZERO, "overlap_comm") is True and view.ranks and view.gpus and view.ranks > view.gpus and view.stage:
@@ -118,13 +120,13 @@ def optimizer(view: ConfigView) -> Iterator[Violation]:
                 config.setdefault("gradient_clipping", value)
         yield Violation("DZ140", ("optimizer", "params", "max_grad_norm"), "DeepSpeed refuses it there",
                         "use gradient_clipping at the top level", move)
-    known = view.optimizer in {name.lower() for name in keys.OPTIMIZERS} or kind in keys.TORCH_OPTIMIZERS
+    known = view.optimizer in {name.lower() for name in arguments.OPTIMIZERS} or kind in arguments.TORCH_OPTIMIZERS
     if kind and not known:
         yield Violation("DZ141", path, f"{kind!r} is not an optimizer of DeepSpeed or torch",
-                        did_you_mean(kind, [*keys.OPTIMIZERS, *keys.TORCH_OPTIMIZERS]))
-    elif kind and not view.below(1) and view.optimizer in keys.ONE_BIT:
+                        did_you_mean(kind, [*arguments.OPTIMIZERS, *arguments.TORCH_OPTIMIZERS]))
+    elif kind and not view.below(1) and view.optimizer in arguments.ONE_BIT:
         yield Violation("DZ142", path, f"{kind} does not work with ZeRO, whatever its stage", "use AdamW, or stage 0")
-    elif (kind and not view.below(1) and view.optimizer not in keys.TESTED
+    elif (kind and not view.below(1) and view.optimizer not in arguments.TESTED
           and view.get("zero_allow_untested_optimizer") is not True):
         yield Violation("DZ142", path, f"DeepSpeed has not tested ZeRO with {kind} and refuses it",
                         "use AdamW, or set zero_allow_untested_optimizer: true")
@@ -140,11 +142,11 @@ def optimizer(view: ConfigView) -> Iterator[Violation]:
 
 def scheduler(view: ConfigView) -> Iterator[Violation]:
     kind, params, path = view.text("scheduler", "type"), view.section("scheduler", "params"), ("scheduler", "params")
-    if kind and kind not in keys.SCHEDULERS:
+    if kind and kind not in arguments.SCHEDULERS:
         yield Violation("DZ144", ("scheduler", "type"), f"{kind!r} is not a learning-rate schedule of DeepSpeed",
-                        did_you_mean(kind, list(keys.SCHEDULERS)))
+                        did_you_mean(kind, list(arguments.SCHEDULERS)))
         return
-    known, needed = keys.SCHEDULERS.get(kind, ({}, ()))
+    known, needed = arguments.SCHEDULERS.get(kind, ({}, ()))
     for key in needed:
         if key not in params:
             yield Violation("DZ145", (*path, key), f"is missing, and {kind} needs it",
@@ -155,8 +157,8 @@ def scheduler(view: ConfigView) -> Iterator[Violation]:
     warmup, total = view.number(*path, "warmup_num_steps"), view.number(*path, "total_num_steps")
     if warmup is not None and total is not None and warmup > total:
         yield Violation("DZ146", (*path, "warmup_num_steps"),
-                        f"{warmup} warm-up steps are more than the {total} steps in total: the rate never reaches its "
-                        "peak",
+                        f"the warm-up ({warmup} steps) is longer than the training ({total}): the rate never reaches "
+                        "its peak",
                         f"use about {max(1, int(total) // 10)}")
 
 

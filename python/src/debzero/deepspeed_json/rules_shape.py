@@ -1,32 +1,33 @@
 """Lint rules about the shape of a DeepSpeed configuration: its keys, their types and old names."""
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from debzero.base.text import did_you_mean
-from debzero.deepspeed_json import keys
+from debzero.deepspeed_json import arguments, keys
+from debzero.deepspeed_json.keys import Kind
 from debzero.deepspeed_json.view import ZERO, ConfigView, Path, Violation, dotted, is_number, removal, replacement
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, tuple):
-        return isinstance(value, str) and value in kind
-    if isinstance(kind, dict) or kind == "mapping":
-        return isinstance(value, dict)
-    return {"bool": isinstance(value, bool), "number": is_number(value),
-            "whole": is_number(value) and value == math.floor(value), "text": isinstance(value, str),
-            "list": isinstance(value, list), "any": True}[kind]
+def _fits(value: Any, kind: Kind) -> bool:
+    if value is None:
+        return kind.nullable or kind.name == "any"
+    if kind.name == "choice":
+        return isinstance(value, str) and kind.allows(value)
+    return {"bool": isinstance(value, bool), "number": is_number(value), "text": isinstance(value, str),
+            "whole": is_number(value) and value == math.floor(value), "list": isinstance(value, list),
+            "mapping": isinstance(value, dict), "section": isinstance(value, dict), "any": True}[kind.name]
 
 
-def _misfit(path: Path, value: Any, kind: Any) -> Violation:
-    if isinstance(kind, tuple):
-        return Violation("DZ102", path, f"cannot be {_show(value)}", did_you_mean(value, list(kind)))
-    wanted = "a mapping of keys" if isinstance(kind, dict) else {
-        "bool": "true or false", "whole": "a whole number", "number": "a number", "text": "text", "list": "a list",
-        "mapping": "a mapping of keys"}[kind]
+def _misfit(path: Path, value: Any, kind: Kind) -> Violation:
+    if kind.name == "choice":
+        return Violation("DZ102", path, f"cannot be {_show(value)}", did_you_mean(value, list(kind.choices)))
+    wanted = {"bool": "true or false", "whole": "a whole number", "number": "a number", "text": "text",
+              "list": "a list"}.get(kind.name, "a mapping of keys")
     meant = _meant(value, kind)
     if meant is None:
         return Violation("DZ102", path, f"must be {wanted}, not {_show(value)}",
@@ -37,15 +38,16 @@ def _misfit(path: Path, value: Any, kind: Any) -> Violation:
                      "and 1.0e-5 as a number)", replacement(path, path[-1], meant))
 
 
-def _meant(value: Any, kind: Any) -> Any:
+def _meant(value: Any, kind: Kind) -> Any:
     """The value of a text without its quotes, where that fits `kind`; else None."""
-    if not isinstance(value, str) or kind not in ("bool", "whole", "number") or len(value) > 40:
+    if not isinstance(value, str) or kind.name not in ("bool", "whole", "number") or len(value) > 40:
         return None
     try:
-        meant = {"true": True, "false": False}[value.lower()] if kind == "bool" else float(value)
+        meant = {"true": True, "false": False}[value.lower()] if kind.name == "bool" else float(value)
     except (KeyError, ValueError):
         return None
-    if kind != "bool" and _fits(meant, "whole") and "e" not in value.lower() and (kind == "whole" or "." not in value):
+    whole = kind.name != "bool" and is_number(meant) and meant == math.floor(meant)
+    if whole and "e" not in value.lower() and (kind.name == "whole" or "." not in value):
         meant = int(meant)
     return meant if _fits(meant, kind) else None
 
@@ -60,44 +62,70 @@ def _plain(value: Any) -> bool:
     return not isinstance(value, dict) or all(isinstance(key, str) for key in value)
 
 
-def _walk(values: dict[Any, Any], known: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
-    """(path, value, kind) of each key; the kind is None for one that is not known."""
-    for key, value in values.items():
-        here = (*path, key)
-        kind = known.get(key) if isinstance(key, str) else None
-        if kind is None and path == (ZERO,) and key in keys.UNPREFIXED:
-            kind = keys.ZERO[f"stage3_{key}"]
-        yield here, value, kind
-        if isinstance(kind, dict) and isinstance(value, dict):
-            yield from _walk(value, kind, here)
-
-
 def unknown_key(view: ConfigView) -> Iterator[Violation]:
-    for path, _, kind in _walk(view.config, keys.CONFIG):
-        if kind is not None or path == (ZERO, "cpu_offload_params"):
+    for path, _, key in keys.walk(view.config):
+        section = keys.table()[path[:-1]]
+        refuses = section.refuses_unknown(view.releases.deepspeed)
+        if key is not None or keys.is_note(path[-1]) and not (refuses and view.job is None):
             continue
-        known: Any = keys.CONFIG
-        for part in path[:-1]:
-            known = known[part]
-        section, hint = dotted(path[:-1]), did_you_mean(path[-1], sorted(known))
-        near = hint.startswith("did you mean")
-        fix = hint if near else "remove it, or check its spelling and its section against DeepSpeed's reference"
-        if section in keys.STRICT:
-            yield Violation("DZ101", path, f"is not a known key, and DeepSpeed refuses it in {section}", fix)
-        else:
-            yield Violation("DZ101", path, "is not a known key: DeepSpeed silently ignores it", fix,
-                            severity="error" if near else "warning")
+        if keys.is_note(path[-1]):
+            yield Violation("DZ101", path, f"is a note, and DeepSpeed refuses it in {dotted(path[:-1])}: debzero "
+                            "leaves it out, other programs do not", "move it to the top level", removal(*path),
+                            "warning")
+            continue
+        fix = _meant_key(path, section)
+        if refuses:
+            yield Violation("DZ101", path, f"is not a known key, and DeepSpeed refuses it in {dotted(path[:-1])}",
+                            fix or UNKNOWN)
+        elif fix or not section.open:
+            yield Violation("DZ101", path, "is not a known key: DeepSpeed silently ignores it", fix or UNKNOWN,
+                            severity="error" if fix else "warning")
+
+
+UNKNOWN = "remove it, or check its spelling and its section against DeepSpeed's reference"
+
+
+def _meant_key(path: Path, section: keys.Section) -> str:
+    """The fix for a misspelled or misplaced key; empty where no known key is near: a far guess helps nobody."""
+    word = str(path[-1])
+    close = difflib.get_close_matches(word, sorted(section.keys), 1, 0.8)
+    if close:
+        return f"did you mean {close[0]}?"
+    places = [path for path in ((), (ZERO,)) if word in keys.table()[path].keys and path != section.path]
+    if not places or section.open:
+        return ""
+    return f"it belongs in {dotted(places[0])}: move it there" if places[0] else "it belongs at the top level: move it"
 
 
 def wrong_type(view: ConfigView) -> Iterator[Violation]:
-    every = [*_walk(view.config, keys.CONFIG),
-             *_walk(view.section("optimizer", "params"), keys.OPTIMIZER_PARAMS, ("optimizer", "params")),
-             *_walk(view.section("scheduler", "params"), keys.SCHEDULERS.get(view.text("scheduler", "type"), ({},))[0],
-                    ("scheduler", "params"))]
+    every = [(path, value, key.kind) for path, value, key in keys.walk(view.config) if key is not None]
+    params = (("optimizer", arguments.OPTIMIZER_PARAMS),
+              ("scheduler", arguments.SCHEDULERS.get(view.text("scheduler", "type"), ({},))[0]))
+    for section, known in params:
+        every += [((section, "params", name), value, Kind("choice", choices=kind) if isinstance(kind, tuple) else
+                   Kind(kind)) for name, value in view.section(section, "params").items()
+                  if isinstance(name, str) and (kind := known.get(name))]
     for path, value, kind in every:
-        if kind is None or value == "auto" or (value is None and dotted(path) in keys.NULLABLE) or _fits(value, kind):
+        if value != "auto" and not _fits(value, kind):
+            yield _misfit(path, value, kind)
+
+
+def out_of_bounds(view: ConfigView) -> Iterator[Violation]:
+    """What DeepSpeed's own validation refuses, or what fails later in its code."""
+    for path, value, key in keys.walk(view.config):
+        if key is None or not is_number(value) or key.kind.least <= value <= key.kind.most:
             continue
-        yield _misfit(path, value, kind)
+        least, most = f"{key.kind.least:g}", f"{key.kind.most:g}"
+        if key.kind.most < math.inf:
+            yield Violation("DZ106", path, f"is a share from {least} to {most}, not {value}",
+                            f"use {most} for all of it, or remove it for the default")
+        else:
+            yield Violation("DZ106", path, f"must be at least {least}, not {value}",
+                            f"use {least} or more, or remove it for the default")
+
+
+# Sections that have no effect here anyway, and a text of DeepSpeed's own.
+INERT = ("elasticity", "autotuning", "pipeline", "nebula")
 
 
 def idle_auto(view: ConfigView) -> Iterator[Violation]:
@@ -109,8 +137,7 @@ def idle_auto(view: ConfigView) -> Iterator[Violation]:
                 yield (*path, key)
 
     for path in every(view.config, ()):
-        opened = path[0] in ("elasticity", "autotuning", "pipeline", "nebula")
-        if not opened and path[-1] not in keys.AUTO and dotted(path[-2:]) not in keys.AUTO:
+        if path[0] not in INERT and path[-1] not in keys.AUTO and dotted(path[-2:]) not in keys.AUTO:
             yield Violation("DZ103", path,
                             '"auto" has no meaning here: debzero leaves the key out, DeepSpeed alone refuses it',
                             "remove it: DeepSpeed's default holds", removal(*path))
@@ -144,4 +171,4 @@ def renamed(view: ConfigView) -> Iterator[Violation]:
                         replacement(("bfloat16",), "bf16", view.config["bfloat16"]))
 
 
-RULES = (unknown_key, wrong_type, idle_auto, renamed)
+RULES = (unknown_key, wrong_type, out_of_bounds, idle_auto, renamed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Literal, NamedTuple, Optional
 
+from debzero.deepspeed_json.releases import Releases, here
 from debzero.job.schema import Job
 
 Path = tuple[Any, ...]
@@ -53,10 +54,13 @@ class ConfigView:
     """The configuration, and the settings that hold: the job's `zero:` section, overruled by the JSON.
 
     `given` is the configuration as it is written; `ranks`, `gpus` and `job` are None where they are not known.
+    `releases`: by default those that are installed here.
     """
 
-    def __init__(self, config: dict[str, Any], ranks: Optional[int], gpus: Optional[int], job: Optional[Job]) -> None:
+    def __init__(self, config: dict[str, Any], ranks: Optional[int], gpus: Optional[int], job: Optional[Job],
+                 releases: Optional[Releases] = None) -> None:
         self.given, self.config, self.ranks, self.gpus, self.job = config, normalized(config), ranks, gpus, job
+        self.releases = releases or here()
 
     def get(self, *path: str) -> Any:
         """The value at `path`; None when it is absent, "auto" or below something that is not a mapping."""

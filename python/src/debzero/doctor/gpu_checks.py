@@ -168,8 +168,8 @@ def check_nvidia_smi(probe: HostProbe, required: Requirements) -> CheckResult:
               if address[-12:] not in answering and not gpu["driver"].startswith("vfio")]
     enough = probe.in_container and len(answering) >= required.gpus  # a container is given some of its host's GPUs
     if silent and not enough:
-        return fail(f"The PCI bus shows {len(probe.gpus)} GPUs and nvidia-smi {len(answering)}: {', '.join(silent)} is "
-                    f"lost{kernel}", COLD_BOOT)
+        return fail(f"The PCI bus shows {len(probe.gpus)} GPUs and nvidia-smi {len(answering)}; lost: "
+                    f"{', '.join(silent)}{kernel}", COLD_BOOT)
     shown = "; ".join(f"{gpu['name']}, {gpu['memory.total']} MiB" for gpu in probe.smi_gpus)
     return ok(shown, gpus=probe.smi_gpus)
 
@@ -195,7 +195,7 @@ def check_persistence(probe: HostProbe, required: Requirements) -> CheckResult:
 
 def check_errors(probe: HostProbe, required: Requirements) -> CheckResult:
     """Memory errors that ECC could not correct, and what the kernel reported."""
-    errors = [f"GPU {gpu['index']}: {gpu[ECC_ERRORS]} uncorrected memory errors"
+    errors = [f"GPU {gpu['index']}: uncorrected memory errors: {gpu[ECC_ERRORS]}"
               for gpu in probe.smi_gpus if re.match("[1-9]", gpu[ECC_ERRORS])]
     errors += [f"the kernel says: {probe.last_xid}"] if probe.last_xid else []
     if errors:

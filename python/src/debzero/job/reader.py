@@ -2,16 +2,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.reading import JOB, ContentError, read_text, why
 from debzero.base.stack import jobs_folder
-from debzero.base.text import did_you_mean, type_text
+from debzero.base.text import did_you_mean, short, type_text
+from debzero.base.yaml_reading import load
+from debzero.job import others
 from debzero.job.local_files import is_path, within
 from debzero.job.schema import Job
 
@@ -25,32 +26,53 @@ def _known(location: tuple[Any, ...]) -> dict[str, Any]:
     return fields
 
 
-def _problem(file: str, error: Any) -> Problem:
-    """One of pydantic's errors as a sentence."""
-    location = tuple(part for part in error["loc"] if not (isinstance(part, str) and "[" in part))
+def _location(values: Any, error: Any) -> tuple[Any, ...]:
+    """The path of the key that one of pydantic's errors is about, without the types that pydantic puts in between."""
+    location = []
+    for part in error["loc"]:
+        inside = part in values if isinstance(values, dict) else isinstance(part, int) and isinstance(values, list)
+        if inside:
+            values = values[part]
+        if inside or error["type"] == "missing":
+            location.append(part)
+    return tuple(location)
+
+
+def _problem(file: str, values: dict[str, Any], error: Any) -> Problem:
+    """One of pydantic's errors about `values` as a sentence."""
+    location = _location(values, error)
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    given = short(value)
     fields, name = _known(location), str(location[-1])
     field = fields.get(name)
     shown = dict.fromkeys((field.examples[0], field.examples[-1])) if field is not None else {}
     example = f"for example {' or '.join(f'`{name}: {value}`' for value in shown)}" if shown else "see `man debzero`"
     key = ".".join(map(str, location))
     if kind == "extra_forbidden":
-        return Problem(file, key, "is not a known key", did_you_mean(name, sorted(fields)))
+        return Problem(file, key, "is not a known key", others.instead_of(name) or did_you_mean(name, sorted(fields)))
     if kind == "missing":
         return Problem(file, key, "is missing", f"add it, {example}")
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return Problem(file, key, f"cannot be {value!r}", did_you_mean(value, choices))
+        return Problem(file, key, f"cannot be {given}", did_you_mean(value, choices))
     if kind == "value_error":
         return Problem(file, key, str(context["error"]), example)
+    if kind in ("string_too_short", "too_short"):
+        return Problem(file, key, "must not be empty", example)
+    if kind == "too_long":
+        return Problem(file, key, f"must have at most {context['max_length']} items, not {context['actual_length']}",
+                       example)
+    if kind in ("string_type", "list_type"):
+        listed = " or a list of texts" if kind == "list_type" else ""
+        return Problem(file, key, f"must be text{listed}, not {given}", example)
     if kind.startswith("bool_"):
-        return Problem(file, key, f"must be true or false, not {value!r}", example)
+        return Problem(file, key, f"must be true or false, not {given}", example)
     if kind.startswith(("int_", "float_")):
         whole = "a whole number" if kind.startswith("int_") else "a number"
-        return Problem(file, key, f"must be {whole}, not {value!r}", example)
+        return Problem(file, key, f"must be {whole}, not {given}", example)
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return Problem(file, key, f"must be a mapping of keys, not {value!r}", example)
-    return Problem(file, key, f"{error['msg'].replace('Input should', 'must')}, not {value!r}", example)
+        return Problem(file, key, f"must be a mapping of keys, not {given}", example)
+    return Problem(file, key, f"{error['msg'].replace('Input should', 'must')}, not {given}", example)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -64,51 +86,24 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
         return InputError([Problem(str(path), key, reason, fix)])
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, JOB)
     except FileNotFoundError:
         base = "" if path.is_absolute() else ", relative to the current folder"
         raise wrong("file", "does not exist", f"check the path{base}; `ls {path.parent}` shows what is there") from None
     except IsADirectoryError:
         raise wrong("file", "is a folder, not a job file", "give the .yml file inside it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise wrong("file", f"cannot be read: {error}", "make it a text file that this user may read") from None
+    except (OSError, ValueError) as error:
+        raise wrong("file", why(error), "make it a text file that this user may read") from None
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        repeated = [Problem(str(path), ".".join(key), f"is repeated on line {line}; YAML silently keeps the last",
-                            "keep one") for key, line in _repeated(node, (), (), set())]
-        values = loader.construct_document(node) if node is not None else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-01, 5000 digits
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "file"
-        reason = " ".join(filter(None, [getattr(error, "context", None),
-                                        getattr(error, "problem", None)])) or str(error)
-        raise wrong(place, f"is not YAML: {reason}", "check the indentation, quotes and brackets there") from None
+        values, repeated = load(text)
+    except ContentError as error:
+        raise wrong(error.place, str(error), "check the indentation, quotes and brackets there") from None
     if not isinstance(values, dict):
         raise wrong("file", "is empty, but must hold a mapping such as `model: ...`" if values is None else
                     f"must hold a mapping such as `model: ...`, not {type_text(values)}",
                     f"start from a job file in {jobs_folder()}")
-    return values, repeated
-
-
-def _repeated(node: Any, path: tuple[str, ...], above: tuple[Any, ...],
-              seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The path and the line of each key that its mapping already has. `above`: the nodes that hold this one; `seen`:
-    those already visited, for an alias leads to the same node again."""
-    if node in above:
-        raise yaml.MarkedYAMLError(problem="a value contains itself", problem_mark=node.start_mark)
-    if not isinstance(node, yaml.CollectionNode) or node in seen:
-        return
-    seen.add(node)
-    keys = set()
-    for number, item in enumerate(node.value):
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        here = (*path, key.value if isinstance(key, yaml.ScalarNode) else str(number))
-        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-            if (key.tag, key.value) in keys:
-                yield here, key.start_mark.line + 1
-            keys.add((key.tag, key.value))
-        yield from _repeated(value, here, (*above, node), seen)
+    return values, [Problem(str(path), key, f"is repeated on line {line}; YAML silently keeps the last", "keep one")
+                    for key, line in repeated]
 
 
 def _locate(job: Job, folder: Path) -> Job:
@@ -127,7 +122,7 @@ def _locate(job: Job, folder: Path) -> Job:
 
 def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:
     """`values` without the keys that were refused, so that the rest of the job can still be checked."""
-    rest: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    rest: dict[str, Any] = json.loads(json.dumps(values))
     for location in locations:
         inner: Any = rest
         for part in location[:-1]:
@@ -141,12 +136,14 @@ def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
     """The job in `path` and its problems. Where a value is wrong the job has the default, so that it can be checked
     further; it is None where that is impossible."""
     values, problems = _read(path)
+    if program := others.program_of(values):
+        return None, [Problem(str(path), "file", *others.refusal(program, path.name))]
     job = None
     try:
         job = Job.model_validate(values)
     except ValidationError as error:
         details = error.errors()
-        problems += {p.key: p for p in (_problem(str(path), detail) for detail in details)}.values()
+        problems += {p.key: p for p in (_problem(str(path), values, detail) for detail in details)}.values()
         refused = [tuple(detail["loc"])[:2] for detail in details]
         try:
             job = Job.model_validate(_without(values, refused))

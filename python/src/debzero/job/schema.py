@@ -13,6 +13,8 @@ from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from debzero.base.text import short
+
 SECTIONS_DATASET = "debian-sections"
 MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find
 
@@ -29,7 +31,7 @@ def _auto_or_count(value: Any) -> Union[int, str]:
     if isinstance(value, str) and value.isdecimal() or isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"must be auto or a whole number of at least 1, not {value!r}")
+        raise ValueError(f"must be auto or a whole number of at least 1, not {short(value)}")
     return value
 
 
@@ -45,12 +47,15 @@ def _stage(value: Any) -> Any:
 
 def _model(value: Any) -> Any:
     if isinstance(value, dict):
-        if not isinstance(value.get("type"), str):
-            raise ValueError("a model trained from scratch needs its type")
-        if _auto_or_count(value.get("vocab_size", 0) or None) == "auto":
-            raise ValueError("a model trained from scratch needs vocab_size, the number of word pieces to learn")
+        if not isinstance(value.get("type"), str) or not value["type"]:
+            raise ValueError("a model trained from scratch needs a type that transformers knows, for example bert")
+        size = value.get("vocab_size")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST:
+            given = "which is missing" if size is None else f"a whole number, not {short(size)}"
+            raise ValueError("a model trained from scratch needs vocab_size, the number of word pieces to learn, "
+                             + given)
     elif not isinstance(value, str) or not value:
-        raise ValueError(f"must be a hub id, a folder or a mapping, not {value!r}")
+        raise ValueError(f"must be a hub id, a folder or a mapping, not {short(value)}")
     return value
 
 
@@ -82,7 +87,7 @@ class Data(Section):
         min_length=1, examples=["glue/mrpc", "reviews.csv", "/srv/reviews", SECTIONS_DATASET], description=(
             "The data set. On the Hugging Face hub: `owner/name`, `owner/name/configuration`, or a configuration of "
             "`glue`, `super_glue` or `wikitext`, such as `glue/mrpc`. On this host: a `.csv`, `.json`, `.jsonl` or "
-            "`.parquet` file, whose rows all are for training (see `held_out`); or a folder with `train.*` and "
+            "`.parquet` file, all of whose rows are used for training (see `held_out`); or a folder with `train.*` and "
             "`validation.*` or `test.*` files, all in one of these formats. CSV files name their columns in the first "
             "line; JSON is a list of objects, or one object per line. A name that starts with `/`, `./`, `../` or `~`, "
             "ends in a data suffix, or exists beside the job file (unless that is the folder of a run) is local; any "
@@ -131,7 +136,7 @@ class Train(Section):
         "The floating-point type of the computation. `auto` takes bf16 on GPUs that have it (Ampere and later), "
         "on older GPUs fp16, but fp32 for T5 models; on a CPU fp32."))
     seed: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_number)] = Field(42, examples=["42"], description=(
-        "The start of all random numbers: new weights, the order of samples, dropout, the split by `held_out`."))
+        "The seed for all random numbers: new weights, the order of samples, dropout, the split by `held_out`."))
     warmup: Share = Field(0.1, examples=["0.1"], description=(
         "The share of all optimizer steps in which the learning rate rises."))
     weight_decay: AtLeastZero = Field(0.01, examples=["0.01"], description="AdamW's weight decay; 0 for none.")
@@ -178,7 +183,8 @@ class Checkpoint(Section):
     steps: Optional[Count] = Field(None, examples=["500"], description=(
         "Also save after every so many optimizer steps. By default only time and evaluations count."))
     keep: Count = Field(2, examples=["2"], description=(
-        "How many checkpoints stay on the disk, the newest ones. Writing the next one takes room for one more."))
+        "How many checkpoints stay on the disk, the newest ones. While the next one is written, there must be room for "
+        "one more."))
 
 
 class Job(Section):

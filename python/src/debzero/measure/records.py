@@ -5,7 +5,6 @@ Standard library only: results are also shown on a host without the trainer's li
 """
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.reading import RESULTS, check_texts, parse_json, read_text, why
+from debzero.base.text import short
 
 Record = TypeVar("Record")
 
@@ -29,6 +30,10 @@ class Segment:
     samples: float
     seconds: float
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.samples, self.seconds) < 0:
+            raise ValueError("steps, samples and seconds are never negative")
+
 
 @dataclass(frozen=True)
 class MeasuredRun:
@@ -43,8 +48,9 @@ class MeasuredRun:
     wall_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.measured and not (self.memory_bytes and 0 < self._seconds < math.inf):
-            raise ValueError("a measured run needs segments that took time and each rank's memory")
+        if self.measured and not (self.memory_bytes and min(self.memory_bytes) > 0 and 0 < self._seconds < math.inf
+                                  and self.samples_per_second > 0):
+            raise ValueError("a measured run needs segments that took time, with samples, and each rank's memory")
 
     @property
     def measured(self) -> bool:
@@ -93,13 +99,10 @@ class _Mismatch(Exception):  # noqa: N818 - becomes an InputError
 def read_object(file: Path, fix: str) -> dict[str, Any]:
     """The JSON object in `file`. Raises an InputError that ends with `fix` where there is none."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        reason = "does not exist"
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-    except (ValueError, RecursionError) as error:
-        reason = f"is not JSON: {error}"
+        values = parse_json(read_text(file, RESULTS))
+        check_texts(values)
+    except (OSError, ValueError) as error:
+        reason = why(error)
     else:
         if isinstance(values, dict):
             return values
@@ -125,8 +128,8 @@ def _read(kind: Any, value: Any, key: str) -> Any:
     if is_dataclass(kind):
         return _read_fields(kind, value, key)
     if outer is Literal:
-        if value not in inner:
-            raise _Mismatch(key, f"must be one of {', '.join(map(str, inner))}, not {value!r}")
+        if not any(type(value) is type(choice) and value == choice for choice in inner):  # for Python, True is 1
+            raise _Mismatch(key, f"must be one of {', '.join(map(str, inner))}, not {short(value)}")
         return value
     if outer is Union:  # Optional
         return None if value is None else _read(inner[0], value, key)

@@ -13,7 +13,7 @@ from debzero.job.schema import Job
 from debzero.model import build, tasks
 from debzero.model.checkpointing import checkpointing_problems
 from debzero.model.folder import flaws, no_code
-from debzero.model.positions import known_config, position_problems
+from debzero.model.positions import local_config, position_problems
 
 
 def model_problems(job: Job, file: str) -> list[Problem]:
@@ -34,9 +34,9 @@ def _in_folder(job: Job, file: str) -> list[Problem]:
         return [Problem(file, "model", f"the folder {folder} {missing}",
                         "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
     found = flaws(folder) if folder.is_absolute() else []
-    config = None if found else known_config(job)
-    return [Problem(file, "model", f"{folder}: {flaw.reason}", flaw.fix) for flaw in found] or (
-        [] if config is None else _settled(job, file, config))
+    config = local_config(job)
+    return [*(Problem(file, "model", f"{folder}: {flaw.reason}", flaw.fix) for flaw in found),
+            *(_settled(job, file, config) if config is not None else [])]
 
 
 def _from_scratch(job: Job, file: str, model: dict[str, Any]) -> list[Problem]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Callable, ContextManager, Hashable, Optional
 
@@ -51,49 +52,56 @@ def eager() -> ContextManager[Any]:
 
 
 class StepGraphs:
-    """Whole optimizer steps (forward, backward, clipping, update), recorded once for each shape of the batch and
-    replayed. The CPU then launches one graph per step instead of thousands of kernels. For one rank, one micro-batch
-    per step, and fp32 or bf16.
+    """The parts of an optimizer step, recorded once for each shape of the batch and replayed. The CPU then launches one
+    graph instead of thousands of kernels.
 
     A shape is recorded when it comes for the second time. The first step runs as usual and creates what a recording may
     not: compiled code, the optimizer's state, the libraries' workspaces.
     """
 
-    def __init__(self, work: Callable[[dict[str, Any], Any], Any], forget: Callable[[], None]) -> None:
-        """`work(batch, weights)` runs one optimizer step on tensors of the device and returns the loss; `forget()`
-        drops the gradients."""
-        self.work, self.forget, self.seen = work, forget, Counter[Hashable]()
-        self.off = ""  # why no step is recorded any more
+    def __init__(self, parameters: Sequence[Any], say: Callable[[str], None]) -> None:
+        """`parameters`: those that are trained; `say` gets why no more is recorded, once."""
+        self.parameters, self.say, self.seen = parameters, say, Counter[Hashable]()
+        self.off = False
         self.graphs: dict[Hashable, tuple[Any, dict[str, Any], Any, Any]] = {}
         self.pool: Optional[Any] = None
 
-    def step(self, batch: dict[str, Any], weights: Any) -> Any:
-        shape = tuple((name, tuple(tensor.shape)) for name, tensor in batch.items())
-        self.seen[shape] += 1
-        if self.off or (shape not in self.graphs and (self.seen[shape] < 2 or len(self.graphs) >= MOST_GRAPHS)):
-            return self.work(batch, weights)
-        if shape not in self.graphs:
+    def run(self, work: Callable[[dict[str, Any], Any], Any], batch: dict[str, Any], weights: Any) -> Any:
+        """What work(batch, weights) returns, a tensor of the device. All tensors are on the device."""
+        key = (work.__name__, *((name, tuple(tensor.shape)) for name, tensor in batch.items()))
+        self.seen[key] += 1
+        if self.off or (key not in self.graphs and (self.seen[key] < 2 or len(self.graphs) >= MOST_GRAPHS)):
+            return work(batch, weights)
+        if key not in self.graphs:
+            gradients = [parameter.grad for parameter in self.parameters]
             try:
-                self._record(shape, batch, weights)
+                self._record(key, work, batch, weights)
             except RuntimeError as error:  # the model waits for the device, which a recording cannot
-                self.off = str(error).splitlines()[0]
-                torch.cuda.synchronize()
-                self.forget()  # the gradients were recorded, not computed
-                self.graphs.clear()
-                self.pool = None
-                return self.work(batch, weights)
-        graph, inputs, factors, loss = self.graphs[shape]
+                self._give_up(error, gradients)
+                return work(batch, weights)
+        graph, inputs, factors, result = self.graphs[key]
         for name, tensor in batch.items():
             inputs[name].copy_(tensor, non_blocking=True)
         factors.copy_(weights)
         graph.replay()
-        return loss.clone()
+        return result.clone()
 
-    def _record(self, shape: Hashable, batch: dict[str, Any], weights: Any) -> None:
+    def _record(self, key: Hashable, work: Callable[[dict[str, Any], Any], Any], batch: dict[str, Any],
+                weights: Any) -> None:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         factors, graph = weights.clone(), torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self.pool):
-            loss = self.work(inputs, factors)
+        # thread_local: NCCL's watchdog asks for events meanwhile.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            result = work(inputs, factors)
         self.pool = graph.pool()
-        self.graphs[shape] = graph, inputs, factors, loss
+        self.graphs[key] = graph, inputs, factors, result
+
+    def _give_up(self, error: Exception, gradients: Sequence[Any]) -> None:
+        self.off = True
+        torch.cuda.synchronize()
+        for parameter, gradient in zip(self.parameters, gradients):  # what was recorded was not computed
+            parameter.grad = gradient
+        self.graphs.clear()
+        self.pool = None
+        self.say(f"runs without CUDA graphs from here on, which is slower: {str(error).splitlines()[0]}")

@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from debzero.base import reading
 from debzero.base.files import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -22,7 +23,6 @@ PICKLES = "pytorch_model*.bin"  # what convert.py reads
 OTHERS = (PICKLES, "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "tf_model*", "*.gguf")
 HEADER = 10_000_000  # bytes: a hundred thousand tensors, more than any shard has
 DANGER = "loading such a file can run what its author wrote"
-JSON = 2**26    # bytes of a configuration or an index; transformers has no limit, but no model has so much
 POINTER = b"version https://git-lfs"
 CONVERT = Path(__file__).resolve().parents[2] / "convert.py"
 # Of systemd, version 247 and later. A user of its own that may write nothing but its standard output, and sees neither
@@ -58,7 +58,7 @@ def shards(folder: Path) -> list[str]:
     """The names of the files of weights, as far as the index is right."""
     if not os.path.lexists(folder / INDEX):
         return [WEIGHTS]
-    named = _json(folder / INDEX).get("weight_map")
+    named = read_json(folder / INDEX).get("weight_map")
     return sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
 
 
@@ -70,8 +70,13 @@ def other_weights(names: Iterable[str]) -> list[str]:
 def _programs(folder: Path) -> Iterator[Flaw]:
     """Code that transformers would run or fetch, and models that peft would fetch from elsewhere."""
     for path in sorted(folder.rglob("*config.json")):
-        name, values = path.relative_to(folder), _json(path)
-        known = path.parent == folder and _is_known(_json(folder / "config.json").get("model_type"))
+        name = path.relative_to(folder)
+        known = path.parent == folder and _is_known(read_json(folder / "config.json").get("model_type"))
+        try:
+            values = reading.parse_json(reading.read_text(path, reading.STATE))
+        except (OSError, ValueError) as error:  # transformers may read it all the same
+            yield Flaw(f"its {name} {reading.why(error)}", "copy the whole folder again")
+            continue
         for key, value, depth in _entries(values):
             # A model whose type transformers knows is built by transformers' own code.
             if key == "auto_map" and value and (depth or not known):
@@ -85,11 +90,6 @@ def _programs(folder: Path) -> Iterator[Flaw]:
     if os.path.lexists(folder / "adapter_config.json"):
         yield Flaw("it holds an adapter (adapter_config.json), which is no model",
                    "merge it into its model with peft's merge_and_unload() and save_pretrained(), and give that folder")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a file that may be anything; empty where there is none."""
-    return read_json(path) if os.path.isfile(path) and os.path.getsize(path) <= JSON else {}
 
 
 def _is_known(kind: Any) -> bool:

@@ -2,13 +2,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
 from debzero.model.folder import no_code
-from debzero.model.tokenizer import Model
-from debzero.resolve.precision import cached_config
 
 # Model types whose positions are numbered from one after the padding token's number, as in fairseq, where they come
 # from: with the usual padding token 1, RoBERTa's 514 positions serve 512 tokens.
@@ -47,25 +45,29 @@ def position_problems(job: Job, file: str, config: Any, padding: Optional[int] =
     return [Problem(file, "data.max_length", reason, f"use at most {longest}{larger}")]
 
 
-def check_positions(job: Job, model: Model, file: str, tokens: Any) -> None:
-    """Raises an InputError where samples may be longer than the model, in the folder `model`, has positions; on a GPU
-    such a run would end with an unreadable assertion. (Models from scratch are checked before.)"""
+def check_positions(job: Job, model: Union[str, dict[str, Any]], file: str, tokens: Any) -> None:
+    """Raises an InputError where samples may be longer than the model has positions; on a GPU such a run would end with
+    an unreadable assertion. `model`: what model/source.local() returned; one from scratch has been checked before."""
     from transformers import AutoConfig
 
     if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, **no_code())
+        config = AutoConfig.from_pretrained(model, local_files_only=True, **no_code())
         found = position_problems(job, file, config, tokens.pad_token_id)
         if found:
             raise InputError(found)
 
 
-def known_config(job: Job) -> Any:
-    """The configuration of a job's model in a folder or in the hub's cache; None where neither has one that
-    transformers can read. The hub is not asked."""
+def local_config(job: Job) -> Any:
+    """The configuration of the job's model, from its folder or the hub's cache; None where neither has one that
+    transformers can read without code of the model's own. The hub is not asked."""
+    from huggingface_hub import hf_hub_download
     from transformers import AutoConfig
 
-    where = job.model if Path(str(job.model)).is_absolute() else cached_config(str(job.model), job.revision)
+    name = str(job.model)
     try:
-        return AutoConfig.from_pretrained(where, local_files_only=True, **no_code()) if where else None
+        # A hub's by its path in the cache: a folder here may have the same name.
+        place = name if Path(name).is_absolute() else hf_hub_download(name, "config.json", revision=job.revision,
+                                                                      local_files_only=True)
+        return AutoConfig.from_pretrained(place, local_files_only=True, **no_code())
     except Exception:  # of many types; the checks of the model itself report what is wrong
         return None

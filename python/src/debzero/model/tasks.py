@@ -11,6 +11,7 @@ from typing import Any, Callable, Protocol
 import numpy as np
 
 from debzero.base.errors import Problem, UserError
+from debzero.base.text import count_text
 from debzero.job.schema import SECTIONS_DATASET, Job
 
 Forward = Callable[..., Any]
@@ -274,7 +275,7 @@ def problems(job: Job, file: str) -> list[Problem]:
                              f"name one, for example `text: {data.text[0]}`"))
     if data.prefix and (task is CausalLM or len(data.prefix) != len(data.text)):
         wrong = "task causal-lm takes no prefix" if task is CausalLM else (
-            f"{len(data.prefix)} texts cannot come before {len(data.text)} columns")
+            f"{count_text(len(data.prefix), 'text')} cannot come before {count_text(len(data.text), 'column')}")
         found.append(Problem(file, "data.prefix", wrong, "give as many as data.text has columns, or remove it"))
     if task is Regression and data.dataset == SECTIONS_DATASET:
         found.append(Problem(file, "task", "the labels of debian-sections are classes, not numbers",

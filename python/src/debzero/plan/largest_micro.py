@@ -9,6 +9,7 @@ from typing import Optional
 
 from debzero.base.errors import InputError
 from debzero.base.files import nearest
+from debzero.base.text import printable
 from debzero.plan.hardware import Hardware, find_hardware
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner
@@ -36,5 +37,6 @@ def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = 
     except InputError:  # for example, the hub cannot be reached; the training will say so
         return None
     except Exception as error:  # a model that cannot be traced can still be trained
-        print(f"the micro-batch cannot be predicted: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        reason = printable(f"{type(error).__name__}: {error}")
+        print(f"the micro-batch cannot be predicted: {reason}", file=sys.stderr, flush=True)
         return None

@@ -135,8 +135,8 @@ def _of_rank(model: ParameterCounts, curve: Curve, setting: Setting, compiled: b
 
 
 def _plain(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
-    """torch's DDP: everything in fp32 (autocast's half-precision copies of the weights are in the curve). The buckets
-    of DistributedDataParallel hold all gradients a second time."""
+    """Everything in fp32 (autocast's half-precision copies of the weights are in the curve). With several ranks the
+    memory of the gradients is held twice: what NCCL still reads in one recorded step is not used again in it."""
     total = model.total
     base = Parts(parameters=FLOAT * total, optimizer=MOMENTS * total,
                  buffers=model.buffers_bytes + WORKSPACES + (FLOAT * total if setting.ranks > 1 else 0))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, without_known
-from debzero.base.text import bytes_text, count_text
+from debzero.base.text import bytes_text, count_text, printable
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.deepspeed_json.view import ZERO
 from debzero.job.reader import parse
@@ -69,7 +69,7 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     if as_json:
         print(json.dumps(_as_dict(path, planner, rows, best, why), indent=2))
     else:
-        print("\n".join(_as_text(planner, rows, best, why)))
+        print("\n".join(map(printable, _as_text(planner, rows, best, why))))
     return 0
 
 

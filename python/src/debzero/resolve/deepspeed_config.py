@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from debzero.deepspeed_json import releases
+from debzero.deepspeed_json.keys import without_notes
 from debzero.resolve.resolve import ResolvedJob
 
 BETAS, EPS = [0.9, 0.999], 1e-8
@@ -22,7 +24,7 @@ def generate(resolved: ResolvedJob, hidden: int, steps: int, swap: str = "",
     ours = _ours(resolved, swap)
     if aio:
         ours["aio"] = aio
-    theirs = resolved.deepspeed or {}
+    theirs = without_notes(resolved.deepspeed or {})
     if "optimizer" in theirs:
         ours.pop("optimizer")  # another type takes other parameters
     merged = _merge(ours, theirs)
@@ -44,7 +46,10 @@ def _ours(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
     if resolved.stage:
         # Overlapping hangs when two ranks share a GPU (one stream waits for the other's kernel), and needs streams at
         # all.
-        sharding.update(overlap_comm=resolved.host.gpus > 0 and not resolved.shares_gpus, contiguous_gradients=True,
+        broken = (resolved.stage < 3 and train.compile == "auto"
+                  and releases.overlap_breaks_compiled_layers(releases.here()))
+        overlaps = resolved.host.gpus > 0 and not resolved.shares_gpus and not broken
+        sharding.update(overlap_comm=overlaps, contiguous_gradients=True,
                         reduce_bucket_size=BUCKET, allgather_bucket_size=BUCKET)
     if resolved.stage == 3:
         sharding.update(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto",

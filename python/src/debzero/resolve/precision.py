@@ -1,7 +1,6 @@
 """The floating-point precision that a job trains in on a host, and what is wrong with the one that it asks for."""
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -74,12 +73,12 @@ def model_type(model: object, revision: str = "main") -> Optional[str]:
     if isinstance(model, dict):
         return str(model["type"])
     name = str(model)
-    file = str(Path(name) / "config.json") if Path(name).is_absolute() else cached_config(name, revision)
-    kind = read_json(Path(file)).get("model_type") if file and os.path.isfile(file) else None
+    file = str(Path(name) / "config.json") if Path(name).is_absolute() else _cached_config(name, revision)
+    kind = read_json(Path(file)).get("model_type") if file else None
     return kind if isinstance(kind, str) else None
 
 
-def cached_config(name: str, revision: str) -> Optional[str]:
+def _cached_config(name: str, revision: str) -> Optional[str]:
     """The path of a hub model's config.json in the local cache; None where it is not there."""
     from huggingface_hub import constants, try_to_load_from_cache
 

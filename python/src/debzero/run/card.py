@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from debzero.base.files import write_text
-from debzero.base.text import computing_text, count_text, duration_text, memory_text
+from debzero.base.text import computing_text, count_text, duration_text, markdown_text, memory_text
 from debzero.job.batch import Batch
 from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.run.records import Report
@@ -20,18 +20,14 @@ METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman"
 def write(report: Report, job: Job, folder: Path) -> None:
     """Write README.md into the model's folder. It shows the picture of the run that is there."""
     name = Path(report.job).stem
-    rows = [f"| {key} | {_cell(value)} |" for key, value in _facts(report, job).items() if value]
+    rows = [f"| {key} | {markdown_text(value)} |" for key, value in _facts(report, job).items() if value]
     parts = [
-        f"---\n{_metadata(report, job, name)}\n---", f"# {name}", _summary(report, job), "\n".join(_scores(report)),
-        _held_out(report, job),
+        f"---\n{_metadata(report, job, name)}\n---", f"# {markdown_text(name)}", _summary(report, job),
+        "\n".join(_scores(report)), _held_out(report, job),
         *(["![Loss, score and speed over the steps](loss.svg)"] if (folder / "loss.svg").is_file() else []),
         "## Use", _code(report.auto),
         "## Training", "\n".join(["| | |", "|---|---|", *rows])]
     write_text(folder / "README.md", "\n\n".join(parts) + "\n")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _on_hub(name: object) -> bool:
@@ -66,7 +62,7 @@ def _summary(report: Report, job: Job) -> str:
         origin = f"Fine-tuned from {job.model}{at.get('model', '')}"
     else:
         origin = f"Fine-tuned from a local model, {Path(job.model).name},"
-    return f"{origin} on {data}, for {job.task} (transformers' `{report.auto}`)."
+    return f"{markdown_text(f'{origin} on {data}')}, for {job.task} (transformers' `{report.auto}`)."
 
 
 def _scores(report: Report) -> list[str]:
@@ -75,7 +71,7 @@ def _scores(report: Report) -> list[str]:
         baseline = report.baseline.get(metric)
         mark = "**" if metric == report.metric else ""
         shown = "" if baseline is None else f"{baseline:.4f}"
-        return f"| {mark}{metric}{mark} | {mark}{value:.4f}{mark} | {shown} |"
+        return f"| {mark}{markdown_text(metric)}{mark} | {mark}{value:.4f}{mark} | {shown} |"
 
     baseline = "majority-class baseline" if "accuracy" in report.baseline else "baseline"
     return [f"| held out | this model | {baseline} |", "|---|---|---|",

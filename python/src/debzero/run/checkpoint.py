@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from debzero.base import own_files
 from debzero.base.errors import UserError
 from debzero.base.failures import full_disk_named
-from debzero.base.files import Heartbeat, replace, replace_folder, sync_tree, write_json, write_text
+from debzero.base.files import Heartbeat, remove, replace, replace_folder, sync_tree, write_json, write_text
+from debzero.base.text import printable
 from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState
 
 FACTS = "debzero.json"
@@ -62,7 +63,7 @@ class Contents(NamedTuple):
 
 def _digest(path: Path, alive: Heartbeat) -> str:
     sha = hashlib.sha256()
-    with own_files.opened(path) as handle, open(handle, "rb", closefd=False) as file:
+    with own_files.opened(path) as file:
         while block := file.read(2**22):
             sha.update(block)
             alive()
@@ -118,7 +119,7 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
     temporary = f".{tag}"
     try:
         if first:
-            shutil.rmtree(root / temporary, ignore_errors=True)
+            _remove(root / temporary)
             (root / temporary).mkdir(parents=True)
         dist.barrier()
         with full_disk_named(root):
@@ -132,7 +133,7 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
                 _remove(root / old)
         dist.barrier()
     except BaseException:
-        shutil.rmtree(root / temporary, ignore_errors=True)
+        _remove(root / temporary)
         raise
 
 
@@ -148,12 +149,9 @@ def _seal(folder: Path, contents: Contents, ranks: int, alive: Heartbeat) -> Non
 
 
 def _remove(path: Path) -> None:
-    """Remove an old checkpoint, or whatever has taken its place. Where that cannot be, the run continues."""
+    """Remove a checkpoint, or whatever has taken its place, as far as that can be."""
     with suppress(OSError):
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
+        remove(path)
 
 
 def newest(root: Path, identity: RunIdentity, say: Callable[[str], None]) -> Optional[Found]:
@@ -185,7 +183,7 @@ def _usable(folder: Path, identity: RunIdentity) -> CheckpointRecord:
             raise
         odd = [f"{error.filename or folder.name}: {error.strerror}"]
     if odd:
-        raise UnusableError(f"is damaged ({', '.join(odd[:3])})")
+        raise UnusableError(f"is damaged ({', '.join(map(printable, odd[:3]))})")
     other = [key for key, value in identity if getattr(record.facts, key) != value]
     if other:
         raise UnusableError(f"is of another run (not the same: {', '.join(other)})")
@@ -215,4 +213,4 @@ def is_sharded(folder: Path) -> bool:
 
 
 def drop_resharded(root: Path) -> None:
-    shutil.rmtree(root / RESHARDED, ignore_errors=True)
+    _remove(root / RESHARDED)

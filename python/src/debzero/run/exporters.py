@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
 from debzero.base.environment import environment
-from debzero.base.files import read_lines, write_public, write_text
+from debzero.base.files import write_public, write_text
+from debzero.base.text import csv_cell, printable
+from debzero.run.records import read_rows
 
 EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers are beside it
 
@@ -80,12 +82,14 @@ class Table:
 
     def __init__(self, folder: Path) -> None:
         self.file, self.columns = folder / "metrics.csv", columns()
-        write_text(self.file, ",".join(self.columns) + "\n" + self._text(read_lines(folder / "metrics.jsonl")))
+        write_text(self.file, ",".join(self.columns) + "\n" + self._text(read_rows(folder / "metrics.jsonl")))
 
     def _text(self, rows: list[dict[str, Any]]) -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n")
-        writer.writerows({**row, "memory_bytes": max(row.get("memory_bytes") or [], default=None)} for row in rows)
+        writer.writerows({name: csv_cell(value) for name, value in
+                          {**row, "memory_bytes": max(row.get("memory_bytes") or [], default=None)}.items()}
+                         for row in rows)
         return text.getvalue()
 
     def measured(self, values: dict[str, Any]) -> None:
@@ -113,7 +117,7 @@ class Prometheus:
     def __init__(self, folder: Path, job: str) -> None:
         from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-        self.job, self.registry, self.text = job, CollectorRegistry(), generate_latest
+        self.job, self.registry, self.text = printable(job), CollectorRegistry(), generate_latest
         self.gauges = {key: Gauge(f"debzero_{name}", text, ["job"], registry=self.registry)
                        for key, (name, text) in self.GAUGES.items()}
         self.memory = Gauge("debzero_memory_bytes", "Peak memory", ["job", "rank"], registry=self.registry)

@@ -18,6 +18,7 @@ from debzero.base import privileges
 from debzero.base.errors import InputError, PassingError, Problem
 from debzero.base.failures import disk_full
 from debzero.base.files import nearest, read_json, remove, remove_leftovers, without_dots, write_json, write_text
+from debzero.base.reading import lines_of, parse_json
 from debzero.run import checkpoint, lock
 from debzero.run.records import AnyReport, ErrorNote, Failures, Status, read_record, read_report
 
@@ -73,7 +74,7 @@ class RunFolder:
                     os.close(handle)
                     raise InputError([Problem(
                         str(self.folder), "output",
-                        f"another run (process {self.holder() or 'unknown'}) is training into this folder",
+                        f"another run (process {self.holder() or 'unknown'}) is writing to this folder",
                         f"wait for it (`debzero status {self.folder} --watch`), stop it, or set another output",
                     )]) from None
                 time.sleep(0.2)
@@ -224,8 +225,8 @@ class RunFolder:
         """Forget what was measured after `step`, from which the run resumes."""
         if self.metrics_file.is_file():
             kept = []
-            for line in self.metrics_file.read_text().splitlines():
-                with suppress(ValueError, KeyError, TypeError, RecursionError):  # a line that a crash or a hand spoilt
-                    if json.loads(line)["step"] <= step:
+            for line in lines_of(self.metrics_file):
+                with suppress(ValueError, KeyError, TypeError):  # a line that a crash or a hand spoilt
+                    if parse_json(line)["step"] <= step:
                         kept.append(line + "\n")
             write_text(self.metrics_file, "".join(kept))

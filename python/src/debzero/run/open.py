@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from debzero.base import systemd
 from debzero.base.errors import InputError
+from debzero.base.text import printable
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import report
 from debzero.run.folder import RunFolder
@@ -22,5 +23,5 @@ def open_folder(resolved: ResolvedJob, folder: RunFolder, job: str, again: bool)
     archive = folder.begin(job, resolved.fingerprint, again)
     if archive:
         kind = "an earlier" if again else "a different"
-        print(f"the folder {folder.folder} held {kind} run; moved to {archive}", flush=True)
+        print(printable(f"the folder {folder.folder} held {kind} run; moved to {archive}"), flush=True)
     return True

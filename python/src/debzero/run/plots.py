@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from debzero.base.files import read_lines, write_bytes
+from debzero.base.files import write_bytes
 from debzero.run.exporters import EVALUATION
+from debzero.run.records import read_rows
 
 INK, FAINT, GRID = "#22303c", "#75828e", "#e6eaee"
 TRAINING, HELD_OUT, SPEED = "#1f6f8b", "#c8553d", "#5a7d3a"
@@ -42,7 +43,7 @@ class Curves(NamedTuple):
 
 
 def _curves(metrics: Path, metric: str) -> Curves:
-    rows = read_lines(metrics)
+    rows = read_rows(metrics)
 
     def points(key: str) -> list[Point]:
         return [(row["step"], row[key]) for row in rows if row.get(key) is not None]

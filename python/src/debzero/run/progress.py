@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from debzero.base import systemd
-from debzero.base.text import computing_text, duration_text, memory_text
+from debzero.base.text import computing_text, duration_text, memory_text, printable_lines
 from debzero.run.exporters import EVALUATION, Exporters
 from debzero.run.folder import RunFolder, now
 from debzero.run.records import Metrics
@@ -68,7 +68,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         if self.speaks:
-            print(text, flush=True)
+            print(printable_lines(text), flush=True)
 
     def warn(self, text: str) -> None:
         """Something that the run survives and somebody should know."""

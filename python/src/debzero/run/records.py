@@ -4,6 +4,7 @@ Keys that a record does not name are kept as they are, so that a file of another
 """
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,8 @@ R = TypeVar("R", bound=Record)
 
 
 def read_record(path: Path, kind: type[R]) -> Optional[R]:
-    """The record in `path`; None where the file is missing, damaged, or holds something else."""
-    values = read_json(path)
+    """The record in `path`; None where the file is missing, damaged, a link, or holds something else."""
+    values = read_json(path, own=True)
     try:
         return kind.model_validate(values) if values else None
     except ValidationError:
@@ -68,6 +69,18 @@ def read_metrics(path: Path) -> list[Metrics]:
         with suppress(ValidationError):
             lines.append(Metrics.model_validate(values))
     return lines
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that have a step, evaluations included: their finite numbers, each rank's memory, and
+    their time."""
+    def fits(name: str, value: Any) -> bool:
+        if name == "memory_bytes":
+            return isinstance(value, list) and all(type(peak) is int for peak in value)
+        return isinstance(value, str) if name == "time" else type(value) in (int, float) and math.isfinite(value)
+
+    return [{name: value for name, value in values.items() if fits(name, value)} for values in read_lines(path)
+            if type(values.get("step")) is int]
 
 
 class Status(Metrics):

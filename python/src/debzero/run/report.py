@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from debzero import __version__
 from debzero.base.files import write_json
-from debzero.base.text import computing_text, count_text
+from debzero.base.text import computing_text, count_text, printable
 from debzero.data.tokens import Prepared
 from debzero.job.batch import Batch
 from debzero.model import flops
@@ -193,7 +193,7 @@ def sharding_text(report: Report) -> str:
 def text(report: AnyReport) -> str:
     """The report for people."""
     if not isinstance(report, Report):
-        return f"finished, {headline(report)}: a report of an earlier release, see report.json"
+        return printable(f"finished, {headline(report)}: a report of an earlier release, see report.json")
     classes = f", {count_text(report.classes, 'class')}" if report.classes else ""
     computed = f"{computing_text(report.tflops, report.peak_share)} per rank, " if report.tflops else ""
     rows = {
@@ -212,9 +212,9 @@ def text(report: AnyReport) -> str:
         "log": report.log,
     }
     curves = [f"  see the curves  tensorboard --logdir {report.curves}"]
-    return "\n".join([
+    return "\n".join(map(printable, [
         "", f"Finished: {report.job}", *(f"  {name:<13}{value}" for name, value in rows.items()), "",
         "What next", f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
-        *(curves if report.curves and Path(report.curves).is_dir() else []),
+        *(curves if report.curves and os.path.isdir(report.curves) else []),
         f"  train another   copy and change {report.job}, then: debzero check, debzero train",
-        f"  see this again  debzero status {Path(report.model).parent}"])
+        f"  see this again  debzero status {Path(report.model).parent}"]))

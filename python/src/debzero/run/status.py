@@ -12,7 +12,7 @@ from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.files import unreadable
 from debzero.base.stack import jobs_folder
-from debzero.base.text import duration_text
+from debzero.base.text import duration_text, printable, printable_lines
 from debzero.job.local_files import within
 from debzero.job.reader import read_mapping
 from debzero.run import progress, report
@@ -64,7 +64,7 @@ def _output_of(path: Path, name: str) -> str:
 def show(status: Status, width: Optional[int] = None) -> str:
     """One status as a line of at most `width` columns (or for a finished run, its first line), and below it what went
     wrong."""
-    text = status.state
+    text = printable(status.state)
     if status.loss is not None and status.state not in FINAL:
         text += "  " + progress.line(status, width and width - len(text) - 2)
     elif status.state != "finished":
@@ -72,7 +72,7 @@ def show(status: Status, width: Optional[int] = None) -> str:
     notes = [status.error,
              status.given_up and f"given up: {status.given_up}; fix the cause, then start it again",
              status.warning and f"warning: {status.warning}"]
-    return text + "".join(f"\n  {note}" for note in notes if note)
+    return text + "".join(f"\n  {printable_lines(note)}" for note in notes if note)
 
 
 def status(name: Optional[str], as_json: bool, watch: bool) -> int:
@@ -95,7 +95,7 @@ def status(name: Optional[str], as_json: bool, watch: bool) -> int:
             "state": "not started"}
         print(json.dumps(values, indent=2))
     elif current is None:
-        print(f"not started: {folder.folder} has no run")
+        print(printable(f"not started: {folder.folder} has no run"))
     else:
         print(report.text(finished) if finished else show(current))
     return 0 if current and current.state not in ("failed", "stopped") else 1
@@ -107,11 +107,11 @@ def _overview(as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=2))
     elif not rows:
-        print(f"no jobs in {jobs_folder()}")
+        print(f"no jobs in {printable(str(jobs_folder()))}")
     else:
-        shown = [("job", "state", "step", "", "changed"), *(
+        shown = [tuple(map(printable, cells)) for cells in (("job", "state", "step", "", "changed"), *(
             (row["name"], row["state"], f"{row['step']}/{row.get('total_steps') or '?'}" if row.get("step") is not None
-             else "-", row["words"], row.get("updated") or "-") for row in rows)]
+             else "-", row["words"], row.get("updated") or "-") for row in rows))]
         widths = [max(map(len, column)) for column in zip(*shown)]
         for cells in shown:
             print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
@@ -129,6 +129,8 @@ def _row(path: Path) -> dict[str, Any]:
         return {"name": path.stem, "state": "invalid", "words": f"{problem.key} {problem.reason}"}
     except UserError as error:
         return {"name": path.stem, "state": "invalid", "words": error.reason}
+    except Exception as error:  # whatever one job has, the others are shown
+        return {"name": path.stem, "state": "invalid", "words": f"cannot be shown: {type(error).__name__}: {error}"}
 
 
 def _row_of(folder: RunFolder, path: Path) -> dict[str, Any]:
@@ -154,7 +156,8 @@ def _watch(folder: RunFolder, to: TextIO) -> None:
         if current and current.state in FINAL:
             break
         width = _columns(to) - 1 if live else None  # a full last column would wrap
-        text = show(current, width).split("\n")[0] if current else f"waiting for a run in {folder.folder}"
+        text = show(current, width).split("\n")[0] if current else (
+            printable(f"waiting for a run in {folder.folder}"))
         if text != shown:
             print(f"\r\033[K{text[:width]}" if live else text, end="" if live else "\n", file=to, flush=True)
             shown = text

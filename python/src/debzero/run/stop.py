@@ -11,6 +11,7 @@ from pathlib import Path
 
 from debzero.base import privileges
 from debzero.base.errors import UserError
+from debzero.base.text import printable
 from debzero.run.folder import RunFolder
 from debzero.run.status import check_readable, locate, show
 
@@ -32,14 +33,14 @@ def stop(name: str) -> int:
         raise UserError(f"a process that is not of its owner holds {folder.lock_file}",
                         f"see who it is, as root: fuser --verbose {folder.lock_file}")
     if pid is None:
-        print(f"not running: no process trains into {folder.folder}")
+        print(printable(f"not running: no process is writing to {folder.folder}"))
         return 0
     if not unit:
         _signal(folder, pid)
     while folder.holder() == pid:
         time.sleep(0.2)
     status = folder.status()
-    print(show(status) if status else f"not started: {folder.folder} has no run")
+    print(show(status) if status else printable(f"not started: {folder.folder} has no run"))
     return 0
 
 
@@ -58,7 +59,7 @@ def _signal(folder: RunFolder, pid: int) -> None:
 
 
 def _not_allowed(folder: RunFolder, pid: object, fix: str) -> UserError:
-    return UserError(f"process {pid} trains into {folder.folder}, and this user may not stop it", fix)
+    return UserError(f"process {pid} is writing to {folder.folder}, and this user may not stop it", fix)
 
 
 def _unit(pid: int) -> str:

@@ -129,7 +129,7 @@ def read(path: Path) -> Any:
     own, and safetensors' error, a ValueError or a KeyError where it is not what `write` writes."""
     from safetensors import safe_open
 
-    with own_files.opened(path) as handle, safe_open(f"/proc/self/fd/{handle}", framework="pt") as file:
+    with own_files.opened(path) as own, safe_open(f"/proc/self/fd/{own.fileno()}", framework="pt") as file:
         tensors: dict[str, Any] = {}
 
         def tensor(name: str) -> Any:

@@ -1,11 +1,11 @@
-"""Plain PyTorch: AdamW, and DistributedDataParallel where there are several ranks."""
+"""Plain PyTorch: every rank holds the whole model, and the gradients are averaged."""
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ContextManager
+from typing import Any, Callable, ContextManager
 
 import torch
 import torch.distributed as dist
@@ -16,15 +16,16 @@ from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import tensor_file
 from debzero.train.engine import HALF, Engine, on_host, parameter_groups, to_device
+from debzero.train.gradient_mean import GradientMean, broadcast
 
 STATE = "state.safetensors"
 
 
 class PlainEngine(Engine):
-    """torch's AdamW, and DistributedDataParallel where there are several ranks; fp16 and bf16 by autocast."""
+    """torch's AdamW; fp16 and bf16 by autocast. `say` gets what somebody should know about this rank."""
 
-    def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any) -> None:
-        train = resolved.job.train
+    def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, say: Callable[[str], None]) -> None:
+        train, self.batch = resolved.job.train, resolved.batch
         self.device, self.task, self.clip = device, task, train.gradient_clipping
         self.updating = False
         self.half = HALF.get(resolved.precision)
@@ -37,12 +38,14 @@ class PlainEngine(Engine):
         scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
         self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=resolved.precision == "fp16")
         layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
-        self.ddp = torch.nn.parallel.DistributedDataParallel(
-            self.model, device_ids=[device.index] if cuda else None) if resolved.batch.ranks > 1 else self.model
-        graphs = layers and resolved.batch.ranks == resolved.batch.accumulation == 1 and resolved.precision != "fp16"
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.mean = None
+        if self.batch.ranks > 1:
+            broadcast(self.model)
+            self.mean = GradientMean(parameters)
         self.graphs = None
-        if graphs and not train.gradient_checkpointing:
-            self.graphs = compiled.StepGraphs(self._whole_step, self.optimizer.zero_grad)
+        if layers and not train.gradient_checkpointing and not resolved.shares_gpus:
+            self.graphs = compiled.StepGraphs(parameters, say)
 
     def _optimizer(self, rate: float, decay: float) -> Any:
         """AdamW in the fastest way that this torch has on the device."""
@@ -60,13 +63,26 @@ class PlainEngine(Engine):
         with self._autocast():
             return self.model(**inputs)
 
-    def _loss(self, batch: dict[str, Any], weights: Any) -> Any:
+    def _accumulate(self, batch: dict[str, Any], weights: Any, last: bool = False) -> Any:
+        """Add a micro-batch to the gradients; its part of the step's loss."""
         with self._autocast():
-            losses = self.task.losses(self.ddp, batch)
-        return (losses * weights).sum()
+            losses = self.task.losses(self.model, batch)
+        loss = (losses * weights).sum() / self.batch.accumulation
+        if last and self.mean:
+            self.mean.start()
+        self.scaler.scale(loss / self.batch.ranks).backward()
+        return loss.detach()
+
+    def _finish(self, batch: dict[str, Any], weights: Any) -> Any:
+        """Add the step's last micro-batch, average the gradients and update the weights."""
+        loss = self._accumulate(batch, weights, last=True)
+        if self.mean:
+            self.mean.finish()
+        self.updating = True
+        self._update()
+        return loss
 
     def _update(self) -> None:
-        self.updating = True
         if self.clip and self.fused and not self.scaler.is_enabled():
             # This saves a pass over the gradients: the fused optimizer divides them by grad_scale as it reads them.
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -78,13 +94,8 @@ class PlainEngine(Engine):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _whole_step(self, batch: dict[str, Any], weights: Any) -> Any:
-        loss = self._loss(batch, weights)
-        loss.backward()
-        self._update()
-        return loss.detach()
+        # A graph that adds to gradients needs them where they were.
+        self.optimizer.zero_grad(set_to_none=self.batch.accumulation == 1)
 
     def rate_of(self, rate: float) -> float:
         return rate
@@ -97,16 +108,11 @@ class PlainEngine(Engine):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        if self.graphs:
-            return self.graphs.step(to_device(micros[0].batch, self.device), micros[0].weights.to(self.device))
         total = torch.zeros((), device=self.device)
         for number, micro in enumerate(micros, 1):
-            last = number == len(micros) or self.ddp is self.model
-            with nullcontext() if last else self.ddp.no_sync():
-                loss = self._loss(to_device(micro.batch, self.device), micro.weights.to(self.device)) / len(micros)
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
-        self._update()
+            work = self._finish if number == len(micros) else self._accumulate
+            batch, weights = to_device(micro.batch, self.device), micro.weights.to(self.device)
+            total += self.graphs.run(work, batch, weights) if self.graphs else work(batch, weights)
         return total
 
     @property

@@ -19,6 +19,7 @@ import psutil
 from debzero.base import interpreter, systemd
 from debzero.base.environment import environment
 from debzero.base.failures import disk_full
+from debzero.base.text import printable_lines
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import SAME_FAILURES, RunFolder
 from debzero.run.open import open_folder
@@ -163,5 +164,5 @@ def _exit_code(failed: Any, folder: RunFolder, watch: Watch) -> int:
 def _blame(folder: RunFolder, note: ErrorNote) -> int:
     """The exit code of a failure of one rank, which the others merely lost."""
     folder.replace_error(note)
-    print(f"debzero: {note.error}", file=sys.stderr)
+    print(f"debzero: {printable_lines(note.error)}", file=sys.stderr)
     return 1

@@ -34,11 +34,15 @@ LAYOUT = 1      # of the tokenised folders; with another number all are written 
 Place = Callable[[int], str]  # for messages: where a row of the chunk is in its file
 
 
-def _check_columns(data: Data, columns: list[str], task: tasks.Task) -> None:
+def _check_columns(data: Data, features: dict[str, Any], task: tasks.Task) -> None:
+    columns = list(features)
     for column in [*data.text, *([data.label] if task.label != "nothing" else [])]:
         if column not in columns:
             raise UserError(f"{data.dataset} has no column {column!r}; its columns are {', '.join(columns)}",
                             "set data.text and data.label to columns it has")
+        if not hasattr(features[column], "dtype") or features[column].dtype in ("list", "dict"):
+            raise UserError(f"the column {column!r} of {data.dataset} holds lists or objects",
+                            "name columns of texts, numbers or classes in data.text and data.label")
 
 
 def _label_names(train: Any, column: str) -> list[str]:
@@ -153,14 +157,15 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         shutil.rmtree(stale)
     task = tasks.of(job)
     train, held_out = raw_rows(job.data, cache, job.train.seed)
-    _check_columns(job.data, train.column_names, task)
+    for rows in (train, held_out):
+        _check_columns(job.data, rows.features, task)
     labels: list[str] = []
     if task.label != "nothing":
         labels = _label_names(train, job.data.label) if task.label == "class" else [job.data.label]
     if not len(train) or not len(held_out) or (task.label == "class" and len(labels) < 2):
         classes = f"{count_text(len(labels), 'class')}, " if task.label == "class" else ""
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
-                        "at least one row of each kind is needed, and two classes where there are any")
+                        "use data with at least one row of each kind and, for classes, at least two of them")
     model = source.local(job)
     tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels), job.data.max_length)
     check_positions(job, model, resolved.origins.file, tokenizer)
@@ -178,7 +183,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                    for name, rows, side in (("train", train, "training"), ("held_out", held_out, "held-out"))]
         empty = [name for name in ("train", "held_out") if not list((temporary / name).iterdir())]
         if empty:
-            raise UserError(f"the {empty[0].replace('_', '-')} texts of {job.data.dataset} have no two tokens",
+            side = empty[0].replace("_", "-")
+            raise UserError(f"the {side} texts of {job.data.dataset} contain fewer than two tokens",
                             "name the column of texts in data.text")
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "data.json",

@@ -23,6 +23,7 @@ from debzero.base.errors import InputError, OutOfMemory, PassingError, UserError
 from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
+from debzero.base.text import printable_lines
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.resolve.host import HostGpus, this_host
@@ -121,7 +122,7 @@ def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
                                          passing=isinstance(known, PassingError))):
         if known is None:
             traceback.print_exc()
-        print(f"debzero: rank {rank} failed: {text}", file=sys.stderr, flush=True)
+        print(f"debzero: rank {rank} failed: {printable_lines(text)}", file=sys.stderr, flush=True)
         if not (memory and environment().launcher_pid):  # which may start the ranks again with a smaller micro-batch
             folder.end("failed", text)
     os._exit(1)

@@ -106,7 +106,8 @@ def _engine(context: Context, samples: Samples, model: Model, config: Any) -> En
     built = build.build(resolved, model, config, deepspeed)
     if resolved.uses_deepspeed:
         return ZeroEngine(built, resolved, context.device, samples.task, deepspeed)
-    return PlainEngine(built, resolved, context.device, samples.task)
+    return PlainEngine(built, resolved, context.device, samples.task,
+                       lambda text: print(f"rank {context.rank} {text}", flush=True))
 
 
 def _swap(context: Context) -> tuple[str, Optional[dict[str, Any]]]:

@@ -15,6 +15,7 @@ from typing import NoReturn, Union
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.files import rewrite_text
+from debzero.base.reading import JOB, read_text
 
 Value = Union[str, int, bool]
 # What a search may change in a job.
@@ -31,7 +32,7 @@ def check_writable(job: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         reason, fix = f"{folder} may not be written by this user", "run it as the file's owner, or with --dry-run"
     try:
-        with_values(job.read_text(encoding="utf-8"), {})
+        with_values(read_text(job, JOB), {})
     except YAMLError as error:
         reason, fix = f"cannot be rewritten: {' '.join(str(error).split())}", "fix the line"
     if reason:
@@ -39,7 +40,7 @@ def check_writable(job: Path) -> None:
 
 
 def write(job: Path, values: Mapping[str, Value]) -> None:
-    rewrite_text(job, with_values(job.read_text(encoding="utf-8"), values))
+    rewrite_text(job, with_values(read_text(job, JOB), values))
 
 
 class RootsWriter:

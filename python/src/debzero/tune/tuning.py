@@ -18,7 +18,7 @@ from typing import Callable, Optional
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import write_json
-from debzero.base.text import bytes_text, rate_text
+from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.check import checks
 from debzero.job.batch import divisors
 from debzero.job.reader import parse
@@ -95,7 +95,7 @@ def tune(options: argparse.Namespace) -> int:
     if resolved.shares_gpus:
         raise InputError([Problem(str(options.job), "--ranks",
                                   f"{resolved.batch.ranks} ranks need as many GPUs, and this host has "
-                                  f"{resolved.host.gpus}: the speed of ranks that share one says nothing",
+                                  f"{resolved.host.gpus}: ranks that share a GPU give no meaningful speed",
                                   f"use --ranks {resolved.host.gpus}")])
     folder = folder_of(resolved.job)
     claim(folder)
@@ -212,4 +212,4 @@ class Tuning:
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            print(line, flush=True, file=sys.stderr if self.options.json else sys.stdout)
+            print(printable_lines(line), flush=True, file=sys.stderr if self.options.json else sys.stdout)

@@ -68,3 +68,22 @@ def test_a_near_miss_gets_a_suggestion_and_anything_else_the_choices():
 @pytest.mark.parametrize("seconds", [None, float("nan"), float("inf")])
 def test_an_unknown_duration_is_a_dash(seconds):
     assert text.duration_text(seconds) == "-"
+
+
+@pytest.mark.parametrize(("given", "shown"), [
+    ("plain – é 😀", "plain – é 😀"), ("\x1b[2J", "\\x1b[2J"), ("a\nb\tc\x9b", "a\\nb\\tc\\x9b"),
+    ("\u202eevil", "\\u202eevil"), ("\ud800 \udcff", "\\ud800 \\udcff"), ("a\u2028b\xa0c", "a\\u2028b\\xa0c")])
+def test_what_a_terminal_would_obey_is_shown(given, shown):
+    assert text.printable(given) == shown == text.printable(shown)
+    shown.encode()
+
+
+def test_no_later_line_looks_like_one_of_debzeros_own():
+    assert text.printable_lines("no\nFinished: x\n  -> fix\n\x1b") == "no\n  Finished: x\n  -> fix\n  \\x1b"
+
+
+def test_no_text_is_markup_or_a_formula():
+    assert text.html_text('<b a="x">\x1b') == "&lt;b a=&quot;x&quot;&gt;\\x1b"
+    assert text.markdown_text("[x](y) <b> | `c`\n") == r"\[x\](y) \<b> \| \`c\`\\n"
+    cells = ["=1", "@x", "\t1", "a=1", -1, None]
+    assert list(map(text.csv_cell, cells)) == ["'=1", "'@x", "'\t1", "a=1", -1, None]

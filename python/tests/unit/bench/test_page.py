@@ -11,6 +11,7 @@ from browser import measured
 
 from debzero.base.text import bytes_text
 from debzero.bench import comparison, page, tables
+from debzero.bench.results import Row
 from debzero.resolve.sharding import Sharding
 
 
@@ -166,3 +167,18 @@ def test_the_browser_sees_what_is_wrong(tmp_path):
                          '<div style="width:900px">x</div><img src="http://127.0.0.1:9/x.png" alt=""/><footer>')
     (found,) = measured(wrong, [360], tmp_path)
     assert found["overflow"] > 0 and found["sticking_out"] and found["requests"] == ["http://127.0.0.1:9/x.png"]
+
+
+def test_nothing_from_the_results_is_markup_a_formula_or_a_command(tmp_path):
+    evil = "=<img src=x>\x1b[2J\n|`[a](b)"
+    bench = sample(evil, model=evil, precision=evil, made=evil, command=evil, job_file=evil, job={evil: evil},
+                   left_out=evil, definitions={evil: evil}, versions={evil: evil},
+                   configurations=(row(Sharding(0)), Row("none", "cpu", "none", (failed("failed", evil),))))
+    page.write_shown(bench, tmp_path / "results.json")
+    rendered = {path.suffix: path.read_text() for path in tmp_path.iterdir()}
+    assert "<img" not in rendered[".html"] + comparison.render([bench, bench])
+    assert "\n=" not in rendered[".csv"] and ",=" not in rendered[".csv"]
+    plain = re.sub(r"`[^`]*`", "", rendered[".md"].replace("\\`", ""))  # without code
+    assert r"\<img" in plain and "<img" not in plain.replace("\\<", "")
+    assert all(c.isprintable() or c == "\n" for text in rendered.values() for c in text)
+    assert all(line.isprintable() for line in tables.as_text(bench).split("\n"))

@@ -107,7 +107,8 @@ def test_warnings_alone_pass_and_strict_refuses_them(bench, capsys):
     assert "by hand" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1,}', "\x00", "3", '{"a": ' * 5000, '{"fp16": {}, "fp16": {}}'])
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1 "b": 2}', '{"a": 1e400}', '{"a": NaN}', "\x00", "3",
+                                  '{"a": ' * 5000, '{"fp16": {}, "fp16": {}}'])
 def test_no_json_text_makes_a_traceback(bench, capsys, text):
     from debzero.cli import main
 
@@ -122,3 +123,39 @@ def test_no_json_text_makes_a_traceback(bench, capsys, text):
     for options in ([], ["--fix"]):
         assert main(["check", str(path), *options]) == 2
         assert "cannot be read" in capsys.readouterr().err
+
+
+HJSON = """{
+  // both kinds of comment, a text without quotes, and a comma too many
+  "train_batch_size": 8,
+  "zero_optimization": {"stage": 2, "offload_optimizer": {
+    device: cpu
+  }},  # Hjson
+}
+"""
+
+
+def test_hjson_is_read_as_deepspeed_reads_it_and_keeps_its_comments(bench, capsys):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(HJSON)
+    assert main(["check", str(path), "--strict"]) == 0
+    old = HJSON.replace('"train_batch_size": 8', '"train_batch_size": 8, "bfloat16": {"enabled": true}')
+    path.write_text(old)
+    capsys.readouterr()
+    assert main(["check", str(path), "--fix"]) == 0
+    assert path.read_text() == old
+    assert "change by hand" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "place"), [
+    ('{\n  "a": 1,\n  "b": [2\n}', "line 4, column 1"), ('{"a": 1, # x\n "b": [1, }', "line 2"),
+    ("{} }", "line 1, column 4")])
+def test_what_is_no_hjson_is_refused_with_its_place(bench, capsys, text, place):
+    from debzero.cli import main
+
+    path = bench.folder / "ds.json"
+    path.write_text(text)
+    assert main(["check", str(path)]) == 2
+    assert place in capsys.readouterr().err

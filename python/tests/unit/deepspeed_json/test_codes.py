@@ -6,19 +6,21 @@ import pytest
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.codes import CODES
 from debzero.deepspeed_json.reader import parse_config
+from debzero.deepspeed_json.reference import PINNED
 
 
-def found_in(text: str) -> list:
+def found_in(text: str, releases=PINNED) -> list:
     """(code, severity) of everything that check says about a file with this text, on 2 ranks that share a GPU."""
     config, wrong = parse_config(text, "ds.json")
     assert config is not None
-    return [(p.code, p.severity) for p in [*wrong, *lint.problems(config, "ds.json", 2, 1)]]
+    found = lint.lint(config, "ds.json", 2, 1, None, releases)
+    return [(p.code, p.severity) for p in [*wrong, *(finding.problem for finding in found)]]
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=list(CODES))
 def test_the_example_of_a_code_has_this_fault_alone_and_its_correction_none(code):
     assert code.title and code.explanation.endswith(".")
-    assert found_in(code.example) == [(code.code, code.severity)]
+    assert found_in(code.example, code.releases or PINNED) == [(code.code, code.severity)]
     assert found_in(code.fixed) == []
 
 

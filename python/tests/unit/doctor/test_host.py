@@ -136,7 +136,7 @@ BROKEN = {
                       "nvidia-smi", "not installed", "apt install nvidia-smi, version 470.256.02"),
     "GPU off the bus": (fallen, "nvidia-smi", "GPU is lost.; the kernel says: Xid (PCI:0000:af:00): 79, GPU has fallen",
                         "cold boot"),
-    "GPU lost in silence": (lambda m: m.smi(GPUS[0]), "nvidia-smi", "2 GPUs and nvidia-smi 1: 0000:af:00.0 is lost",
+    "GPU lost in silence": (lambda m: m.smi(GPUS[0]), "nvidia-smi", "2 GPUs and nvidia-smi 1; lost: 0000:af:00.0",
                             "cold boot"),
     "driver too old": (lambda m: m.smi(*GPUS, version="440.118.02"), "driver", "440.118.02 is too old for CUDA 11",
                        "newer"),

@@ -35,7 +35,7 @@ def test_a_bad_record_is_named_by_file_key_and_reason(changes, key, reason):
 
 
 @pytest.mark.parametrize(("text", "reason"), [("{", "is not JSON"),
-                                              pytest.param("[" * 100000, "is not JSON", id="deep"),
+                                              pytest.param("[" * 100000, "is nested too deeply", id="deep"),
                                               ("[]", "must hold an object, not a list"),
                                               (None, "does not exist")])
 def test_a_file_without_an_object_is_bad_input(tmp_path, text, reason):

@@ -72,19 +72,15 @@ def test_the_reason_says_what_the_family_never_uses():
 def test_check_knows_the_positions_of_a_folder_and_of_a_cached_model(bench, monkeypatch):
     from huggingface_hub import constants
 
-    values = config("roberta", max_position_embeddings=34).to_dict()
-    folder = bench.folder / "roberta"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(values))
+    own = config("roberta", max_position_embeddings=34)
+    transformers.RobertaModel(own).save_pretrained(bench.folder / "roberta")
     hub = bench.folder / "hub"
     snapshot = hub / "models--someone--small" / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
     (hub / "models--someone--small" / "refs").mkdir()
     (hub / "models--someone--small" / "refs" / "main").write_text("0123abc")
-    (snapshot / "config.json").write_text(json.dumps(values))
-    for module in (constants, transformers.utils.hub):
-        for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
-            monkeypatch.setattr(module, name, str(hub), raising=False)
+    (snapshot / "config.json").write_text(json.dumps(own.to_dict()))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
     for model in ("roberta", "someone/small"):
         with pytest.raises(InputError) as caught:
             check(bench.job(model=model, data__max_length=34))

@@ -83,6 +83,7 @@ CASES = {
     "code": (lambda path: configured(path, model_type="mine", auto_map=CODE), "names code of its own (auto_map)"),
     "code within": (lambda path: configured(path, encoder={"auto_map": CODE}), "names code of its own (auto_map)"),
     "code of a part": (lambda path: configured(path, "part/tokenizer_config.json", auto_map=CODE), "its part/"),
+    "unread": (lambda path: (path / "tokenizer_config.json").write_text("[" + "7" * 50 + "]"), "50 digits"),
     "kernel": (lambda path: configured(path, _attn_implementation="some/kernel"), "names code on the hub"),
     "own weights": (lambda path: configured(path, transformers_weights="../x.bin"), "names the file of its weights"),
     "adapter": (lambda path: (path / "adapter_config.json").write_text("{}"), "an adapter"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import WORDS, plan_of
 
-from debzero.base.errors import UserError
+from debzero.base.errors import InputError, UserError
 from debzero.data.collator import Collator
 from debzero.model import build, tasks
 from debzero.train import prepare
@@ -162,7 +162,7 @@ def test_what_a_model_cannot_do_is_named(make, bench):
     own, loaded, model = make("bert", "classification", model={**SMALL["bert"], "max_position_embeddings": 32})
     model.save_pretrained(bench.folder / "short")
     loaded.tokenizer.save_pretrained(bench.folder / "short")
-    with pytest.raises(UserError, match="set data.max_length: 24"):
+    with pytest.raises(InputError, match="data.max_length: 33 tokens are more than the model's 32 positions"):
         make("bert", "classification", model=str(bench.folder / "short"), data__max_length=33)
 
 

@@ -158,3 +158,15 @@ def test_a_spoilt_line_of_metrics_is_dropped(tmp_path, line):
     folder.metrics_file.write_text(f'{{"step": 1}}\n{line}\n{{"step": 9}}\n')
     folder.cut_metrics(5)
     assert folder.metrics_file.read_text() == '{"step": 1}\n'
+
+
+def test_no_name_is_markup_in_the_card_or_a_command_on_the_terminal(tmp_path):
+    evil = "<img src=x>\x1b[2J\n# x"
+    values = {**REPORT.as_json(), "job": f"{evil}.yml", "device": evil, "optimizer": evil, "evaluation": {evil: 1.0}}
+    hostile = Report.model_validate(values)
+    job = Job.model_validate({**MRPC, "data": {"dataset": "/" + evil.replace("/", ""), "text": [evil]}})
+    card.write(hostile, job, tmp_path)
+    body = (tmp_path / "README.md").read_text().split("\n---\n", 1)[1]
+    assert r"\<img" in body and "<img" not in body.replace(r"\<img", "") and "\n# x" not in body
+    assert "\x1b" not in (tmp_path / "README.md").read_text()
+    assert all(line.isprintable() for line in report.text(hostile).split("\n"))

@@ -68,7 +68,7 @@ def test_to_watch_needs_a_name(jobs):
 def test_nothing_runs_and_stop_says_so(tmp_path, capsys):
     (tmp_path / "sub").mkdir()
     assert stop.stop(f"{tmp_path}/sub/..") == 0
-    assert capsys.readouterr().out == f"not running: no process trains into {tmp_path}\n"
+    assert capsys.readouterr().out == f"not running: no process is writing to {tmp_path}\n"
 
 
 def test_a_run_whose_process_is_gone_has_failed(tmp_path):

@@ -62,7 +62,7 @@ def test_a_stopped_run_saves_its_last_step_and_resumes_to_the_same_weights(train
 
 
 def kill_settings(stage, count):
-    return {"zero__stage": stage, "train__epochs": 10 + 8 * count, "train__log_every": 10, "train__evaluate_every": 200,
+    return {"zero__stage": stage, "train__epochs": 10 + 3 * count, "train__log_every": 10, "train__evaluate_every": 200,
             "model__hidden_dropout_prob": 0.1, "checkpoint": {"steps": 20}}
 
 
@@ -78,7 +78,7 @@ def kill_and_finish(bench, begin, stage, count):
         trains = number < len(victims) or dice.random() < 0.9
         process = begin(bench, job)
         if trains:
-            wanted, patience = begun + dice.randint(1, 45), dice.uniform(0, 0.3)
+            wanted, patience = begun + dice.randint(1, 30), dice.uniform(0, 0.15)
             wait_for(process, lambda: step_of(bench, "killed") >= wanted)  # noqa: B023 - called at once
         else:
             patience = dice.uniform(0, 5)  # while it starts

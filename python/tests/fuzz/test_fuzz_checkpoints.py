@@ -22,6 +22,16 @@ NOBODY = 65534
 ROOT = os.geteuid() == 0
 
 
+class Planted:
+    """Does more than it should when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
 class Run:
     """A finished run, its checkpoints as they were written, and copies of them to damage."""
 
@@ -117,7 +127,8 @@ def lose(dice, file):
 
 def another(dice, file):
     """A file that DeepSpeed would find by its name, or any."""
-    name = dice.choice(["mp_rank_01_model_states.pt", "zero_pp_rank_2_mp_rank_00_optim_states.pt", "debzero.json.bak"])
+    name = dice.choice(["mp_rank_01_model_states.pt", "zero_pp_rank_2_mp_rank_00_optim_states.pt", "debzero.json.bak",
+                        "\33[31m\n", os.fsdecode(b"\xff")])
     (file.parent / name).write_bytes(file.read_bytes())
 
 
@@ -186,7 +197,7 @@ def pickled(dice, file):
     """Of the first release: one file of pickle, and its checksum beside the other facts."""
     for path in file.parent.iterdir():
         path.unlink()
-    content = pickle.dumps({"model": {}})
+    content = pickle.dumps(Planted(file.parent.parent / "ran"))
     (file.parent / "state.pt").write_bytes(content)
     (file.parent / checkpoint.FACTS).write_text(json.dumps({
         "facts": {}, "ranks": 1, "state": {"step": 10},
@@ -232,6 +243,7 @@ def test_the_newest_intact_checkpoint_is_used_whatever_happened_to_others(run, r
         assert found == expected, (case, damages, said)
         newer = [tag for tag in run.tags if expected is None or checkpoint.step(tag) > checkpoint.step(expected)]
         assert [line.split()[2] for line in said] == newer[::-1], (case, damages, said)
+        assert all(map(str.isprintable, said)), said
 
 
 @pytest.mark.parametrize("damages", [[flip], [rewrite, pickled]], ids=["older", "oldest"])
@@ -249,3 +261,4 @@ def test_a_damaged_run_ends_in_the_same_weights(run, damages):
     assert done.stdout.count("is not used") == len(damages)
     assert (bench.output(name) / "model" / "model.safetensors").read_bytes() == run.weights.read_bytes()
     assert (bench.output(name) / "checkpoints" / f"unused-{run.tags[-1]}").is_dir(), "nothing is deleted"
+    assert not (bench.output(name) / "checkpoints" / "ran").exists()

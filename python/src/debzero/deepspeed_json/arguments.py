@@ -1,0 +1,32 @@
+"""What DeepSpeed's and torch's optimizers and learning-rate schedules take: the `params` of the JSON's sections."""
+from __future__ import annotations
+
+from typing import Any
+
+# Read in any case of letters; the first four are those that ZeRO was tested with.
+OPTIMIZERS = ("Adam", "AdamW", "Adagrad", "Lion", "Lamb", "OneBitAdam", "ZeroOneAdam", "OneBitLamb", "MuAdam",
+              "MuAdamW", "MuSGD", "Muon")
+TESTED, ONE_BIT = {"adam", "adamw", "adagrad", "lion"}, {"onebitadam", "zerooneadam", "onebitlamb"}
+TORCH_OPTIMIZERS = ("SGD", "ASGD", "Adadelta", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "LBFGS", "SparseAdam",
+                    "Adafactor")
+OPTIMIZER_PARAMS = {"lr": "number", "betas": "list", "eps": "number", "weight_decay": "number", "torch_adam": "bool",
+                    "adam_w_mode": "bool", "bias_correction": "bool", "momentum": "number", "freeze_step": "whole"}
+
+WARMUP = {"warmup_min_lr": "number", "warmup_max_lr": "number", "warmup_num_steps": "whole",
+          "warmup_type": ("log", "linear"), "last_batch_iteration": "whole"}
+# What each learning-rate schedule takes, and what it cannot do without.
+SCHEDULERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "WarmupLR": (WARMUP, ()),
+    "WarmupDecayLR": ({**WARMUP, "total_num_steps": "whole"}, ("total_num_steps",)),
+    "WarmupCosineLR": ({"total_num_steps": "whole", "warmup_min_ratio": "number", "warmup_num_steps": "whole",
+                        "cos_min_ratio": "number", "warmup_type": ("log", "linear"), "last_batch_iteration": "whole"},
+                        ("total_num_steps",)),
+    "LRRangeTest": ({"lr_range_test_min_lr": "any", "lr_range_test_step_size": "whole",
+                     "lr_range_test_step_rate": "number", "lr_range_test_staircase": "bool",
+                     "last_batch_iteration": "whole"}, ()),
+    "OneCycle": ({"cycle_min_lr": "any", "cycle_max_lr": "any", "decay_lr_rate": "number",
+                  "cycle_first_step_size": "whole", "cycle_second_step_size": "whole",
+                  "cycle_first_stair_count": "whole", "cycle_second_stair_count": "whole", "decay_step_size": "whole",
+                  "cycle_momentum": "bool", "cycle_min_mom": "number", "cycle_max_mom": "number",
+                  "decay_mom_rate": "number", "last_batch_iteration": "whole"}, ("cycle_min_lr", "cycle_max_lr")),
+}

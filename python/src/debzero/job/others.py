@@ -1,0 +1,79 @@
+"""Configuration files of other programs: how to tell whose one is, and their names for a job's settings."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+# What a file of each program has, and how many of these keys are enough to be sure. The first that fits is it.
+PROGRAMS: dict[str, tuple[frozenset[str], int]] = {
+    "accelerate": (frozenset({
+        "compute_environment", "distributed_type", "deepspeed_config", "fsdp_config", "num_machines", "machine_rank",
+        "main_training_function", "mixed_precision", "num_processes", "downcast_bf16", "rdzv_backend"}), 2),
+    "axolotl": (frozenset({
+        "base_model", "datasets", "sequence_len", "sample_packing", "val_set_size", "micro_batch_size", "num_epochs",
+        "dataset_prepared_path", "adapter", "load_in_8bit", "load_in_4bit"}), 3),
+    "LLaMA-Factory": (frozenset({
+        "finetuning_type", "template", "cutoff_len", "dataset_dir", "lora_target", "lora_rank", "stage", "plot_loss",
+        "overwrite_cache", "freeze_trainable_layers", "infer_backend", "export_dir", "train_dataset", "dist_config",
+        "model_class", "peft_config"}), 2),
+    "transformers": (frozenset({
+        "output_dir", "model_name_or_path", "per_device_train_batch_size", "per_gpu_train_batch_size", "do_train",
+        "num_train_epochs", "learning_rate", "do_eval", "task_name", "dataset_name", "train_file", "max_seq_length",
+        "save_steps", "eval_steps", "logging_steps", "warmup_ratio", "warmup_steps", "lr_scheduler_type",
+        "save_strategy", "evaluation_strategy", "eval_strategy", "overwrite_output_dir"}), 3),
+}
+# The names of transformers, accelerate, axolotl and LLaMA-Factory for what a job has too.
+NAMES: dict[str, str] = {
+    "model_name_or_path": "model", "base_model": "model", "output_dir": "output", "deepspeed": "deepspeed",
+    "deepspeed_config_file": "deepspeed", "num_processes": "ranks", "nproc_per_node": "ranks",
+    "num_train_epochs": "train.epochs", "num_epochs": "train.epochs", "max_steps": "train.max_steps",
+    "per_device_train_batch_size": "train.micro_batch", "per_gpu_train_batch_size": "train.micro_batch",
+    "micro_batch_size": "train.micro_batch", "learning_rate": "train.learning_rate", "lr": "train.learning_rate",
+    "weight_decay": "train.weight_decay", "max_grad_norm": "train.gradient_clipping",
+    "gradient_clipping": "train.gradient_clipping", "warmup_ratio": "train.warmup", "seed": "train.seed",
+    "mixed_precision": "train.precision", "gradient_checkpointing": "train.gradient_checkpointing",
+    "logging_steps": "train.log_every", "eval_steps": "train.evaluate_every",
+    "early_stopping_patience": "train.patience", "metric_for_best_model": "train.metric",
+    "torch_compile": "train.compile", "save_steps": "checkpoint.steps", "save_total_limit": "checkpoint.keep",
+    "max_seq_length": "data.max_length", "max_length": "data.max_length", "sequence_len": "data.max_length",
+    "cutoff_len": "data.max_length", "block_size": "data.max_length", "model_max_length": "data.max_length",
+    "val_set_size": "data.held_out", "val_size": "data.held_out", "dataset_name": "data.dataset",
+    "train_file": "data.dataset", "text_column": "data.text", "text_column_name": "data.text",
+    "label_column": "data.label", "label_column_name": "data.label", "zero_stage": "zero.stage",
+    "offload_optimizer_device": "zero.offload_optimizer", "offload_param_device": "zero.offload_param",
+    "offload_optimizer_nvme_path": "zero.nvme_path", "offload_param_nvme_path": "zero.nvme_path",
+}
+# Other names, and what to write here instead.
+INSTEAD: dict[str, str] = {
+    "fp16": "write train.precision: fp16", "bf16": "write train.precision: bf16",
+    "gradient_accumulation_steps": "remove it: train.global_batch is micro-batch x accumulation steps x ranks",
+    "lr_scheduler_type": "remove it: the rate falls linearly; DeepSpeed's JSON can have another scheduler",
+    "warmup_steps": "use train.warmup, the share of all steps", "load_best_model_at_end": "write train.select: best",
+    "pad_to_max_length": "write data.padding: max_length", "optim": "remove it: the optimizer is AdamW",
+    "per_device_eval_batch_size": "remove it: evaluation takes train.micro_batch",
+    "evaluation_strategy": "use train.evaluate_every", "eval_strategy": "use train.evaluate_every",
+    "save_strategy": "use checkpoint.steps or checkpoint.minutes",
+}
+
+
+def instead_of(name: str) -> str:
+    """What to write in a job for another program's name of a setting; empty where there is nothing known."""
+    return INSTEAD.get(name) or (f"here it is {NAMES[name]}" if name in NAMES else "")
+
+
+def program_of(values: Mapping[Any, Any]) -> Optional[str]:
+    """The program whose configuration this is; None for a job, for DeepSpeed's JSON and for what cannot be told."""
+    if any(isinstance(values.get(key), dict) for key in ("data", "train", "zero", "zero_optimization")):
+        return None
+    for program, (own, enough) in PROGRAMS.items():
+        if len(own & set(values)) >= enough:
+            return program
+    return None
+
+
+def refusal(program: str, file: str) -> tuple[str, str]:
+    """The reason and the fix for a file that is another program's."""
+    instead = "a job's ranks, train.precision and zero say the same: " if program == "accelerate" else ""
+    kind = " (TrainingArguments)" if program == "transformers" else ""
+    return (f"this is {program}'s own configuration{kind}, not a job",
+            f"{instead}`debzero check --convert {file}` prints the job that it comes to, and names what is left out")
