@@ -135,15 +135,17 @@ def _too_deep() -> ContentError:
 def check_texts(values: Any) -> None:
     """Raises a ContentError for a text that no file and no terminal takes: with a NUL, or with half a character.
     (Bytes of a file name that are not UTF-8 stay: Python writes them as U+DC80 to U+DCFF.)"""
-    waiting = [values]
+    waiting: list[tuple[str, Any]] = [("", values)]
     while waiting:
-        value = waiting.pop()
+        place, value = waiting.pop()
         if isinstance(value, str) and NO_CHARACTER.search(value):
-            raise ContentError(f"holds the text {ascii(value[:40])}, with a character that is none")
+            where = f"under {place}, " if place else ""
+            raise ContentError(f"holds, {where}the text {ascii(value[:40])}, with a character that is none")
         if isinstance(value, dict):
-            waiting += [*value, *value.values()]
+            inside = {f"{place}.{key}".strip("."): item for key, item in value.items()}
+            waiting += [*inside.items(), *((place, key) for key in value)]
         elif isinstance(value, list):
-            waiting += value
+            waiting += [(place, item) for item in value]
 
 
 def lines_of(path: Path) -> Iterator[str]:
