@@ -26,7 +26,7 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
         values = parse_json(text, unique)
         check_texts(values)
     except ContentError as error:
-        return None, [Problem(file, "file", str(error), "check the commas and quotes there; it takes no comments")]
+        return None, [Problem(file, error.place, str(error), "check the commas and quotes there; it takes no comments")]
     if not isinstance(values, dict):
         return None, [Problem(file, "file", f"must hold a JSON object, not {type_text(values)}",
                               "see DeepSpeed's configuration reference")]

@@ -114,4 +114,4 @@ def test_no_json_text_makes_a_traceback(bench, capsys, text):
     path.write_bytes(b"\xff\xfe{}")
     for options in ([], ["--fix"]):
         assert main(["check", str(path), *options]) == 2
-        assert "cannot be read" in capsys.readouterr().err
+        assert "is no UTF-8 text: byte 0xff on line 1" in " ".join(capsys.readouterr().err.split())
