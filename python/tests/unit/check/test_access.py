@@ -34,8 +34,7 @@ def test_a_name_that_no_file_can_have_causes_no_traceback(bench, key):
     path.write_text(json.dumps(changed(JOB, {key: "/a\0b"})))
     with pytest.raises(InputError) as found:
         checks.check(path)
-    [problem] = found.value.problems
-    assert f"under {key}, the text '/a\\x00b'" in problem.reason and problem.fix
+    assert [p.key for p in found.value.problems] == [key]
 
 
 @pytest.mark.parametrize("key", ["output", "model", "data.dataset", "deepspeed", "zero.nvme_path"])
