@@ -1,31 +1,31 @@
-"""Weights that are a pickle, as safetensors: `convert.py FOLDER RESULT`.
+"""Weights that are a pickle, as safetensors: reads a tar of pytorch_model*.bin from standard input and writes to
+standard output.
 
-Loading a pickle may run anything. `debzero check` shows how to start this where that can do no harm.
+Reading a pickle can run what its author wrote. `debzero check` shows the command that starts this in a sandbox.
 """
-import shutil
+import io
 import sys
-from pathlib import Path
+import tarfile
 
 
-def main(folder: Path, result: Path) -> int:
+def main() -> int:
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {}
-    for file in sorted(folder.glob("pytorch_model*.bin")):
-        weights.update(torch.load(file, map_location="cpu", weights_only=True))
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content:
+                loaded = torch.load(io.BytesIO(content.read()), map_location="cpu", weights_only=True)
+                # Tied weights are one tensor with two names there, which safetensors does not store.
+                weights.update({name: tensor.clone().contiguous() for name, tensor in loaded.items()
+                                if isinstance(tensor, torch.Tensor)})
     if not weights:
-        print(f"{folder} has no pytorch_model.bin", file=sys.stderr)
-        return 2
-    # Tied weights are one tensor with two names there, which safetensors does not store.
-    save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, result / "model.safetensors",
-              {"format": "pt"})
-    for file in folder.iterdir():
-        if file.suffix in (".json", ".txt", ".model") and not file.name.endswith(".bin.index.json"):
-            shutil.copy(file, result)
-    print(f"written: {result}; copy it to where the job can read it, and name that folder in `model:`")
+        sys.exit("no weights: pytorch_model*.bin is not what save_pretrained wrote")
+    sys.stdout.buffer.write(save(weights, {"format": "pt"}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main())

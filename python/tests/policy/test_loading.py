@@ -7,22 +7,34 @@ from collections.abc import Iterator
 import pytest
 from checkout import files, refuse
 
-# Loaders, and what each call must have. A mapping that is passed on may hold it: for releases that do not know it.
-LOADERS = {"from_pretrained": "trust_remote_code", "from_config": "trust_remote_code",
-           "load_dataset": "_no_code", "snapshot_download": "allow_patterns"}
+# Loaders, and what each call must be given.
+LOADERS = {"from_pretrained": "no_code()", "from_config": "no_code()", "load_dataset": "no_code()",
+           "snapshot_download": "allow_patterns=patterns"}
+NEVER = {"load_from_disk", "read_pickle", "trust_remote_code=True", "use_safetensors=False", "allow_pickle=True"}
 
 
 def unsafe(name: str, source: str) -> Iterator[str]:
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         loader = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        wanted = LOADERS.get(loader)
-        given = [f"{word.arg}={ast.unparse(word.value)}" if word.arg else ast.unparse(word.value)
-                 for word in call.keywords]
-        if wanted and not any(word.startswith((f"{wanted}=False", f"{wanted}=FILES", f"{wanted}()")) for word in given):
-            yield f"{name}:{call.lineno}: {loader} without {wanted}"
+        given = {f"{word.arg}={ast.unparse(word.value)}" if word.arg else ast.unparse(word.value)
+                 for word in call.keywords}
+        if loader in LOADERS and LOADERS[loader] not in given:
+            yield f"{name}:{call.lineno}: {loader} without {LOADERS[loader]}"
         if loader == "from_pretrained" and ast.unparse(call.func).startswith("auto.") \
                 and "use_safetensors=True" not in given:
             yield f"{name}:{call.lineno}: weights that may be a pickle"
+        for word in NEVER & {loader, *given}:
+            yield f"{name}:{call.lineno}: {word}"
+
+
+def test_no_code_means_no():
+    import transformers.dynamic_module_utils as transformers_code
+
+    from debzero.data import hub
+    from debzero.model import folder
+
+    assert folder.no_code() == {"trust_remote_code": False} and transformers_code.TIME_OUT_REMOTE_CODE == 0
+    assert hub.no_code() in ({}, {"trust_remote_code": False})
 
 
 def test_no_loader_may_run_code():
@@ -31,6 +43,7 @@ def test_no_loader_may_run_code():
 
 @pytest.mark.parametrize("source", [
     "AutoConfig.from_pretrained(x)", "AutoConfig.from_pretrained(x, trust_remote_code=None)",
-    "auto.from_pretrained(x, trust_remote_code=False)", "load_dataset('csv')", "snapshot_download(x)"])
+    "auto.from_pretrained(x, **no_code())", "load_dataset('csv')", "snapshot_download(x)",
+    "np.load(x, allow_pickle=True)"])
 def test_a_call_that_may_run_code_is_seen(source):
     assert list(unsafe("x.py", source))

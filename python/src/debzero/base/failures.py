@@ -54,6 +54,9 @@ def as_user_error(error: BaseException, folder: str) -> Optional[UserError]:
             f"the model hub cannot be reached from this host: {first_line[:200]}",
             "check the network or proxy (HTTPS_PROXY in /etc/default/debzero), or give a local folder for `model:` "
             "and a local file for `data.dataset:`")
+    if "trust_remote_code" in text:  # what the libraries advise there
+        return UserError("the model or the data set needs a program of its own, which debzero never runs",
+                         "use one that the libraries know; a data set can be converted to parquet or csv")
     if any(words in text for words in HUB_UNKNOWN):
         return UserError(
             f"not found on the hub: {first_line[:200]}",

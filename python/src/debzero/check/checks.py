@@ -16,7 +16,7 @@ from debzero.check.operators import operator_problems
 from debzero.data.columns import column_names
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
-from debzero.job.local_files import FORMATS, local_files
+from debzero.job.local_files import FORMATS, files_of, local_files
 from debzero.job.reader import parse
 from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.model import tasks
@@ -88,6 +88,9 @@ def _data(job: Job, file: str) -> list[Problem]:
     path = Path(data.dataset)
     if not path.is_absolute():
         return []  # the hub's: known when it is downloaded
+    if data.revision != "main":
+        return [Problem(file, "data.revision", f"only a data set of the hub has revisions, and {path} is local",
+                        "remove it, or name the hub's data set in data.dataset")]
     if reason := unreadable(path):
         return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
     if not path.exists():
@@ -95,6 +98,11 @@ def _data(job: Job, file: str) -> list[Problem]:
                         "check the path; it is relative to the job file")]
     files = local_files(data.dataset)
     if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
+        programs = [found.name for found in files_of(data.dataset) if found.suffix == ".py"]
+        if programs:
+            return [Problem(file, "data.dataset", f"{path} comes as a program ({programs[0]}), which debzero "
+                            "never runs", "run it where it can do no harm, and write its rows to parquet, csv or json "
+                            "files")]
         return [Problem(file, "data.dataset",
                         f"{path} is neither a csv, json, jsonl or parquet file nor a folder with train.csv "
                         "(or .json, .jsonl, .parquet)", "rename them accordingly, or convert them")]

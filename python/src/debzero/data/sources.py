@@ -1,7 +1,6 @@
 """Where rows come from: a local file, a folder of them, the hub, or this host's package descriptions."""
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import numpy as np
 
 from debzero.base.errors import UserError
 from debzero.base.text import count_text
-from debzero.data import debian_sections
-from debzero.job.local_files import FORMATS, hub_name, local_files
+from debzero.data import debian_sections, hub
+from debzero.data.hub import no_code
+from debzero.job.local_files import FORMATS, local_files
 from debzero.job.schema import SECTIONS_DATASET, Data
 
 HELD_OUT = 0.1  # of debian-sections, when the job does not say
@@ -27,7 +27,7 @@ def raw_rows(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
         side = np.asarray(rows["held_out"])
         return rows.select(np.flatnonzero(~side)), rows.select(np.flatnonzero(side))
     local = Path(data.dataset).is_absolute()
-    splits = _read_files(data.dataset, cache) if local else _read_hub(data.dataset, data.revision)
+    splits = _read_files(data.dataset, cache) if local else hub.read(data.dataset, data.revision)
     if "validation" in splits:
         return splits["train"], splits["validation"]
     if data.held_out:
@@ -53,29 +53,10 @@ def _read_files(dataset: str, cache: Path) -> Any:
     kind = FORMATS[next(iter(files.values())).suffix]
     names = {split: str(file) for split, file in files.items()}
     try:
-        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"), **_no_code())
+        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"), **no_code())
     except Exception as error:  # of `datasets`, pandas, pyarrow and json: each has errors of its own
         cause = error.__cause__ or error
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno):  # as of a full disk
             raise
         raise UserError(f"{dataset} cannot be read as {kind}: {' '.join(str(cause).split())[:300]}",
                         "correct the file; every row needs the same columns") from error
-
-
-def _no_code() -> dict[str, bool]:
-    """Releases of datasets before 4 can run a program that came with the data."""
-    import datasets
-
-    known = inspect.signature(datasets.load_dataset).parameters
-    return {"trust_remote_code": False} if "trust_remote_code" in known else {}
-
-
-def _read_hub(dataset: str, revision: str) -> Any:
-    import datasets
-
-    name, config = hub_name(dataset)
-    try:
-        return datasets.load_dataset(name, config, revision=revision, **_no_code())
-    except ValueError as error:  # a configuration that is missing or not there, and what there is
-        raise UserError(f"the hub's data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}",
-                        f"write its configuration behind the name, for example `data.dataset: {name}/...`") from error

@@ -48,13 +48,15 @@ class Tokens:
 @dataclass(frozen=True)
 class Prepared:
     """A job's tokenised samples. `labels`: the classes' names; for regression the column's; for causal-lm none.
-    `digest` is the same for the same samples."""
+    `digest` is the same for the same samples; `revisions`: the hub's commits of the "model" and the "data" that
+    they were made with."""
 
     train: Tokens
     held_out: Tokens
     labels: list[str]
     digest: str
     tokenizer: Any
+    revisions: dict[str, str]
 
 
 def write(folder: Path, pieces: Iterable[Piece]) -> str:

@@ -11,6 +11,7 @@ from debzero.job.schema import SECTIONS_DATASET
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
 OWNERLESS = ("glue", "super_glue", "wikitext")
+OF_A_RUN = (".lock", "status.json")  # the output folder of a job has one of them from its start on
 
 
 def within(folder: Path, path: str) -> str:
@@ -19,11 +20,13 @@ def within(folder: Path, path: str) -> str:
 
 
 def is_path(name: str, folder: Path) -> bool:
-    """Whether a model's or data set's name means this host's files, not the hub's."""
+    """Whether a model's or data set's name in a job file in `folder` means this host's files, not the hub's. The
+    current folder has no say in it, and the folder of a run that is called like its model is not that model."""
     if name == SECTIONS_DATASET:
         return False
     looks_like_one = name.startswith(("/", "./", "../", "~")) or Path(name).suffix in FORMATS
-    return looks_like_one or os.path.exists(folder / name) or bool(unreadable(folder / name))
+    there = os.path.exists(folder / name) and not any(os.path.exists(folder / name / mark) for mark in OF_A_RUN)
+    return looks_like_one or there or bool(unreadable(folder / name))
 
 
 def local_files(dataset: str) -> dict[str, Path]:

@@ -79,7 +79,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)]
+Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-]+([./][A-Za-z0-9_+-]+)*$", max_length=200)]
 
 
 class Data(Section):
@@ -90,10 +90,12 @@ class Data(Section):
             "`.parquet` file, all of whose rows are used for training (see `held_out`); or a folder with `train.*` and "
             "`validation.*` or `test.*` files, all in one of these formats. CSV files name their columns in the first "
             "line; JSON is a list of objects, or one object per line. A name that starts with `/`, `./`, `../` or `~`, "
-            "ends in a data suffix, or exists beside the job file is local; any other is looked up on the hub. "
+            "ends in a data suffix, or exists beside the job file (unless that is the folder of a run) is local; any "
+            "other is the hub's, whatever the current folder holds. "
             "`debian-sections` are package descriptions and their archive sections, from this host's own apt lists."))
     revision: Revision = Field("main", examples=["v1.0"], description=(
-        "Which version of a hub's data set to take: a branch, a tag or a commit."))
+        "Which version of a hub's data set to take: a branch, a tag or a commit. The report says which commit it "
+        "was."))
     text: Annotated[List[str], Field(min_length=1, max_length=2), BeforeValidator(_columns)] = Field(
         ["text"], examples=["sentence", "[sentence1, sentence2]"], description=(
             "The column with the text, or two columns for a pair of texts. causal-lm reads one."))
@@ -193,7 +195,9 @@ class Job(Section):
             "The model: a Hugging Face hub id; a folder that save_pretrained wrote; or, to train from scratch, a "
             "mapping with the architecture (`type`), the size of the vocabulary to learn (`vocab_size`) and any "
             "other settings of that architecture in transformers. A name that starts with `/`, `./`, `../` or `~`, or "
-            "exists beside the job file is a folder; any other is looked up on the hub."))
+            "exists beside the job file (unless that is the folder of a run) is a folder; any other is the hub's, "
+            "whatever the current folder holds. Weights must be safetensors, and code that comes with a model is never "
+            "run."))
     revision: Revision = Field("main", examples=["v1.0"], description=(
         "Which version of a hub's model to take: a branch, a tag or a commit. The report says which commit it was."))
     task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field(

@@ -5,6 +5,7 @@ from typing import Any
 
 from debzero.base.errors import UserError
 from debzero.model import tasks
+from debzero.model.folder import no_code
 from debzero.model.tokenizer import Model
 from debzero.resolve.resolve import ResolvedJob
 
@@ -24,7 +25,7 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
     names = {"id2label": dict(enumerate(labels)),
              "label2id": {name: number for number, name in enumerate(labels)}} if labels else {}
     if isinstance(model, str):
-        found = AutoConfig.from_pretrained(model, trust_remote_code=False, **names)
+        found = AutoConfig.from_pretrained(model, **no_code(), **names)
     else:
         found = from_scratch({**model, "vocab_size": len(tokens), "bos_token_id": tokens.bos_token_id,
                               "eos_token_id": tokens.eos_token_id, **names})
@@ -34,6 +35,7 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
         raise UserError(f"the tokenizer knows {len(tokens)} tokens, but the model's embedding holds {found.vocab_size}",
                         "use the tokenizer that belongs to the model, or enlarge the embedding and save both into one "
                         "folder")
+    vars(found).pop("auto_map", None)  # code that was not run does not belong to the result
     found.pad_token_id = tokens.pad_token_id
     found.use_cache = False  # keys and values of earlier tokens only help to generate text
     return found
@@ -65,9 +67,9 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     dtype = {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": torch.float32}
     auto = getattr(transformers, task.auto)
     if isinstance(where, str):
-        model = auto.from_pretrained(where, config=settings, use_safetensors=True, trust_remote_code=False, **dtype)
+        model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
     else:
-        model = auto.from_config(settings, trust_remote_code=False, **dtype)
+        model = auto.from_config(settings, **no_code(), **dtype)
     del reference
     # What the saved configuration says of its origin: the hub's name, but no path of this host.
     model.config._name_or_path = job.model if isinstance(job.model, str) and where != job.model else ""

@@ -12,35 +12,45 @@ from debzero.base.text import did_you_mean
 from debzero.job.schema import Job
 from debzero.model import build, tasks
 from debzero.model.checkpointing import checkpointing_problems
-from debzero.model.folder import flaws
+from debzero.model.folder import flaws, no_code
 from debzero.model.positions import local_config, position_problems
 
 
 def model_problems(job: Job, file: str) -> list[Problem]:
     """What is wrong with the model, as far as can be known without the hub."""
-    if isinstance(job.model, str):
-        folder = Path(job.model)
-        reason = unreadable(folder) or unreadable(folder / "config.json")
-        if folder.is_absolute() and (reason or not (folder / "config.json").is_file()):
-            missing = f"cannot be used: it, or its config.json, {reason}" if reason else (
-                "has no config.json" if folder.is_dir() else "does not exist")
-            return [Problem(file, "model", f"the folder {folder} {missing}",
-                            "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
-        found = flaws(folder) if folder.is_absolute() else []
-        config = local_config(job)
-        return [*(Problem(file, "model", f"{folder} {flaw.reason}", flaw.fix) for flaw in found),
-                *(_settled(job, file, config) if config is not None else [])]
+    found = _in_folder(job, file) if isinstance(job.model, str) else _from_scratch(job, file, job.model)
+    if job.revision != "main" and (isinstance(job.model, dict) or Path(job.model).is_absolute()):
+        found.append(Problem(file, "revision", "only a model of the hub has revisions, and this one is local or from "
+                             "scratch", "remove it, or name the hub's model in `model:`"))
+    return found
+
+
+def _in_folder(job: Job, file: str) -> list[Problem]:
+    folder = Path(str(job.model))
+    reason = unreadable(folder) or unreadable(folder / "config.json")
+    if folder.is_absolute() and (reason or not (folder / "config.json").is_file()):
+        missing = f"cannot be used: it, or its config.json, {reason}" if reason else (
+            "has no config.json" if folder.is_dir() else "does not exist")
+        return [Problem(file, "model", f"the folder {folder} {missing}",
+                        "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
+    found = flaws(folder) if folder.is_absolute() else []
+    config = local_config(job)
+    return [*(Problem(file, "model", f"{folder}: {flaw.reason}", flaw.fix) for flaw in found),
+            *(_settled(job, file, config) if config is not None else [])]
+
+
+def _from_scratch(job: Job, file: str, model: dict[str, Any]) -> list[Problem]:
     from transformers import CONFIG_MAPPING
 
-    kind = job.model["type"]
+    kind = model["type"]
     if kind not in CONFIG_MAPPING:
         return [Problem(file, "model.type", f"{kind!r} is not known to transformers",
                         did_you_mean(kind, ["bert", "roberta", "distilbert", "electra", "gpt2", "t5"]))]
     settings = CONFIG_MAPPING[kind]()
     known = sorted({*settings.to_dict(), *settings.attribute_map})
     problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", did_you_mean(key, known))
-                for key in job.model if key != "type" and key not in known]
-    for key, value in job.model.items():
+                for key in model if key != "type" and key not in known]
+    for key, value in model.items():
         counts = isinstance(key, str) and key != "vocab_size" and not key.endswith("_id")
         usual = getattr(settings, key, None) if counts else None
         if type(usual) is int and usual > 0 and (type(value) is not int or not 0 <= value < 2**31):
@@ -48,7 +58,7 @@ def model_problems(job: Job, file: str) -> list[Problem]:
                                     "write a whole number, or remove it for the default"))
     if not problems:
         try:
-            settings = build.from_scratch(job.model)
+            settings = build.from_scratch(model)
             _try_to_build(job, settings)
         except NotImplementedError:  # an operation that the meta device lacks: nothing is known of the real one
             pass
@@ -78,7 +88,7 @@ def _try_to_build(job: Job, settings: Any) -> None:
     if job.task == "causal-lm" and hasattr(settings, "is_decoder"):
         settings.is_decoder = True  # as build() does
     with OnMeta():
-        getattr(transformers, task.auto).from_config(settings, trust_remote_code=False)
+        getattr(transformers, task.auto).from_config(settings, **no_code())
 
 
 def bytes_needed(job: Job) -> Optional[int]:

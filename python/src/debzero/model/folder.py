@@ -7,19 +7,38 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from debzero.base import reading
 from debzero.base.files import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-OTHERS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "tf_model.h5", "flax_model.msgpack")
-HEADER = 100_000_000  # bytes, the most that the safetensors library takes
+PICKLES = "pytorch_model*.bin"  # what convert.py reads
+OTHERS = (PICKLES, "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "tf_model*", "*.gguf")
+HEADER = 10_000_000  # bytes: a hundred thousand tensors, more than any shard has
+DANGER = "loading such a file can run what its author wrote"
 POINTER = b"version https://git-lfs"
 CONVERT = Path(__file__).resolve().parents[2] / "convert.py"
+# Of systemd, version 247 and later. A user of its own that may write nothing but its standard output, and sees neither
+# homes nor devices, other processes, the network or any service of the host.
+SANDBOX = ("DynamicUser=yes", "ProtectSystem=strict", "ProtectHome=yes", "ProtectProc=invisible", "PrivateDevices=yes",
+           "PrivateNetwork=yes", "RestrictAddressFamilies=~AF_UNIX", "CapabilityBoundingSet=",
+           "SystemCallFilter=@system-service")
+
+
+def no_code() -> dict[str, bool]:
+    """For each of transformers' loaders: run nothing that came with a model. Loaders within loaders (RagTokenizer's)
+    are not passed this, and would ask on the terminal; without time for the answer they take it for a no."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    return {"trust_remote_code": False}
 
 
 class Flaw(NamedTuple):
@@ -29,50 +48,113 @@ class Flaw(NamedTuple):
     fix: str
 
 
-def flaws(folder: Path) -> list[Flaw]:
-    """All that keeps the model in `folder`, which has a config.json, from being loaded."""
-    return [*_programs(folder), *_weights(folder)]
+def flaws(folder: Path, weights: bool = True) -> list[Flaw]:
+    """All that keeps the model in `folder`, which has a config.json, from being loaded. `weights`: whether they should
+    be there already."""
+    return [*_programs(folder), *_strange_files(folder), *(_weights(folder) if weights else ())]
+
+
+def shards(folder: Path) -> list[str]:
+    """The names of the files of weights, as far as the index is right."""
+    if not os.path.lexists(folder / INDEX):
+        return [WEIGHTS]
+    named = read_json(folder / INDEX).get("weight_map")
+    return sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+
+
+def other_weights(names: Iterable[str]) -> list[str]:
+    """Which of the files hold weights in a format that debzero does not load."""
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in OTHERS))
 
 
 def _programs(folder: Path) -> Iterator[Flaw]:
-    """Code that transformers would run, and models that peft would fetch from elsewhere."""
-    for name in ("config.json", "tokenizer_config.json"):
-        if read_json(folder / name).get("auto_map"):
-            yield Flaw(f"its {name} names code of its own (auto_map), which debzero never runs",
-                       "use a model whose type transformers knows; it loads without auto_map if its model_type is one "
-                       "of these")
-    if (folder / "adapter_config.json").exists():
-        yield Flaw("holds an adapter (adapter_config.json), which is no model",
+    """Code that transformers would run or fetch, and models that peft would fetch from elsewhere."""
+    for path in sorted(folder.rglob("*config.json")):
+        name = path.relative_to(folder)
+        known = path.parent == folder and _is_known(read_json(folder / "config.json").get("model_type"))
+        try:
+            values = reading.parse_json(reading.read_text(path, reading.STATE))
+        except (OSError, ValueError) as error:  # transformers may read it all the same
+            yield Flaw(f"its {name} {reading.why(error)}", "copy the whole folder again")
+            continue
+        for key, value, depth in _entries(values):
+            # A model whose type transformers knows is built by transformers' own code.
+            if key == "auto_map" and value and (depth or not known):
+                yield Flaw(f"its {name} names code of its own (auto_map), which debzero never runs",
+                           "use a model whose model_type transformers knows")
+            elif key.endswith("attn_implementation") and "/" in str(value):
+                yield Flaw(f"its {name} names code on the hub ({key}: {value}), which debzero never runs",
+                           f"delete {key} from {name}")
+            elif key == "transformers_weights":
+                yield Flaw(f"its {name} names the file of its weights itself ({key})", f"delete {key} from {name}")
+    if os.path.lexists(folder / "adapter_config.json"):
+        yield Flaw("it holds an adapter (adapter_config.json), which is no model",
                    "merge it into its model with peft's merge_and_unload() and save_pretrained(), and give that folder")
 
 
+def _is_known(kind: Any) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return isinstance(kind, str) and kind in CONFIG_MAPPING
+
+
+def _entries(value: Any, depth: int = 0) -> Iterator[tuple[str, Any, int]]:
+    """Each key in JSON with its value, and the number of keys around it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner, depth
+            yield from _entries(inner, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _entries(item, depth + 1)
+
+
+def _strange_files(folder: Path) -> Iterator[Flaw]:
+    """What is no file, or leads out of the folder: its lines would become the vocabulary, and be saved with the model.
+    In the hub's cache, files are links to ../../blobs."""
+    real = folder.resolve()
+    blobs = [real.parents[1] / "blobs"] if real.parent.name == "snapshots" else []
+    for above, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            path = Path(above, name)
+            target = Path(os.path.realpath(path))
+            if path.is_symlink() and not any(root in (target, *target.parents) for root in [real, *blobs]):
+                yield Flaw(f"its {path.relative_to(folder)} is a link that leads out of the folder",
+                           f"put a copy of the file in its place, if {target} belongs to the model")
+            elif name in files and not target.is_file():
+                yield Flaw(f"its {path.relative_to(folder)} is no file", "copy the whole folder again")
+
+
 def _weights(folder: Path) -> Iterator[Flaw]:
-    if os.path.lexists(folder / INDEX):
-        yield from _shards(folder)
-    elif os.path.lexists(folder / WEIGHTS):
+    if os.path.lexists(folder / WEIGHTS):  # transformers prefers it to the index
         yield from _file(folder, WEIGHTS)
-    elif found := sorted({path.name for pattern in OTHERS for path in folder.glob(pattern)}):
-        yield Flaw(f"has its weights as {', '.join(found[:3])} alone: loading such a file runs what its author wrote",
-                   f"if you trust it, convert it where it can do no harm: {conversion(folder)}")
+    elif os.path.lexists(folder / INDEX):
+        yield from _shards(folder)
+    elif found := other_weights(path.name for path in folder.iterdir()):
+        convertible = any(fnmatch(name, PICKLES) for name in found)
+        yield Flaw(f"it has its weights as {', '.join(found[:3])} alone: {DANGER}",
+                   f"if you trust it, convert it where it can do little harm: {conversion(folder)}" if convertible else
+                   "use a model with safetensors, or save this one so, with save_pretrained and on a host without "
+                   "secrets")
     else:
-        yield Flaw(f"has no weights ({WEIGHTS})", "copy the whole folder that save_pretrained wrote")
+        yield Flaw(f"it has no weights ({WEIGHTS})", "copy the whole folder that save_pretrained wrote")
 
 
 def conversion(folder: Path) -> str:
-    """The command that reads the weights without the network, your files, or the right to write anything but the
-    result."""
-    name = f"debzero-{folder.name}"
-    return (f"sudo systemd-run --pipe --wait -p DynamicUser=yes -p StateDirectory={name} -p PrivateNetwork=yes "
-            f"-p ProtectSystem=strict -p ProtectHome=tmpfs -p BindReadOnlyPaths={folder} -p NoNewPrivileges=yes "
-            f"{sys.executable} -I {CONVERT} {folder} /var/lib/{name}")
+    """The command that reads the pickles of weights in a sandbox and writes model.safetensors beside them. The pickles
+    reach the sandbox through a pipe, and the weights come out through one: it needs no file of the user's."""
+    at, result = shlex.quote(str(folder)), shlex.quote(str(folder / WEIGHTS))
+    part = shlex.quote(str(folder / f"{WEIGHTS}.part"))
+    python = f"{shlex.quote(sys.executable)} -I {shlex.quote(str(CONVERT))}"
+    return (f"(cd {at} && tar -ch {PICKLES}) | sudo systemd-run --quiet --pipe --wait "
+            f"{' '.join(f'-p {setting}' for setting in SANDBOX)} {python} > {part} && mv {part} {result}")
 
 
 def _shards(folder: Path) -> Iterator[Flaw]:
-    shards = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
+    names = shards(folder)
+    if not names:
         yield Flaw(f"its {INDEX} has no weight_map", "copy the whole folder that save_pretrained wrote")
-        return
-    for name in sorted(set(shards.values())):
+    for name in names:
         if name != os.path.basename(name) or not name.endswith(".safetensors"):
             yield Flaw(f"its {INDEX} names {name!r}, which is no safetensors file of the folder",
                        "use a model that you trust")
@@ -92,24 +174,30 @@ def _file(folder: Path, name: str) -> Iterator[Flaw]:
     with open(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            yield Flaw(f"its {name} is no file", again)
-            return
+            return  # _strange_files reports it
         start = file.read(len(POINTER))
         if start == POINTER:
             yield Flaw(f"its {name} is a Git LFS pointer, not the weights", "run `git lfs pull` in its repository")
             return
         size = int.from_bytes(start[:8], "little")
         file.seek(8)
-        if len(start) < 8 or size > min(HEADER, status.st_size - 8) or not _is_header(file.read(size), status.st_size):
+        header = file.read(size) if len(start) >= 8 and size <= min(HEADER, status.st_size - 8) else b""
+        origin = _origin(header, status.st_size)
+        if origin is None:
             yield Flaw(f"its {name} is no whole safetensors file", again)
+        elif origin != "pt":
+            yield Flaw(f"its {name} was not written by PyTorch (its format is {origin!r})",
+                       "load it with the program that wrote it, and save it with PyTorch")
 
 
-def _is_header(header: bytes, size: int) -> bool:
-    """Whether a safetensors header describes tensors that lie within a file of `size` bytes."""
+def _origin(header: bytes, size: int) -> Any:
+    """What a safetensors header says that its file of `size` bytes was written by; None where it does not describe
+    tensors that fill the file."""
     try:
         values: Any = json.loads(header)
         ends = [entry["data_offsets"][1] for name, entry in values.items() if name != "__metadata__"]
+        origin = values.get("__metadata__", {}).get("format", "")
     except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError):
-        return False
-    whole = all(isinstance(end, int) for end in ends)
-    return whole and 8 + len(header) + max(ends, default=0) == size
+        return None
+    whole = all(isinstance(end, int) for end in ends) and 8 + len(header) + max(ends, default=0) == size
+    return origin if whole else None

@@ -6,6 +6,7 @@ from typing import Any, Optional, Union
 
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
+from debzero.model.folder import no_code
 
 # Model types whose positions are numbered from one after the padding token's number, as in fairseq, where they come
 # from: with the usual padding token 1, RoBERTa's 514 positions serve 512 tokens.
@@ -50,7 +51,7 @@ def check_positions(job: Job, model: Union[str, dict[str, Any]], file: str, toke
     from transformers import AutoConfig
 
     if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model, local_files_only=True, **no_code())
         found = position_problems(job, file, config, tokens.pad_token_id)
         if found:
             raise InputError(found)
@@ -67,6 +68,6 @@ def local_config(job: Job) -> Any:
         # A hub's by its path in the cache: a folder here may have the same name.
         place = name if Path(name).is_absolute() else hf_hub_download(name, "config.json", revision=job.revision,
                                                                       local_files_only=True)
-        return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(place, local_files_only=True, **no_code())
     except Exception:  # of many types; the checks of the model itself report what is wrong
         return None

@@ -8,24 +8,40 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Optional
 
 from debzero.base.errors import UserError
 from debzero.job.schema import Job
-from debzero.model.folder import flaws
+from debzero.model.folder import DANGER, flaws, other_weights, shards
 from debzero.model.tokenizer import Model
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # of the repository's first level
+# Of a repository's first level. The weights follow when these have been looked at.
+FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tokenizer"]
 
 
-def local(job: Job) -> Model:
-    """The model for from_pretrained(): the absolute path of its folder, or the settings of one from scratch. Raises a
-    UserError where the hub has none that can be used, or it cannot be had now."""
+def local(job: Job, commit: Optional[str] = None) -> Model:
+    """The model for from_pretrained(): the absolute path of its folder, or the settings of one from scratch. `commit`:
+    of a hub's model, if it is not to be asked what `revision:` means now. Raises a UserError where the hub has none
+    that can be used, or where it cannot be had now."""
     if isinstance(job.model, dict) or Path(job.model).is_absolute():
         return job.model
-    folder = _download(job.model, job.revision)
-    found = flaws(folder) if (folder / "config.json").is_file() else []
+    name, revision = job.model, commit or job.revision
+    folder = _download(name, revision, FILES)
+    found = flaws(folder, weights=False)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"the hub's model {name} has no config.json", "use a model that transformers can load")
+    if not found:
+        commit = folder.name  # so that all files are of the same one
+        folder = _download(name, commit, shards(folder))
+        found = flaws(folder)
+        if others := found and _others(name, commit):
+            raise UserError(
+                f"the hub's model {name} has its weights as {', '.join(others[:3])} alone: {DANGER}",
+                f"look for a revision with safetensors (https://huggingface.co/{name}/discussions), or fetch it with "
+                f"`huggingface-cli download {name} --revision {commit} --local-dir FOLDER` and set `model: FOLDER`; "
+                "`debzero check` then shows how to convert it")
     if found:
-        raise UserError(f"the hub's model {job.model} cannot be used: {found[0].reason}", found[0].fix)
+        raise UserError(f"the hub's model {name} cannot be used: {found[0].reason}", found[0].fix)
     return str(folder)
 
 
@@ -35,18 +51,44 @@ def revisions(where: Model) -> dict[str, str]:
     return {"model": found.group(1)} if found else {}
 
 
-def _download(name: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+def _others(name: str, commit: str) -> list[str]:
+    """The files of a hub's model with weights in other formats; none where there are safetensors, or it is offline."""
+    from huggingface_hub import list_repo_files
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES, ignore_patterns=["*/*"]))
+        names = list_repo_files(name, revision=commit)
+    except Exception:  # of the network or the hub; it is about a better message only
+        return []
+    return [] if any(each.endswith(".safetensors") for each in names) else other_weights(names)
+
+
+def _download(name: str, revision: str, patterns: list[str]) -> Path:
+    """The folder in the hub's cache with those files of the repository's first level."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.utils import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except HFValidationError:
         raise UserError(f"{name!r} is neither a folder nor a name that the hub can have",
                         "correct `model:`; a folder begins with / or ./") from None
     except RevisionNotFoundError:
         raise UserError(f"the hub's model {name} has no revision {revision!r}",
                         "set `revision:` to one of its branches, tags or commits") from None
+    except GatedRepoError:
+        raise UserError(f"the hub gives the model {name} only to those who have accepted its terms",
+                        f"accept them on https://huggingface.co/{name}, and set HF_TOKEN") from None
     except RepositoryNotFoundError:
         raise UserError(f"the model {name!r} was not found on the hub",
                         "correct `model:`, or set HF_TOKEN if it is private") from None
+    except LocalEntryNotFoundError:
+        if not constants.HF_HUB_OFFLINE:
+            raise  # the hub cannot be reached: that may pass
+        raise UserError(f"the hub's cache has no model {name} at revision {revision!r}, and HF_HUB_OFFLINE is set",
+                        "fetch it where the hub can be reached, or correct `model:` or `revision:`") from None

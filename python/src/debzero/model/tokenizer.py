@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, Union
 
 from debzero.base.errors import UserError
+from debzero.model.folder import no_code
 from debzero.model.tokenizer_files import refuse_foreign_files
 
 Model = Union[str, "dict[str, Any]"]
@@ -26,7 +27,8 @@ def load_tokenizer(model: Model, texts: Callable[[], Iterable[str]], max_length:
             model_input_names=names, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
             mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]")
     refuse_foreign_files(model)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, **no_code())
+    tokenizer.init_kwargs.pop("auto_map", None)  # code that was not run does not belong to the result
     if tokenizer.pad_token is None:
         # GPT-2 was trained without padding. A new token would be one more than the embedding holds.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

@@ -12,6 +12,7 @@ import torch
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
 from debzero.model import build, meta, tasks
+from debzero.model.folder import flaws, no_code
 from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.plan.memory import ParameterCounts
 
@@ -97,6 +98,10 @@ class Shapes:
         if Path(model).is_absolute():
             if not os.path.exists(model):
                 raise OSError("there is no such file")
+            if found := flaws(Path(model), weights=False) if os.path.isdir(model) else []:
+                raise OSError(found[0].reason)
+            if not os.path.isfile(model) and not os.path.isfile(os.path.join(model, "config.json")):
+                raise OSError("it is no file")
             file = model
         else:  # by the path in the cache: a folder here may have the same name
             try:
@@ -105,7 +110,7 @@ class Shapes:
                 if os.environ.get("HF_HUB_OFFLINE") or model in PUBLISHED:
                     raise
                 file = hf_hub_download(model, "config.json", revision=revision)
-        return AutoConfig.from_pretrained(file, local_files_only=True, trust_remote_code=False, **labels)
+        return AutoConfig.from_pretrained(file, local_files_only=True, **no_code(), **labels)
 
     def _ready(self, name: str, config: Any) -> tuple[str, Any]:
         """The configuration with the changes that model/build.py makes for training."""
@@ -122,7 +127,7 @@ class Shapes:
         import transformers
 
         with meta.OnMeta():
-            model = getattr(transformers, self.task.auto).from_config(self.config, trust_remote_code=False)
+            model = getattr(transformers, self.task.auto).from_config(self.config, **no_code())
         build.use_contiguous_bias(model)
         model.float()  # as model/build.py does; transformers 5 would take the type that the weights were saved in
         if self.job.train.gradient_checkpointing:

@@ -54,13 +54,14 @@ def _metadata(report: Report, job: Job, name: str) -> str:
 
 def _summary(report: Report, job: Job) -> str:
     """What the model is, without the paths of its base and its data."""
-    data = job.data.dataset if _on_hub(job.data.dataset) else Path(job.data.dataset).name
+    at = {part: f" (commit {commit})" for part, commit in report.revisions.items()}
+    data = job.data.dataset + at.get("data", "") if _on_hub(job.data.dataset) else Path(job.data.dataset).name
     if isinstance(job.model, dict):
         origin = f"A {job.model['type']} model, trained from scratch"
+    elif _on_hub(job.model):
+        origin = f"Fine-tuned from {job.model}{at.get('model', '')}"
     else:
-        commit = report.revisions.get("model")
-        name = f"{job.model} (commit {commit})" if commit else job.model
-        origin = f"Fine-tuned from {name if _on_hub(job.model) else f'a local model, {Path(job.model).name},'}"
+        origin = f"Fine-tuned from a local model, {Path(job.model).name},"
     return f"{markdown_text(f'{origin} on {data}')}, for {job.task} (transformers' `{report.auto}`)."
 
 

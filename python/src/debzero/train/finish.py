@@ -7,7 +7,6 @@ from typing import Any, Callable
 import torch
 import torch.distributed as dist
 
-from debzero.model import source
 from debzero.run import card, plots, report
 from debzero.run.records import Report
 from debzero.train.saving import Saver
@@ -32,7 +31,7 @@ def finish(setup: Setup, saver: Saver) -> None:
             steps=state.step, total_steps=setup.samples.steps, samples=state.samples, seconds=state.seconds,
             padded_tokens=tokens[0].item(), real_tokens=tokens[1].item(), flops=tokens[2].item(),
             skipped_steps=state.step - engine.applied_steps, resumed=state.resumed, peaks=peaks,
-            revisions=source.revisions(setup.source))
+            revisions=setup.samples.prepared.revisions)
         finished = report.write(context.resolved, context.folder, setup.samples.task, setup.samples.prepared, outcome,
                                 context.device)
         _describe(setup, finished)

@@ -17,13 +17,15 @@ from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
 from debzero.base.text import count_text
 from debzero.data import debian_sections, tokens
+from debzero.data.hub import commit_of
 from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
 from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import source, tasks
+from debzero.model.folder import no_code
 from debzero.model.positions import check_positions
-from debzero.model.tokenizer import load_tokenizer
+from debzero.model.tokenizer import Model, load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
@@ -187,9 +189,15 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "data.json",
                    {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
-                    "max_length": job.data.max_length})
+                    "max_length": job.data.max_length, "revisions": _revisions(model, train)})
     shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
     return folder
+
+
+def _revisions(model: Model, rows: Any) -> dict[str, str]:
+    """The commits of what came from the hub."""
+    commit = commit_of(rows)
+    return {**source.revisions(model), **({"data": commit} if commit else {})}
 
 
 def _corpus(rows: Any, data: Data, labels: list[str]) -> Iterator[str]:
@@ -205,9 +213,10 @@ def load(folder: Path, task: tasks.Task) -> Prepared:
     from transformers import AutoTokenizer
 
     facts = json.loads((folder / "data.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **no_code())
     targets = task.bind(tokenizer, facts["labels"])
     train, held_out = (tokens.read(folder / side, facts["max_length"], targets) for side in ("train", "held_out"))
-    return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer)
+    return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer,
+                    facts.get("revisions", {}))
 
 

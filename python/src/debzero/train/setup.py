@@ -45,7 +45,6 @@ class Setup:
     context: Context
     samples: Samples
     identity: RunIdentity
-    source: Model      # the model's folder, or its settings
     config: Any        # the model's, of transformers
     engine: Engine
     state: TrainingState
@@ -69,11 +68,11 @@ def set_up(context: Context) -> Setup:
     start = context.agree(lambda: find_start(context, identity))
     for message in start.messages:
         progress.say(message)
-    model = context.agree(lambda: source.local(resolved.job))
+    model = context.agree(lambda: source.local(resolved.job, samples.prepared.revisions.get("model")))
     config = build.config(model, samples.prepared.labels, samples.prepared.tokenizer)
     engine = _engine(context, samples, model, config)
     state = _load(context, engine, start)
-    return Setup(context, samples, identity, model, config, engine, state)
+    return Setup(context, samples, identity, config, engine, state)
 
 
 def _samples(context: Context) -> Samples:
