@@ -119,7 +119,9 @@ def damaged(draw: Any, base: Any, known: dict[tuple, st.SearchStrategy] = {}) ->
     values = copy.deepcopy(base)
     for _ in range(draw(st.integers(0, 4))):
         found = list(paths(values))
-        where = draw(st.sampled_from([*found, *known])) if found or known else ()
+        if not (found or known):
+            break
+        where = draw(st.sampled_from([*found, *known]))
         *above, last = where
         inner = values
         for part in above:

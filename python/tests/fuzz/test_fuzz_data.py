@@ -109,7 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(prepare, "load_tokenizer", lambda *_: Tokenizer())
-    monkeypatch.setattr(prepare, "check_length", lambda *_: None)
+    monkeypatch.setattr(prepare, "check_positions", lambda *_: None)
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     return tmp_path

@@ -89,7 +89,7 @@ def test_no_job_file_crashes_check(folder: Path, cases: int, fuzzed: Any) -> Non
 # Each ended in a traceback or a hang.
 FOUND: list[bytes] = [
     b"zero[stage]: 2\n", b"train: !!bool maybe\n", b"train: {epochs: !!int ''}\n", b"? [a]\n: b\n",
-    b'output: "\\ud800"\n', b"1: 2\n", b"output: !!timestamp x\n",
+    b'output: "\\ud800"\n', b"1: 2\n", b"output: !!timestamp x\n", b'"\\uDCFF": null\n',
 ]
 
 

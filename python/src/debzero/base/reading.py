@@ -31,8 +31,8 @@ PAIRS = Optional[Callable[[list[tuple[str, Any]]], dict[str, Any]]]
 
 
 class ContentError(ValueError):
-    """A file that holds something else than it should. The text says what about it is wrong; `place`: a line, where it
-    is known."""
+    """A file that holds something else than it should. The text says what about it is wrong; `place`: a line or a key,
+    where it is known."""
 
     def __init__(self, reason: str, place: str = "file") -> None:
         super().__init__(reason)
@@ -133,17 +133,17 @@ def _too_deep() -> ContentError:
 
 
 def check_texts(values: Any) -> None:
-    """Raises a ContentError for a text that no file and no terminal takes: with a NUL, or with half a character.
-    (Bytes of a file name that are not UTF-8 stay: Python writes them as U+DC80 to U+DCFF.)"""
-    waiting = [values]
+    """Raises a ContentError, with the dotted key as its place, for a text that no file and no terminal takes: with a
+    NUL, or with half a character. (Bytes of a file name that are not UTF-8 stay: Python writes them as U+DC80 to
+    U+DCFF.)"""
+    waiting: list[tuple[str, Any]] = [("", values)]
     while waiting:
-        value = waiting.pop()
+        key, value = waiting.pop()
         if isinstance(value, str) and NO_CHARACTER.search(value):
-            raise ContentError(f"holds the text {ascii(value[:40])}, with a character that is none")
-        if isinstance(value, dict):
-            waiting += [*value, *value.values()]
-        elif isinstance(value, list):
-            waiting += value
+            raise ContentError(f"holds the text {ascii(value[:40])}, with a character that is none", key or "file")
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, item in inner:
+            waiting += [(key, name), (f"{key}.{name}" if key else str(name), item)]
 
 
 def lines_of(path: Path) -> Iterator[str]:

@@ -44,6 +44,8 @@ def _of_csv(text: str) -> list[str]:
 def _of_json(text: str, whole: bool) -> list[str]:
     """Of a list of objects, or of one object per line. Before a list, neither `datasets` nor json takes a byte order
     mark."""
+    if text.startswith("\ufeff["):
+        raise ContentError("begins with a byte order mark (BOM), which no JSON list may", "line 1")
     if text.startswith("["):
         rows = parse_json(text) if whole else [_first_of(text)]
         if not rows:

@@ -50,7 +50,7 @@ def parse_config(text: str, file: str) -> tuple[Optional[dict[str, Any]], list[P
         check_texts(values)
         _check_numbers(values)
     except ContentError as error:
-        return wrong(str(error), "check the commas, quotes and braces there")
+        return None, [Problem(file, error.place, str(error), "check the commas, quotes and braces there")]
     if not isinstance(values, dict):
         return wrong(f"must hold a JSON object, not {type_text(values)}", "see DeepSpeed's configuration reference")
     return values, [Problem(file, key, "is repeated, and DeepSpeed refuses that", "keep one", "DZ105")

@@ -19,6 +19,7 @@ from debzero.base import systemd
 from debzero.base.command_line import Commands, add_command, add_json, count
 from debzero.base.environment import environment
 from debzero.base.stack import stack
+from debzero.base.text import printable
 from debzero.doctor import software, trials
 from debzero.doctor.chain import Check, Context, examine_host, run_checks
 from debzero.doctor.host_check import CheckResult, Requirements
@@ -73,9 +74,9 @@ def as_text(results: Iterable[CheckResult], width: int) -> str:
     cause = first_failure(results)
     counts = ", ".join(f"{sum(result.status == status for result in results)} {status}"
                        for status in ("ok", "warn", "fail", "skip"))
-    end = f"This host can train ({counts})." if cause is None else (
-        f"This host cannot train ({counts}). First cause: {cause.check}: {cause.found}\n-> {cause.advice}")
-    return "\n".join([*lines, "", end])
+    end = [f"This host can train ({counts})."] if cause is None else [
+        f"This host cannot train ({counts}). First cause: {cause.check}: {cause.found}", f"-> {cause.advice}"]
+    return "\n".join(map(printable, [*lines, "", *end]))
 
 
 def _announce(check: Check) -> None:

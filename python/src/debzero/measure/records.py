@@ -102,12 +102,12 @@ def read_object(file: Path, fix: str) -> dict[str, Any]:
         values = parse_json(read_text(file, RESULTS))
         check_texts(values)
     except (OSError, ValueError) as error:
-        reason = why(error)
+        key, reason = getattr(error, "place", "file"), why(error)
     else:
         if isinstance(values, dict):
             return values
-        reason = f"must hold an object, not {_name(values)}"
-    raise InputError([Problem(str(file), "file", reason, fix)])
+        key, reason = "file", f"must hold an object, not {_name(values)}"
+    raise InputError([Problem(str(file), key, reason, fix)])
 
 
 def read_record(kind: type[Record], values: Mapping[str, Any], file: Path, fix: str) -> Record:

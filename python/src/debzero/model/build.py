@@ -1,6 +1,7 @@
 """Builds the model from the hub, from a folder or from scratch, with transformers 4 and 5 alike."""
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from debzero.base.errors import UserError
@@ -9,11 +10,20 @@ from debzero.model.folder import no_code
 from debzero.model.tokenizer import Model
 from debzero.resolve.resolve import ResolvedJob
 
+# Settings that count the parts of a model: with more, transformers takes minutes and gigabytes even without weights.
+PARTS = re.compile("layer|block|group|expert|head|label|depth")
+MOST_PARTS = 10_000
+
 
 def from_scratch(model: dict[str, Any]) -> Any:
-    """The configuration for a job's `model:` section, which gives the type and some of its settings."""
+    """The configuration for a job's `model:` section, which gives the type and some of its settings. Raises whatever
+    transformers does, and a ValueError for more parts than any model has."""
     from transformers import AutoConfig
 
+    for key, value in model.items():
+        most = max((part for part in (value if isinstance(value, list) else [value]) if type(part) is int), default=0)
+        if PARTS.search(key) and most > MOST_PARTS:
+            raise ValueError(f"{key}: {most} is more than {MOST_PARTS}, the most that is built")
     return AutoConfig.for_model(model["type"], **{key: value for key, value in model.items() if key != "type"})
 
 

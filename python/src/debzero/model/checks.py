@@ -15,6 +15,8 @@ from debzero.model.checkpointing import checkpointing_problems
 from debzero.model.folder import flaws, no_code
 from debzero.model.positions import local_config, position_problems
 
+LONGEST_BUILD = 5.0  # seconds that a check tries to build a model; those that there are take one or two
+
 
 def model_problems(job: Job, file: str) -> list[Problem]:
     """What is wrong with the model, as far as can be known without the hub."""
@@ -60,7 +62,7 @@ def _from_scratch(job: Job, file: str, model: dict[str, Any]) -> list[Problem]:
         try:
             settings = build.from_scratch(model)
             _try_to_build(job, settings)
-        except NotImplementedError:  # an operation that the meta device lacks: nothing is known of the real one
+        except NotImplementedError:  # an operation that the meta device lacks, or too long: the real one may still do
             pass
         except Exception as error:  # each model type checks its settings in its own way, some only in its layers
             problems.append(Problem(file, "model", f"transformers cannot build it: {type(error).__name__}: {error}",
@@ -87,7 +89,7 @@ def _try_to_build(job: Job, settings: Any) -> None:
     settings.pad_token_id = 0  # config() sets the tokenizer's, which is in the vocabulary; the type's own may not be
     if job.task == "causal-lm" and hasattr(settings, "is_decoder"):
         settings.is_decoder = True  # as build() does
-    with OnMeta():
+    with OnMeta(LONGEST_BUILD):
         getattr(transformers, task.auto).from_config(settings, **no_code())
 
 

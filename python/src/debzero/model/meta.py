@@ -1,6 +1,8 @@
 """Builds models on torch's meta device: shapes and types without data, whatever the model's size."""
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import torch
@@ -11,10 +13,17 @@ FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, tor
 
 
 class OnMeta(TorchFunctionMode):
-    """Puts new tensors on the meta device, whatever device is asked for. Code that would read data gets False."""
+    """Puts new tensors on the meta device, whatever device is asked for. Code that would read data gets False. After
+    `seconds` a NotImplementedError ends what is built."""
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        super().__init__()
+        self.end = time.monotonic() + seconds
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if time.monotonic() > self.end:
+            raise NotImplementedError("the model takes too long to build")
         if function in FACTORIES:
             kwargs["device"] = "meta"
         reads_data = getattr(function, "__name__", "") in ("item", "__bool__", "__contains__")

@@ -94,9 +94,9 @@ def prepare(nvme_path: str, output: str) -> Path:
 def aio_settings(own: Path, kept: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """DeepSpeed's `aio` section that reads and writes fastest in `own`; measured for some seconds, then kept in the
     file `kept`."""
-    known = read_json(kept)
-    if known.get("folder") == str(own):
-        found: dict[str, Any] = known["aio"]
+    known = read_json(kept, own=True)
+    found = known.get("aio")
+    if known.get("folder") == str(own) and isinstance(found, dict):
         return found
     speeds = {}
     for block, depth, threads in itertools.product(BLOCKS, DEPTHS, THREADS):

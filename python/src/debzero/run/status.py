@@ -145,7 +145,7 @@ def _row_of(folder: RunFolder, path: Path) -> dict[str, Any]:
     else:
         loss = f"loss {current.loss:.4f}, " if current.loss is not None else ""
         words = f"{loss}ETA {duration_text(current.eta_seconds)}"
-    return {"name": path.stem, **current.as_json(), "words": words.split("\n")[0][:100], "output": str(folder.folder)}
+    return {**current.as_json(), "name": path.stem, "words": words.split("\n")[0][:100], "output": str(folder.folder)}
 
 
 def _watch(folder: RunFolder, to: TextIO) -> None:

@@ -21,6 +21,7 @@ class GradientMean:
     graph."""
 
     def __init__(self, parameters: Sequence[Any]) -> None:
+        warnings.filterwarnings("ignore", "torch.distributed.all_reduce_coalesced will be deprecated")  # since 2021
         self.buckets: list[list[Any]] = []
         self.bucket_of: dict[Any, int] = {}
         self.nodes: list[Any] = []  # the hooks of torch before 2.1 live as long as these
@@ -60,9 +61,7 @@ class GradientMean:
         gradients = [p.grad for p in self.buckets[self.sent] if p.grad is not None]
         self.sent += 1
         if gradients:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)
-                self.works.append(dist.all_reduce_coalesced(gradients, async_op=True))
+            self.works.append(dist.all_reduce_coalesced(gradients, async_op=True))
 
     def finish(self) -> None:
         """Send what is left, and let the device wait for the sums."""

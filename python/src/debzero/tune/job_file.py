@@ -26,14 +26,12 @@ MOST_CHARACTERS = 1000
 
 def check_writable(job: Path) -> None:
     """Before the first trial: nobody should wait for a result that then cannot be written."""
-    from ruamel.yaml.error import YAMLError
-
     folder, reason = job.resolve().parent, ""
     if not os.access(folder, os.W_OK | os.X_OK):
         reason, fix = f"{folder} may not be written by this user", "run it as the file's owner, or with --dry-run"
     try:
         with_values(read_text(job, JOB), {})
-    except YAMLError as error:
+    except Exception as error:  # ruamel.yaml raises more than its own: a ValueError for the date 2024-13-01
         reason, fix = f"cannot be rewritten: {' '.join(str(error).split())}", "fix the line"
     if reason:
         raise InputError([Problem(str(job), "file", reason, fix)])

@@ -64,7 +64,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     (BOMB, "line", "stands for more than 20000 values"), (MERGES, "line", "stands for more than 20000 values"),
     ("[" * 100_000, "line 1, column 65", "64 levels of nesting are the most"),
     ("a: &a " + "[" * 40 + "x" + "]" * 40 + "\nb: " + "[" * 30 + "*a" + "]" * 30, "file", "is nested too deeply"),
-    ("a: \"\\ud800\"", "file", "a character that is none"), ("a: \"\\0\"", "file", "a character that is none"),
+    ("a: \"\\ud800\"", "a", "a character that is none"), ("a: {b: [\"\\0\"]}", "a.b.0", "a character that is none"),
     ("a: \"\\U00110000\"", "file", "is not YAML"), ("a: \0", "file", "is not YAML")])
 def test_yaml_that_is_none_has_a_place_and_a_reason(text, place, reason):
     began = time.monotonic()

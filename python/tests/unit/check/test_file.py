@@ -122,7 +122,7 @@ def test_no_json_text_makes_a_traceback(bench, capsys, text):
     path.write_bytes(b"\xff\xfe{}")
     for options in ([], ["--fix"]):
         assert main(["check", str(path), *options]) == 2
-        assert "cannot be read" in capsys.readouterr().err
+        assert "is no UTF-8 text" in capsys.readouterr().err
 
 
 HJSON = """{

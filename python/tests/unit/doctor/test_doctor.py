@@ -13,7 +13,7 @@ from support import SOURCE
 from debzero.base.stack import stack
 from debzero.doctor import command, software, trials
 from debzero.doctor.chain import Check, Context, run_checks
-from debzero.doctor.host_check import Requirements, fail, ok, skip, warn
+from debzero.doctor.host_check import CheckResult, Requirements, fail, ok, skip, warn
 from debzero.doctor.probe import HostProbe
 
 PINNED = f"{stack().torch}+cu{stack().cuda.replace('.', '')}"
@@ -282,6 +282,7 @@ def test_the_table_ends_with_the_cause_and_gathers_what_was_skipped():
         "a  ok    fine", "c  fail  broken", "         -> fix it", "e  warn  odd", "         -> look",
         "   skip  no GPU: b, d", "",
         "This host cannot train (1 ok, 1 warn, 1 fail, 2 skip). First cause: c: broken", "-> fix it"]
+    assert "\x1b" not in command.as_text([CheckResult("a", "fail", "\x1b[2J", "fix it")], 80)
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -142,7 +142,8 @@ BROKEN = {
                        "newer"),
     "persistence mode off": (lambda m: m.smi(*GPUS, persistence="Disabled"), "persistence", "GPU 0, 1",
                              "nvidia-persistenced"),
-    "worn memory": (lambda m: m.smi(*GPUS, worn="3"), "errors", "GPU 0: 3 uncorrected", "replace the card"),
+    "worn memory": (lambda m: m.smi(*GPUS, worn="3"), "errors", "GPU 0: uncorrected memory errors: 3",
+                    "replace the card"),
 }
 
 

@@ -37,6 +37,8 @@ MISTAKES = [
     ({"model.hidden_size": "wide"}, "model.hidden_size", "whole number"),
     ({"model.hidden_size": 30, "model.num_attention_heads": 4}, "model", "correct the setting"),
     ({"model.num_attention_heads": 0}, "model", "correct the setting"),
+    ({"model.num_hidden_layers": 10**9}, "model", "correct the setting"),
+    ({"model.num_labels": 10**9}, "model.num_labels", ""),
     ({"model": None}, "model", "add it"),
     ({"output": None}, "output", "add it"),
     ({"output": "rows.csv"}, "output", "another output"),

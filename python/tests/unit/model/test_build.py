@@ -1,6 +1,7 @@
 """The model that is built is the one that was asked for."""
 import torch
 from planning import TINY
+from support import JOB, changed
 
 from debzero.model import build
 
@@ -17,3 +18,15 @@ def test_t5s_bias_becomes_straight_and_stays_the_same():
     after = attention.compute_bias(8, 8)
     assert not before.is_contiguous() and after.is_contiguous() and torch.equal(before, after)
     assert not any("compute_bias" in name for name in model.state_dict())
+
+
+def test_a_check_builds_a_model_for_some_seconds_only(monkeypatch):
+    """Thousands of layers take minutes; nobody has them, and a job file is no way to hang a command."""
+    from debzero.job.schema import Job
+    from debzero.model import checks
+
+    job = Job.model_validate(changed(JOB, {"model.num_attention_heads": 3}))
+    assert [problem.key for problem in checks.model_problems(job, "job.yml")] == ["model"]
+    monkeypatch.setattr(checks, "LONGEST_BUILD", 0)
+    job = Job.model_validate(changed(JOB, {"model.num_hidden_layers": 9999}))
+    assert not checks.model_problems(job, "job.yml")

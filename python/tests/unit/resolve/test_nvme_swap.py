@@ -1,4 +1,5 @@
 """DeepSpeed empties the folder that it swaps to: it gets one of the run's own, on a disk that is really there."""
+import json
 import os
 import string
 from pathlib import Path
@@ -72,6 +73,15 @@ def test_somebody_elses_files_are_not_touched(disk):
 def test_memory_and_networks_are_no_disks(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(nvme_swap, "file_system", lambda path: kind)
     assert kind in reason(tmp_path)
+
+
+@pytest.mark.parametrize("aio", [None, 3, "x"])
+def test_settings_that_are_none_are_measured_again(tmp_path, monkeypatch, aio):
+    monkeypatch.setattr(nvme_swap, "_measure", lambda file, settings: 1e9)
+    kept = tmp_path / "aio.json"
+    kept.write_text(json.dumps({"folder": str(tmp_path), "aio": aio}))
+    found = nvme_swap.aio_settings(tmp_path, kept, str)
+    assert found["block_size"] and nvme_swap.aio_settings(tmp_path, kept, str) == found
 
 
 def test_the_file_system_is_found(tmp_path):

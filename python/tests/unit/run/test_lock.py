@@ -56,7 +56,7 @@ def test_the_kernel_says_who_holds_it(tmp_path):
     assert not run.held() and run.holder() is None
     with held(run.lock_file, text="1") as process:
         assert run.held() and run.holder() == process.pid
-        with pytest.raises(InputError, match=f"process {process.pid}\\) is training"):
+        with pytest.raises(InputError, match=f"process {process.pid}\\) is writing"):
             run.lock()
     assert not run.held() and run.holder() is None
     run.lock()

@@ -51,6 +51,12 @@ def test_status_without_a_name_lists_all_jobs(jobs, capsys):
     assert rows["going"]["loss"] == 0.5 and rows["new"]["state"] == "not started"
 
 
+def test_a_status_file_names_no_other_job(jobs, capsys):
+    write_json(jobs[0].status_file, {"state": "training", "name": 5, "words": [], "output": None})
+    assert status.status(None, as_json=False, watch=False) == 0
+    assert "\ngoing " in capsys.readouterr().out
+
+
 def test_status_says_that_a_run_is_given_up(jobs, capsys):
     assert status.status("hopeless", as_json=False, watch=False) == 1
     shown = capsys.readouterr().out

@@ -193,8 +193,8 @@ def test_rows_that_cannot_be_used_are_named(bench, content, changes, fix):
     ("rows.csv", "\ufefftext,label\na,x\nb,y\n", ""),
     ("rows.jsonl", '\ufeff{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n', ""),
     ("rows.json", '\ufeff[{"text": "a", "label": "x"}]', "BOM"), ("rows.json", "[1, 2]", "not an object with columns"),
-    ("rows.json", '"text label"', "not an object with columns"), ("rows.json", "[" * 100_000, "cannot be read"),
-    ("rows.csv", f"text,{'l' * 200_000}\n", "cannot be read")],
+    ("rows.json", '"text label"', "not an object with columns"), ("rows.json", "[" * 100_000, "nested too deeply"),
+    ("rows.csv", f"text,{'l' * 200_000}\n", "is no CSV file")],
     ids=["csv", "jsonl", "json", "numbers", "words", "deep", "wide"])
 def test_check_sees_the_columns_that_the_training_will(bench, name, content, reason):
     from debzero.base.errors import InputError

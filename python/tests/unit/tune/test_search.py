@@ -122,10 +122,11 @@ def test_what_has_run_counts_when_another_size_fails():
     assert search([way()], trial)[1:] == (64, 100.0)
 
 
-def test_a_job_file_that_cannot_be_rewritten_is_refused_before_the_first_trial(bench, capsys):
+@pytest.mark.parametrize("line", ["checkpoint: {<<: {keep: 1}, <<: {steps: 5}}", "zero: {nvme_path: 2024-13-01}"])
+def test_a_job_file_that_cannot_be_rewritten_is_refused_before_the_first_trial(bench, capsys, line):
     path = bench.job()
-    # one parser takes both, the other none
-    path.write_text(path.read_text() + "checkpoint: {<<: {keep: 1}, <<: {steps: 5}}\n")
+    # debzero's parser takes it, the one that keeps comments does not
+    path.write_text(f"{path.read_text()}{line}\n")
     assert main(["tune", str(path)]) == 2
     error = capsys.readouterr().err
     assert "cannot be rewritten" in error and "fix the line" in error
