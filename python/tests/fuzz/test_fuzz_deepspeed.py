@@ -62,7 +62,8 @@ def test_no_json_crashes_check(folder: Path, cases: int, fuzzed: Any) -> None:
 
 # Each ended in a traceback or a hang.
 FOUND: list[bytes] = [b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b'{"\\ud800": 1}',
-                      b'{"train_batch_size": "\\ud800"}']
+                      b'{"train_batch_size": "\\ud800"}',
+                      b'{"zero_optimization": {"cpu_offload": true}, "\\udcff": null}']
 
 
 @pytest.mark.parametrize("content", FOUND)

@@ -26,7 +26,7 @@ ROW = 2**24       # the first row of a data file
 
 DEEPEST = 64      # levels of lists and objects in each other
 DIGITS = 40       # of a whole number
-NO_CHARACTER = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # half a character is none
 PAIRS = Optional[Callable[[list[tuple[str, Any]]], dict[str, Any]]]
 
 
@@ -133,9 +133,8 @@ def _too_deep() -> ContentError:
 
 
 def check_texts(values: Any) -> None:
-    """Raises a ContentError, with the dotted key as its place, for a text that no file and no terminal takes: with a
-    NUL, or with half a character. (Bytes of a file name that are not UTF-8 stay: Python writes them as U+DC80 to
-    U+DCFF.)"""
+    """Raises a ContentError, with the dotted key as its place, for a text that no UTF-8 file takes: with a NUL, or
+    with half a character."""
     waiting: list[tuple[str, Any]] = [("", values)]
     while waiting:
         key, value = waiting.pop()

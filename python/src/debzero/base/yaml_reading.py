@@ -98,7 +98,7 @@ def _measure(node: Any, above: tuple[Any, ...], known: dict[Any, int]) -> int:
         total = 1
         for item in node.value:
             key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-            if key is not None and not (isinstance(key, yaml.ScalarNode) and _is_text(key.value)):
+            if key is not None and not isinstance(key, yaml.ScalarNode):
                 raise _wrong(key, "a key must be a text")
             if key is not None and key.tag != _MERGE:
                 key.tag = _TAG + "str"  # as in JSON: `on` is no truth and 1 no number there
@@ -107,15 +107,6 @@ def _measure(node: Any, above: tuple[Any, ...], known: dict[Any, int]) -> int:
             raise _wrong(node, f"it stands for more than {MOST_NODES} values, with what its aliases repeat")
         known[node] = total
     return known[node]
-
-
-def _is_text(value: str) -> bool:
-    """Whether UTF-8 has it: "\\udcff" stands for half a character."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _repeated(node: Any, path: tuple[str, ...], seen: set[Any]) -> Iterator[tuple[tuple[str, ...], int]]:

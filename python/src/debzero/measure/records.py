@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from debzero.base.errors import InputError, Problem
-from debzero.base.reading import RESULTS, check_texts, parse_json, read_text, why
+from debzero.base.reading import RESULTS, parse_json, read_text, why
 from debzero.base.text import short
 
 Record = TypeVar("Record")
@@ -100,14 +100,13 @@ def read_object(file: Path, fix: str) -> dict[str, Any]:
     """The JSON object in `file`. Raises an InputError that ends with `fix` where there is none."""
     try:
         values = parse_json(read_text(file, RESULTS))
-        check_texts(values)
     except (OSError, ValueError) as error:
-        key, reason = getattr(error, "place", "file"), why(error)
+        reason = why(error)
     else:
         if isinstance(values, dict):
             return values
-        key, reason = "file", f"must hold an object, not {_name(values)}"
-    raise InputError([Problem(str(file), key, reason, fix)])
+        reason = f"must hold an object, not {_name(values)}"
+    raise InputError([Problem(str(file), "file", reason, fix)])
 
 
 def read_record(kind: type[Record], values: Mapping[str, Any], file: Path, fix: str) -> Record:
