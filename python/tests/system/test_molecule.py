@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from background import COMMANDS, IMAGE, ROOT
+from background import COMMANDS, IMAGE, LINTERS, ROOT
 
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
 def test_every_scenario_is_a_job():
-    assert sorted([*SCENARIOS, IMAGE, "trainer_long"]) == sorted(COMMANDS)
+    assert sorted([*SCENARIOS, *LINTERS, IMAGE, "trainer_long"]) == sorted(COMMANDS)
 
 
 def test_make_deb_builds_and_judges_as_the_scenario_does():
