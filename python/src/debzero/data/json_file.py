@@ -185,11 +185,12 @@ class _Text:
                 raise broken(f"{self.of.name} line {line} is nested too deeply", "write the row with fewer levels"
                              ) from None
             except json.JSONDecodeError as error:
+                after = error.pos - self.at
                 if len(self.buffer) - self.at <= LONGEST_ROW and self._fill(max(BLOCK, len(self.buffer) - self.at)):
                     continue
                 if not self.done:
                     raise self._too_long() from None
-                self._pass(min(error.pos, len(self.buffer)))
+                self._pass(min(self.at + after, len(self.buffer)))
                 raise self.wrong(error.msg) from None
             except ContentError as error:  # a number with too many digits
                 raise broken(f"{self.of.name} line {line} {error}", "write it as text, or shorter") from None
