@@ -114,8 +114,7 @@ def _lengths(job: Job, read: DataSet) -> tuple[list[Fault], dict[str, str]]:
         return [], {}
     if tokenizer is None:
         return [], {}
-    columns = [_columns(survey.sample) for survey in read.surveys]
-    lengths = np.concatenate([in_tokens(tokenizer, each, job.data) for each in columns if each])
+    lengths = np.concatenate([in_tokens(tokenizer, survey.sample(), job.data) for survey in read.surveys])
     share, about = cut_share(lengths, job.data), "" if whole else "about "
     facts = length_facts([lengths], job.data, about=not whole)
     if share <= NOTED_CUT:
@@ -131,12 +130,8 @@ def _tokenizer(job: Job, read: DataSet) -> Any:
     if isinstance(job.model, dict):
         training = np.zeros(read.train.survey.count, bool)
         training[read.train.rows] = True
-        columns = _columns([(row, cells) for row, cells in read.train.survey.sample if training[row]])
-        texts = [text for column in joined(columns, job.data) for text in column] + read.labels * 2
+        columns = joined(read.train.survey.sample(training), job.data)
+        texts = [text for column in columns for text in column] + read.labels * 2
         return load_tokenizer(job.model, lambda: texts, job.data.max_length)
     folder = source.folder_here(job)
     return None if folder is None or flaws(folder, weights=False) else load_tokenizer(str(folder), list, 0)
-
-
-def _columns(sample: list[tuple[int, list[str]]]) -> list[list[str]]:
-    return [list(column) for column in zip(*(cells for _, cells in sample))]

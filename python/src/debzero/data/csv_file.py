@@ -17,6 +17,7 @@ from debzero.data.reading import LONGEST_ROW, ROWS, Source, beginning, check_utf
 
 SEPARATORS = (",", ";", "\t", "|")
 BLOCK = 2**20  # bytes that pyarrow parses at a time; faster here than larger ones
+WHOLE = 2**28  # bytes of a file that is read at once, which all cores do; a larger one takes no more memory
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 csv.field_size_limit(LONGEST_ROW)
@@ -29,12 +30,12 @@ class Record(NamedTuple):
 
 class CsvFile:
     """The separator is the first with which the header has all `wanted` columns, else the one with which it has
-    most."""
+    most. `classes`: the column that has few different values."""
 
     names: Optional[list[str]] = None
 
-    def __init__(self, path: Path, wanted: Collection[str]) -> None:
-        self.path, self.name = path, path.name
+    def __init__(self, path: Path, wanted: Collection[str], classes: Optional[str] = None) -> None:
+        self.path, self.name, self.classes = path, path.name, classes
         self._source: Optional[Source] = None
         start = beginning(path)
         mark = len(BYTE_ORDER_MARK) if start.startswith(BYTE_ORDER_MARK) else 0
@@ -91,13 +92,15 @@ class CsvFile:
         from pyarrow import csv as arrow
 
         self._source = source = Source(file, self._start)
+        types = {name: pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if name == self.classes
+                 else pyarrow.string() for name in wanted}
+        settings = (pyarrow.PythonFile(source, "r"),
+                    arrow.ReadOptions(column_names=self.columns, block_size=BLOCK),
+                    arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True),
+                    arrow.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""],
+                                         strings_can_be_null=True))
         try:
-            reader = arrow.open_csv(
-                pyarrow.PythonFile(source, "r"),
-                arrow.ReadOptions(column_names=self.columns, block_size=BLOCK),
-                arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True),
-                arrow.ConvertOptions(column_types=dict.fromkeys(wanted, pyarrow.string()), include_columns=wanted,
-                                     null_values=[""], strings_can_be_null=True))
+            reader = arrow.read_csv(*settings).to_batches() if source.size <= WHOLE else arrow.open_csv(*settings)
             for piece in reader:
                 if source.nul:
                     break

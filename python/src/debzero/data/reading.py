@@ -25,8 +25,8 @@ class Rows(Protocol):
     names: Optional[list[str]]
 
     def pieces(self, wanted: Mapping[str, str]) -> Iterator[Any]:
-        """pyarrow.RecordBatch: the wanted columns, each as pyarrow.string(). `wanted` has each one's key of the job's
-        `data:`, too. Raises a DataError, or an OSError."""
+        """pyarrow.RecordBatch: the wanted columns, of strings or dictionaries of them. `wanted` has each one's key of the
+        job's `data:`, too. Raises a DataError, or an OSError."""
 
     def places(self, rows: Collection[int]) -> dict[int, str]:
         """Where some rows, counted from 0, are, for messages: `line 7`."""

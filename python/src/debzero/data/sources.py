@@ -63,7 +63,10 @@ def opened(path: Path, wanted: Wanted) -> Rows:
     there."""
     if path.suffix == ".parquet":
         return ParquetFile(path, wanted.label or "")
-    return (CsvFile if path.suffix == ".csv" else JsonFile)(path, wanted.columns)
+    if path.suffix == ".csv":
+        classes = wanted.label if wanted.kind == "class" and wanted.label not in wanted.texts else None
+        return CsvFile(path, wanted.columns, classes)
+    return JsonFile(path, wanted.columns)
 
 
 def _chosen(data: Data, rows: dict[str, Any]) -> Parts:

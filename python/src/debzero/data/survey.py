@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from functools import cached_property, partial
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from debzero.data.reading import Rows
 from debzero.job.schema import Data
 
 MOST_CLASSES = 10_000  # more are no classes
-SAMPLED_ROWS = 10_000  # whose texts are kept: all of a smaller set, every second, fourth, ... row of a larger one
-SAMPLED_CHARACTERS = 4_000_000
+SAMPLED_ROWS = 10_000  # whose texts are kept: all of a smaller set, every fourth, sixteenth, ... row of a larger one
+SAMPLED_BYTES = 4_000_000
 
 
 @dataclass(eq=False)
@@ -72,21 +73,23 @@ class Survey:
     unlabelled: Seen = field(default_factory=Seen)
     no_number: Seen = field(default_factory=Seen)
     example: str = ""                                       # of what is no number
-    sample: list[tuple[int, list[str]]] = field(default_factory=list)
     stride: int = 1                                         # of the sample
+    _sample: list[tuple[np.ndarray, list[Any]]] = field(default_factory=list)  # rows, and the texts of each column
+    _sampled: int = 0
+    _size: int = 0
     _codes: list[np.ndarray] = field(default_factory=list)
     _values: list[np.ndarray] = field(default_factory=list)
     _blank: list[np.ndarray] = field(default_factory=list)
 
-    @property
+    @cached_property  # asked for when the pass has ended
     def codes(self) -> np.ndarray:
         return np.concatenate([np.empty(0, np.int32), *self._codes])
 
-    @property
+    @cached_property
     def values(self) -> np.ndarray:
         return np.concatenate([np.empty(0, np.float32), *self._values])
 
-    @property
+    @cached_property
     def blank(self) -> np.ndarray:
         return np.concatenate([np.empty(0, bool), *self._blank])
 
@@ -94,7 +97,7 @@ class Survey:
         """The rows, each piece after it has been looked at. Raises a DataError as the rows do."""
         names = self.rows.names if self.wanted.kind == "class" else None
         for name in names or ():
-            self._number(name, -1)
+            self._number(name, lambda: -1)
         for piece in self.rows.pieces(self.wanted.columns):
             self._texts(piece)
             if self.wanted.label is not None:
@@ -112,17 +115,29 @@ class Survey:
         self._blank.append(blank)
         rows = np.arange(-self.count % self.stride, len(piece), self.stride)
         if len(rows):
-            cells = [values.take(rows).to_pylist() for values in texts]
-            self.sample += [(self.count + row, [cell or "" for cell in row_cells])
-                            for row, row_cells in zip(rows.tolist(), zip(*cells))]
-            self._thin()
+            some = texts if self.stride == 1 else [values.take(rows) for values in texts]
+            self._sample.append((self.count + rows, some))
+            self._sampled += len(rows)
+            self._size += _bytes(self._sample[-1][1])
+            while self._sampled > SAMPLED_ROWS or (self._size > SAMPLED_BYTES and self._sampled > 1):
+                self._thin()
 
     def _thin(self) -> None:
-        size = sum(len(cell) for _, cells in self.sample for cell in cells)
-        while len(self.sample) > SAMPLED_ROWS or (size > SAMPLED_CHARACTERS and len(self.sample) > 1):
-            self.stride *= 2
-            self.sample = [(row, cells) for row, cells in self.sample if row % self.stride == 0]
-            size = sum(len(cell) for _, cells in self.sample for cell in cells)
+        self.stride *= 4
+        kept = [(rows, rows % self.stride == 0, texts) for rows, texts in self._sample]
+        self._sample = [(rows[mine], [values.filter(mine) for values in texts]) for rows, mine, texts in kept]
+        self._sampled = sum(len(rows) for rows, _ in self._sample)
+        self._size = sum(_bytes(texts) for _, texts in self._sample)
+
+    def sample(self, of: Optional[np.ndarray] = None) -> list[list[str]]:
+        """Each column's texts, of every row whose number is a multiple of `stride`; `of` (bool[count]): of which
+        rows."""
+        columns: list[list[str]] = [[] for _ in self.wanted.texts]
+        for rows, texts in self._sample:
+            for column, values in zip(columns, texts):
+                some = values if of is None else values.filter(of[rows])
+                column += [text or "" for text in some.to_pylist()]
+        return columns
 
     def _labels(self, labels: Any) -> None:
         if self.wanted.kind == "class":
@@ -133,20 +148,21 @@ class Survey:
             self.unlabelled.add(self.count + np.flatnonzero(_blank(labels)))
 
     def _classes_of(self, labels: Any) -> None:
-        labels = labels.dictionary_encode()
-        places = np.asarray(labels.indices.fill_null(-1), np.int32)
-        found = labels.dictionary.to_pylist()
-        firsts = np.full(len(found) + 1, -1, np.int64)
-        backwards = np.arange(len(places) - 1, -1, -1)
-        firsts[places[backwards]] = backwards  # the last assignment holds: each class's first row
-        numbers = np.asarray([self._number(name, self.count + int(first))
-                              for name, first in zip(found, firsts)] + [-1], np.int32)
-        codes = numbers[places]
-        self.unlabelled.add(self.count + np.flatnonzero(codes < 0))
+        import pyarrow
+
+        if not pyarrow.types.is_dictionary(labels.type):
+            labels = labels.dictionary_encode()  # whose classes come in the order of their first rows
+        indices = labels.indices
+        places = np.asarray(indices.fill_null(-1) if indices.null_count else indices, np.int32)
+        numbers = [self._number(name, partial(_first, places, place, self.count))
+                   for place, name in enumerate(labels.dictionary.to_pylist())]
+        codes = np.asarray([*numbers, -1], np.int32)[places]
+        if indices.null_count or min(numbers, default=0) < 0:
+            self.unlabelled.add(self.count + np.flatnonzero(codes < 0))
         self._codes.append(codes)
 
-    def _number(self, name: Optional[str], row: int) -> int:
-        """The class's number; -1 for a label of nothing but blanks."""
+    def _number(self, name: Optional[str], row: Callable[[], int]) -> int:
+        """The class's number, whose first row is `row` if it is new; -1 for a label of nothing but blanks."""
         if name is None or not name.strip():
             return -1
         if name not in self.classes:
@@ -155,10 +171,10 @@ class Survey:
                                       f"{MOST_CLASSES} different values, so they are no classes",
                                       "name a column of classes in data.label"))
             self.classes[name] = len(self.classes)
-            self.firsts.append(row)
+            self.firsts.append(row())
         number = self.classes[name]
         if self.firsts[number] < 0:  # of a class that the data set names
-            self.firsts[number] = row
+            self.firsts[number] = row()
         return number
 
     def _values_of(self, labels: Any) -> None:
@@ -170,6 +186,16 @@ class Survey:
             self.example = str(labels[int(wrong[0])].as_py())
         self.no_number.add(self.count + wrong)
         self._values.append(values)
+
+
+def _first(places: np.ndarray, place: int, before: int) -> int:
+    return before + int(np.argmax(places == place))
+
+
+def _bytes(texts: list[Any]) -> int:
+    from pyarrow import compute
+
+    return sum(compute.sum(compute.binary_length(values)).as_py() or 0 for values in texts)
 
 
 def _as_numbers(labels: Any) -> np.ndarray:
@@ -194,17 +220,17 @@ def _as_number(label: Optional[str]) -> float:
 def _blank(values: Any) -> np.ndarray:
     """bool[n]: strings that are missing, empty, or nothing but blanks."""
     import pyarrow
-    from pyarrow import compute
 
-    lengths = np.asarray(compute.binary_length(values).fill_null(0))
-    blank: np.ndarray = lengths == 0
-    content = values.buffers()[2]
+    _, places, content = values.buffers()
+    offsets = np.frombuffer(places, np.int32, len(values) + 1, values.offset * 4)
+    blank: np.ndarray = offsets[1:] == offsets[:-1]
+    if values.null_count:
+        blank |= np.asarray(values.is_null())
     if content is None or not content.size:
         return np.ones(len(values), bool)
     # Few texts begin with a byte that a blank may begin with; only those are looked at whole.
-    offsets = np.frombuffer(values.buffers()[1], np.int32, len(values), values.offset * 4)
-    first = np.frombuffer(content, np.uint8)[np.minimum(offsets, content.size - 1)]
-    some = np.flatnonzero((BLANKS[first]) & ~blank)
+    first = np.frombuffer(content, np.uint8)[np.minimum(offsets[:-1], content.size - 1)]
+    some = np.flatnonzero(BLANKS[first] & ~blank)
     if len(some):
         blank[some] = [not text.strip() for text in values.take(pyarrow.array(some)).to_pylist()]
     return blank
