@@ -25,7 +25,7 @@ from debzero.data.survey import Wanted
 from debzero.train import prepare
 
 WORDS = ["NA", "None", "null", "nan", "n/a", "true", "0", "1", "1.0", "-3", "a, b", "a;b", "a\tb", "a|b",
-         'say "x"', '"', "'", "two\nlines", "two\r\nlines", "a\rb", "é", "日本", "😀", " a ", "  ", "", "\ufeffx", "\u2028",
+         'say "x"', '"', "'", "two\nlines", "two\r\nlines", "a\rb", "日本", "😀", " a ", "  ", "", "\ufeffx", "\u2028",
          "=1+1", "#no", "\\", "long " * 40]
 TEXT = st.sampled_from(WORDS) | st.text(max_size=12)
 CLASS = st.sampled_from(["x", "y", "x", "y", "NA", "x ", "X", "1", "0", "é", "a,b"])

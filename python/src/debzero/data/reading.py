@@ -5,6 +5,7 @@ Every format gives its columns as text, so that what follows has one case. A mis
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Protocol
@@ -25,8 +26,8 @@ class Rows(Protocol):
     names: Optional[list[str]]
 
     def pieces(self, wanted: Mapping[str, str]) -> Iterator[Any]:
-        """pyarrow.RecordBatch: the wanted columns, of strings or dictionaries of them. `wanted` has each one's key of the
-        job's `data:`, too. Raises a DataError, or an OSError."""
+        """pyarrow.RecordBatch: the wanted columns, of strings or of dictionaries of strings. `wanted` has each one's
+        key of the job's `data:`, too. Raises a DataError, or an OSError."""
 
     def places(self, rows: Collection[int]) -> dict[int, str]:
         """Where some rows, counted from 0, are, for messages: `line 7`."""
@@ -59,7 +60,10 @@ class Source:
 def beginning(path: Path) -> bytes:
     """The first bytes of a data file. Raises an OSError, or a DataError for another encoding than UTF-8."""
     with open_regular(path) as file:
-        start = file.read(LONGEST_ROW + 1)
+        start = file.read(2**16)
+        line = re.split(rb"[\r\n]", start, maxsplit=1)
+        if len(line) == 1 or b'"' in line[0]:  # it may be longer
+            start += file.read(LONGEST_ROW + 1 - len(start))
     marks = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
     for mark, name in marks.items():
         if start.startswith(mark):

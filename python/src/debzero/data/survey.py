@@ -17,8 +17,8 @@ from debzero.data.reading import Rows
 from debzero.job.schema import Data
 
 MOST_CLASSES = 10_000  # more are no classes
-SAMPLED_ROWS = 10_000  # whose texts are kept: all of a smaller set, every fourth, sixteenth, ... row of a larger one
-SAMPLED_BYTES = 4_000_000
+SAMPLED_ROWS = 5_000  # whose texts are kept: all of a smaller set, every fourth, sixteenth, ... row of a larger one
+SAMPLED_CHARACTERS = 4_000_000
 
 
 @dataclass(eq=False)
@@ -74,9 +74,8 @@ class Survey:
     no_number: Seen = field(default_factory=Seen)
     example: str = ""                                       # of what is no number
     stride: int = 1                                         # of the sample
-    _sample: list[tuple[np.ndarray, list[Any]]] = field(default_factory=list)  # rows, and the texts of each column
-    _sampled: int = 0
-    _size: int = 0
+    _sample: list[tuple[int, list[str]]] = field(default_factory=list)  # rows and their texts
+    _size: int = 0                                          # of the sample, in characters
     _codes: list[np.ndarray] = field(default_factory=list)
     _values: list[np.ndarray] = field(default_factory=list)
     _blank: list[np.ndarray] = field(default_factory=list)
@@ -113,31 +112,26 @@ class Survey:
             blank &= without
             self.empty.setdefault(name, Seen()).add(self.count + np.flatnonzero(without))
         self._blank.append(blank)
-        rows = np.arange(-self.count % self.stride, len(piece), self.stride)
-        if len(rows):
-            some = texts if self.stride == 1 else [values.take(rows) for values in texts]
-            self._sample.append((self.count + rows, some))
-            self._sampled += len(rows)
-            self._size += _bytes(self._sample[-1][1])
-            while self._sampled > SAMPLED_ROWS or (self._size > SAMPLED_BYTES and self._sampled > 1):
-                self._thin()
+        rows = range(-self.count % self.stride, len(piece), self.stride)
+        while len(self._sample) + len(rows) > SAMPLED_ROWS:
+            self._thin()
+            rows = range(-self.count % self.stride, len(piece), self.stride)
+        for row, cells in zip(rows, zip(*(_cells(values, rows) for values in texts))):
+            self._sample.append((self.count + row, [*cells]))
+            self._size += sum(map(len, cells))
+        while self._size > SAMPLED_CHARACTERS and len(self._sample) > 1:
+            self._thin()
 
     def _thin(self) -> None:
         self.stride *= 4
-        kept = [(rows, rows % self.stride == 0, texts) for rows, texts in self._sample]
-        self._sample = [(rows[mine], [values.filter(mine) for values in texts]) for rows, mine, texts in kept]
-        self._sampled = sum(len(rows) for rows, _ in self._sample)
-        self._size = sum(_bytes(texts) for _, texts in self._sample)
+        self._sample = [(row, cells) for row, cells in self._sample if row % self.stride == 0]
+        self._size = sum(len(cell) for _, cells in self._sample for cell in cells)
 
     def sample(self, of: Optional[np.ndarray] = None) -> list[list[str]]:
         """Each column's texts, of every row whose number is a multiple of `stride`; `of` (bool[count]): of which
         rows."""
-        columns: list[list[str]] = [[] for _ in self.wanted.texts]
-        for rows, texts in self._sample:
-            for column, values in zip(columns, texts):
-                some = values if of is None else values.filter(of[rows])
-                column += [text or "" for text in some.to_pylist()]
-        return columns
+        some = [cells for row, cells in self._sample if of is None or of[row]]
+        return [[cells[number] for cells in some] for number in range(len(self.wanted.texts))]
 
     def _labels(self, labels: Any) -> None:
         if self.wanted.kind == "class":
@@ -152,12 +146,12 @@ class Survey:
 
         if not pyarrow.types.is_dictionary(labels.type):
             labels = labels.dictionary_encode()  # whose classes come in the order of their first rows
-        indices = labels.indices
-        places = np.asarray(indices.fill_null(-1) if indices.null_count else indices, np.int32)
+        indices = labels.indices.fill_null(-1) if labels.null_count else labels.indices
+        places = np.frombuffer(indices.buffers()[1], np.int32, len(indices), 4 * indices.offset)
         numbers = [self._number(name, partial(_first, places, place, self.count))
                    for place, name in enumerate(labels.dictionary.to_pylist())]
         codes = np.asarray([*numbers, -1], np.int32)[places]
-        if indices.null_count or min(numbers, default=0) < 0:
+        if labels.null_count or min(numbers, default=0) < 0:
             self.unlabelled.add(self.count + np.flatnonzero(codes < 0))
         self._codes.append(codes)
 
@@ -192,10 +186,12 @@ def _first(places: np.ndarray, place: int, before: int) -> int:
     return before + int(np.argmax(places == place))
 
 
-def _bytes(texts: list[Any]) -> int:
-    from pyarrow import compute
-
-    return sum(compute.sum(compute.binary_length(values)).as_py() or 0 for values in texts)
+def _cells(values: Any, rows: range) -> list[str]:
+    """The strings of some rows; empty where they are missing. (pyarrow's own functions take long to load.)"""
+    _, places, content = values.buffers()
+    offsets = np.frombuffer(places, np.int32, len(values) + 1, values.offset * 4)
+    text, some = memoryview(content or b""), np.asarray(rows)
+    return [str(text[begin:end], "utf-8") for begin, end in zip(offsets[some].tolist(), offsets[some + 1].tolist())]
 
 
 def _as_numbers(labels: Any) -> np.ndarray:
@@ -219,8 +215,6 @@ def _as_number(label: Optional[str]) -> float:
 
 def _blank(values: Any) -> np.ndarray:
     """bool[n]: strings that are missing, empty, or nothing but blanks."""
-    import pyarrow
-
     _, places, content = values.buffers()
     offsets = np.frombuffer(places, np.int32, len(values) + 1, values.offset * 4)
     blank: np.ndarray = offsets[1:] == offsets[:-1]
@@ -231,8 +225,8 @@ def _blank(values: Any) -> np.ndarray:
     # Few texts begin with a byte that a blank may begin with; only those are looked at whole.
     first = np.frombuffer(content, np.uint8)[np.minimum(offsets[:-1], content.size - 1)]
     some = np.flatnonzero(BLANKS[first] & ~blank)
-    if len(some):
-        blank[some] = [not text.strip() for text in values.take(pyarrow.array(some)).to_pylist()]
+    for row in some.tolist():
+        blank[row] = not values[row].as_py().strip()
     return blank
 
 
