@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -65,10 +66,12 @@ def set_up(context: Context) -> Setup:
     progress.say(_summary(context, samples))
     progress.state("preparing", "preparing the model", total_steps=samples.steps)
     identity = RunIdentity(fingerprint=resolved.fingerprint, data=samples.prepared.digest)
-    start = context.agree(lambda: find_start(context, identity))
+    start = Start.from_json(context.agree(lambda: find_start(context, identity).as_json()))
     for message in start.messages:
         progress.say(message)
-    model = context.agree(lambda: source.local(resolved.job, samples.prepared.revisions.get("model")))
+    model = resolved.job.model
+    if isinstance(model, str):
+        model = context.agree(lambda: source.local(resolved.job, samples.prepared.revisions.get("model")))
     config = build.config(model, samples.prepared.labels, samples.prepared.tokenizer)
     engine = _engine(context, samples, model, config)
     state = _load(context, engine, start)
@@ -77,7 +80,7 @@ def set_up(context: Context) -> Setup:
 
 def _samples(context: Context) -> Samples:
     resolved, task = context.resolved, tasks.of(context.resolved.job)
-    prepared = prepare.load(context.agree(lambda: prepare.prepare(resolved, context.folder.data)), task)
+    prepared = prepare.load(Path(context.agree(lambda: str(prepare.prepare(resolved, context.folder.data)))), task)
     cuda = context.device.type == "cuda"
     width = resolved.job.data.max_length if resolved.job.data.padding == "max_length" else None
     per_epoch = steps_per_epoch(len(prepared.train), resolved.batch.total)

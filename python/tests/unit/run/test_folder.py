@@ -108,21 +108,13 @@ def test_only_the_jobs_own_failures_count(tmp_path):
     assert [launch._record_end(folder, 1, note) for note in notes] == [1, 1, 1, 1, 1, 1, 1, 3]
 
 
-class Failed:
-    """As torch's ChildFailedError, of one rank."""
-
-    def __init__(self, exit_code):
-        self.failures = {1: SimpleNamespace(exitcode=exit_code, pid=5)}
-        self.get_first_failure = lambda: (1, self.failures[1])
-
-
 @pytest.mark.parametrize(("signal", "outside"), [("KILL", True), ("TERM", True), ("HUP", True), ("SEGV", False),
                                                  ("ABRT", False), ("BUS", False), ("ILL", False)])
 def test_a_signal_from_outside_is_no_failure_of_the_job(tmp_path, signal, outside):
     import signal as signals
 
     folder = RunFolder(str(tmp_path))
-    failed = Failed(-getattr(signals, f"SIG{signal}"))
+    failed = {1: SimpleNamespace(exitcode=-getattr(signals, f"SIG{signal}"), pid=5, timestamp=0)}
     assert launch._exit_code(failed, folder, SimpleNamespace(reason="")) == 1
     assert folder.error_note().passing is outside and f"SIG{signal}" in folder.error_note().error
 
