@@ -24,7 +24,7 @@ from typing import Any, Optional
 
 from debzero.base import own_files
 from debzero.base.environment import environment
-from debzero.base.errors import UserError
+from debzero.base.errors import PassingError, UserError
 from debzero.base.files import remove, temporary_name
 from debzero.train import peers
 
@@ -66,12 +66,10 @@ class Meeting:
 
         if self.on_one_host:
             os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
-        with peers.checked():
-            store = self._store()
-            if store is None:
-                dist.init_process_group(backend)
-            else:
-                dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.ranks)
+        store = self._store()
+        place = {} if store is None else {"store": store, "rank": self.rank, "world_size": self.ranks}
+        with peers.checked(), _connecting():
+            dist.init_process_group(backend, **place)
             if backend == "nccl":  # which connects when it is first used
                 dist.barrier()
         _check_new_groups()
@@ -98,6 +96,17 @@ class Meeting:
             return None
         store.set_timeout(default_pg_timeout)
         return store
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    """A rank whose place a stranger has taken finds it closed, and the others wait for it: no failure of the job."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise PassingError(f"the ranks could not connect to each other: {reason[:300]}",
+                           "see what the other ranks reported, and who else runs programs on this host") from error
 
 
 def require_private(folder: Path) -> None:
@@ -141,7 +150,7 @@ def _check_new_groups() -> None:
         return
 
     def new_group(*arguments: Any, **options: Any) -> Any:
-        with peers.checked():
+        with peers.checked(), _connecting():
             return create(*arguments, **options)
 
     new_group.checked = True  # type: ignore[attr-defined]
