@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import hashlib
 import json
 import os
 import re
@@ -45,6 +46,15 @@ def sync_tree(folder: Path, alive: Heartbeat = lambda: None) -> None:
                     alive()
         _sync(path)
         alive()
+
+
+def sha256(file: BinaryIO, alive: Heartbeat = lambda: None) -> str:
+    """The SHA-256, in hexadecimal, of what is left to read of `file`."""
+    digest = hashlib.sha256()
+    while block := file.read(2**22):
+        digest.update(block)
+        alive()
+    return digest.hexdigest()
 
 
 def temporary_name(final: Path) -> Path:
