@@ -2,10 +2,11 @@
 
 The model's and the optimizer's states: Rajbhandari et al. 2020 ("ZeRO: Memory Optimizations Toward Training Trillion
 Parameter Models"), section 3. In mixed precision Adam takes 2 + 2 + 12 bytes per parameter; over N ranks stage 1 leaves
-4 + 12/N, stage 2 2 + 14/N, stage 3 16/N. The rest comes from the engines' sources (torch's DistributedDataParallel and
+4 + 12/N, stage 2 2 + 14/N, stage 3 16/N. The rest comes from the engines' sources (train/gradient_mean and torch's
 AdamW; DeepSpeed 0.15 and 0.19, runtime/zero): the buckets, the copies that a step makes, and how long each lives. The
 peak is the largest of several phases, each with its own parts. All is in bytes, as torch.cuda.max_memory_allocated
-counts them, unless a comment says otherwise. """
+counts them, unless a comment says otherwise.
+"""
 from __future__ import annotations
 
 import math
