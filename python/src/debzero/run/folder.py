@@ -19,6 +19,7 @@ from debzero.base.errors import InputError, PassingError, Problem
 from debzero.base.failures import disk_full
 from debzero.base.files import nearest, read_json, remove, remove_leftovers, without_dots, write_json, write_text
 from debzero.base.reading import lines_of, parse_json
+from debzero.job import contents
 from debzero.run import checkpoint, lock
 from debzero.run.records import AnyReport, ErrorNote, Failures, Status, read_record, read_report
 
@@ -112,7 +113,11 @@ class RunFolder:
             return []
         if {self.lock_file.name, self.status_file.name} & set(names):
             return []
-        return [name for name in names if not name.startswith(".") and name not in (*KEPT, "lost+found")]
+        with suppress(OSError):  # a run removes names in data/, too; `debzero check` leaves one there
+            inside = [f"data/{name}" for name in sorted(os.listdir(self.folder / "data"))]
+            names += [name for name in inside if name != contents.KEPT]
+        return [name for name in names
+                if not name.rpartition("/")[2].startswith(".") and name not in (*KEPT, "lost+found")]
 
     def foreign_problems(self, file: str) -> list[Problem]:
         """Why no run may start here, for the job in `file`."""

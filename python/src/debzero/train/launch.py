@@ -2,7 +2,6 @@
 into an exit code."""
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 import psutil
 
@@ -127,7 +126,7 @@ def _launch(resolved: ResolvedJob, job: Path) -> int:
 
 def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path) -> int:
     speed_up_imports()
-    from torch.distributed.elastic.multiprocessing import start_processes
+    from torch.distributed.elastic import multiprocessing
 
     _environment(resolved, meeting)
     logging.disable(logging.CRITICAL)  # the launcher's: the ranks report themselves why they failed
@@ -137,13 +136,15 @@ def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path) -> int:
     arguments = (*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
     logs = meeting / "logs"
     logs.mkdir()
+    specs = getattr(multiprocessing, "DefaultLogsSpecs", None)  # since torch 2.3
+    where: dict[str, Any] = {"logs_specs": specs(log_dir=str(logs))} if specs else {"log_dir": str(logs)}
     # The part of torch's launcher that starts processes and waits for them. The rest brings launchers of several hosts
     # together, over a TCP store that anybody can join.
     with Watch() as watch:
         handlers = {number: signal.getsignal(number) for number in TORCHS_SIGNALS}
-        started = start_processes("debzero", sys.executable, dict.fromkeys(ranks, arguments),
-                                  {rank: {"RANK": str(rank), "LOCAL_RANK": str(rank), **common} for rank in ranks},
-                                  **_log_option(start_processes, logs))
+        started = multiprocessing.start_processes(
+            "debzero", sys.executable, dict.fromkeys(ranks, arguments),
+            {rank: {"RANK": str(rank), "LOCAL_RANK": str(rank), **common} for rank in ranks}, **where)
         for number, handler in handlers.items():  # who started this with nohup meant it
             signal.signal(number, handler)
         try:
@@ -151,15 +152,6 @@ def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path) -> int:
         finally:
             started.close()
         return _exit_code(ended.failures, RunFolder(resolved.job.output), watch) if ended.failures else 0
-
-
-def _log_option(start_processes: Callable[..., Any], logs: Path) -> dict[str, Any]:
-    """Where torch puts what it notes of the processes: torch 2.3 has another argument for it."""
-    if "log_dir" in inspect.signature(start_processes).parameters:
-        return {"log_dir": str(logs)}
-    from torch.distributed.elastic import multiprocessing
-
-    return {"logs_specs": multiprocessing.DefaultLogsSpecs(log_dir=str(logs))}
 
 
 def _exit_code(failures: Mapping[int, Any], folder: RunFolder, watch: Watch) -> int:

@@ -43,18 +43,19 @@ def sockets() -> list[Socket]:
     return rows
 
 
-def own() -> set[str]:
-    """The inodes of this process's sockets."""
+def own(process: object = "self") -> set[str]:
+    """The inodes of a process's sockets."""
     inodes = set()
-    for handle in os.listdir("/proc/self/fd"):
+    for handle in os.listdir(f"/proc/{process}/fd"):
         with suppress(OSError):  # closed meanwhile
-            target = os.readlink(f"/proc/self/fd/{handle}")
-            if target.startswith("socket:["):
-                inodes.add(target[len("socket:["):-1])
+            kind, _, inode = os.readlink(f"/proc/{process}/fd/{handle}").rstrip("]").partition(":[")
+            if kind == "socket":
+                inodes.add(inode)
     return inodes
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether a socket's address can be reached from this host alone."""
     host = address.split(":")[0]
     return host.endswith("7F") if len(host) == 8 else host == "00000000000000000000000001000000"
 
@@ -66,7 +67,7 @@ def strangers(before: set[str]) -> Optional[str]:
     ports = {row.local.split(":")[1] for row in table if row.inode in mine and row.state == LISTENING}
     ends = {(row.local, row.remote): row for row in table}
     for row in table:
-        if row.inode not in mine or row.state != ESTABLISHED or not _is_loopback(row.local):
+        if row.inode not in mine or row.state != ESTABLISHED or not is_loopback(row.local):
             continue
         if row.inode in before and row.local.split(":")[1] not in ports:
             continue

@@ -22,6 +22,7 @@ from debzero.base.environment import environment
 from debzero.base.errors import InputError, OutOfMemory, PassingError, UserError
 from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
+from debzero.base.logs import make_printable
 from debzero.base.stack import jobs_folder
 from debzero.base.text import printable_lines
 from debzero.deepspeed_json.reader import read_deepspeed
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="train even if this job has finished")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by DeepSpeed's launcher")
     arguments = parser.parse_args()
+    make_printable()
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1",
              "MASTER_PORT": "29500"}
     for name, value in alone.items():

@@ -63,6 +63,7 @@ def test_again_begins_anew_even_where_the_status_is_damaged(tmp_path):
 
 @pytest.mark.parametrize(("names", "named"), [
     (["thesis.tex"], "thesis.tex"), (["model/", "train.py"], "model, train.py"), (["data/", "notes"], "notes"),
+    (["data/raw/"], "data/raw"), (["data/rows.csv", "data/digests.json"], "data/rows.csv"),
     ([f"file-{number}" for number in range(9)], "file-0, file-1, file-2, file-3, file-4 and 4 more")])
 def test_a_folder_of_something_else_is_refused_with_what_is_there(bench, names, named):
     out = bench.output()
@@ -79,7 +80,7 @@ def test_a_folder_of_something_else_is_refused_with_what_is_there(bench, names, 
 
 
 @pytest.mark.parametrize("names", [
-    [], ["lost+found/"], ["data/rows.csv"], [".snapshots/", ".directory"], ["archive/"], ["thesis.tex", ".lock"],
+    [], ["lost+found/"], ["data/digests.json"], [".snapshots/", ".directory"], ["archive/"], ["thesis.tex", ".lock"],
     ["thesis.tex", "status.json"]])
 def test_an_empty_disk_and_a_folder_that_has_a_run_are_not_foreign(tmp_path, names):
     fill(tmp_path, *names)
