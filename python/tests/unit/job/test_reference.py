@@ -133,9 +133,9 @@ def test_the_schema_accepts_what_debzero_accepts(path):
 
 
 def test_check_prints_it(bench):
-    done = bench.run("check", "--schema")
+    done = bench.quick_apart("check", "--schema")
     assert done.returncode == 0 and json.loads(done.stdout) == SCHEMA and not done.stderr
-    refused = bench.run("check")
+    refused = bench.quick_apart("check")
     assert refused.returncode == 2 and "FILE" in refused.stderr
 
 
