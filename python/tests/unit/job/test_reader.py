@@ -145,6 +145,16 @@ def test_check_answers_scripts_in_json(bench):
     assert [p["key"] for p in json.loads(bad.stdout)["problems"]] == ["ranks"]
 
 
+def test_the_home_of_no_user_is_refused(tmp_path):
+    """It would become a folder named ~nobody-here beside the job."""
+    job = tmp_path / "job.yml"
+    job.write_text("model: b\ndata: {dataset: x.csv}\noutput: ~nobody-here/out\nzero: {nvme_path: ~nobody-here/swap}\n")
+    assert [(p.key, p.reason) for p in parse(job)[1]] == [
+        (key, "~nobody-here is the home of no user of this host") for key in ("output", "zero.nvme_path")]
+    job.write_text("model: b\ndata: {dataset: x.csv}\noutput: ~/out\nzero: {nvme_path: ~root/swap}\n")
+    assert parse(job)[1] == []
+
+
 def test_check_ends_with_a_verdict(bench):
     path = bench.job()
     assert bench.quick_apart("check", path).stdout.startswith(f"{path}: OK\n")
