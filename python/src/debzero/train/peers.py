@@ -18,6 +18,7 @@ from debzero.base.errors import PassingError
 TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 ESTABLISHED, LISTENING = "01", "0A"  # of the kernel's include/net/tcp_states.h
 MAPPED = "0000000000000000FFFF0000"  # an IPv4 address in an IPv6 socket, as the tables write it
+NOBODYS = "0"  # the inode of a socket that no process holds
 LOOKS, PAUSE = 5, 0.05  # a table is not read at one moment: a socket that is missing is looked for again; seconds
 
 
@@ -64,19 +65,26 @@ def strangers(before: set[str]) -> Optional[str]:
     """Who is at the other end of a connection of this process's that is newer than the sockets `before`, or that came
     in at a port where it listens; None where that is this user alone."""
     mine, table = own(), sockets()
-    ports = {row.local.split(":")[1] for row in table if row.inode in mine and row.state == LISTENING}
+    listeners = {_port(row.local): row for row in table if row.state == LISTENING}
     ends = {(row.local, row.remote): row for row in table}
     for row in table:
         if row.inode not in mine or row.state != ESTABLISHED or not is_loopback(row.local):
             continue
-        if row.inode in before and row.local.split(":")[1] not in ports:
+        listener = listeners.get(_port(row.local))
+        if row.inode in before and not (listener and listener.inode in mine):
             continue
         other = ends.get((row.remote, row.local))
-        if other is None or other.state != ESTABLISHED or other.inode == "0":
+        if other and other.inode == NOBODYS:  # closed, or not accepted yet by the process that listens there
+            other = listeners.get(_port(other.local))
+        if other is None:
             return "a process that has gone"
         if other.user != os.geteuid():
             return f"the user with the ID {other.user}"
     return None
+
+
+def _port(address: str) -> str:
+    return address.split(":")[1]
 
 
 @contextmanager

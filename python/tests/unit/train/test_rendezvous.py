@@ -109,6 +109,16 @@ def test_a_stranger_who_connects_is_noticed(family, monkeypatch):
         os.write(writing, b"x")
 
 
+def test_a_rank_that_has_not_accepted_yet_is_no_stranger():
+    """NCCL accepts some connections only when it needs them."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with peers.checked():
+            waiting = socket.create_connection(listener.getsockname())
+        waiting.close()
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o770])
 def test_a_folder_that_others_can_enter_is_refused(tmp_path, mode):
     folder = tmp_path / "ranks"
