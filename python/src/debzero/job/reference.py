@@ -86,8 +86,8 @@ def keys(schema: Schema, prefix: str = "") -> Iterator[Key]:
     """The keys of a schema of job_schema(), each section's after the section itself."""
     for name, node in schema["properties"].items():
         default, required = node.get("default"), name in schema.get("required", ())
-        yield Key(prefix + name, _values(node), "" if default in (None, []) else _text(default), required,
-                  node["description"], _text(node["examples"][0]))
+        yield Key(prefix + name, _values(node), "" if default in (None, []) else value_text(default), required,
+                  node["description"], value_text(node["examples"][0]))
         if "properties" in node:
             yield from keys(node, f"{prefix}{name}.")
 
@@ -99,14 +99,14 @@ def is_section(schema: Schema, path: str) -> bool:
     return "properties" in node
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as a job file has it."""
     if isinstance(value, float):
         return re.sub(r"e([-+])0", r"e\1", repr(value))
     if isinstance(value, list):
-        return f"[{', '.join(json.dumps(item) if item != item.strip() else item for item in map(_text, value))}]"
+        return f"[{', '.join(json.dumps(item) if item != item.strip() else item for item in map(value_text, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_text(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {value_text(item)}' for key, item in value.items())}}}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -117,7 +117,7 @@ def _values(node: Schema) -> str:
                               if part.get("type") != "null" and part.get("pattern") != EXPONENT)
         return " or ".join(parts)
     if "enum" in node:
-        choices = [f"`{_text(choice)}`" for choice in node["enum"]]
+        choices = [f"`{value_text(choice)}`" for choice in node["enum"]]
         return f"{', '.join(choices[:-1])} or {choices[-1]}"
     if "const" in node:
         return f"`{node['const']}`"

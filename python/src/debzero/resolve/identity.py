@@ -35,6 +35,8 @@ class Identity:
 def identity(job: Job, precision: str, config: Optional[dict[str, Any]]) -> Identity:
     """Of a resolved job: `job` with the JSON's values taken in, `config` the user's JSON itself."""
     settings = dict(_flat(job.model_dump(mode="json", exclude={"output", OF_THE_JSON})))
+    if isinstance(job.model, dict):
+        settings["model"] = f"{settings.pop('model.type')} from scratch"
     settings["train.precision"] = precision
     if config is not None and settings["zero.stage"] == "none":
         settings["zero.stage"] = 0  # DeepSpeed, which has checkpoints of its own, but shards nothing
@@ -42,10 +44,14 @@ def identity(job: Job, precision: str, config: Optional[dict[str, Any]]) -> Iden
     weights = {key: value for key, value in settings.items() if effect_of(key).starts_anew and key not in local}
     others = {key: value for key, value in settings.items()
               if key in local or not effect_of(key).starts_anew and effect_of(key) is not Effect.SPEED}
-    for effect, facts in (("weights", weights), ("length", others)):
-        facts.update({f"{OF_THE_JSON}.{path}": value for path, value in keys.settings(config or {}, effect).items()})
+    weights.update(_of_json(config, "weights"))
+    others.update(_of_json(config, "length"))
     weights, others = json.loads(json.dumps([weights, others], default=str))  # as a record of it is read
     return Identity(weights, others, by_part(job))
+
+
+def _of_json(config: Optional[dict[str, Any]], effect: keys.Effect) -> dict[str, Any]:
+    return {f"{OF_THE_JSON}.{path}": value for path, value in keys.settings(config or {}, effect).items()}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
