@@ -17,8 +17,8 @@ def test_a_finished_run_continues_with_more_epochs_and_is_found_again(bench, cap
     before = read_lines(out / "metrics.jsonl")
     done = bench.quick("train", bench.job("longer", train__epochs=2, train__metric="f1", **JOB))
     assert done.returncode == 0, done.stdout
-    assert ("this job continues after step 7 of 14 with train.epochs 1 -> 2, train.metric auto -> f1. Its learning rate "
-            "is from now on that of a run of the new length") in done.stdout
+    assert ("this job continues after step 7 of 14 with train.epochs 1 -> 2, train.metric auto -> f1. Its learning "
+            "rate is from now on that of a run of the new length") in done.stdout
     assert "the best f1 counts from step 7 on" in done.stdout
     lines = read_lines(out / "metrics.jsonl")
     assert lines[:len(before)] == before, "what was done and measured stays"
