@@ -6,14 +6,15 @@ from enum import Enum
 
 
 class Effect(Enum):
-    """The value is the heading under which docs/reference/job.md lists the keys."""
+    """The value says it in docs/reference/job.md."""
 
-    WEIGHTS = "What is computed: the run starts anew"
-    LAYOUT = "Speed and memory, but also the form of the checkpoints: the run starts anew"
-    LENGTH = "When the training ends: the run continues"
-    RESULT = "Which weights and which score are the result: the run continues"
-    WATCH = "What is measured and kept on the way: the run continues"
-    SPEED = "Speed and memory alone: the run continues"
+    WEIGHTS = "what is computed"
+    LAYOUT = "speed and memory, and the form of the checkpoints"
+    LENGTH = "when the training ends"
+    RESULT = "which weights and which score are the result"
+    WATCH = "what is measured and kept"
+    SPEED = "speed and memory alone"
+    PLACE = "where the runs lie"
 
     @property
     def starts_anew(self) -> bool:
@@ -35,10 +36,11 @@ _KEYS = {
     Effect.LENGTH: ("train.epochs", "train.max_steps", "train.patience"),
     Effect.RESULT: ("train.metric", "train.select"),
     Effect.WATCH: ("train.evaluate_every", "train.log_every", "checkpoint.minutes", "checkpoint.steps",
-                   "checkpoint.keep", "output"),
+                   "checkpoint.keep"),
     # Micro-batch, padding and ranks change the numbers that dropout draws, not what is trained.
     Effect.SPEED: ("train.micro_batch", "train.gradient_checkpointing", "train.compile", "data.padding",
                    "zero.nvme_path", "ranks"),
+    Effect.PLACE: ("output",),
 }
 OF_THE_JSON = "deepspeed"  # has the effect of its own keys
 EFFECTS: dict[str, Effect] = {key: effect for effect, keys in _KEYS.items() for key in keys}

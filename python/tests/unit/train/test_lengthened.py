@@ -38,3 +38,14 @@ def test_a_finished_run_continues_with_more_epochs_and_is_found_again(bench, cap
     assert status.status(str(out), as_json=True, watch=False) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["state"], shown["step"], shown["report"]["metric"]) == ("finished", 14, "f1")
+
+
+def test_a_schedule_of_the_json_follows_the_new_length_from_its_first_step(bench):
+    schedule = {"type": "WarmupDecayLR", "params": {"total_num_steps": "auto", "warmup_num_steps": 0,
+                                                    "warmup_max_lr": "auto"}}
+    for steps in (4, 8):
+        bench.train("json", ranks=1, train__max_steps=steps, deepspeed={"scheduler": schedule})
+    # DeepSpeed's own count is a step behind, and warms up for at least two.
+    lines = read_lines(bench.output("json") / "metrics.jsonl")
+    rates = [line["learning_rate"] / 1e-2 for line in lines if "loss" in line]
+    assert rates == pytest.approx([0, 0, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6])
