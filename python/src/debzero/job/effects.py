@@ -37,9 +37,10 @@ _KEYS = {
     Effect.RESULT: ("train.metric", "train.select"),
     Effect.WATCH: ("train.evaluate_every", "train.log_every", "checkpoint.minutes", "checkpoint.steps",
                    "checkpoint.keep"),
-    # Micro-batch, padding and ranks change the numbers that dropout draws, not what is trained.
+    # Micro-batch, padding and ranks change the numbers that dropout draws, not what is trained; and both engines read
+    # each other's checkpoints.
     Effect.SPEED: ("train.micro_batch", "train.gradient_checkpointing", "train.compile", "data.padding",
-                   "zero.nvme_path", "ranks"),
+                   "zero.nvme_path", "zero.engine", "ranks"),
     Effect.PLACE: ("output",),
 }
 OF_THE_JSON = "deepspeed"  # has the effect of its own keys

@@ -180,6 +180,9 @@ class Zero(Section):
         "Stage 3 only."))
     nvme_path: Optional[str] = Field(None, examples=["/nvme/swap"], description=(
         "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
+    engine: Literal["deepspeed", "native"] = Field("deepspeed", examples=["native"], description=(
+        "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
+        "but has no offload and takes no DeepSpeed JSON. Either resumes from the other's checkpoints."))
 
 
 class Checkpoint(Section):

@@ -52,7 +52,7 @@ def test_a_job_in_the_users_home_is_found_as_it_was_trained(tmp_path, monkeypatc
     job = tmp_path / "job.yml"
     for output, folder in (("~/out", tmp_path / "out"), ("~nobody-here/out", tmp_path / "~nobody-here" / "out")):
         job.write_text(f"output: {output}\n")
-        assert status.find(str(job)).folder == folder
+        assert status.locate(str(job)).folder == folder
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])
