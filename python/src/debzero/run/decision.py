@@ -102,8 +102,8 @@ class Decision:
             back = f"takes back the run in {self.archived.folder}, which fits, and {self._forward()}"
             return back + ("; the run there now moves to archive/" if self.current else "")
         if self.does == "starts anew":
-            named = f": {self._listed()}" if self.changes or self.contents else ""
-            return f"starts anew, for {self.why}{named}. The run there ({self._place(self.current)}) moves to archive/"
+            why = f"{self.why}: {self._listed()}" if self.changes or self.contents else self.why
+            return f"starts anew because {why}. The run there ({self._place(self.current)}) moves to archive/"
         return self._forward()
 
     def _forward(self) -> str:

@@ -58,15 +58,15 @@ def test_a_finished_run_is_continued_only_where_something_is_left_to_do(bench):
     assert says(bench, folder, train__metric="f1") == "continues after step 26 of 26 with train.metric auto -> f1"
     shutil.rmtree(folder.checkpoints)
     assert says(bench, folder, train__epochs=4) == (
-        "starts anew, for the finished run there has no intact checkpoint to continue from: train.epochs 2 -> 4. The "
-        "run there (step 26 of 26) moves to archive/")
+        "starts anew because the finished run there has no intact checkpoint to continue from: train.epochs 2 -> 4. "
+        "The run there (step 26 of 26) moves to archive/")
 
 
 def test_a_run_that_is_beyond_the_new_end_is_left(bench):
     folder = leave(bench.folder / "out", plan_of(bench), 20)
     assert says(bench, folder, train__epochs=1) == (
-        "starts anew, for this job ends at step 13 and the run there is beyond it: train.epochs 2 -> 1. The run there "
-        "(step 20 of 26) moves to archive/")
+        "starts anew because this job ends at step 13 and the run there is beyond it: train.epochs 2 -> 1. The run "
+        "there (step 20 of 26) moves to archive/")
 
 
 def test_what_makes_another_training_is_named(bench):
@@ -78,11 +78,11 @@ def test_what_makes_another_training_is_named(bench):
              "model.hidden_size 32 -> 16, data.held_out 0.2 -> not set"),
             ({"model": "bert-base-uncased"}, "model bert from scratch -> bert-base-uncased"),
             ({"data__dataset": "glue/mrpc"}, f"data.dataset {bench.folder}/rows.csv -> glue/mrpc")]:
-        assert says(bench, folder, **changes) == f"starts anew, for this is another training: {named}" + moves
+        assert says(bench, folder, **changes) == f"starts anew because this is another training: {named}" + moves
     with (bench.folder / "rows.csv").open("a") as rows:
         rows.write("one more,animal\n")
     assert says(bench, folder, train__seed=1) == (
-        "starts anew, for this is another training: train.seed 42 -> 1, the data's content (rows.csv)" + moves)
+        "starts anew because this is another training: train.seed 42 -> 1, the data's content (rows.csv)" + moves)
 
 
 def test_an_unknown_run_is_left_and_never_mixed_with(bench):
