@@ -14,6 +14,7 @@ from warm import server
 
 from debzero.job.schema import Job, Train
 from debzero.model import tasks
+from debzero.resolve.absorb import Origins
 from debzero.resolve.host import HostGpus
 from debzero.resolve.identity import Identity
 from debzero.resolve.resolve import resolve
@@ -109,7 +110,8 @@ def plan_of(bench, **changes):
 def stand_in(name: str = "now") -> SimpleNamespace:
     """As much of a resolved job as opening a folder takes; another name is another training."""
     identity = Identity({"train.seed": name}, {"train.epochs": 3}, {})
-    return SimpleNamespace(identity=identity, fingerprint=identity.fingerprint, job=SimpleNamespace(train=Train()))
+    return SimpleNamespace(identity=identity, fingerprint=identity.fingerprint, job=SimpleNamespace(train=Train()),
+                           origins=Origins("job.yml"), deepspeed=None)
 
 
 def prepared(bench, **changes):

@@ -10,6 +10,7 @@ from debzero.base.text import count_text
 from debzero.data.sampler import total_steps
 from debzero.job.effects import EFFECTS, OF_THE_JSON
 from debzero.job.reference import value_text
+from debzero.resolve.absorb import Origins
 from debzero.resolve.identity import Identity
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import checkpoint
@@ -65,7 +66,7 @@ class Kept:
 class Decision:
     """`current` is the run in the output folder, `archived` the one that is taken back in its place. `changes` and
     `contents`: what differs in the run that continues, or that the new one leaves behind; `why`: the reason for a new
-    one; `total`: the job's steps, where they are known."""
+    one; `total`: the job's steps, where they are known; `reschedules`: debzero's own schedule has another end."""
 
     does: Literal["begins", "has finished", "resumes", "continues", "starts anew", "trains again"]
     current: Optional[Kept] = None
@@ -74,6 +75,7 @@ class Decision:
     contents: tuple[Content, ...] = ()
     why: str = ""
     total: Optional[int] = None
+    reschedules: bool = False
 
     @property
     def run(self) -> Optional[Kept]:
@@ -112,10 +114,8 @@ class Decision:
                  "has finished": f"has finished, after {self._place(self.run)}",
                  "trains again": f"begins, and the run there ({self._place(self.current)}) moves to archive/",
                  "continues": f"continues after {self._place(self.run)} with {self._listed()}"}
-        scheduled = any(change.key in SCHEDULED for change in self.changes)
-        return texts.get(self.does, self.does) + (
-            ". Its learning rate is from now on that of a run of the new length"
-            if self.does == "continues" and scheduled else "")
+        rate = ". Its learning rate is from now on that of a run of the new length" if self.reschedules else ""
+        return texts.get(self.does, self.does) + rate
 
     def _listed(self) -> str:
         return ", ".join(map(str, [*self.changes, *self.contents]))
@@ -129,7 +129,9 @@ class Decision:
 def decide(resolved: ResolvedJob, folder: RunFolder, again: bool = False,
            usable: Callable[[Path], bool] = lambda root: bool(checkpoint.tags(root))) -> Decision:
     """What a start of the job does. `usable`: whether a run could resume from a checkpoint in a folder of them."""
-    return _Choice(resolved, folder, usable).decision(again)
+    decision = _Choice(resolved, folder, usable).decision(again)
+    return replace(decision, changes=tuple(change._replace(key=_written(change.key, resolved.origins))
+                                           for change in decision.changes))
 
 
 class _Choice:
@@ -186,7 +188,9 @@ class _Choice:
         changes, archived = tuple(self._changes(run)), run if run is not current else None
         if run.finished and not self._left(run):
             return Decision("has finished", current, archived, total=run.status.total_steps if run.status else None)
-        return Decision("continues" if changes else "resumes", current, archived, changes, total=self._total(run))
+        own = "scheduler" not in (self.resolved.deepspeed or {}) and any(change.key in SCHEDULED for change in changes)
+        return Decision("continues" if changes else "resumes", current, archived, changes, total=self._total(run),
+                        reschedules=own)
 
     def _anew(self, current: Kept) -> Decision:
         decision = Decision("starts anew", current)
@@ -198,6 +202,14 @@ class _Choice:
         past = f"this job ends at step {self._total(current)} and the run there is beyond it"
         lost = "the finished run there has no intact checkpoint to continue from"
         return replace(decision, why=past if self._past(current) else lost, changes=tuple(self._left(current)))
+
+
+def _written(key: str, origins: Origins) -> str:
+    """What the user writes for a setting, in the job or in DeepSpeed's JSON."""
+    if origins.json_file and key.startswith(f"{OF_THE_JSON}."):
+        elsewhere = f" in {origins.json_file}" if origins.json_file != origins.file else ""
+        return origins.prefix + key[len(OF_THE_JSON) + 1:] + elsewhere
+    return origins.text(key)
 
 
 def _read(folder: RunFolder) -> Optional[Kept]:

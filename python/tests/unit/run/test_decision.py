@@ -7,6 +7,8 @@ from support import plan_of
 
 from debzero.base.files import write_json
 from debzero.cli import main
+from debzero.resolve.host import HostGpus
+from debzero.resolve.resolve import resolve
 from debzero.run import decision
 from debzero.run import open as opening
 from debzero.run.folder import RunFolder
@@ -83,6 +85,20 @@ def test_what_makes_another_training_is_named(bench):
         rows.write("one more,animal\n")
     assert says(bench, folder, train__seed=1) == (
         "starts anew because this is another training: train.seed 42 -> 1, the data's content (rows.csv)" + moves)
+
+
+def test_a_setting_is_named_where_it_is_written(bench):
+    def with_json(place, **config):
+        job = plan_of(bench, deepspeed=place or config).job
+        return resolve(job, HostGpus(0, False), 1, "job.yml", {"zero_optimization": {"stage": 1}, **config})
+
+    first = {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "betas": [0.9, 0.99]}}}
+    folder = leave(bench.folder / "out", with_json(None, **first), 10)
+    other = {"optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.95]}}}
+    for place, prefix, elsewhere in ((None, "deepspeed.", ""), ("/srv/ds.json", "", " in /srv/ds.json")):
+        said = str(decision.decide(with_json(place, **other), folder))
+        assert f": {prefix}optimizer.params.lr{elsewhere} 0.001 -> 0.0001, " in said
+        assert f", {prefix}optimizer.params.betas{elsewhere} [0.9, 0.99] -> [0.9, 0.95]. " in said
 
 
 def test_an_unknown_run_is_left_and_never_mixed_with(bench):
