@@ -153,13 +153,14 @@ A run in the output folder resumes as long as the job is the same. When a key ch
 decides. `debzero check` says beforehand what the next start does with the runs in the folder, and which settings or
 contents differ.
 
-Where the run starts anew, the one that is there moves to `archive/`. It is taken back when the job fits it again. A run
-continues from its newest checkpoint, also when it has finished: with more `epochs` it trains on, with another `metric`
-its report is written again. The learning rate of the steps to come is then that of a run of the new length: it warms up
-and falls to 0 as if the run had always been as long, so it rises again where it was near its end. The steps that are
-done keep the rate that they had; `debzero train --again` trains the whole length in one go instead. A job that ends
-before the step that the run has reached starts anew. After a change of `metric` or `select`, the best weights are
-those of the evaluations from then on, unless earlier ones were kept for the same metric.
+Where the run starts anew, the one that is there moves to `archive/`. It is taken back when the job fits it again. A
+run continues from its newest checkpoint, also when it has finished: with more `epochs` it trains on, with another
+`metric` its report is written again; its result so far stays in `archive/`, and is found when the key is changed
+back. The learning rate of the steps to come is then that of a run of the new length: it warms up and falls to 0 as if
+the run had always been as long, so it rises again where it was near its end. The steps that are done keep the rate
+that they had; `debzero train --again` trains the whole length in one go instead. A job that ends before the step that
+the run has reached starts anew. After a change of `metric` or `select`, the best weights are those of the evaluations
+from then on, unless earlier ones were kept for the same metric.
 
 Of DeepSpeed's JSON, the keys count by what they do, whether they stand in the job or in a file.
 """

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Union
 
 from debzero.base.errors import InputError, Problem
-from debzero.base.files import replace
+from debzero.base.files import new_folder, remove_leftovers, replace
 
 FOLDER = "archive"
 MOVING = ".moving"
+APPENDED = ("metrics.jsonl", "metrics.csv", "tensorboard")
 
 
 class Archive:
@@ -52,6 +55,21 @@ class Archive:
                 self.put_back()
             raise
 
+    def keep(self, parts: Iterable[Path]) -> Path:
+        """Archive the current run as it is now, while it goes on; where the copy is. Files are linked, not copied, but
+        for those to which a run appends."""
+        run = self._new()
+        with new_folder(run) as temporary:
+            for part in parts:
+                copy = shutil.copy2 if part.name in APPENDED else _link
+                to = temporary / part.relative_to(self.output)
+                to.parent.mkdir(exist_ok=True)
+                if part.is_dir() and not part.is_symlink():
+                    shutil.copytree(part, to, symlinks=True, copy_function=copy)
+                else:
+                    copy(part, to, follow_symlinks=False)
+        return run
+
     def take_back(self, run: Path) -> None:
         """Make an archived run the current one, where there is none."""
         self._move(run, self.moving)
@@ -60,6 +78,7 @@ class Archive:
     def put_back(self) -> None:
         """Put what is on its way back to its place in the output folder. What would replace something there (which
         debzero never leaves so) becomes an archived run of its own."""
+        remove_leftovers(self.folder)
         if not self.moving.is_dir() or self.moving.is_symlink():
             return
         for part in sorted(self.moving.iterdir()):
@@ -74,9 +93,12 @@ class Archive:
 
     def _release(self) -> Path:
         """Make what is on its way an archived run."""
-        run = self.folder / datetime.now().strftime("%Y-%m-%dT%H%M%S.%f")
+        run = self._new()
         self._move(self.moving, run)
         return run
+
+    def _new(self) -> Path:
+        return self.folder / datetime.now().strftime("%Y-%m-%dT%H%M%S.%f")
 
     def _move(self, source: Path, target: Path) -> None:
         try:
@@ -87,3 +109,10 @@ class Archive:
             raise InputError([Problem(
                 str(self.output), "output", f"{source} and {target.parent} are on different file systems, so the run "
                 "cannot move there in one step", "let all of the output folder be on one file system")]) from None
+
+
+def _link(source: Union[str, Path], target: Union[str, Path], follow_symlinks: bool = False) -> None:
+    try:
+        os.link(source, target, follow_symlinks=follow_symlinks)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target, follow_symlinks=follow_symlinks)

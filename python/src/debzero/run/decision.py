@@ -88,13 +88,18 @@ class Decision:
         return self.current is not None and self.run is not self.current
 
     @property
+    def keeps(self) -> bool:
+        """Whether a finished run goes on, whose result is kept in archive/ as it is."""
+        return self.does == "continues" and self.run is not None and self.run.finished
+
+    @property
     def is_news(self) -> bool:
         """Whether somebody who only started the job again should hear of it."""
         return self.archives or self.archived is not None or self.does == "continues"
 
     def as_json(self) -> dict[str, Any]:
         return {"does": self.does, "says": str(self), "step": self.run.step if self.run else 0,
-                "total_steps": self.total, "archives": self.archives,
+                "total_steps": self.total, "archives": self.archives, "keeps_result": self.keeps,
                 "takes_back": str(self.archived.folder) if self.archived else None,
                 "changes": [change._asdict() for change in self.changes],
                 "contents": [content.part for content in self.contents]}
@@ -115,7 +120,7 @@ class Decision:
                  "trains again": f"begins, and the run there ({self._place(self.current)}) moves to archive/",
                  "continues": f"continues after {self._place(self.run)} with {self._listed()}"}
         rate = ". Its learning rate is from now on that of a run of the new length" if self.reschedules else ""
-        return texts.get(self.does, self.does) + rate
+        return texts[self.does] + rate + (". Its result so far is kept in archive/" if self.keeps else "")
 
     def _listed(self) -> str:
         return ", ".join(map(str, [*self.changes, *self.contents]))

@@ -172,6 +172,18 @@ class RunFolder:
         with self._writable():
             return self.archive.add(self.parts())
 
+    def keep(self) -> Path:
+        """Keep the finished run that is there in archive/, before it goes on; where that is. One that is kept already,
+        as by a start that was killed, is not kept twice."""
+        with self._writable():
+            result = self.report_file.read_bytes() if self.report_file.is_file() else b""
+            for run in self.archive.runs():
+                if result and (run / self.report_file.name).is_file() and (
+                        run / self.report_file.name).read_bytes() == result:
+                    return run
+            newest = [self.checkpoints / tag for tag in checkpoint.tags(self.checkpoints)[-1:]]
+            return self.archive.keep([*(part for part in self.parts() if part != self.checkpoints), *newest])
+
     def take_back(self, run: Path) -> None:
         """Make an archived run the one that is here."""
         with self._writable():

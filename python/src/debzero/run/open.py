@@ -30,8 +30,10 @@ def open_folder(resolved: ResolvedJob, folder: RunFolder, job: str, again: bool)
 
 
 def _move(folder: RunFolder, decision: Decision) -> None:
-    """Move the run that is there away, and the one that fits to its place."""
+    """Move the run that is there away, and the one that fits to its place; keep a result that is about to change."""
     if decision.archives:
         print(printable(f"the run that was in {folder.folder} is now in {folder.make_room()}"), flush=True)
     if decision.archived:
         folder.take_back(decision.archived.folder)
+    if decision.keeps:
+        print(printable(f"its result so far is in {folder.keep()}"), flush=True)

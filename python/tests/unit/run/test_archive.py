@@ -1,7 +1,9 @@
 """Runs that move to archive/ and back: whenever the process is killed, each is whole afterwards, and found."""
 import os
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import stand_in
@@ -9,7 +11,8 @@ from support import stand_in
 from debzero.base import files
 from debzero.base.errors import InputError
 from debzero.base.files import write_json
-from debzero.run import archive, decision
+from debzero.job.schema import Train
+from debzero.run import archive, checkpoint, decision
 from debzero.run import open as opening
 from debzero.run.folder import RunFolder
 
@@ -32,10 +35,10 @@ def whose(folder: Path) -> set:
     return {(folder / part).read_text() if (folder / part).is_file() else None for part in PARTS}
 
 
-def start(output: Path, name: str) -> RunFolder:
+def start(output: Path, name: str, resolved: Any = None) -> RunFolder:
     folder = RunFolder(str(output))
     try:
-        assert opening.open_folder(stand_in(name), folder, "job.yml", again=False)
+        opening.open_folder(resolved or stand_in(name), folder, "job.yml", again=False)
     finally:
         if folder._lock is not None:
             os.close(folder._lock)  # as the end of the process does
@@ -124,3 +127,31 @@ def test_a_run_on_another_file_system_stays_as_it_is(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="different file systems"):
         start(tmp_path, "new")
     assert whose(tmp_path) == {"here"} and not RunFolder(str(tmp_path)).archive.runs()
+
+
+def test_a_finished_run_that_goes_on_is_kept_as_it_was(tmp_path, monkeypatch):
+    """Whenever the process is killed; and neither twice nor as a second copy on the disk."""
+    monkeypatch.setattr(files, "_sync", lambda path: None)
+    monkeypatch.setattr(checkpoint, "any_intact", lambda root: True)
+    for moment in count():
+        output = tmp_path / str(moment)
+        put(output, "here", "finished")
+        (output / "checkpoints" / "step-2").mkdir()
+        longer = stand_in("here")
+        longer.job.train = Train(epochs=9)
+        longer.identity.others["train.epochs"] = 9
+        with monkeypatch.context() as patch:
+            kill_at(patch, moment)
+            with suppress(Killed):
+                start(output, "here", longer)
+                break
+        start(output, "here", longer)
+        assert whose(output) == {"here"} and RunFolder(str(output)).status().state != "finished"
+        (kept,) = RunFolder(str(output)).archive.runs()
+        assert whose(kept) == {"here"} and [path.name for path in (kept / "checkpoints").iterdir()] == ["step-3"]
+        (output / "metrics.jsonl").write_text("more")
+        assert (kept / "metrics.jsonl").read_text() == "here"
+        assert (kept / "model" / "weights").samefile(output / "model" / "weights")
+        start(output, "here")
+        assert RunFolder(str(output)).run_record().others == {"train.epochs": 3}
+    assert moment > 8

@@ -57,7 +57,8 @@ def test_a_finished_run_is_continued_only_where_something_is_left_to_do(bench):
     assert says(bench, folder) == "has finished, after step 26 of 26"
     assert says(bench, folder, train__evaluate_every=5, train__log_every=3) == "has finished, after step 26 of 26"
     assert says(bench, folder, train__epochs=4).startswith("continues after step 26 of 52 with train.epochs 2 -> 4")
-    assert says(bench, folder, train__metric="f1") == "continues after step 26 of 26 with train.metric auto -> f1"
+    assert says(bench, folder, train__metric="f1") == (
+        "continues after step 26 of 26 with train.metric auto -> f1. Its result so far is kept in archive/")
     shutil.rmtree(folder.checkpoints)
     assert says(bench, folder, train__epochs=4) == (
         "starts anew because the finished run there has no intact checkpoint to continue from: train.epochs 2 -> 4. "

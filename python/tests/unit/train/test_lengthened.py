@@ -34,10 +34,13 @@ def test_a_finished_run_continues_with_more_epochs_and_is_found_again(bench, cap
     assert read_json(out / "report.json")["steps"] == 1
     done = bench.quick("train", bench.job("longer", train__epochs=2, train__metric="f1", **JOB))
     assert done.returncode == 0 and "which fits, and has finished, after step 14 of 14" in done.stdout, done.stdout
-    assert read_json(out / "report.json") == second and len(list((out / "archive").iterdir())) == 1
+    assert read_json(out / "report.json") == second and len(list((out / "archive").iterdir())) == 2
+    done = bench.quick("train", bench.job("longer", train__epochs=1, **JOB))
+    assert done.returncode == 0 and "which fits, and has finished, after step 7 of 7" in done.stdout, done.stdout
+    assert read_json(out / "report.json") == first, "as it was before the run was lengthened"
     assert status.status(str(out), as_json=True, watch=False) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["state"], shown["step"], shown["report"]["metric"]) == ("finished", 14, "f1")
+    assert (shown["state"], shown["step"], shown["report"]["metric"]) == ("finished", 7, "accuracy")
 
 
 def test_a_schedule_of_the_json_follows_the_new_length_from_its_first_step(bench):
