@@ -30,7 +30,7 @@ deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 
 test: ## Run every test: lint, policies, units, the .deb, all roles in containers
 	@ansible/bootstrap tests
-	$(PYTEST) -m "not prebuilt and not long"
+	$(PYTEST) -m "not prebuilt and not long" --cases 300
 
 test-quick: ## Run the tests that need no container
 	@ansible/bootstrap tests
