@@ -13,9 +13,11 @@ from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from debzero.base.reading import DIGITS
 from debzero.base.text import short
 
 SECTIONS_DATASET = "debian-sections"
+ALSO = "accepted as well"  # of a part of the schema: not shown to people
 MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find
 
 
@@ -25,13 +27,20 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """A whole number that is written as a text, or with a point, as what it is."""
+    is_text = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < DIGITS
+    return int(value) if is_text or isinstance(value, float) and value.is_integer() else value
+
+
 def _auto_or_count(value: Any) -> Union[int, str]:
     if value == "auto":
         return "auto"
-    if isinstance(value, str) and value.isdecimal() or isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"must be auto or a whole number of at least 1, not {short(value)}")
+    if value >= MOST:
+        raise ValueError(f"must be less than {MOST}, not {short(value)}")
     return value
 
 
@@ -42,30 +51,39 @@ def _columns(value: Any) -> Any:
 def _stage(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"must be none, 1, 2 or 3, not {str(value).lower()}")
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    return _whole(value)
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
 
 
 def _model(value: Any) -> Any:
     if isinstance(value, dict):
         if not isinstance(value.get("type"), str) or not value["type"]:
             raise ValueError("a model trained from scratch needs a type that transformers knows, for example bert")
-        size = value.get("vocab_size")
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST:
+        size = _whole(value.get("vocab_size"))
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < MOST:
             given = "which is missing" if size is None else f"a whole number, not {short(size)}"
             raise ValueError("a model trained from scratch needs vocab_size, the number of word pieces to learn, "
                              + given)
-    elif not isinstance(value, str) or not value:
+        return {**value, "vocab_size": size}
+    if not isinstance(value, str) or not value:
         raise ValueError(f"must be a hub id, a folder or a mapping, not {short(value)}")
     return value
 
 
 # What a validator accepts beyond its type is unknown to pydantic's JSON Schema: these say it.
-AUTO_COUNT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}
+AUTO_COUNT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "exclusiveMaximum": MOST}]}
+STAGE_SCHEMA = {"anyOf": [{"enum": ["none", 1, 2, 3]}, {"enum": ["1", "2", "3"], "$comment": ALSO}]}
 MODEL_SCHEMA = {"anyOf": [
     {"type": "string", "minLength": 1},
     {"type": "object", "required": ["type", "vocab_size"], "additionalProperties": True, "properties": {
-        "type": {"type": "string", "description": "The architecture, as transformers names it, for example bert."},
-        "vocab_size": {"type": "integer", "minimum": 1,
+        "type": {"type": "string", "minLength": 1,
+                 "description": "The architecture, as transformers names it, for example bert."},
+        "vocab_size": {"type": "integer", "minimum": 1, "exclusiveMaximum": MOST,
                        "description": "Word pieces that the tokenizer learns from the training texts."}}}]}
 
 Count = Annotated[int, Field(ge=1, lt=MOST), BeforeValidator(_number)]
@@ -102,9 +120,10 @@ class Data(Section):
     label: str = Field("label", examples=["label"], description=(
         "The column with the answer: a class for classification and text-to-text, a number for regression. "
         "causal-lm has none."))
-    max_length: Annotated[int, Field(ge=8), BeforeValidator(_number)] = Field(128, examples=["128"], description=(
-        "Tokens per sample at most; longer ones are cut off. For causal-lm, the tokens of each block that the texts "
-        "are cut into. Memory grows with it."))
+    max_length: Annotated[int, Field(ge=8, lt=MOST), BeforeValidator(_number)] = Field(
+        128, examples=["128"], description=(
+            "Tokens per sample at most; longer ones are cut off. For causal-lm, the tokens of each block that the "
+            "texts are cut into. Memory grows with it."))
     held_out: Optional[Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)]] = Field(
         None, examples=["0.1"], description=(
             "The share of the training rows that is kept for evaluation, if the data set has no validation split. "
@@ -122,7 +141,9 @@ class Data(Section):
 
 
 class Train(Section):
-    epochs: Count = Field(3, examples=["3"], description="Passes through the training data.")
+    epochs: Count = Field(3, examples=["3"], description=(
+        "Passes through the training data. With more of them a run continues, also a finished one, and its learning "
+        "rate follows the new length."))
     global_batch: Count = Field(64, examples=["64"], description=(
         "Samples per optimizer step, on all ranks together: micro-batch x gradient accumulation steps x ranks, "
         "exactly. The result does not depend on how it is divided."))
@@ -131,7 +152,8 @@ class Train(Section):
         "GPU's memory, on a CPU at most 32. After running out of memory the run continues with half of it; the "
         "global batch stays."))
     learning_rate: Positive = Field(3e-5, examples=["3e-5"], description=(
-        "The peak learning rate of AdamW. It rises linearly over `warmup` and then falls linearly to 0."))
+        "The peak learning rate of AdamW. It rises linearly over `warmup` and then falls linearly to 0 at the last "
+        "step."))
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", examples=["auto"], description=(
         "The floating-point type of the computation. `auto` takes bf16 on GPUs that have it (Ampere and later), "
         "on older GPUs fp16, but fp32 for T5 models; on a CPU fp32."))
@@ -144,7 +166,8 @@ class Train(Section):
         "The largest norm of the gradients; larger ones are scaled down to it. 0 for no clipping."))
     log_every: Count = Field(10, examples=["10"], description="Optimizer steps between two lines of progress.")
     max_steps: Optional[Count] = Field(None, examples=["100"], description=(
-        "Optimizer steps in total, instead of `epochs`. By default `epochs` decides."))
+        "Optimizer steps in total, where `epochs` would take more. By default `epochs` decides. A run continues with "
+        "more of them, as with more `epochs`."))
     gradient_checkpointing: bool = Field(False, examples=["true"], description=(
         "Compute the activations again in the backward pass instead of keeping them: much less memory, about a "
         "third more computing."))
@@ -160,21 +183,26 @@ class Train(Section):
     select: Literal["last", "best"] = Field("last", examples=["best"], description=(
         "Which weights become the result: those of the last step, or of the evaluation with the best `metric`."))
     patience: Optional[Count] = Field(None, examples=["3"], description=(
-        "Evaluations without a better `metric` after which the training stops early. By default it never does."))
+        "Evaluations without a better `metric` after which the training stops early. By default it never does. A run "
+        "that has stopped continues with a larger number."))
 
 
 class Zero(Section):
-    stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage)] = Field("none", examples=["2"], description=(
-        "What is sharded over the ranks instead of copied to each: 1 the optimizer states, 2 also the gradients, 3 "
-        "also the parameters. `none` is plain data parallelism (DDP), the fastest where everything fits."))
+    stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage), WithJsonSchema(STAGE_SCHEMA)] = Field(
+        "none", examples=["2"], description=(
+            "What is sharded over the ranks instead of copied to each: 1 the optimizer states, 2 also the gradients, 3 "
+            "also the parameters. `none` is plain data parallelism (DDP), the fastest where everything fits."))
     offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
         "Where the optimizer states are kept and updated: on the GPU, in the host's memory (stages 1 to 3), or on "
         "an NVMe disk (stage 3 only)."))
     offload_param: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
         "Where the parameters are kept between their uses: on the GPU, in the host's memory, or on an NVMe disk. "
         "Stage 3 only."))
-    nvme_path: Optional[str] = Field(None, examples=["/nvme/swap"], description=(
+    nvme_path: Optional[Annotated[str, Field(min_length=1)]] = Field(None, examples=["/nvme/swap"], description=(
         "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
+    engine: Literal["deepspeed", "native"] = Field("deepspeed", examples=["native"], description=(
+        "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
+        "but has no offload and takes no DeepSpeed JSON. Either resumes from the other's checkpoints."))
 
 
 class Checkpoint(Section):
@@ -215,13 +243,15 @@ class Job(Section):
         "When the run saves what it needs to resume. It also saves at each evaluation and when it is stopped."))
     ranks: AutoCount = Field("auto", examples=["auto", "2"], description=(
         "Processes to train with. `auto`: one per GPU, or one on a host without GPUs."))
-    deepspeed: Optional[Union[str, Dict[str, Any]]] = Field(
+    deepspeed: Annotated[Optional[Union[Annotated[str, Field(min_length=1)], Dict[str, Any]]],
+                         BeforeValidator(_not_empty)] = Field(
         None, examples=["deepspeed_config.json", "{gradient_clipping: 0.5}"], description=(
             "DeepSpeed's own configuration: a JSON file, or its keys inline. What it sets overrules this job; "
             "\"auto\" in it stands for the job's value. By default debzero writes the whole configuration."))
     output: str = Field(min_length=1, examples=["/var/lib/debzero/mrpc"], description=(
-        "The run's folder, for this job alone: checkpoints, the model, the report, the metrics. Another job that is "
-        "started there moves the earlier results to archive/."))
+        "The run's folder, for this job alone: checkpoints, the model, the report, the metrics. A job that trains "
+        "something else there moves the earlier run to archive/, from where it is taken back when the job fits it "
+        "again."))
 
     def as_yaml(self) -> str:
         """This job as a job file, with each key that has a value."""

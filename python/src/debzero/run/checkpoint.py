@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from debzero.base import own_files
 from debzero.base.errors import UserError
 from debzero.base.failures import full_disk_named
-from debzero.base.files import Heartbeat, remove, replace, replace_folder, sync_tree, write_json, write_text
+from debzero.base.files import Heartbeat, remove, replace, replace_folder, sha256, sync_tree, write_json, write_text
 from debzero.base.text import printable
 from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState
 
@@ -62,12 +62,8 @@ class Contents(NamedTuple):
 
 
 def _digest(path: Path, alive: Heartbeat) -> str:
-    sha = hashlib.sha256()
     with own_files.opened(path) as file:
-        while block := file.read(2**22):
-            sha.update(block)
-            alive()
-    return sha.hexdigest()
+        return sha256(file, alive)
 
 
 def _digests(folder: Path, names: list[str], alive: Heartbeat = lambda: None) -> Iterator[tuple[str, str]]:
@@ -168,8 +164,35 @@ def newest(root: Path, identity: RunIdentity, say: Callable[[str], None]) -> Opt
     return None
 
 
+def any_intact(root: Path) -> bool:
+    """Whether a run could resume from one of the checkpoints in `root`. All of their files are read."""
+    for tag in reversed(tags(root)):
+        with suppress(UnusableError):
+            _intact(root / tag)
+            return True
+    return False
+
+
+def run_of(root: Path) -> str:
+    """The fingerprint of the run whose newest checkpoint this is, as far as its debzero.json can be read; else
+    empty."""
+    for tag in reversed(tags(root)):
+        with suppress(UnusableError, OSError, own_files.ForeignFileError):
+            return _record(root / tag, dict.fromkeys((FACTS, SUM), 0)).facts.fingerprint
+    return ""
+
+
 def _usable(folder: Path, identity: RunIdentity) -> CheckpointRecord:
     """What the checkpoint's debzero.json says. Raises an UnusableError, or an OSError that somebody can help with."""
+    record = _intact(folder)
+    other = [key for key, value in identity if getattr(record.facts, key) != value]
+    if other:
+        raise UnusableError(f"is of another run (not the same: {', '.join(other)})")
+    return record
+
+
+def _intact(folder: Path) -> CheckpointRecord:
+    """As _usable, of whichever run the checkpoint is."""
     try:
         files = dict(own_files.walk(folder))
         record = _record(folder, files)
@@ -184,9 +207,6 @@ def _usable(folder: Path, identity: RunIdentity) -> CheckpointRecord:
         odd = [f"{error.filename or folder.name}: {error.strerror}"]
     if odd:
         raise UnusableError(f"is damaged ({', '.join(map(printable, odd[:3]))})")
-    other = [key for key, value in identity if getattr(record.facts, key) != value]
-    if other:
-        raise UnusableError(f"is of another run (not the same: {', '.join(other)})")
     return record
 
 

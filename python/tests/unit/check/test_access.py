@@ -1,10 +1,9 @@
 """What this user, or nobody, may read is reported as such: never as a traceback, and never as missing."""
 import json
 import subprocess
-from types import SimpleNamespace
 
 import pytest
-from support import JOB, POWERLESS, changed
+from support import JOB, POWERLESS, changed, stand_in
 
 from debzero.base.errors import InputError, UserError
 from debzero.check import checks
@@ -12,20 +11,35 @@ from debzero.run import open as opening
 from debzero.run import status
 from debzero.run.folder import RunFolder
 
+# One process for all jobs: it starts without root's powers, and the imports take a second or two.
+CHECK_EACH = """
+import contextlib, io, json, sys
+from debzero.cli import main
 
-@pytest.mark.parametrize("changes", [
+answers = []
+for job in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+        answers.append([main(["check", job]), errors.getvalue()])
+print(json.dumps(answers))
+"""
+CLOSED = [
     {"data__dataset": "closed/rows.csv"}, {"data__dataset": "unlisted"}, {"model": "./closed/model"},
     {"model": "./unlisted"}, {"output": "closed/out"},
-    {"zero__stage": 3, "zero__offload_optimizer": "nvme", "zero__nvme_path": "closed/nvme"}], ids=str)
-def test_what_this_user_may_not_enter_is_named(bench, changes):
+    {"zero__stage": 3, "zero__offload_optimizer": "nvme", "zero__nvme_path": "closed/nvme"}]
+
+
+def test_what_this_user_may_not_enter_is_named(bench):
     for name, mode in (("closed", 0o000), ("unlisted", 0o300)):
         (bench.folder / name).mkdir()
         (bench.folder / name / "train.csv").write_text("text,label\n")
         (bench.folder / name / "config.json").write_text("{}")
         (bench.folder / name).chmod(mode)
-    done = bench.run("check", bench.job(**changes), through=POWERLESS)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.count("may not") == 1 and list(changes)[-1].replace("__", ".") in done.stderr
+    jobs = [bench.job(f"job-{number}", **changes) for number, changes in enumerate(CLOSED)]
+    done = bench.run(*jobs, module=("-c", CHECK_EACH), through=POWERLESS)
+    assert done.returncode == 0, done.stderr
+    for changes, (code, printed) in zip(CLOSED, json.loads(done.stdout)):
+        assert code == 2 and printed.count("may not") == 1, printed
+        assert list(changes)[-1].replace("__", ".") in printed, printed
 
 
 @pytest.mark.parametrize("key", ["model", "data.dataset"])
@@ -53,7 +67,7 @@ def test_a_job_in_the_users_home_is_found_as_it_was_trained(tmp_path, monkeypatc
     job = tmp_path / "job.yml"
     for output, folder in (("~/out", tmp_path / "out"), ("~nobody-here/out", tmp_path / "~nobody-here" / "out")):
         job.write_text(f"output: {output}\n")
-        assert status.find(str(job)).folder == folder
+        assert status.locate(str(job)).folder == folder
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])
@@ -62,7 +76,7 @@ def test_what_cannot_be_seen_is_not_reported_as_missing(bench, command):
     job = bench.job()
     out = RunFolder(str(bench.output()))
     out.lock()
-    out.begin(str(job), "0", False)
+    out.begin(str(job), stand_in().identity)
     for path, mode in ((out.folder, 0o000), (out.lock_file, 0o000), (out.status_file, 0o000)):
         before = path.stat().st_mode
         path.chmod(mode)
@@ -71,9 +85,9 @@ def test_what_cannot_be_seen_is_not_reported_as_missing(bench, command):
             assert done.returncode == 2 and "may not" in done.stderr and not done.stdout, done.stdout + done.stderr
         path.chmod(before)
     for name in ("x" * 300, bench.job("long", output="x" * 300)):
-        done = bench.run(command, name)
+        done = bench.quick_apart(command, name)
         assert done.returncode == 2 and "File name too long" in " ".join(done.stderr.split()), done.stderr
-    done = bench.run(command, bench.job("below", output="rows.csv/out"))
+    done = bench.quick_apart(command, bench.job("below", output="rows.csv/out"))
     assert "Traceback" not in done.stderr, done.stderr
 
 
@@ -85,7 +99,7 @@ def test_a_disk_that_is_full_before_the_start_may_have_room_at_the_next(bench):
         subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full
         out = RunFolder(str(disk / "new" / "out"))
         with pytest.raises(UserError, match="is full"):
-            opening.open_folder(SimpleNamespace(fingerprint="0"), out, "tiny.yml", False)
+            opening.open_folder(stand_in(), out, "tiny.yml", False)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
     with pytest.raises(InputError, match="may write to"):
@@ -102,7 +116,7 @@ def test_a_status_that_no_run_wrote_is_none(tmp_path, capsys):
 def test_what_is_watched_does_not_mix_with_the_json(tmp_path, monkeypatch, capsys):
     out = RunFolder(str(tmp_path))
     out.lock()
-    out.begin("job.yml", "0", False)
+    out.begin("job.yml", stand_in().identity)
     monkeypatch.setattr(status.time, "sleep", lambda _: out.end("stopped"))
     assert status.status(str(tmp_path), as_json=True, watch=True) == 1
     printed = capsys.readouterr()
