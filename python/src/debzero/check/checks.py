@@ -65,7 +65,8 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
         found = [*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
                  *_swap(resolved, job, file), *(operator_problems(resolved, file) if resolved else []),
                  *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
-        problems += without_known(found, in_the_file)
+        warnings += [p for p in found if p.severity == "warning"]
+        problems += without_known([p for p in found if p.severity == "error"], in_the_file)
     if problems or resolved is None:
         raise InputError(problems + warnings)
     return resolved, warnings

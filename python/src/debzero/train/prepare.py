@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from debzero.base.errors import UserError
+from debzero.base.errors import InputError, UserError, as_text
 from debzero.base.files import new_folder, write_json
 from debzero.base.text import count_text
 from debzero.data import debian_sections, tokens
@@ -24,7 +24,7 @@ from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import source, tasks
 from debzero.model.folder import no_code
-from debzero.model.positions import check_positions
+from debzero.model.opened import opened_problems
 from debzero.model.tokenizer import Model, load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
@@ -167,8 +167,9 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
                         "use data with at least one row of each kind and, for classes, at least two of them")
     model = source.local(job)
+    if isinstance(model, str):
+        _check_model(job, resolved.origins.file, Path(model), labels)
     tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels), job.data.max_length)
-    check_positions(job, model, resolved.origins.file, tokenizer)
 
     def pieces(rows: Any, side: str) -> Iterator[Piece]:
         if task.label == "nothing":
@@ -192,6 +193,15 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                     "max_length": job.data.max_length, "revisions": _revisions(model, train)})
     shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
     return folder
+
+
+def _check_model(job: Job, file: str, folder: Path, labels: list[str]) -> None:
+    """What `check` cannot know of a model of the hub, and of any without its data. Raises an InputError."""
+    found = opened_problems(job, file, folder, labels)
+    if any(problem.severity == "error" for problem in found):
+        raise InputError(found)
+    if found:
+        print(as_text(found), flush=True)
 
 
 def _revisions(model: Model, rows: Any) -> dict[str, str]:

@@ -1,0 +1,121 @@
+"""A folder with a model, opened: whether its configuration, tokenizer and weights belong together and suit the job."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+from debzero.base.errors import Problem, UserError
+from debzero.base.files import read_json
+from debzero.job.schema import Job
+from debzero.model import inputs, tasks
+from debzero.model.checkpointing import checkpointing_problems
+from debzero.model.folder import Flaw, flaws, no_code
+from debzero.model.positions import position_problems
+from debzero.model.settings import wrong_settings
+from debzero.model.tokenizer import load_tokenizer
+from debzero.model.tokens import token_problems
+from debzero.model.weights import Fit, fit, misfits, tensors
+
+LONGEST_BUILD = 5.0  # seconds that a check tries to build a model; those that there are take one or two
+ANOTHER = "give a folder that save_pretrained wrote with a transformers release as new as this one, or an older one"
+
+
+def opened_problems(job: Job, file: str, folder: Path, labels: Optional[list[str]] = None) -> list[Problem]:
+    """All that is wrong with the model in `folder`, which has a config.json. Warnings are among it. `labels`: the
+    classes of the data, where they are known."""
+    found = [_problem(file, folder, flaw) for flaw in flaws(folder)]
+    config = None
+    if not found:
+        config, found = _configured(job, file, folder)
+    if config is None or found:
+        return found
+    found += checkpointing_problems(job, file, config)
+    model = None
+    try:
+        model = skeleton(job, config, labels)
+    except NotImplementedError:  # an operation that the meta device lacks, or too long: the real one may still do
+        pass
+    except Exception as error:  # each model type checks its settings in its own way, some only in its layers
+        return [*found, _problem(file, folder, Flaw(f"transformers cannot build it: {type(error).__name__}: {error}",
+                                                    "correct its config.json, or use another model"))]
+    if model is not None:
+        fits = fit(model, tensors(folder))
+        found += [_problem(file, folder, flaw) for flaw in misfits(fits, config.model_type)]
+        found += _head(file, folder, fits, config, labels)
+    try:
+        tokens = load_tokenizer(str(folder), list, job.data.max_length)
+    except UserError as error:
+        return [*found, Problem(file, "model", error.reason, error.fix)]
+    return [*found, *token_problems(job, file, config, tokens),
+            *position_problems(job, file, config, tokens.pad_token_id)]
+
+
+def _problem(file: str, folder: Path, flaw: Flaw) -> Problem:
+    return Problem(file, "model", f"{folder}: {flaw.reason}", flaw.fix)
+
+
+def _configured(job: Job, file: str, folder: Path) -> tuple[Any, list[Problem]]:
+    """The configuration, and what is wrong with it alone."""
+    from transformers import AutoConfig
+
+    values = read_json(folder / "config.json")
+    wrong = [_problem(file, folder, Flaw(f"its config.json has a {key} that {reason}", "copy config.json again"))
+             for key, reason, _ in wrong_settings(values["model_type"], values)]
+    if wrong:
+        return None, wrong
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, **no_code())
+    except Exception as error:  # of many types
+        return None, [_problem(file, folder, Flaw(
+            f"transformers cannot read its config.json: {type(error).__name__}: {error}", ANOTHER))]
+    task = tasks.TASKS[job.task]
+    if not tasks.suits(task, config.model_type):
+        return None, [Problem(file, "model", f"{config.model_type} models cannot do the task {job.task}",
+                              "choose another model, or another task")]
+    return config, []
+
+
+def skeleton(job: Job, config: Any, labels: Optional[list[str]] = None, seconds: float = LONGEST_BUILD) -> Any:
+    """The model with the task's head, on the meta device: without memory for its weights. Raises whatever transformers
+    does, and a NotImplementedError where it takes longer. `labels`: the classes, where they are known."""
+    import transformers
+
+    from debzero.model.meta import OnMeta
+
+    task, config = tasks.TASKS[job.task], copy.deepcopy(config)
+    if labels:
+        config.num_labels = len(labels)
+    config.pad_token_id = 0  # build.config() sets the tokenizer's, which is in the vocabulary; the type's may not be
+    if task is tasks.CausalLM and hasattr(config, "is_decoder"):
+        config.is_decoder = True  # as build() does
+    with OnMeta(seconds):
+        model = getattr(transformers, task.auto).from_config(config, **no_code())
+    if more := inputs.needs_more(type(model)):
+        raise ValueError(f"it needs more than texts: {', '.join(more)}")
+    return model
+
+
+def _head(file: str, folder: Path, fits: Fit, config: Any, labels: Optional[list[str]]) -> Iterator[Problem]:
+    """What becomes of a head that the folder has: it is trained further if it fits the data's classes."""
+    there = [str(name) for name in config.id2label.values()]
+    named = [] if all(name == f"LABEL_{number}" for number, name in enumerate(there)) else there
+    reason, fix = "", ""
+    if fits.heads:
+        name, (shape, _) = next(iter(fits.heads.items()))
+        here = f"the data's {len(labels)} classes" if labels and len(labels) > 1 else "the job"
+        rows = shape[0] if shape else 1
+        reason = f"its head ({name} with {rows} rows) does not fit {here}: training starts with a new one"
+        fix = "name the classes as the head's, if it was meant to be trained further"
+    elif labels and len(labels) > 1 and named and not fits.headless and labels != there:
+        same = "in another order" if sorted(labels) == sorted(there) else "with other names"
+        reason = (f"its head has as many classes as the data, but {same} ({_few(there)}; here {_few(labels)}): "
+                  "training starts from it nevertheless")
+        fix = "rename the classes in the data, if they are the same as the head's"
+    if reason:
+        yield Problem(file, "model", f"{folder}: {reason}", fix, severity="warning")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(name[:20] for name in names[:4]) + (", ..." if len(names) > 4 else "")

@@ -1,0 +1,73 @@
+"""Whether a tokenizer suits the model beside it and the job."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from debzero.base.errors import Problem
+from debzero.job.schema import Job
+from debzero.model import tasks
+
+TEXT = "The cat sat. ☃ 0"  # letters, digits, signs, and one character that few vocabularies have
+# Types that classify at the end-of-text token, of which each sample must have as many.
+AT_END = {"bart", "bigbird_pegasus", "led", "mbart", "mt5", "mvp", "plbart", "t5", "umt5"}
+OWN = "use the tokenizer that belongs to the model, and save both into one folder"
+
+
+def highest(tokenizer: Any) -> int:
+    """The largest token id; -1 for an empty vocabulary. Vocabularies have gaps: it is not their length."""
+    return max(tokenizer.get_vocab().values(), default=-1)
+
+
+def token_problems(job: Job, file: str, config: Any, tokenizer: Any) -> Iterator[Problem]:
+    """What is wrong with the model's own tokenizer."""
+    place, most = str(job.model), highest(tokenizer)
+    size = getattr(config, "vocab_size", None)
+    if most < 0:
+        yield Problem(file, "model", f"{place}: its tokenizer has no tokens", OWN)
+        return
+    if isinstance(size, int) and most >= size:
+        yield Problem(file, "model", f"{place}: its tokenizer has tokens up to number {most}, but the model's "
+                      f"embedding holds {size}", f"{OWN}, or enlarge the embedding (resize_token_embeddings)")
+        return
+    for name in ("decoder_start_token_id", "eos_token_id"):
+        number = getattr(config, name, None)
+        if config.is_encoder_decoder and isinstance(size, int) and type(number) is int and not 0 <= number < size:
+            yield Problem(file, "model", f"{place}: its config.json says {name}: {number}, which is no token of {size}",
+                          f"correct {name} in config.json; for T5 the start is the padding token, 0")
+    try:
+        ids = tokenizer(TEXT)["input_ids"]
+        tokenizer(*[TEXT] * len(job.data.text), truncation=True, max_length=job.data.max_length)
+    except BaseException as error:  # what is written in Rust panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        yield Problem(file, "model", f"{place}: its tokenizer cannot encode {TEXT!r}: {error}",
+                      "give it an unknown token (unk_token) that is in its vocabulary, or " + OWN)
+        return
+    yield from _special(job, file, config, tokenizer, ids)
+
+
+def _special(job: Job, file: str, config: Any, tokenizer: Any, ids: list[int]) -> Iterator[Problem]:
+    """`ids`: those of a text."""
+    place, task = str(job.model), tasks.TASKS[job.task]
+    if task is tasks.CausalLM:
+        if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
+            yield Problem(file, "model", f"{place}: its tokenizer has no end-of-text token (eos_token), which ends "
+                          "each text of task causal-lm", "set eos_token in its tokenizer_config.json to a token of "
+                          "its vocabulary")
+        return
+    added = tokenizer.num_special_tokens_to_add(len(job.data.text) > 1 and not job.data.prefix)
+    if added >= job.data.max_length:
+        yield Problem(file, "data.max_length", f"{job.data.max_length} tokens leave no room for text: the tokenizer "
+                      f"adds {added} of its own", "use a larger number")
+    if task is tasks.TextToText:
+        return
+    end = config.eos_token_id
+    if config.model_type in AT_END and end not in ids:
+        yield Problem(file, "model", f"{place}: its tokenizer does not end texts with the model's end-of-text token "
+                      f"(eos_token_id {end}), where {config.model_type} models classify", OWN)
+    elif config.model_type not in AT_END and not config.is_encoder_decoder and tokenizer.pad_token_id in ids and (
+            tasks.suits(tasks.CausalLM, config.model_type) and tokenizer.cls_token_id is None):
+        yield Problem(file, "model", f"{place}: its tokenizer pads with {tokenizer.pad_token!r}, which it also puts "
+                      f"into texts: {config.model_type} models classify at the token before the first one",
+                      "set pad_token in its tokenizer_config.json to a token that texts do not have")
