@@ -9,8 +9,9 @@ from typing import Any
 from debzero.base.errors import UserError
 from debzero.job.schema import Job
 from debzero.model import tasks
-from debzero.model.folder import no_code, shards
-from debzero.model.opened import skeleton
+from debzero.model.folder import no_code, weight_files
+from debzero.model.inputs import input_names
+from debzero.model.opened import has_new_head, skeleton
 from debzero.model.settings import from_scratch
 from debzero.model.tokenizer import Model
 from debzero.model.weights import fit, tensors
@@ -66,7 +67,7 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     auto = getattr(transformers, task.auto)
     if isinstance(where, str) and unfit:
         # Not with ignore_mismatched_sizes: at stage 3 parameters have no size yet, and none would fit.
-        kept = {name: tensor for file in shards(Path(where)) for name, tensor in load_file(Path(where, file)).items()
+        kept = {name: tensor for file in weight_files(Path(where)) for name, tensor in load_file(Path(where, file)).items()
                 if name not in unfit}
         model = auto._model_mapping[type(settings)].from_pretrained(None, config=settings, state_dict=kept, **dtype)
     elif isinstance(where, str):
@@ -77,6 +78,7 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     # What the saved configuration says of its origin: the hub's name, but no path of this host.
     model.config._name_or_path = job.model if isinstance(job.model, str) and where != job.model else ""
     use_contiguous_bias(model)
+    drop_mask(model)
     if job.train.gradient_checkpointing:
         # Other checkpointing compares the recomputed tensors with the saved ones, and sharded parameters are empty
         # then.
@@ -86,10 +88,18 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
 
 def _unfit_head(job: Job, where: Model, settings: Any) -> set[str]:
     """The tensors of a folder's head that has not the job's number of classes: a new one takes its place."""
-    if isinstance(where, str) and tasks.TASKS[job.task].label in ("class", "value"):
+    if isinstance(where, str) and has_new_head(job):
         with suppress(NotImplementedError):
             return set(fit(skeleton(job, settings, seconds=math.inf), tensors(Path(where))).heads)
     return set()
+
+
+def drop_mask(model: Any) -> None:
+    """Keep the attention mask, which each batch has, from a model without attention, such as FNet. What else forward()
+    may not take, the tokenizer does not make (inputs.py)."""
+    forward = model.forward
+    if "attention_mask" not in input_names(model.config):
+        model.forward = lambda *args, attention_mask=None, **kwargs: forward(*args, **kwargs)
 
 
 def use_contiguous_bias(model: Any) -> None:

@@ -11,7 +11,7 @@ from debzero.base.text import did_you_mean
 from debzero.job.schema import Job
 from debzero.model import settings, tasks
 from debzero.model.checkpointing import checkpointing_problems
-from debzero.model.folder import adapter
+from debzero.model.folder import adapter, flaws
 from debzero.model.opened import opened_problems, skeleton
 from debzero.model.positions import local_config, position_problems
 
@@ -30,7 +30,10 @@ def _in_folder(job: Job, file: str, labels: Optional[list[str]]) -> list[Problem
     folder = Path(str(job.model))
     if not folder.is_absolute():
         config = local_config(job)
-        return _settled(job, file, config) if config is not None else []
+        if config is None:
+            return []
+        place = Path(config.name_or_path).parent  # of config.json in the hub's cache, where the weights may be, too
+        return _settled(job, file, config) if flaws(place) else opened_problems(job, file, place, labels)
     reason = unreadable(folder) or unreadable(folder / "config.json")
     if not reason and (folder / "config.json").is_file():
         return opened_problems(job, file, folder, labels)
@@ -52,7 +55,11 @@ def _from_scratch(job: Job, file: str, model: dict[str, Any]) -> list[Problem]:
     if kind not in CONFIG_MAPPING:
         return [Problem(file, "model.type", f"{kind!r} is not known to transformers",
                         did_you_mean(kind, ["bert", "roberta", "distilbert", "electra", "gpt2", "t5"]))]
-    usual = CONFIG_MAPPING[kind]()
+    try:
+        usual = CONFIG_MAPPING[kind]()
+    except Exception as error:  # models that are made of others
+        return [Problem(file, "model.type", f"{kind} models cannot be made from these settings: {error}",
+                        "use another type, or name a folder or a model of the hub")]
     known = sorted({*usual.to_dict(), *usual.attribute_map})
     problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", did_you_mean(key, known))
                 for key in model if key != "type" and key not in known]

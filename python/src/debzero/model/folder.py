@@ -47,7 +47,9 @@ class Flaw(NamedTuple):
 def flaws(folder: Path, weights: bool = True) -> list[Flaw]:
     """All that keeps the model in `folder`, which has a config.json, from being loaded. `weights`: whether they should
     be there already."""
-    found = [*_programs(folder), *_strange_files(folder), *_pointers(folder)]
+    found = [*_strange_files(folder)]
+    found += _pointers(folder) if not found else ()
+    found += _programs(folder) if not found else ()
     return [*found, *(() if found else _kind(folder)), *(_weights(folder) if weights else ())]
 
 
@@ -57,6 +59,11 @@ def shards(folder: Path) -> list[str]:
         return [WEIGHTS]
     named = read_json(folder / INDEX).get("weight_map")
     return sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that transformers reads: it prefers a single one to an index."""
+    return [WEIGHTS] if os.path.lexists(folder / WEIGHTS) else shards(folder)
 
 
 def other_weights(names: Iterable[str]) -> list[str]:
@@ -197,6 +204,9 @@ def _shards(folder: Path) -> Iterator[Flaw]:
         whole = whole and not found
     if names and whole:
         yield from _misplaced(folder)
+        if not isinstance(read_json(folder / INDEX).get("metadata"), dict):
+            yield Flaw(f"its {INDEX} has no metadata, without which transformers does not read it",
+                       f'add "metadata": {{}} to {INDEX}')
 
 
 def _misplaced(folder: Path) -> Iterator[Flaw]:

@@ -42,8 +42,10 @@ def opened_problems(job: Job, file: str, folder: Path, labels: Optional[list[str
                                                     "correct its config.json, or use another model"))]
     if model is not None:
         fits = fit(model, tensors(folder))
-        found += [_problem(file, folder, flaw) for flaw in misfits(fits, config.model_type)]
-        found += _head(file, folder, fits, config, labels)
+        wrong = list(misfits(fits, config.model_type, has_new_head(job)))
+        found += [_problem(file, folder, flaw) for flaw in wrong]
+        found += [] if wrong else [Problem(file, "model", f"{folder}: {flaw.reason}", flaw.fix, severity="warning")
+                                   for flaw in _head(job, fits, config, labels)]
     try:
         tokens = load_tokenizer(str(folder), list, job.data.max_length)
     except UserError as error:
@@ -77,9 +79,9 @@ def _configured(job: Job, file: str, folder: Path) -> tuple[Any, list[Problem]]:
     return config, []
 
 
-def skeleton(job: Job, config: Any, labels: Optional[list[str]] = None, seconds: float = LONGEST_BUILD) -> Any:
+def skeleton(job: Job, config: Any, labels: Optional[list[str]] = None, seconds: Optional[float] = None) -> Any:
     """The model with the task's head, on the meta device: without memory for its weights. Raises whatever transformers
-    does, and a NotImplementedError where it takes longer. `labels`: the classes, where they are known."""
+    does, and a NotImplementedError after `seconds` (LONGEST_BUILD). `labels`: the classes, where they are known."""
     import transformers
 
     from debzero.model.meta import OnMeta
@@ -90,31 +92,36 @@ def skeleton(job: Job, config: Any, labels: Optional[list[str]] = None, seconds:
     config.pad_token_id = 0  # build.config() sets the tokenizer's, which is in the vocabulary; the type's may not be
     if task is tasks.CausalLM and hasattr(config, "is_decoder"):
         config.is_decoder = True  # as build() does
-    with OnMeta(seconds):
+    with OnMeta(LONGEST_BUILD if seconds is None else seconds):
         model = getattr(transformers, task.auto).from_config(config, **no_code())
     if more := inputs.needs_more(type(model)):
         raise ValueError(f"it needs more than texts: {', '.join(more)}")
     return model
 
 
-def _head(file: str, folder: Path, fits: Fit, config: Any, labels: Optional[list[str]]) -> Iterator[Problem]:
-    """What becomes of a head that the folder has: it is trained further if it fits the data's classes."""
+def has_new_head(job: Job) -> bool:
+    """Whether the task needs a head of its own, which is made where the model comes with none or another."""
+    return tasks.TASKS[job.task].auto == "AutoModelForSequenceClassification"
+
+
+def _head(job: Job, fits: Fit, config: Any, labels: Optional[list[str]]) -> Iterator[Flaw]:
+    """What becomes of the folder's head: it is trained further if it has the data's number of classes."""
     there = [str(name) for name in config.id2label.values()]
-    named = [] if all(name == f"LABEL_{number}" for number, name in enumerate(there)) else there
-    reason, fix = "", ""
-    if fits.heads:
+    named = any(name != f"LABEL_{number}" for number, name in enumerate(there))
+    if not has_new_head(job):
+        if fits.headless:
+            yield Flaw("its weights have nothing of the head that predicts tokens, which starts at random",
+                       "use the whole model, as it was saved with its language-modelling head, if there is one")
+    elif fits.heads:
         name, (shape, _) = next(iter(fits.heads.items()))
-        here = f"the data's {len(labels)} classes" if labels and len(labels) > 1 else "the job"
-        rows = shape[0] if shape else 1
-        reason = f"its head ({name} with {rows} rows) does not fit {here}: training starts with a new one"
-        fix = "name the classes as the head's, if it was meant to be trained further"
+        here = f"the data's {len(labels)} classes" if labels and len(labels) > 1 else "the task"
+        yield Flaw(f"its head ({name}: {shape[0] if shape else 1} rows) does not fit {here}: training starts with a "
+                   "new one", "use data with the head's classes, if it was meant to be trained further")
     elif labels and len(labels) > 1 and named and not fits.headless and labels != there:
-        same = "in another order" if sorted(labels) == sorted(there) else "with other names"
-        reason = (f"its head has as many classes as the data, but {same} ({_few(there)}; here {_few(labels)}): "
-                  "training starts from it nevertheless")
-        fix = "rename the classes in the data, if they are the same as the head's"
-    if reason:
-        yield Problem(file, "model", f"{folder}: {reason}", fix, severity="warning")
+        other = "in another order" if sorted(labels) == sorted(there) else "by other names"
+        yield Flaw(f"its head has as many classes as the data, but {other} ({_few(there)}; in the data "
+                   f"{_few(labels)}): training starts from it nevertheless",
+                   "give the classes in the data the head's names, if they are the same")
 
 
 def _few(names: list[str]) -> str:

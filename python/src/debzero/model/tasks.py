@@ -56,16 +56,10 @@ class Task:
 
     def __init__(self, metric: str) -> None:
         self.main = self.scores[0] if metric == "auto" else metric
-        self.refused: set[str] = set()  # what batches have and the model does not take
 
     def bind(self, tokenizer: Any, labels: list[str]) -> Any:
-        """Take the model's tokenizer and the names of the classes. For a model that answers with text, returns their
-        token ids (int64[classes, tokens], padded with IGNORED)."""
-        self.refused = {"token_type_ids", "attention_mask"} - set(tokenizer.model_input_names)
-
-    def inputs(self, batch: dict[str, Any], *without: str) -> dict[str, Any]:
-        """Those of a batch that the model takes."""
-        return {name: tensor for name, tensor in batch.items() if name not in {"labels", *self.refused, *without}}
+        """Take the names of the classes. For a model that answers with text, returns their token ids (int64[classes,
+        tokens], padded with IGNORED)."""
 
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
         """float32[n]: each sample's own loss."""
@@ -88,6 +82,10 @@ class Task:
         return metric not in ("loss", "perplexity")
 
 
+def _inputs(batch: dict[str, Any], *without: str) -> dict[str, Any]:
+    return {name: tensor for name, tensor in batch.items() if name not in ("labels", *without)}
+
+
 def _rows(*columns: Any) -> np.ndarray:
     """Tensors of n values each, as float64[n, k]: one transfer from the device."""
     import torch
@@ -103,7 +101,7 @@ class Classification(Task):
     scores = ("accuracy", "f1", "matthews", "loss")
 
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
-        return self._losses(forward(**self.inputs(batch)).logits, batch)
+        return self._losses(forward(**_inputs(batch)).logits, batch)
 
     @staticmethod
     def _losses(logits: Any, batch: dict[str, Any]) -> Any:
@@ -112,7 +110,7 @@ class Classification(Task):
         return F.cross_entropy(logits.float(), batch["labels"], reduction="none")
 
     def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
-        logits = forward(**self.inputs(batch)).logits
+        logits = forward(**_inputs(batch)).logits
         return _rows(self._losses(logits, batch), logits.argmax(-1))
 
     def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
@@ -146,8 +144,9 @@ class Regression(Task):
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
         return (self._values(forward, batch) - batch["labels"]) ** 2
 
-    def _values(self, forward: Forward, batch: dict[str, Any]) -> Any:
-        return forward(**self.inputs(batch)).logits.float().squeeze(-1)
+    @staticmethod
+    def _values(forward: Forward, batch: dict[str, Any]) -> Any:
+        return forward(**_inputs(batch)).logits.float().squeeze(-1)
 
     def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
         values = self._values(forward, batch)
@@ -222,7 +221,6 @@ class TextToText(Classification):
     auto, models = "AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
 
     def bind(self, tokenizer: Any, labels: list[str]) -> np.ndarray:
-        super().bind(tokenizer, labels)
         names = [tuple(tokenizer(label)["input_ids"]) for label in labels]
         same = next(((labels[names.index(ids)], labels[i]) for i, ids in enumerate(names) if ids in names[:i]), None)
         if same:
@@ -236,15 +234,15 @@ class TextToText(Classification):
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
         # The model derives the decoder's inputs from the labels. Its own loss is not used: it is the batch's mean.
         targets = batch["labels"]
-        return _mean(_token_losses(forward(**self.inputs(batch), labels=targets).logits, targets), targets)
+        return _mean(_token_losses(forward(**batch).logits, targets), targets)
 
     def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
         import torch
+        from transformers.modeling_outputs import BaseModelOutput
 
-        targets = batch["labels"]
-        output = forward(**self.inputs(batch), labels=targets)
+        output, targets = forward(**batch), batch["labels"]
         losses = _mean(_token_losses(output.logits, targets), targets)
-        encoded = {**self.inputs(batch, "input_ids"), "encoder_outputs": (output.encoder_last_hidden_state,)}
+        encoded = {**_inputs(batch, "input_ids"), "encoder_outputs": BaseModelOutput(output.encoder_last_hidden_state)}
         name_losses = []
         for name in torch.as_tensor(self.targets, device=targets.device):
             names = name.expand(len(targets), -1).contiguous()

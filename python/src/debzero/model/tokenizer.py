@@ -64,6 +64,11 @@ def _loaded(model: str) -> Any:
     return tokenizer
 
 
+def highest(tokenizer: Any) -> int:
+    """The largest token id; -1 for an empty vocabulary. Vocabularies have gaps: it is not their length."""
+    return max(tokenizer.get_vocab().values(), default=-1)
+
+
 def _wordpiece(texts: list[str], size: int) -> Any:
     """A lower-case WordPiece tokenizer with `size` tokens, trained on `texts`. The same texts give the same tokenizer.
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from debzero.base.errors import Problem
+import numpy as np
+
+from debzero.base.errors import Problem, UserError
+from debzero.base.text import count_text
 from debzero.job.schema import Job
 from debzero.model import tasks
+from debzero.model.tokenizer import highest
 
 TEXT = "The cat sat. ☃ 0"  # letters, digits, signs, and one character that few vocabularies have
 # Types that classify at the end-of-text token, of which each sample must have as many.
 AT_END = {"bart", "bigbird_pegasus", "led", "mbart", "mt5", "mvp", "plbart", "t5", "umt5"}
 OWN = "use the tokenizer that belongs to the model, and save both into one folder"
-
-
-def highest(tokenizer: Any) -> int:
-    """The largest token id; -1 for an empty vocabulary. Vocabularies have gaps: it is not their length."""
-    return max(tokenizer.get_vocab().values(), default=-1)
 
 
 def token_problems(job: Job, file: str, config: Any, tokenizer: Any) -> Iterator[Problem]:
@@ -36,7 +35,7 @@ def token_problems(job: Job, file: str, config: Any, tokenizer: Any) -> Iterator
             yield Problem(file, "model", f"{place}: its config.json says {name}: {number}, which is no token of {size}",
                           f"correct {name} in config.json; for T5 the start is the padding token, 0")
     try:
-        ids = tokenizer(TEXT)["input_ids"]
+        ids, added = tokenizer(TEXT)["input_ids"], tokenizer("")["input_ids"]
         tokenizer(*[TEXT] * len(job.data.text), truncation=True, max_length=job.data.max_length)
     except BaseException as error:  # what is written in Rust panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -44,30 +43,45 @@ def token_problems(job: Job, file: str, config: Any, tokenizer: Any) -> Iterator
         yield Problem(file, "model", f"{place}: its tokenizer cannot encode {TEXT!r}: {error}",
                       "give it an unknown token (unk_token) that is in its vocabulary, or " + OWN)
         return
-    yield from _special(job, file, config, tokenizer, ids)
+    yield from _special(job, file, config, tokenizer, (ids, added))
 
 
-def _special(job: Job, file: str, config: Any, tokenizer: Any, ids: list[int]) -> Iterator[Problem]:
-    """`ids`: those of a text."""
-    place, task = str(job.model), tasks.TASKS[job.task]
+def _special(job: Job, file: str, config: Any, tokenizer: Any, tried: tuple[list[int], list[int]]) -> Iterator[Problem]:
+    """`tried`: the tokens of TEXT, and those of an empty text."""
+    place, task, (ids, added) = str(job.model), tasks.TASKS[job.task], tried
     if task is tasks.CausalLM:
         if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
             yield Problem(file, "model", f"{place}: its tokenizer has no end-of-text token (eos_token), which ends "
                           "each text of task causal-lm", "set eos_token in its tokenizer_config.json to a token of "
                           "its vocabulary")
         return
-    added = tokenizer.num_special_tokens_to_add(len(job.data.text) > 1 and not job.data.prefix)
-    if added >= job.data.max_length:
+    count = tokenizer.num_special_tokens_to_add(len(job.data.text) > 1 and not job.data.prefix)
+    if count >= job.data.max_length:
         yield Problem(file, "data.max_length", f"{job.data.max_length} tokens leave no room for text: the tokenizer "
-                      f"adds {added} of its own", "use a larger number")
+                      f"adds {count} of its own", "use a larger number")
     if task is tasks.TextToText:
         return
-    end = config.eos_token_id
-    if config.model_type in AT_END and end not in ids:
-        yield Problem(file, "model", f"{place}: its tokenizer does not end texts with the model's end-of-text token "
-                      f"(eos_token_id {end}), where {config.model_type} models classify", OWN)
-    elif config.model_type not in AT_END and not config.is_encoder_decoder and tokenizer.pad_token_id in ids and (
-            tasks.suits(tasks.CausalLM, config.model_type) and tokenizer.cls_token_id is None):
+    if config.model_type in AT_END:
+        if config.eos_token_id not in added:
+            yield Problem(file, "model", f"{place}: its tokenizer does not end texts with the model's end-of-text "
+                          f"token (eos_token_id {config.eos_token_id}), where {config.model_type} models classify", OWN)
+    elif tasks.suits(tasks.CausalLM, config.model_type) and tokenizer.pad_token_id in ids and (
+            tokenizer.cls_token_id is None):  # such a model, and not BERT
         yield Problem(file, "model", f"{place}: its tokenizer pads with {tokenizer.pad_token!r}, which it also puts "
                       f"into texts: {config.model_type} models classify at the token before the first one",
                       "set pad_token in its tokenizer_config.json to a token that texts do not have")
+
+
+def refuse_ends(config: Any, tokenizer: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
+    """Raises a UserError where a sample has more end-of-text tokens than others, and the model classifies there. `ids`:
+    the samples' tokens, one after the other."""
+    if config.model_type in AT_END and len(lengths):
+        first = np.cumsum(lengths, dtype=np.int64) - lengths
+        counts = np.add.reduceat((ids == config.eos_token_id).astype(np.int64), first)
+        other = np.flatnonzero(counts != np.bincount(counts).argmax())
+        if len(other):
+            text = tokenizer.decode(ids[first[other[0]] :][: lengths[other[0]]])
+            end = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+            raise UserError(f"the text {text[:80]!r} has {end} {count_text(int(counts[other[0]]), 'time')}, other than "
+                            f"most texts: {config.model_type} models classify there, so all need as many",
+                            f"remove {end} from the texts")

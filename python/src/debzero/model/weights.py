@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from debzero.base.files import read_json
 from debzero.base.text import count_text
-from debzero.model.folder import Flaw, header, shards
+from debzero.model.folder import INDEX, WEIGHTS, Flaw, header, weight_files
 
 FLOATS = {"F64", "F32", "F16", "BF16"}  # safetensors' names; other types are of quantised weights
 AGAIN = "give a folder whose config.json and weights are of the same model; copy both again if they should be"
 # Parts that models may have or not, and that fine-tuning makes anew.
-OPTIONAL = re.compile("pool")
+OPTIONAL = re.compile(r"pool|^perceiver\.decoder\.")
 
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # in the files, and in the model
@@ -38,12 +39,16 @@ class Fit:
     strange: dict[str, str]
     extra: list[str]
     headless: bool  # whether the files have nothing of the head that the task needs
+    mixed: bool     # whether they have a head, but name the rest as files without one do
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor in the folder's files, which flaws() found nothing wrong with."""
-    return {name: Tensor(entry["dtype"], tuple(entry["shape"])) for file in shards(folder)
-            for name, entry in (header(folder / file) or {}).items() if name != "__metadata__"}
+    """Every tensor in the folder's files, which flaws() found nothing wrong with; with an index, those that it names."""
+    files = weight_files(folder)
+    found = {name: Tensor(entry["dtype"], tuple(entry["shape"])) for file in files
+             for name, entry in (header(folder / file) or {}).items() if name != "__metadata__"}
+    index = None if files == [WEIGHTS] else read_json(folder / INDEX)["weight_map"]
+    return found if index is None else {name: tensor for name, tensor in found.items() if name in index}
 
 
 def _usual(name: str) -> str:
@@ -57,7 +62,8 @@ def fit(model: Any, files: dict[str, Tensor]) -> Fit:
 
     own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items()
            if isinstance(tensor, torch.nn.Parameter)}
-    found, prefix = {_usual(name): name for name in files}, f"{model.base_model_prefix}."
+    found = {**{_usual(name): name for name in files}, **{name: name for name in files}}
+    prefix = f"{model.base_model_prefix}."
     has_base = model.base_model is not model
     # Files of the bare model have its names, files of a model with a head begin them with the base model's.
     bare = has_base and not any(name.startswith(prefix[:-1]) for name in found)
@@ -71,17 +77,13 @@ def fit(model: Any, files: dict[str, Tensor]) -> Fit:
     for name, tensor in own.items():
         tied[id(tensor)].append(name)
     ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
-    copies = [re.compile(pattern) for pattern in model._tied_weights_keys or ()]
     lost, head_names = [], []
     strange, other, heads = {}, dict[str, Shapes](), dict[str, Shapes]()
     for names in tied.values():
         is_head = has_base and not any(name.startswith(prefix) for name in names)
         present = [name for name in names if in_files(name)]
-        # A shared parameter starts at random, silently, if the files have it only by a name that is tied to another.
-        source = [name for name in names if not any(pattern.search(name) for pattern in copies)] or names
-        if not set(source) & set(present):
-            optional = is_head or OPTIONAL.search(names[0]) or any(p.search(name) for p in ignored for name in names)
-            lost += [] if optional else [f"{source[0]}, there only as {present[0]}" if present else source[0]]
+        if not present and not is_head and not any(p.search(name) for p in (OPTIONAL, *ignored) for name in names):
+            lost.append(names[0])
         head_names += [bool(present)] if is_head else []
         for name in present[:1]:
             there, shape = files[in_files(name)], tuple(own[name].shape)
@@ -91,11 +93,13 @@ def fit(model: Any, files: dict[str, Tensor]) -> Fit:
                 (heads if is_head else other)[in_files(name)] = there.shape, shape
     used = {in_files(name) for name in own}
     return Fit(len(own), lost, other, heads, strange, [name for name in files if name not in used],
-               bool(head_names) and not any(head_names))
+               bool(head_names) and not any(head_names), bare and any(head_names))
 
 
-def misfits(fit: Fit, kind: str) -> Iterator[Flaw]:
-    """Why weights that fit so cannot be those of a model of this type with its configuration."""
+def misfits(fit: Fit, kind: str, new_head: bool) -> Iterator[Flaw]:
+    """Why weights that fit so cannot be those of a model of this type with its configuration. `new_head`: whether one
+    may take the head's place."""
+    other = fit.other if new_head else {**fit.other, **fit.heads}
     if lora := [name for name in fit.extra if "lora_" in name]:
         yield Flaw(f"its weights hold an adapter that is not merged ({lora[0]})",
                    "merge it with peft's merge_and_unload(), and give the folder that save_pretrained then writes")
@@ -103,13 +107,16 @@ def misfits(fit: Fit, kind: str) -> Iterator[Flaw]:
         name, found = next(iter(fit.strange.items()))
         yield Flaw(f"its weights are quantised ({name} is {found}), and such weights cannot be trained",
                    "use the model that they were made from, in bf16, fp16 or fp32")
+    elif fit.mixed:
+        yield Flaw(f"its weights are named as those of a {kind} model without a head, but have one, which transformers "
+                   "refuses", "save the model again, with save_pretrained of its own class")
     elif fit.lost:
         have = f"; what they have is {_some(fit.extra)}" if fit.extra else ""
         yield Flaw(f"its weights lack {len(fit.lost)} of the {count_text(fit.parameters, 'parameter')} of the {kind} "
                    f"model that its config.json describes ({_some(fit.lost)}){have}", AGAIN)
-    if fit.other:
-        name, (there, here) = next(iter(fit.other.items()))
-        more = f", and {count_text(len(fit.other) - 1, 'more tensor')}" if len(fit.other) > 1 else ""
+    if other:
+        name, (there, here) = next(iter(other.items()))
+        more = f", and {count_text(len(other) - 1, 'more tensor')}" if len(other) > 1 else ""
         yield Flaw(f"its weights have {name} as {_by(there)}, where its config.json makes it {_by(here)}{more}", AGAIN)
 
 

@@ -22,10 +22,11 @@ from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
 from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
-from debzero.model import source, tasks
+from debzero.model import build, source, tasks
 from debzero.model.folder import no_code
-from debzero.model.opened import opened_problems
-from debzero.model.tokenizer import Model, load_tokenizer
+from debzero.model.opened import has_new_head, opened_problems
+from debzero.model.tokenizer import Model, highest, load_tokenizer
+from debzero.model.tokens import refuse_ends
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
@@ -96,7 +97,7 @@ def _texts(rows: dict[str, list[Any]], data: Data) -> list[list[str]]:
 def _samples(rows: Any, data: Data, tokenizer: Any, side: str,
              numbers: Callable[[list[Any], Place], np.ndarray]) -> Iterator[Piece]:
     """One sample a row, cut off at data.max_length."""
-    kind, start = tokens.smallest(len(tokenizer)), 0
+    kind, start = tokens.smallest(highest(tokenizer)), 0
     # GPT-2's tokenizer turns an empty text into no token, and a sample needs at least one.
     blank = tokenizer(" ")["input_ids"] or [tokenizer.pad_token_id]
     for first in range(0, len(rows), CHUNK):
@@ -119,7 +120,7 @@ def _blocks(rows: Any, data: Data, tokenizer: Any) -> Iterator[Piece]:
 
     What does not fill the last block is left out, unless it is all there is.
     """
-    kind, size = tokens.smallest(len(tokenizer)), data.max_length
+    kind, size = tokens.smallest(highest(tokenizer)), data.max_length
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     rest, blocks = np.empty(0, kind), 0
     for first in range(0, len(rows), CHUNK):
@@ -179,8 +180,16 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         named = hasattr(rows.features[job.data.label], "names")
         return _samples(rows, job.data, tokenizer, side, lambda found, place: _classes(found, labels, named, place))
 
+    config = build.config(model, labels, tokenizer) if has_new_head(job) else None
+
+    def checked(rows: Any, side: str) -> Iterator[Piece]:
+        for piece in pieces(rows, side):
+            if config:
+                refuse_ends(config, tokenizer, piece["ids"], piece["lengths"])
+            yield piece
+
     with new_folder(folder) as temporary:
-        digests = [tokens.write(temporary / name, pieces(rows, side))
+        digests = [tokens.write(temporary / name, checked(rows, side))
                    for name, rows, side in (("train", train, "training"), ("held_out", held_out, "held-out"))]
         empty = [name for name in ("train", "held_out") if not list((temporary / name).iterdir())]
         if empty:
