@@ -43,7 +43,7 @@ class Fit:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor in the folder's files, which flaws() found nothing wrong with; with an index, those that it names."""
+    """Every tensor in the folder's files, of which flaws() has found nothing wrong; with an index, those it names."""
     files = weight_files(folder)
     found = {name: Tensor(entry["dtype"], tuple(entry["shape"])) for file in files
              for name, entry in (header(folder / file) or {}).items() if name != "__metadata__"}
@@ -56,6 +56,15 @@ def _usual(name: str) -> str:
     return name.replace("gamma", "weight").replace("beta", "bias")
 
 
+def _converts(kind: str) -> bool:
+    """Whether transformers renames or merges the tensors in the files of models of this type, as 5 does for some."""
+    try:
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    except ImportError:
+        return False
+    return bool(get_checkpoint_conversion_mapping(kind))
+
+
 def fit(model: Any, files: dict[str, Tensor]) -> Fit:
     """Compare, as transformers' from_pretrained does, a model on the meta device with what is in the files."""
     import torch
@@ -64,6 +73,8 @@ def fit(model: Any, files: dict[str, Tensor]) -> Fit:
            if isinstance(tensor, torch.nn.Parameter)}
     found = {**{_usual(name): name for name in files}, **{name: name for name in files}}
     prefix = f"{model.base_model_prefix}."
+    if _converts(model.config.model_type):
+        return Fit(len(own), [], {}, {}, {}, [], headless=False, mixed=False)
     has_base = model.base_model is not model
     # Files of the bare model have its names, files of a model with a head begin them with the base model's.
     bare = has_base and not any(name.startswith(prefix[:-1]) for name in found)
