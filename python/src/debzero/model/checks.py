@@ -12,7 +12,7 @@ from debzero.job.schema import Job
 from debzero.model import settings, tasks
 from debzero.model.checkpointing import checkpointing_problems
 from debzero.model.folder import adapter, flaws
-from debzero.model.opened import opened_problems, skeleton
+from debzero.model.opened import opened_problems, refusal, skeleton
 from debzero.model.positions import local_config, position_problems
 
 
@@ -64,13 +64,15 @@ def _from_scratch(job: Job, file: str, model: dict[str, Any]) -> list[Problem]:
     problems = [Problem(file, f"model.{key}", f"is not a setting of {kind} models", did_you_mean(key, known))
                 for key in model if key != "type" and key not in known]
     problems += [Problem(file, f"model.{key}", reason, fix) for key, reason, fix in settings.wrong_settings(
-        kind, {key: value for key, value in model.items() if key in known})]
+        kind, {key: value for key, value in settings.numbers(model).items() if key in known})]
     config = usual
     if not problems:
         try:
             config = settings.from_scratch(model)
-            if tasks.suits(tasks.TASKS[job.task], kind):  # else tasks.problems() reports it
-                skeleton(job, config)
+            suits = tasks.suits(tasks.TASKS[job.task], kind)  # else tasks.problems() reports it
+            if reason := refusal(job, skeleton(job, config)) if suits else "":
+                problems = [Problem(file, "model", f"its sizes do not fit each other: {reason}", "correct them, or "
+                                    "remove them for the defaults")]
         except NotImplementedError:  # an operation that the meta device lacks, or too long: the real one may still do
             pass
         except Exception as error:  # each model type checks its settings in its own way, some only in its layers

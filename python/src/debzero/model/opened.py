@@ -19,6 +19,7 @@ from debzero.model.tokens import token_problems
 from debzero.model.weights import Fit, fit, misfits, tensors
 
 LONGEST_BUILD = 5.0  # seconds that a check tries to build a model; those that there are take one or two
+TRIED = 8           # tokens of a sample that a check tries a model with
 ANOTHER = "give a folder that save_pretrained wrote with a transformers release as new as this one, or an older one"
 
 
@@ -43,6 +44,8 @@ def opened_problems(job: Job, file: str, folder: Path, labels: Optional[list[str
     if model is not None:
         fits = fit(model, tensors(folder))
         wrong = list(misfits(fits, config.model_type, has_new_head(job)))
+        if not wrong and (reason := refusal(job, model)):
+            wrong = [Flaw(f"its sizes do not fit each other: {reason}", "correct its config.json, or use another one")]
         found += [_problem(file, folder, flaw) for flaw in wrong]
         found += [] if wrong else [Problem(file, "model", f"{folder}: {flaw.reason}", flaw.fix, severity="warning")
                                    for flaw in _head(job, fits, config, labels)]
@@ -92,11 +95,39 @@ def skeleton(job: Job, config: Any, labels: Optional[list[str]] = None, seconds:
     config.pad_token_id = 0  # build.config() sets the tokenizer's, which is in the vocabulary; the type's may not be
     if task is tasks.CausalLM and hasattr(config, "is_decoder"):
         config.is_decoder = True  # as build() does
-    with OnMeta(LONGEST_BUILD if seconds is None else seconds):
-        model = getattr(transformers, task.auto).from_config(config, **no_code())
+    try:
+        with OnMeta(LONGEST_BUILD if seconds is None else seconds):
+            model = getattr(transformers, task.auto).from_config(config, **no_code())
+    except RuntimeError as error:
+        if "meta" in str(error):  # what it does with its tensors, it cannot do there
+            raise NotImplementedError(str(error)) from None
+        raise
     if more := inputs.needs_more(type(model)):
         raise ValueError(f"it needs more than texts: {', '.join(more)}")
     return model
+
+
+def refusal(job: Job, model: Any) -> str:
+    """What torch says to a batch for a model on the meta device whose sizes do not fit each other; empty if nothing."""
+    import torch
+
+    from debzero.model.meta import OnMeta, autocast_accepts_meta
+
+    def tensor(*shape: int) -> Any:
+        return torch.empty(*shape, dtype=torch.long, device="meta")
+
+    batch = {name: tensor(2, TRIED) for name in inputs.input_names(model.config)}
+    if tasks.TASKS[job.task] is tasks.TextToText:
+        batch["labels"] = tensor(2, TRIED)
+    try:
+        with torch.no_grad(), autocast_accepts_meta(), OnMeta(LONGEST_BUILD):
+            model(**batch)
+    except (RuntimeError, ZeroDivisionError) as error:  # NotImplementedError: an operation that the meta device lacks
+        text = next(iter(str(error).splitlines()), "")
+        return "" if isinstance(error, NotImplementedError) or "meta" in text.lower() else text[:200]
+    except Exception:  # of the trial itself, which has no words; the training has
+        return ""
+    return ""
 
 
 def has_new_head(job: Job) -> bool:

@@ -13,6 +13,12 @@ MOST_PARTS = 10_000
 MAY_BE_ZERO = re.compile("index$|offset$|_len$|^mask_|window|sparse|random|rotary|keep$|start|adapter")
 
 
+def numbers(model: dict[str, Any]) -> dict[str, Any]:
+    """A job's `model:` section with the numbers that YAML 1.1 takes for text, such as 1e-12: it wants a point there."""
+    return {key: float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value
+            for key, value in model.items()}
+
+
 def from_scratch(model: dict[str, Any]) -> Any:
     """The configuration for a job's `model:` section, which gives the type and some of its settings. Raises whatever
     transformers does, and a ValueError for more parts than any model has."""
@@ -21,7 +27,7 @@ def from_scratch(model: dict[str, Any]) -> Any:
     for key, value in model.items():
         if reason := too_many(key, value):
             raise ValueError(f"{key}: {reason}")
-    return AutoConfig.for_model(model["type"], **{key: value for key, value in model.items() if key != "type"})
+    return AutoConfig.for_model(model["type"], **{key: value for key, value in numbers(model).items() if key != "type"})
 
 
 def wrong_settings(kind: str, values: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -30,3 +30,11 @@ def test_a_check_builds_a_model_for_some_seconds_only(monkeypatch):
     monkeypatch.setattr(opened, "LONGEST_BUILD", 0)
     job = Job.model_validate(changed(JOB, {"model.num_hidden_layers": 9999}))
     assert not checks.model_problems(job, "job.yml")
+
+
+def test_a_number_that_yaml_takes_for_text_is_one():
+    from debzero.job.schema import Job
+    from debzero.model import checks, settings
+
+    job = Job.model_validate(changed(JOB, {"model.layer_norm_eps": "1e-12"}))
+    assert not checks.model_problems(job, "job.yml") and settings.from_scratch(job.model).layer_norm_eps == 1e-12
