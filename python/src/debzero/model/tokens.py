@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from debzero.base.errors import Problem, UserError
 from debzero.base.text import count_text
 from debzero.job.schema import Job
 from debzero.model import tasks
-from debzero.model.tokenizer import highest
+from debzero.model.folder import no_code
+from debzero.model.tokenizer import Model, highest
 
 TEXT = "The cat sat. ☃ 0"  # letters, digits, signs, and one character that few vocabularies have
 # Types that classify at the end-of-text token, of which each sample must have as many.
@@ -72,16 +73,26 @@ def _special(job: Job, file: str, config: Any, tokenizer: Any, tried: tuple[list
                       "set pad_token in its tokenizer_config.json to a token that texts do not have")
 
 
-def refuse_ends(config: Any, tokenizer: Any, ids: np.ndarray, lengths: np.ndarray) -> None:
-    """Raises a UserError where a sample has more end-of-text tokens than others, and the model classifies there. `ids`:
-    the samples' tokens, one after the other."""
-    if config.model_type in AT_END and len(lengths):
-        first = np.cumsum(lengths, dtype=np.int64) - lengths
-        counts = np.add.reduceat((ids == config.eos_token_id).astype(np.int64), first)
-        other = np.flatnonzero(counts != np.bincount(counts).argmax())
-        if len(other):
-            text = tokenizer.decode(ids[first[other[0]] :][: lengths[other[0]]])
-            end = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-            raise UserError(f"the text {text[:80]!r} has {end} {count_text(int(counts[other[0]]), 'time')}, other than "
-                            f"most texts: {config.model_type} models classify there, so all need as many",
-                            f"remove {end} from the texts")
+def class_token(model: Model, tokenizer: Any) -> Optional[int]:
+    """The token at which the model, a folder or the settings of one from scratch, classifies, if that is the end of the
+    text; else None."""
+    from transformers import AutoConfig
+
+    if isinstance(model, dict):
+        return tokenizer.eos_token_id if model["type"] in AT_END else None
+    config = AutoConfig.from_pretrained(model, local_files_only=True, **no_code())
+    return config.eos_token_id if config.model_type in AT_END else None
+
+
+def refuse_ends(tokenizer: Any, end: int, ids: np.ndarray, lengths: np.ndarray) -> None:
+    """Raises a UserError where a sample has the token `end`, at which the model classifies, more often than others.
+    `ids`: the samples' tokens, one after the other; `lengths`: how many each has, one at least."""
+    first = np.cumsum(lengths, dtype=np.int64) - lengths
+    counts = np.add.reduceat((ids == end).astype(np.int64), first)
+    other = np.flatnonzero(counts != np.bincount(counts).argmax())
+    if len(other):
+        text = tokenizer.decode(ids[first[other[0]] :][: lengths[other[0]]])
+        name = tokenizer.convert_ids_to_tokens(end)
+        raise UserError(f"the text {text[:80]!r} has the token {name} {count_text(int(counts[other[0]]), 'time')}, "
+                        "other than most texts: models of this type classify there, so all need as many",
+                        f"remove {name} from the texts")

@@ -22,11 +22,11 @@ from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
 from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
-from debzero.model import build, source, tasks
+from debzero.model import source, tasks
 from debzero.model.folder import no_code
 from debzero.model.opened import has_new_head, opened_problems
 from debzero.model.tokenizer import Model, highest, load_tokenizer
-from debzero.model.tokens import refuse_ends
+from debzero.model.tokens import class_token, refuse_ends
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
@@ -180,12 +180,12 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         named = hasattr(rows.features[job.data.label], "names")
         return _samples(rows, job.data, tokenizer, side, lambda found, place: _classes(found, labels, named, place))
 
-    config = build.config(model, labels, tokenizer) if has_new_head(job) else None
+    end = class_token(model, tokenizer) if has_new_head(job) else None
 
     def checked(rows: Any, side: str) -> Iterator[Piece]:
         for piece in pieces(rows, side):
-            if config:
-                refuse_ends(config, tokenizer, piece["ids"], piece["lengths"])
+            if end is not None:
+                refuse_ends(tokenizer, end, piece["ids"], piece["lengths"])
             yield piece
 
     with new_folder(folder) as temporary:

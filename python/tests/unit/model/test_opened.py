@@ -1,7 +1,9 @@
 """A model folder whose parts do not belong together is refused by check; what check lets through trains."""
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -10,10 +12,12 @@ from support import JOB, changed
 from tokenizers import Tokenizer, models, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from debzero.base.errors import UserError
 from debzero.job.schema import Job
 from debzero.model import build, inputs
 from debzero.model.opened import opened_problems
 from debzero.model.tokenizer import load_tokenizer
+from debzero.model.tokens import class_token, refuse_ends
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "the", "saw"]
 SIZES = {"vocab_size": len(WORDS), "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -237,6 +241,23 @@ def test_a_tokenizer_that_cannot_encode_is_named(whole, tmp_path):
                             pad_token="[PAD]").save_pretrained(folder)
     (problem,) = found(folder)
     assert "its tokenizer cannot encode" in problem.reason and "unk_token" in problem.fix
+
+
+def test_a_text_with_another_end_is_named_where_the_model_classifies_there(tmp_path):
+    """transformers' BART would end with an error about the whole batch."""
+    config = transformers.BartConfig(**BART)
+    folder = saved(tmp_path / "bart", transformers.BartForConditionalGeneration(config))
+    tokens = load_tokenizer(str(folder), list, 16)
+    end = class_token(str(folder), tokens)
+    assert end == 3 and class_token({"type": "bert"}, tokens) is None and not found(folder)
+    for texts, named in ((["cat", "saw", ""], ""), (["cat", "the[SEP]saw", ""], "the token [SEP] 2 times")):
+        ids = tokens(texts)["input_ids"]
+        given = np.concatenate(ids), np.asarray(list(map(len, ids)), np.int32)
+        if named:
+            with pytest.raises(UserError, match=re.escape(named)):
+                refuse_ends(tokens, end, *given)
+        else:
+            refuse_ends(tokens, end, *given)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [
