@@ -69,7 +69,8 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
         # Not with ignore_mismatched_sizes: at stage 3 parameters have no size yet, and none would fit.
         kept = {name: tensor for file in weight_files(Path(where))
                 for name, tensor in load_file(Path(where, file)).items() if name not in unfit}
-        model = auto._model_mapping[type(settings)].from_pretrained(None, config=settings, state_dict=kept, **dtype)
+        model = auto._model_mapping[type(settings)].from_pretrained(
+            None, config=settings, state_dict=kept, use_safetensors=True, **no_code(), **dtype)
     elif isinstance(where, str):
         model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
     else:
