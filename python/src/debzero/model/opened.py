@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from debzero.base.errors import Problem, UserError
 from debzero.base.files import read_json
+from debzero.base.text import count_text
 from debzero.job.schema import Job
 from debzero.model import inputs, tasks
 from debzero.model.checkpointing import checkpointing_problems
@@ -146,7 +147,7 @@ def _head(job: Job, fits: Fit, config: Any, labels: Optional[list[str]]) -> Iter
     elif fits.heads:
         name, (shape, _) = next(iter(fits.heads.items()))
         here = f"the data's {len(labels)} classes" if labels and len(labels) > 1 else "the task"
-        yield Flaw(f"its head ({name}: {shape[0] if shape else 1} rows) does not fit {here}: training starts with a "
+        yield Flaw(f"its head ({name}: {count_text(shape[0] if shape else 1, 'row')}) does not fit {here}: training starts with a "
                    "new one", "use data with the head's classes, if it was meant to be trained further")
     elif labels and len(labels) > 1 and named and not fits.headless and labels != there:
         other = "in another order" if sorted(labels) == sorted(there) else "by other names"
