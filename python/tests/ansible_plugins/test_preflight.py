@@ -66,6 +66,7 @@ DRIVER = ["nvidia-kernel-dkms", "libcuda1", "nvidia-smi"]
 
 @pytest.mark.parametrize(("host", "installs", "driver"), [
     (HOST, True, DRIVER), (HOST, False, []), ([*HOST[:-1], result("nvidia-smi")], True, []),
+    ([*HOST[:-1], result("nvidia-smi", "warn")], True, []),
     ([*HOST[:-1], result("nvidia-smi", "fail")], True, DRIVER),
     ([result("gpu", "skip"), result("nvidia-smi", "skip")], True, []),
     ([result("system", "fail")], True, [])])

@@ -20,6 +20,7 @@ from typing import Optional
 from debzero.doctor.gpu_checks import GPU_CHECKS
 from debzero.doctor.host_check import CheckResult, HostCheck, Requirements, fail, ok, skip, warn
 from debzero.doctor.probe import HostProbe
+from debzero.doctor.smi import driver_facts
 
 OFFLOAD_BYTES = 18  # of the host's memory that ZeRO takes for each parameter whose optimizer state is there
 CLOCK_SECONDS = 60  # beyond which certificates begin to look expired
@@ -176,7 +177,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     options = parser.parse_args(arguments)
     probe = HostProbe()
     if options.facts:
-        print(json.dumps(probe.driver_facts()))
+        print(json.dumps(driver_facts(probe)))
         return 0
     try:
         required = Requirements(**json.loads(options.requirements))
