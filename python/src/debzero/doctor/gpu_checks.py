@@ -2,11 +2,12 @@
 
 To teach doctor a new GPU state:
 1. Where it needs a fact that nobody gathers yet, add a property to probe.py.
-2. Return a `warn` or a `fail` with advice from the check where the state shows first. A new check also needs its line
-   in GPU_CHECKS, at its place in the chain of causes.
+2. A message of nvidia-smi's is a row of ERRORS in smi.py, one of the kernel's a row of RULES in kernel_log.py. For any
+   other state return a `warn` or a `fail` with advice from the check where it shows first. A new check also needs its
+   line in GPU_CHECKS, at its place in the chain of causes.
 3. Where the role nvidia_driver fixes that state, say `fixed_by_role=True` on the check's line: before that role runs,
    a failure is only a warning.
-4. Add the broken host to BROKEN in tests/unit/doctor/test_host.py.
+4. Add the broken host to STATES in tests/unit/host_states.py.
 The role preflight then knows the state as well. Standard library only: this travels to bare hosts with host.py.
 """
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 
 from debzero.doctor.host_check import CheckResult, HostCheck, Requirements, fail, ok, skip, warn
 from debzero.doctor.kernel_log import explain, worst_xid
-from debzero.doctor.probe import HostProbe
+from debzero.doctor.probe import VERSION, HostProbe
 from debzero.doctor.smi import check_nvidia_smi, passes_on
 
 OLDEST_DRIVER, NATIVE_DRIVER = "450.80.02", "515.43.04"  # run CUDA 11 at all; was released with CUDA 11.7
@@ -180,7 +181,8 @@ def check_versions(probe: HostProbe, required: Requirements) -> CheckResult:
 
 
 def check_driver(probe: HostProbe, required: Requirements) -> CheckResult:
-    version = probe.smi_gpus[0]["driver_version"]
+    named = [gpu["driver_version"] for gpu in probe.smi_gpus if VERSION.fullmatch(gpu["driver_version"])]
+    version = named[0] if named else probe.loaded_version
     numbers, oldest, native = (list(map(int, re.findall(r"\d+", text)))
                                for text in (version, OLDEST_DRIVER, NATIVE_DRIVER))
     if numbers < oldest:

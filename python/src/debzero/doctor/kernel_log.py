@@ -43,12 +43,11 @@ class _Rule(NamedTuple):
 RULES = [_Rule(*rule) for rule in (  # what names the cause before what only names the effect
     (INSTALLED + "requires use of (?:the )?NVIDIA open kernel modules",
      "GPU {gpu} ({id}) works only with NVIDIA's open kernel modules, and the driver's module is the proprietary one",
-     "install nvidia-kernel-open-dkms in place of nvidia-kernel-dkms, in one version with the other packages, and "
-     "reboot", OTHER_BRANCH),
+     "install them in place of nvidia-kernel-dkms, in one version with the other packages (NVIDIA calls the package "
+     "nvidia-kernel-open-dkms, Debian nvidia-open-kernel-dkms), and reboot", OTHER_BRANCH),
     (INSTALLED + r"is not supported by open nvidia\.ko",
      "GPU {gpu} ({id}) does not work with NVIDIA's open kernel modules, which are installed",
-     "install nvidia-kernel-dkms in place of nvidia-kernel-open-dkms, in one version with the other packages, and "
-     "reboot", OTHER_BRANCH),
+     "install nvidia-kernel-dkms in their place, in one version with the other packages, and reboot", OTHER_BRANCH),
     (INSTALLED + r"is not supported by the NVIDIA (?P<version>[\d.]*\d) driver release",
      "Driver {version} does not know GPU {gpu} ({id}), which is newer",
      BRANCH.format("a newer branch (with nvidia_driver_source: nvidia, where Debian has none)"), OTHER_BRANCH),

@@ -52,7 +52,8 @@ ERRORS = [_Error(*error) for error in (
      "different versions", "install libcuda1 and nvidia-smi in the module's version, or reboot into the new module",
      SAME_BRANCH),
     ("couldn't communicate|Driver Not Loaded", 9, "cannot be asked: the driver's module does not answer",
-     "modprobe nvidia, and " + READ_LOG, SAME_BRANCH),
+     "modprobe nvidia, create /dev/nvidia* with nvidia-modprobe -u -c 0 where they are missing, and " + READ_LOG,
+     SAME_BRANCH),
     (r"libnvidia-ml|shared library|Library Not Found", 12, "cannot be asked: libnvidia-ml is not installed",
      "apt install libnvidia-ml1, in the driver's version", SAME_BRANCH),
     ("Function Not Found", 13, "cannot be asked: nvidia-smi is newer than its library",
@@ -100,6 +101,9 @@ def why_silent(probe: HostProbe) -> Cause:
         return kernel._replace(found=f"{kernel.found} (nvidia-smi: {said})")
     if error:
         return Cause(f"nvidia-smi fails: {said}{hardware_xid(probe)}", error.advice.format(index="N"), error.helps)
+    if nothing_found and probe.in_container:
+        return Cause(f"This container was given no GPU (nvidia-smi: {said})", "start it with --gpus all (Docker) or "
+                     "--device nvidia.com/gpu=all (podman)")
     if nothing_found:
         return Cause(f"nvidia-smi fails: {said}: the driver is loaded and starts no GPU{hardware_xid(probe)}",
                      f"{READ_LOG} (a GPU that this driver does not know, too little PCI address space, a card that "
