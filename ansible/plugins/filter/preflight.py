@@ -65,7 +65,9 @@ def packages_to_fetch(host: list[Result], packages: list[str], non_free: list[st
     one, it needs the running kernel's headers, too.
     """
     headers = [_data(host, "headers")["package"]] if _data(host, "headers") else []
-    works = all(result["status"] in ("ok", "warn") for result in host if result["check"] == "nvidia-smi")
+    # A warning that lists the GPUs is one about a driver that works.
+    works = all(result["status"] == "ok" or (result["status"] == "warn" and result.get("data"))
+                for result in host if result["check"] == "nvidia-smi")
     driver = DRIVER_PACKAGES if installs_driver and _data(host, "gpu") and not works else []
     return {"packages": [*packages, *headers], "non_free": [*non_free, *driver]}
 

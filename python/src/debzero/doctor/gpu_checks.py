@@ -17,7 +17,7 @@ import re
 from debzero.doctor.host_check import CheckResult, HostCheck, Requirements, fail, ok, skip, warn
 from debzero.doctor.kernel_log import explain, worst_xid
 from debzero.doctor.probe import VERSION, HostProbe
-from debzero.doctor.smi import check_nvidia_smi, passes_on
+from debzero.doctor.smi import check_nvidia_smi, passes_on, role_helps
 
 OLDEST_DRIVER, NATIVE_DRIVER = "450.80.02", "515.43.04"  # run CUDA 11 at all; was released with CUDA 11.7
 ECC_ERRORS = "ecc.errors.uncorrected.volatile.total"
@@ -221,8 +221,9 @@ GPU_CHECKS = [  # in the order of cause and effect: the first failure is the cau
     HostCheck("secureboot", check_secureboot, needs=("gpu",)),
     HostCheck("headers", check_headers, needs=("gpu",)),
     HostCheck("module", check_module, needs=("gpu", "headers"), fixed_by_role=True),
-    HostCheck("versions", check_versions, needs=("module", "nouveau", "secureboot"), fixed_by_role=True),
-    HostCheck("nvidia-smi", check_nvidia_smi, needs=("versions",)),
+    HostCheck("versions", check_versions, needs=("module", "nouveau", "secureboot"),
+              fixed_by_role=lambda probe: bool(probe.loaded_version) or role_helps(probe)),
+    HostCheck("nvidia-smi", check_nvidia_smi, needs=("versions",), fixed_by_role=role_helps),
     HostCheck("driver", check_driver, needs=("nvidia-smi",), fixed_by_role=True),
     HostCheck("persistence", check_persistence, needs=("nvidia-smi",), fixed_by_role=True),
     HostCheck("errors", check_errors, needs=("nvidia-smi",)),

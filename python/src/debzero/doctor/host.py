@@ -161,7 +161,8 @@ def examine(probe: HostProbe, required: Requirements) -> list[CheckResult]:
         result = skip(f"because of {cause}") if cause else check.run(probe, required)
         if result.status in ("fail", "skip") and not result.data:
             blocked[check.name] = cause or check.name
-        if required.driver_managed and check.fixed_by_role and result.status == "fail":
+        fixed = check.fixed_by_role
+        if required.driver_managed and result.status == "fail" and (fixed(probe) if callable(fixed) else fixed):
             result = warn(result.found, "nothing to do: the role nvidia_driver, which runs next, fixes it")
         results.append(result._replace(check=check.name))
     return results

@@ -145,7 +145,7 @@ def passes_on(driver: str) -> bool:
     return "vfio" in driver or driver in ("pci-stub", "pciback", "xen-pciback")
 
 
-def _why_nothing_works(probe: HostProbe) -> Cause:
+def why_none_answers(probe: HostProbe) -> Cause:
     """Why the driver lists no GPU, and which driver helps."""
     holders = set(probe.held.values())
     if len(probe.held) == len(probe.gpus) > 0 and all(map(passes_on, holders)):
@@ -158,6 +158,11 @@ def _why_nothing_works(probe: HostProbe) -> Cause:
     return explain(probe) or Cause(probe.smi_answer[1].strip(), "", SAME_BRANCH)
 
 
+def role_helps(probe: HostProbe) -> bool:
+    """Whether no GPU answers, and the driver that is installed would do: the role nvidia_driver builds and loads it."""
+    return not probe.smi_gpus and why_none_answers(probe).helps == SAME_BRANCH
+
+
 def driver_facts(probe: HostProbe) -> dict[str, Any]:
     """What the role nvidia_driver decides by, ready for JSON.
 
@@ -167,7 +172,7 @@ def driver_facts(probe: HostProbe) -> dict[str, Any]:
     """
     versions = [row["driver_version"] for row in probe.smi_gpus if VERSION.fullmatch(row["driver_version"])]
     held = {name for name in probe.held.values() if not passes_on(name)}
-    cause = Cause("", "", "") if versions else _why_nothing_works(probe)
+    cause = Cause("", "", "") if versions else why_none_answers(probe)
     return {"gpus": list(probe.gpus), "switches": probe.switches, "nouveau": probe.nouveau_loaded, "loaded":
             probe.loaded_version, "held_by": sorted(held), "works": bool(versions), "answering": len(versions),
             "smi": probe.smi_answer[1], "boot_id": probe.boot_id, "running": versions[0] if versions else "",

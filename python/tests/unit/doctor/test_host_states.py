@@ -88,3 +88,13 @@ def test_before_provisioning_nvidiafb_is_no_obstacle(machine):
     facts = driver_facts(HostProbe(machine.root))
     assert nvidia_driver.reboot(facts, DRIVER, True, False)["needed"]
     assert "nvidiafb drives them" in nvidia_driver.reboot(facts, DRIVER, False, False)["message"]
+
+
+@pytest.mark.parametrize(("name", "status"), [
+    ("module not loaded", "warn"), ("another library", "warn"), ("a module that does not stay", "fail"),
+    ("an older driver", "fail"), ("no address space", "fail"), ("requires reset", "fail")])
+def test_before_provisioning_only_what_the_role_fixes_is_a_warning(machine, name, status):
+    (STATES[name].breaks if name in STATES else type(machine).not_loaded)(machine)
+    cause = first(machine.results(stage="preflight", driver_managed=True))
+    assert cause.status == status, cause
+    assert ("nothing to do" in cause.advice) == (status == "warn")
