@@ -105,6 +105,10 @@ STATES = {
     "both GPUs in brackets": State(
         brackets("[Unknown Error]", f"0, [Unknown Error], [Unknown Error], 0000{GPUS[0].upper()}, [N/A], [N/A], [N/A]"),
         SMI, FAIL, "GPU 0 answers with an unknown error", "journalctl", True),
+    "all of both GPUs in brackets": State(
+        smi(*(f"{index}, [Unknown Error], [Unknown Error], 0000{address.upper()}, [N/A], [N/A], [N/A]"
+              for index, address in enumerate(GPUS))),
+        SMI, FAIL, "GPU 0 answers with an unknown error", "journalctl", helps="none"),
     # No row: NVML's error.
     "no rights": State(smi("Failed to initialize NVML: Insufficient Permissions", code=4), SMI, FAIL,
                        "the rights on /dev/nvidia*", "video", helps="none", without=REPLACE),

@@ -84,9 +84,12 @@ def faults(probe: HostProbe) -> list[Cause]:
 
 
 def why_silent(probe: HostProbe) -> Cause:
-    """Why nvidia-smi lists no GPU at all."""
+    """Why nvidia-smi lists no GPU, or none with a driver's version."""
     code, answer = probe.smi_answer
     said = " ".join(probe.smi_notes) or (f"exit code {code}" if code else "nothing")
+    wrong = faults(probe)
+    if wrong:  # a row without even the driver's version
+        return wrong[0]
     if code == NOT_INSTALLED:
         return Cause(answer, f"apt install nvidia-smi, version {probe.loaded_version}", SAME_BRANCH)
     if code == NO_ANSWER:
@@ -122,7 +125,8 @@ def check_nvidia_smi(probe: HostProbe, required: Requirements) -> CheckResult:
     enough = probe.in_container and len(answering) >= required.gpus  # a container is given some of its host's GPUs
     wrong = faults(probe)
     if wrong:
-        return fail("; ".join(cause.found for cause in wrong) + hardware_xid(probe), wrong[0].advice)
+        return fail("; ".join(cause.found for cause in wrong) + hardware_xid(probe),
+                    "; ".join(dict.fromkeys(cause.advice for cause in wrong)))
     if silent and not enough:
         said = f"; nvidia-smi says: {notes}" if notes else ""
         cause = explain(probe, silent) or Cause("", COLD_BOOT)
@@ -132,8 +136,8 @@ def check_nvidia_smi(probe: HostProbe, required: Requirements) -> CheckResult:
     code = probe.smi_answer[0]
     if re.search("infoROM is corrupted", notes, re.IGNORECASE) or code == CORRUPT_INFOROM:
         return warn(f"The infoROM of a GPU, which holds its serial number and its counters, is damaged; the GPUs work "
-                    f"({notes or f'nvidia-smi ends with {code}'})", "nothing that keeps jobs from running: report it "
-                    "to the card's vendor, who can write it anew", gpus=rows)
+                    f"({notes or f'nvidia-smi ends with {code}'})", "nothing needs doing now: report it to the "
+                    "card's vendor, who can write it anew", gpus=rows)
     if code or notes:
         return warn(f"All GPUs answer, but nvidia-smi complains: {notes or f'it ends with exit code {code}'}",
                     READ_LOG, gpus=rows)
