@@ -51,8 +51,8 @@ RULES = [_Rule(*rule) for rule in (  # what names the cause before what only nam
     (INSTALLED + r"is not supported by the NVIDIA (?P<version>[\d.]*\d) driver release",
      "Driver {version} does not know GPU {gpu} ({id}), which is newer",
      BRANCH.format("a newer branch (with nvidia_driver_source: nvidia, where Debian has none)"), OTHER_BRANCH),
-    (r"The NVIDIA (?P<name>.+?) (?:GPU )?installed in this system is supported through the NVIDIA "
-     r"(?P<branch>\d+)[\w.-]* Legacy drivers.*?The (?P<version>[\d.]*\d) NVIDIA driver will ignore this GPU",
+    (r"The NVIDIA (?P<name>.{1,80}?) (?:GPU )?installed in this system is supported through the NVIDIA "
+     r"(?P<branch>\d+)[\w.-]* Legacy drivers.{0,200}?The (?P<version>[\d.]*\d) NVIDIA driver will ignore this GPU",
      "Driver {version} is too new for the {name}: {branch} is the last branch that knows this GPU",
      BRANCH.format('"{branch}"'), OTHER_BRANCH),
     (rf"invalid: (?P<bar>BAR\d) is (?P<size>\d+M) @ \S+ \(PCI:{ADDRESS}\)",
@@ -66,7 +66,7 @@ RULES = [_Rule(*rule) for rule in (  # what names the cause before what only nam
     (r"The NVIDIA probe routine was not called for \d+ device|request_mem_region failed for",
      "Another driver holds the GPU", "lspci -k names it: keep it from loading (blacklist it in /etc/modprobe.d, run "
      "update-initramfs -u), and reboot"),
-    (rf"Cannot initialize GSP firmware RM.*?GPU {ADDRESS}: RmInitAdapter failed! \((?P<code>[\w:]+)\)",
+    (rf"Cannot initialize GSP firmware RM.{0,300}?GPU {ADDRESS}: RmInitAdapter failed! \((?P<code>[\w:]+)\)",
      "The firmware that the driver loads into GPU {gpu} (GSP) does not start (RmInitAdapter failed, {code})",
      "install firmware-nvidia-gsp in the driver's version, where it is missing; else power the host off and on, and "
      "if that does not help, try another nvidia_driver_branch", SAME_BRANCH),
