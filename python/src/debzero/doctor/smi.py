@@ -91,7 +91,8 @@ def why_silent(probe: HostProbe) -> Cause:
     if wrong:  # a row without even the driver's version
         return wrong[0]
     if code == NOT_INSTALLED:
-        return Cause(answer, f"apt install nvidia-smi, version {probe.loaded_version}", SAME_BRANCH)
+        return Cause(answer or "nvidia-smi is not installed",
+                     f"apt install nvidia-smi, version {probe.loaded_version}", SAME_BRANCH)
     if code == NO_ANSWER:
         return Cause(f"{said}: a GPU or its driver hangs{hardware_xid(probe)}", f"{READ_LOG}; then {REBOOT}")
     nothing_found = "No devices were found" in said or code == NO_DEVICES
@@ -159,7 +160,7 @@ def why_none_answers(probe: HostProbe) -> Cause:
         return Cause(f"{' and '.join(sorted(holders or {'nouveau'}))} drives the GPUs", "", SAME_BRANCH)
     if probe.loaded_version:
         return why_silent(probe)
-    return explain(probe) or Cause(probe.smi_answer[1].strip(), "", SAME_BRANCH)
+    return explain(probe) or Cause(probe.smi_answer[1].strip() or "its module is not loaded", "", SAME_BRANCH)
 
 
 def role_helps(probe: HostProbe) -> bool:
