@@ -161,8 +161,8 @@ STATES = {
     "a GPU that does not start": State(smi(NO_DEVICES, code=6, dmesg=FAILED), SMI, FAIL,
                                        "RmInitAdapter failed, 0x22:0x56:884", "seat", helps="none"),
     "firmware of the GPU": State(smi(NO_DEVICES, code=6, dmesg=[
-        "NVRM: RmInitAdapter: Cannot initialize GSP firmware RM", *FAILED]), SMI, FAIL, "GSP", "firmware-nvidia-gsp",
-        helps="same"),
+        "NVRM: RmInitAdapter: Cannot initialize GSP firmware RM", "NVRM: kgspInitRm_IMPL: cannot start",
+        *FAILED]), SMI, FAIL, "GSP", "firmware-nvidia-gsp", helps="same"),
     "off the bus at boot": State(smi(NO_DEVICES, code=6, dmesg=[
         "NVRM: The NVIDIA GPU 0000:3b:00.0", "NVRM: (PCI ID: 10de:26b5) installed in this system has",
         "NVRM: fallen off the bus and is not responding to commands."]), SMI, FAIL, "has fallen off the bus",

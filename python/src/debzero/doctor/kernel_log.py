@@ -66,7 +66,7 @@ RULES = [_Rule(*rule) for rule in (  # what names the cause before what only nam
     (r"The NVIDIA probe routine was not called for \d+ device|request_mem_region failed for",
      "Another driver holds the GPU", "lspci -k names it: keep it from loading (blacklist it in /etc/modprobe.d, run "
      "update-initramfs -u), and reboot"),
-    (rf"Cannot initialize GSP firmware RM.{0,300}?GPU {ADDRESS}: RmInitAdapter failed! \((?P<code>[\w:]+)\)",
+    (rf"Cannot initialize GSP firmware RM.{{0,300}}?GPU {ADDRESS}: RmInitAdapter failed! \((?P<code>[\w:]+)\)",
      "The firmware that the driver loads into GPU {gpu} (GSP) does not start (RmInitAdapter failed, {code})",
      "install firmware-nvidia-gsp in the driver's version, where it is missing; else power the host off and on, and "
      "if that does not help, try another nvidia_driver_branch", SAME_BRANCH),
