@@ -148,7 +148,8 @@ def _head(job: Job, fits: Fit, config: Any, labels: Optional[list[str]]) -> Iter
         name, (shape, _) = next(iter(fits.heads.items()))
         here = f"the data's {len(labels)} classes" if labels and len(labels) > 1 else "the task"
         rows = count_text(shape[0] if shape else 1, "row")
-        yield Flaw(f"its head ({name}: {rows}) does not fit {here}: training starts with a new one", "use data with the head's classes, if it was meant to be trained further")
+        yield Flaw(f"its head ({name}: {rows}) does not fit {here}: training starts with a new one",
+                   "use data with the head's classes, if it was meant to be trained further")
     elif labels and len(labels) > 1 and named and not fits.headless and labels != there:
         other = "in another order" if sorted(labels) == sorted(there) else "by other names"
         yield Flaw(f"its head has as many classes as the data, but {other} ({_few(there)}; in the data "
