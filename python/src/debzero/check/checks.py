@@ -69,12 +69,14 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
             problems += without_known(error.problems, in_the_file)
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
-        data, facts = data_found(job, file, reads)
+        data, facts, labels = data_found(job, file, reads)
         warnings += [p for p in data if p.severity == "warning"]
-        found = [*(p for p in data if p.severity == "error"), *tasks.problems(job, file), *model_problems(job, file),
-                 *_swap(resolved, job, file), *(operator_problems(resolved, file) if resolved else []),
+        found = [*(p for p in data if p.severity == "error"), *tasks.problems(job, file),
+                 *model_problems(job, file, labels), *_swap(resolved, job, file),
+                 *(operator_problems(resolved, file) if resolved else []),
                  *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
-        problems += without_known(found, in_the_file)
+        warnings += [p for p in found if p.severity == "warning"]
+        problems += without_known([p for p in found if p.severity == "error"], in_the_file)
     if problems or resolved is None:
         raise InputError(problems + warnings)
     return Examined(resolved, warnings, facts)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Optional
 
 import numpy as np
 
@@ -31,10 +31,12 @@ Reads = Literal["columns", "rows", "lengths"]  # of the data: the last with the 
 
 
 class DataFound(NamedTuple):
-    """`problems`: errors and warnings; `facts`: of the rows, for people."""
+    """`problems`: errors and warnings; `facts`: of the rows, for people; `labels`: the classes' names, where all rows
+    were read."""
 
     problems: list[Problem]
     facts: dict[str, str]
+    labels: Optional[list[str]] = None
 
 
 def data_found(job: Job, file: str, reads: Reads) -> DataFound:
@@ -46,6 +48,7 @@ def data_found(job: Job, file: str, reads: Reads) -> DataFound:
     wanted = Wanted.by(job.data, tasks.of(job).label)
     faults: list[Fault] = []
     facts: dict[str, str] = {}
+    labels = None
     try:
         parts = local_parts(job.data, wanted)
         if reads == "columns":
@@ -55,7 +58,7 @@ def data_found(job: Job, file: str, reads: Reads) -> DataFound:
             read = dataset.read(job.data, parts, wanted, job.train.seed, most_rows=MOST_ROWS, say=_say)
             faults += read.faults()
             if not any(fault.severity == "error" for fault in faults):
-                facts = read.facts()
+                facts, labels = read.facts(), None if read.cut_short else read.labels
                 if reads == "lengths":
                     cut, more = _lengths(job, read)
                     faults, facts = [*faults, *cut], {**facts, **more}
@@ -63,7 +66,7 @@ def data_found(job: Job, file: str, reads: Reads) -> DataFound:
         faults += error.faults
     except (OSError, ValueError) as error:
         faults.append(Fault("dataset", f"{job.data.dataset} {why(error)}", "correct the file or its permissions"))
-    return DataFound([fault.problem(file) for fault in faults], facts)
+    return DataFound([fault.problem(file) for fault in faults], facts, labels)
 
 
 def _say(text: str) -> None:

@@ -1,35 +1,25 @@
 """Builds the model from the hub, from a folder or from scratch, with transformers 4 and 5 alike."""
 from __future__ import annotations
 
-import re
+import math
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from debzero.base.errors import UserError
+from debzero.job.schema import Job
 from debzero.model import tasks
-from debzero.model.folder import no_code
+from debzero.model.folder import no_code, weight_files
+from debzero.model.inputs import input_names
+from debzero.model.opened import has_new_head, skeleton
+from debzero.model.settings import from_scratch
 from debzero.model.tokenizer import Model
+from debzero.model.weights import fit, tensors
 from debzero.resolve.resolve import ResolvedJob
-
-# Settings that count the parts of a model: with more, transformers takes minutes and gigabytes even without weights.
-PARTS = re.compile("layer|block|group|expert|head|label|depth")
-MOST_PARTS = 10_000
-
-
-def from_scratch(model: dict[str, Any]) -> Any:
-    """The configuration for a job's `model:` section, which gives the type and some of its settings. Raises whatever
-    transformers does, and a ValueError for more parts than any model has."""
-    from transformers import AutoConfig
-
-    for key, value in model.items():
-        most = max((part for part in (value if isinstance(value, list) else [value]) if type(part) is int), default=0)
-        if PARTS.search(key) and most > MOST_PARTS:
-            raise ValueError(f"{key}: {most} is more than {MOST_PARTS}, the most that is built")
-    return AutoConfig.for_model(model["type"], **{key: value for key, value in model.items() if key != "type"})
 
 
 def config(model: Model, labels: list[str], tokens: Any) -> Any:
-    """The model's configuration, with the names of the classes. Raises a UserError if the tokenizer knows more tokens
-    than the model."""
+    """The model's configuration, with the names of the classes."""
     from transformers import AutoConfig
 
     names = {"id2label": dict(enumerate(labels)),
@@ -39,12 +29,9 @@ def config(model: Model, labels: list[str], tokens: Any) -> Any:
     else:
         found = from_scratch({**model, "vocab_size": len(tokens), "bos_token_id": tokens.bos_token_id,
                               "eos_token_id": tokens.eos_token_id, **names})
-        if found.is_encoder_decoder and getattr(found, "decoder_start_token_id", None) is None:
-            found.decoder_start_token_id = tokens.pad_token_id  # T5's own choice
-    if len(tokens) > getattr(found, "vocab_size", len(tokens)):
-        raise UserError(f"the tokenizer knows {len(tokens)} tokens, but the model's embedding holds {found.vocab_size}",
-                        "use the tokenizer that belongs to the model, or enlarge the embedding and save both into one "
-                        "folder")
+    if found.is_encoder_decoder and getattr(found, "decoder_start_token_id", None) is None:
+        found.decoder_start_token_id = tokens.pad_token_id  # T5's own choice
+    found.problem_type = None  # of the head that the folder came with: pipelines would take its word
     vars(found).pop("auto_map", None)  # code that was not run does not belong to the result
     found.pad_token_id = tokens.pad_token_id
     found.use_cache = False  # keys and values of earlier tokens only help to generate text
@@ -57,6 +44,7 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     DeepSpeed's JSON, empty for plain DDP."""
     import torch
     import transformers
+    from safetensors.torch import load_file
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # "some weights are newly initialized" is what fine-tuning is
@@ -67,6 +55,7 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
                         "choose another model, or another task")
     if isinstance(task, tasks.CausalLM) and hasattr(settings, "is_decoder"):
         settings.is_decoder = True  # without it a BERT would see the tokens that it shall predict
+    unfit = _unfit_head(job, where, settings)
     stage3 = deepspeed.get("zero_optimization", {}).get("stage") == 3
     reference = None
     if stage3:
@@ -76,7 +65,13 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     # transformers 5 loads weights in the type they were saved in, often half precision; the optimizer needs fp32.
     dtype = {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": torch.float32}
     auto = getattr(transformers, task.auto)
-    if isinstance(where, str):
+    if isinstance(where, str) and unfit:
+        # Not with ignore_mismatched_sizes: at stage 3 parameters have no size yet, and none would fit.
+        kept = {name: tensor for file in weight_files(Path(where))
+                for name, tensor in load_file(Path(where, file)).items() if name not in unfit}
+        model = auto._model_mapping[type(settings)].from_pretrained(
+            None, config=settings, state_dict=kept, use_safetensors=True, **no_code(), **dtype)
+    elif isinstance(where, str):
         model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
     else:
         model = auto.from_config(settings, **no_code(), **dtype)
@@ -84,11 +79,28 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     # What the saved configuration says of its origin: the hub's name, but no path of this host.
     model.config._name_or_path = job.model if isinstance(job.model, str) and where != job.model else ""
     use_contiguous_bias(model)
+    drop_mask(model)
     if job.train.gradient_checkpointing:
         # Other checkpointing compares the recomputed tensors with the saved ones, and sharded parameters are empty
         # then.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": stage3})
     return model
+
+
+def _unfit_head(job: Job, where: Model, settings: Any) -> set[str]:
+    """The tensors of a folder's head that has not the job's number of classes: a new one takes its place."""
+    if isinstance(where, str) and has_new_head(job):
+        with suppress(NotImplementedError):
+            return set(fit(skeleton(job, settings, seconds=math.inf), tensors(Path(where))).heads)
+    return set()
+
+
+def drop_mask(model: Any) -> None:
+    """Keep the attention mask, which each batch has, from a model without attention, such as FNet. What else forward()
+    may not take, the tokenizer does not make (inputs.py)."""
+    forward = model.forward
+    if "attention_mask" not in input_names(model.config):
+        model.forward = lambda *args, attention_mask=None, **kwargs: forward(*args, **kwargs)
 
 
 def use_contiguous_bias(model: Any) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from debzero.base import reading
 from debzero.base.files import read_json
@@ -24,6 +24,7 @@ OTHERS = (PICKLES, "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5
 HEADER = 10_000_000  # bytes: a hundred thousand tensors, more than any shard has
 DANGER = "loading such a file can run what its author wrote"
 POINTER = b"version https://git-lfs"
+PULL = "run `git lfs pull` in its repository"
 CONVERT = Path(__file__).resolve().parents[2] / "convert.py"
 
 
@@ -46,7 +47,10 @@ class Flaw(NamedTuple):
 def flaws(folder: Path, weights: bool = True) -> list[Flaw]:
     """All that keeps the model in `folder`, which has a config.json, from being loaded. `weights`: whether they should
     be there already."""
-    return [*_programs(folder), *_strange_files(folder), *(_weights(folder) if weights else ())]
+    found = [*_strange_files(folder)]
+    found += _pointers(folder) if not found else ()
+    found += _programs(folder) if not found else ()
+    return [*found, *(() if found else _kind(folder)), *(_weights(folder) if weights else ())]
 
 
 def shards(folder: Path) -> list[str]:
@@ -55,6 +59,11 @@ def shards(folder: Path) -> list[str]:
         return [WEIGHTS]
     named = read_json(folder / INDEX).get("weight_map")
     return sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that transformers reads: it prefers a single one to an index."""
+    return [WEIGHTS] if os.path.lexists(folder / WEIGHTS) else shards(folder)
 
 
 def other_weights(names: Iterable[str]) -> list[str]:
@@ -83,8 +92,36 @@ def _programs(folder: Path) -> Iterator[Flaw]:
             elif key == "transformers_weights":
                 yield Flaw(f"its {name} names the file of its weights itself ({key})", f"delete {key} from {name}")
     if os.path.lexists(folder / "adapter_config.json"):
-        yield Flaw("it holds an adapter (adapter_config.json), which is no model",
-                   "merge it into its model with peft's merge_and_unload() and save_pretrained(), and give that folder")
+        yield adapter(folder)
+
+
+def adapter(folder: Path) -> Flaw:
+    """What to say of a folder that peft wrote."""
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    made = f" of {base[:80]}" if isinstance(base, str) and base else ""
+    return Flaw(f"it holds an adapter{made} (adapter_config.json), which is no model",
+                "merge it into its model with peft's merge_and_unload() and save_pretrained(), save the tokenizer "
+                "there, too, and give that folder")
+
+
+def _kind(folder: Path) -> Iterator[Flaw]:
+    """What the configuration says of the whole model. Its own code has been looked for before."""
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind is None:
+        yield Flaw("its config.json names no model_type",
+                   "give a folder that save_pretrained of transformers wrote" if config else "copy config.json again")
+    elif not _is_known(kind):
+        import transformers
+
+        yield Flaw(f"transformers {transformers.__version__} knows no models of the type {str(kind)[:80]!r}",
+                   "use a model of a type that it knows, such as bert, roberta, gpt2 or t5")
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key):
+            values = config[key] if isinstance(config[key], dict) else {}
+            method = str(values.get("quant_method", values.get("format", "")))[:40]
+            yield Flaw(f"its weights are quantised ({' '.join(filter(None, [key, method]))}), and such weights cannot "
+                       "be trained", "use the model that they were made from, in bf16, fp16 or fp32")
 
 
 def _is_known(kind: Any) -> bool:
@@ -120,6 +157,15 @@ def _strange_files(folder: Path) -> Iterator[Flaw]:
                 yield Flaw(f"its {path.relative_to(folder)} is no file", "copy the whole folder again")
 
 
+def _pointers(folder: Path) -> Iterator[Flaw]:
+    """Files of a repository that was cloned without Git LFS. Those of the weights are judged with them."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix != ".safetensors" and os.path.getsize(path) < 1024:
+            with open(path, "rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    yield Flaw(f"its {path.name} is a Git LFS pointer, not the file itself", PULL)
+
+
 def _weights(folder: Path) -> Iterator[Flaw]:
     if os.path.lexists(folder / WEIGHTS):  # transformers prefers it to the index
         yield from _file(folder, WEIGHTS)
@@ -144,14 +190,34 @@ def _shards(folder: Path) -> Iterator[Flaw]:
     names = shards(folder)
     if not names:
         yield Flaw(f"its {INDEX} has no weight_map", "copy the whole folder that save_pretrained wrote")
+    whole = True
     for name in names:
+        found = []
         if name != os.path.basename(name) or not name.endswith(".safetensors"):
-            yield Flaw(f"its {INDEX} names {name!r}, which is no safetensors file of the folder",
-                       "use a model that you trust")
+            found = [Flaw(f"its {INDEX} names {name!r}, which is no safetensors file of the folder",
+                          "use a model that you trust")]
         elif not os.path.lexists(folder / name):
-            yield Flaw(f"its {INDEX} names {name}, which is not there", f"copy {name}, too")
+            found = [Flaw(f"its {INDEX} names {name}, which is not there", f"copy {name}, too")]
         else:
-            yield from _file(folder, name)
+            found = list(_file(folder, name))
+        yield from found
+        whole = whole and not found
+    if names and whole:
+        yield from _misplaced(folder)
+        if not isinstance(read_json(folder / INDEX).get("metadata"), dict):
+            yield Flaw(f"its {INDEX} has no metadata, without which transformers does not read it",
+                       f'add "metadata": {{}} to {INDEX}')
+
+
+def _misplaced(folder: Path) -> Iterator[Flaw]:
+    """transformers would take a tensor that the index promises for loaded, whether it is there or not."""
+    places: dict[str, Any] = read_json(folder / INDEX)["weight_map"]
+    held = {name: header(folder / name) or {} for name in shards(folder)}
+    lost = sorted(tensor for tensor, name in places.items() if tensor not in held[str(name)])
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        yield Flaw(f"its {INDEX} says that {places[lost[0]]} holds {lost[0]}{more}, which it does not",
+                   "copy the index and all shards again, from the same model")
 
 
 def _file(folder: Path, name: str) -> Iterator[Flaw]:
@@ -162,32 +228,34 @@ def _file(folder: Path, name: str) -> Iterator[Flaw]:
         yield Flaw(f"its {name} cannot be read: {error.strerror}", again)
         return
     with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             return  # _strange_files reports it
-        start = file.read(len(POINTER))
-        if start == POINTER:
-            yield Flaw(f"its {name} is a Git LFS pointer, not the weights", "run `git lfs pull` in its repository")
+        if file.read(len(POINTER)) == POINTER:
+            yield Flaw(f"its {name} is a Git LFS pointer, not the weights", PULL)
             return
-        size = int.from_bytes(start[:8], "little")
-        file.seek(8)
-        header = file.read(size) if len(start) >= 8 and size <= min(HEADER, status.st_size - 8) else b""
-        origin = _origin(header, status.st_size)
-        if origin is None:
-            yield Flaw(f"its {name} is no whole safetensors file", again)
-        elif origin != "pt":
-            yield Flaw(f"its {name} was not written by PyTorch (its format is {origin!r})",
-                       "load it with the program that wrote it, and save it with PyTorch")
+    values = header(folder / name)
+    if values is None:
+        yield Flaw(f"its {name} is no whole safetensors file", again)
+        return
+    origin = values.get("__metadata__", {}).get("format", "")
+    if origin != "pt":
+        yield Flaw(f"its {name} was not written by PyTorch (its format is {origin!r})",
+                   "load it with the program that wrote it, and save it with PyTorch")
 
 
-def _origin(header: bytes, size: int) -> Any:
-    """What a safetensors header says that its file of `size` bytes was written by; None where it does not describe
-    tensors that fill the file."""
+def header(path: Path) -> Optional[dict[str, Any]]:
+    """The header of a safetensors file: its tensors' types, shapes and places. None where the file is not what its
+    header says, by the library's own checks."""
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > HEADER:  # the library takes ten times as much
+            return None
+        text = file.read(size)
     try:
-        values: Any = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in values.items() if name != "__metadata__"]
-        origin = values.get("__metadata__", {}).get("format", "")
-    except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError):
+        with safe_open(path, "np"):
+            values: dict[str, Any] = json.loads(text)
+    except (SafetensorError, OSError, ValueError):  # OSError: an empty file cannot be mapped
         return None
-    whole = all(isinstance(end, int) for end in ends) and 8 + len(header) + max(ends, default=0) == size
-    return origin if whole else None
+    return values

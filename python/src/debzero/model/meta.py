@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,3 +33,18 @@ class OnMeta(TorchFunctionMode):
             # Models ask whether a mask hides nothing and whether there is padding. False: use the mask, rows are full
             return False
         return function(*args, **kwargs)
+
+
+@contextmanager
+def autocast_accepts_meta() -> Iterator[None]:
+    """Lets models turn autocast off around a computation on the meta device, whose name torch 1.13 refuses there."""
+    real = torch.autocast
+
+    def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
+        return nullcontext() if device_type == "meta" else real(device_type, *args, **kwargs)
+
+    torch.autocast = autocast
+    try:
+        yield
+    finally:
+        torch.autocast = real

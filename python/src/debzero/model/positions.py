@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
-from debzero.base.errors import InputError, Problem
+from debzero.base.errors import Problem
 from debzero.job.schema import Job
 from debzero.model.folder import no_code
 from debzero.resolve.precision import cached_config
@@ -44,18 +44,6 @@ def position_problems(job: Job, file: str, config: Any, padding: Optional[int] =
         reason += f" ({key} is {getattr(config, key)}, and {config.model_type} models never use the first {unused})"
     larger = f", or a larger model.{key}" if isinstance(job.model, dict) else ", or a model with more positions"
     return [Problem(file, "data.max_length", reason, f"use at most {longest}{larger}")]
-
-
-def check_positions(job: Job, model: Union[str, dict[str, Any]], file: str, tokens: Any) -> None:
-    """Raises an InputError where samples may be longer than the model has positions; on a GPU such a run would end with
-    an unreadable assertion. `model`: what model/source.local() returned; one from scratch has been checked before."""
-    from transformers import AutoConfig
-
-    if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, local_files_only=True, **no_code())
-        found = position_problems(job, file, config, tokens.pad_token_id)
-        if found:
-            raise InputError(found)
 
 
 def local_config(job: Job) -> Any:

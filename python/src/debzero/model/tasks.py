@@ -238,10 +238,11 @@ class TextToText(Classification):
 
     def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
         import torch
+        from transformers.modeling_outputs import BaseModelOutput
 
         output, targets = forward(**batch), batch["labels"]
         losses = _mean(_token_losses(output.logits, targets), targets)
-        encoded = {**_inputs(batch, "input_ids"), "encoder_outputs": (output.encoder_last_hidden_state,)}
+        encoded = {**_inputs(batch, "input_ids"), "encoder_outputs": BaseModelOutput(output.encoder_last_hidden_state)}
         name_losses = []
         for name in torch.as_tensor(self.targets, device=targets.device):
             names = name.expand(len(targets), -1).contiguous()

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from debzero.plan.meta_device import CudaOnMeta, autocast_accepts_meta, checkpointing
+from debzero.model.meta import autocast_accepts_meta
+from debzero.plan.meta_device import CudaOnMeta, checkpointing
 
 PRIME = 1009  # samples in the traced micro-batch: a large prime, so that sizes show which tensors grow with the batch
 BLOCK = 512   # bytes: the CUDA allocator rounds up to multiples of this

@@ -2,8 +2,6 @@
 autocast's casts."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any, Callable, Optional
 
 import torch
@@ -91,21 +89,6 @@ class CudaOnMeta(OnMeta):
             p = given.get("training", given.get("train", True)) and given.get("p", 0.5)
             return torch.native_dropout(given["input"], p, True)[0] if p else given["input"]
         return super().__torch_function__(function, types, args, kwargs)
-
-
-@contextmanager
-def autocast_accepts_meta() -> Iterator[None]:
-    """Lets models turn autocast off around a computation on the meta device, whose name torch 1.13 refuses there."""
-    real = torch.autocast
-
-    def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
-        return nullcontext() if device_type == "meta" else real(device_type, *args, **kwargs)
-
-    torch.autocast = autocast
-    try:
-        yield
-    finally:
-        torch.autocast = real
 
 
 def checkpointing(mode: Callable[[], OnMeta]) -> Callable[..., Any]:

@@ -11,8 +11,9 @@ import torch
 
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
-from debzero.model import build, meta, tasks
+from debzero.model import build, meta, settings, tasks
 from debzero.model.folder import flaws, no_code
+from debzero.model.inputs import input_names
 from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
 from debzero.plan.memory import ParameterCounts
 
@@ -75,7 +76,7 @@ class Shapes:
         model: Any = self.job.model if path is None else str(path.absolute())
         labels = {"num_labels": 1 if self.job.task == "regression" else CLASSES}
         if isinstance(model, dict):
-            return self._ready(f"{model['type']} from scratch", build.from_scratch({**model, **labels}))
+            return self._ready(f"{model['type']} from scratch", settings.from_scratch({**model, **labels}))
         try:
             return self._ready(model, self._read(model, self.job.revision, labels))
         except Exception as error:  # transformers raises many types for a file that is no configuration
@@ -87,7 +88,7 @@ class Shapes:
                                           f"the configuration of {model} cannot be read: "
                                           f"{(str(error).splitlines() or [type(error).__name__])[0]}", fix)]) from None
             self.notes.append(f"the configuration of {model} is not in the hub's cache; using the sizes of its paper")
-            return self._ready(model, build.from_scratch({**known, **labels}))
+            return self._ready(model, settings.from_scratch({**known, **labels}))
 
     @staticmethod
     def _read(model: str, revision: str, labels: dict[str, int]) -> Any:
@@ -154,9 +155,8 @@ class Shapes:
             return torch.empty(*shape, dtype=dtype, device="meta")
 
         length = self.job.data.max_length
-        batch = {"input_ids": tensor(PRIME, length), "attention_mask": tensor(PRIME, length)}
-        if getattr(self.config, "type_vocab_size", 0) > 1:
-            batch["token_type_ids"] = tensor(PRIME, length)
+        names = {*input_names(self.config), *(["attention_mask"] if self.job.task == "causal-lm" else [])}
+        batch = {name: tensor(PRIME, length) for name in sorted(names)}
         if self.job.task == "regression":
             batch["labels"] = tensor(PRIME, dtype=torch.float32)
         elif self.job.task != "causal-lm":

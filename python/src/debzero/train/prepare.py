@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from debzero.base.errors import InputError, Problem
+from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import new_folder, write_json
 from debzero.data import dataset, debian_sections, seal, tokens
 from debzero.data.dataset import DataSet, Side
@@ -26,8 +26,9 @@ from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import source, tasks
 from debzero.model.folder import no_code
-from debzero.model.positions import check_positions
-from debzero.model.tokenizer import load_tokenizer
+from debzero.model.opened import has_new_head, opened_problems
+from debzero.model.tokenizer import highest, load_tokenizer
+from debzero.model.tokens import class_token, refuse_ends
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows tokenised at a time: what a set needs in memory does not grow with it
@@ -36,7 +37,7 @@ LAYOUT = 2      # of the tokenised folders; with another number all are written 
 
 def _samples(side: Side, texts: Texts, data: Data, tokenizer: Any, lengths: list[np.ndarray]) -> Iterator[Piece]:
     """One sample a row, cut off at data.max_length. `lengths` gets what the rows have uncut, in tokens."""
-    kind, start = tokens.smallest(len(tokenizer)), 0
+    kind, start = tokens.smallest(highest(tokenizer)), 0
     # GPT-2's tokenizer turns an empty text into no token, and a sample needs at least one.
     blank = tokenizer(" ")["input_ids"] or [tokenizer.pad_token_id]
     for chunk in texts.chunks(CHUNK):
@@ -60,7 +61,7 @@ def _blocks(texts: Texts, data: Data, tokenizer: Any) -> Iterator[Piece]:
 
     What does not fill the last block is left out, unless it is all there is.
     """
-    kind, size = tokens.smallest(len(tokenizer)), data.max_length
+    kind, size = tokens.smallest(highest(tokenizer)), data.max_length
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     rest, blocks = np.empty(0, kind), 0
     for chunk in texts.chunks(CHUNK):
@@ -104,14 +105,20 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     except DataError as error:
         raise InputError([fault.problem(resolved.origins.file) for fault in error.faults]) from None
     model = source.local(job)
+    if isinstance(model, str):
+        _check_model(job, resolved.origins.file, Path(model), read.labels)
     tokenizer = load_tokenizer(model, lambda: _corpus(sides[0][1], job.data, read.labels), job.data.max_length)
-    check_positions(job, model, resolved.origins.file, tokenizer)
+    end = class_token(model, tokenizer) if has_new_head(job) else None
     lengths: list[np.ndarray] = []
 
     def pieces(side: Side, texts: Texts) -> Iterator[Piece]:
         if read.wanted.kind == "nothing":
-            return _blocks(texts, job.data, tokenizer)
-        return _samples(side, texts, job.data, tokenizer, lengths)
+            yield from _blocks(texts, job.data, tokenizer)
+            return
+        for piece in _samples(side, texts, job.data, tokenizer, lengths):
+            if end is not None:
+                refuse_ends(tokenizer, end, piece["ids"], piece["lengths"])
+            yield piece
 
     with new_folder(folder) as temporary:
         digests = [tokens.write(temporary / name, pieces(side, texts))
@@ -130,6 +137,16 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         seal.seal(temporary)
     shutil.rmtree(raw, ignore_errors=True)
     return folder
+
+
+def _check_model(job: Job, file: str, folder: Path, labels: list[str]) -> None:
+    """What `check` cannot know of a model of the hub, or without all rows. Raises an InputError. Of a model that was
+    here before, `check` has given the warnings."""
+    found = opened_problems(job, file, folder, labels)
+    if any(problem.severity == "error" for problem in found):
+        raise InputError(found)
+    if found and str(folder) != job.model:
+        print(as_text(found), flush=True)
 
 
 def _read(job: Job, cache: Path, raw: Path) -> tuple[DataSet, list[tuple[Side, Texts]]]:

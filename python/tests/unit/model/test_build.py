@@ -23,10 +23,18 @@ def test_t5s_bias_becomes_straight_and_stays_the_same():
 def test_a_check_builds_a_model_for_some_seconds_only(monkeypatch):
     """Thousands of layers take minutes; nobody has them, and a job file is no way to hang a command."""
     from debzero.job.schema import Job
-    from debzero.model import checks
+    from debzero.model import checks, opened
 
     job = Job.model_validate(changed(JOB, {"model.num_attention_heads": 3}))
     assert [problem.key for problem in checks.model_problems(job, "job.yml")] == ["model"]
-    monkeypatch.setattr(checks, "LONGEST_BUILD", 0)
+    monkeypatch.setattr(opened, "LONGEST_BUILD", 0)
     job = Job.model_validate(changed(JOB, {"model.num_hidden_layers": 9999}))
     assert not checks.model_problems(job, "job.yml")
+
+
+def test_a_number_that_yaml_takes_for_text_is_one():
+    from debzero.job.schema import Job
+    from debzero.model import checks, settings
+
+    job = Job.model_validate(changed(JOB, {"model.layer_norm_eps": "1e-12"}))
+    assert not checks.model_problems(job, "job.yml") and settings.from_scratch(job.model).layer_norm_eps == 1e-12

@@ -7,6 +7,7 @@ from debzero.base.errors import InputError
 from debzero.check.checks import check
 from debzero.job.schema import Job
 from debzero.model.checkpointing import checkpointing_problems
+from debzero.model.tokenizer import load_tokenizer
 
 
 def job(task, wanted=True):
@@ -35,6 +36,7 @@ def test_check_opens_the_configuration_of_a_folder(bench):
     config = transformers.AlbertConfig(vocab_size=30, hidden_size=8, embedding_size=8, num_attention_heads=2,
                                        intermediate_size=8)
     transformers.AlbertModel(config).save_pretrained(bench.folder / "albert")
+    load_tokenizer({"type": "albert", "vocab_size": 30}, list, 16).save_pretrained(bench.folder / "albert")
     with pytest.raises(InputError) as caught:
         check(bench.job(model="albert", train__gradient_checkpointing=True))
     assert [p.key for p in caught.value.problems] == ["train.gradient_checkpointing"]

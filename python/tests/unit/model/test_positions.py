@@ -12,6 +12,7 @@ from debzero.base.errors import InputError
 from debzero.check.checks import check
 from debzero.job.schema import Job
 from debzero.model.positions import AFTER_PADDING, position_problems, usable_positions
+from debzero.model.tokenizer import load_tokenizer
 
 SMALL = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
          "max_position_embeddings": 16, "attention_window": 4, "entity_vocab_size": 5, "languages": ["en_XX"],
@@ -74,6 +75,9 @@ def test_check_knows_the_positions_of_a_folder_and_of_a_cached_model(bench, monk
 
     own = config("roberta", max_position_embeddings=34)
     transformers.RobertaModel(own).save_pretrained(bench.folder / "roberta")
+    tokens = load_tokenizer({"type": "roberta", "vocab_size": 30}, list, 16)
+    tokens.pad_token = "[UNK]"  # number 1, as RoBERTa's
+    tokens.save_pretrained(bench.folder / "roberta")
     hub = bench.folder / "hub"
     snapshot = hub / "models--someone--small" / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)

@@ -136,6 +136,9 @@ def test_blocks_are_the_texts_one_after_the_other(texts, size):
         eos_token_id = 0
         __call__ = staticmethod(letters)
 
+        def get_vocab(self):
+            return {"z": 255}
+
         def __len__(self):
             return 256
 
