@@ -1,6 +1,7 @@
 """How many tokens a model has positions for: one answer for check, plan and train."""
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Optional
 
@@ -34,6 +35,11 @@ def usable_positions(config: Any, padding: Optional[int] = None) -> Optional[int
 
 def position_problems(job: Job, file: str, config: Any, padding: Optional[int] = None) -> list[Problem]:
     """What is wrong with `data.max_length` for a model of this configuration."""
+    if getattr(config, "axial_pos_embds", False):  # Reformer trains with samples of one length alone
+        length = math.prod(config.axial_pos_shape)
+        return [] if job.data.padding == "max_length" and job.data.max_length == length else [Problem(
+            file, "data.max_length", f"{config.model_type} models train with samples of exactly {length} tokens "
+            "(axial_pos_shape)", f"set max_length: {length} and padding: max_length, or another axial_pos_shape")]
     longest = usable_positions(config, padding)
     if longest is None or job.data.max_length <= longest:
         return []

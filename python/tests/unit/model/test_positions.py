@@ -70,6 +70,13 @@ def test_the_reason_says_what_the_family_never_uses():
     assert "512 positions (max_position_embeddings is 514" in problem.reason and "at most 512" in problem.fix
 
 
+def test_reformer_takes_samples_of_one_length():
+    own = transformers.ReformerConfig(axial_pos_shape=[4, 8])
+    for changes, right in (({}, False), ({"data.max_length": 32}, False),
+                           ({"data.max_length": 32, "data.padding": "max_length"}, True)):
+        assert (position_problems(Job.model_validate(changed(JOB, changes)), "job.yml", own) == []) is right
+
+
 def test_check_knows_the_positions_of_a_folder_and_of_a_cached_model(bench, monkeypatch):
     from huggingface_hub import constants
 
