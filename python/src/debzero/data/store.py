@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Optional
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 import numpy as np
 
@@ -30,9 +30,11 @@ class Store:
         self._stack = ExitStack()
 
     def __enter__(self) -> Store:
-        enter = self._stack.enter_context
-        self._files = [(enter(open(texts, "wb")), enter(open(lengths, "wb"))) for texts, lengths in self.paths]
+        self._files = [(self._opened(texts), self._opened(lengths)) for texts, lengths in self.paths]
         return self
+
+    def _opened(self, path: Path) -> BinaryIO:
+        return self._stack.enter_context(path.open("wb"))
 
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException],
                  trace: Optional[TracebackType]) -> None:
