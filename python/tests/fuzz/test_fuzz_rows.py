@@ -152,8 +152,8 @@ def check(folder: Path, given: tuple[int, tuple[str, bytes]]) -> int:  # noqa: F
         return 2
     assert rows, "accepted, though there is nothing in it"
     wanted, read = Wanted.by(plan.job.data, "class"), []
-    dataset.read(plan.job.data, local_parts(plan.job.data, wanted), wanted, 42,
-                 [lambda piece: read.extend(zip(*(piece.column(name).to_pylist() for name in ("text", "label"))))])
+    dataset.read(plan.job.data, local_parts(plan.job.data, wanted), wanted, 42, dataset.Pass(
+        [lambda piece: read.extend(zip(*(piece.column(name).to_pylist() for name in ("text", "label"))))]))
     assert [(text or "", label) for text, label in read] == rows
     try:
         made = prepare.prepare(plan, folder / "cache")

@@ -55,7 +55,8 @@ def data_found(job: Job, file: str, reads: Reads) -> DataFound:
             rows = [part for part in (parts.train, parts.held_out) if part is not None]
             faults += dataset.missing_columns(job.data, wanted, rows)
         else:
-            read = dataset.read(job.data, parts, wanted, job.train.seed, most_rows=MOST_ROWS, say=_say)
+            read = dataset.read(job.data, parts, wanted, job.train.seed,
+                                dataset.Pass(most_rows=MOST_ROWS, say=_say))
             faults += read.faults()
             if not any(fault.severity == "error" for fault in faults):
                 facts, labels = read.facts(), None if read.cut_short else read.labels

@@ -191,11 +191,18 @@ def missing_columns(data: Data, wanted: Wanted, all_rows: Collection[Rows]) -> l
     return found
 
 
-def read(data: Data, parts: Parts, wanted: Wanted, seed: int, keeps: Collection[Keep] = (),
-         most_rows: Optional[int] = None, say: Say = lambda text: None) -> DataSet:
-    """The pass over all rows. Raises a DataError for columns that are not there, and where the rows cannot be read.
-    `keeps`: gets each piece of a part, one for each part; `most_rows`: of a part, that are read; `say`: how far it is,
-    where it takes long."""
+class Pass(NamedTuple):
+    """How the rows are read. `keeps`: gets each piece of a part, one for each part; `most_rows`: of a part, that are
+    read; `say`: how far it is, where it takes long."""
+
+    keeps: Collection[Keep] = ()
+    most_rows: Optional[int] = None
+    say: Say = lambda text: None
+
+
+def read(data: Data, parts: Parts, wanted: Wanted, seed: int, how: Pass = Pass()) -> DataSet:  # noqa: B008
+    """The pass over all rows. Raises a DataError for columns that are not there, and where the rows cannot be
+    read."""
     all_rows = [rows for rows in (parts.train, parts.held_out) if rows is not None]
     empty = [rows for rows in all_rows if not rows.columns]
     if empty:
@@ -204,15 +211,15 @@ def read(data: Data, parts: Parts, wanted: Wanted, seed: int, keeps: Collection[
     if absent:
         raise DataError(*absent)
     surveys, said = [], time.monotonic()
-    for rows, keep in zip(all_rows, [*keeps, *[None] * len(all_rows)]):
+    for rows, keep in zip(all_rows, [*how.keeps, *[None] * len(all_rows)]):
         survey = Survey(rows, wanted)
         for piece in survey.pieces():
             if keep is not None:
                 keep(piece)
             if time.monotonic() - said > QUIET_SECONDS:
                 said = time.monotonic()
-                say(f"reading {rows.name}: {survey.count} rows, {rows.share():.0%}")
-            if most_rows is not None and survey.count >= most_rows:
+                how.say(f"reading {rows.name}: {survey.count} rows, {rows.share():.0%}")
+            if how.most_rows is not None and survey.count >= how.most_rows:
                 survey.cut_short = True
                 break
         surveys.append(survey)

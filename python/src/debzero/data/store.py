@@ -1,10 +1,14 @@
-"""The texts of a data set on the disk, while its samples are made: what they need in memory does not grow with it."""
+"""The texts of a data set on the disk, while its samples are made: what they need in memory does not grow with it.
+
+Each column has two files: its texts end to end as UTF-8, and how many bytes each has (int32).
+"""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Optional
+from typing import Any, BinaryIO, NamedTuple, Optional
 
 import numpy as np
 
@@ -19,23 +23,29 @@ class Chunk(NamedTuple):
 class Store:
     """Filled by `add` within a `with` block, and read after it."""
 
-    def __init__(self, path: Path, columns: list[str]) -> None:
-        import pyarrow
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.columns = path, columns
-        self._writer = pyarrow.ipc.new_file(str(path), pyarrow.schema([(name, pyarrow.string()) for name in columns]))
+    def __init__(self, folder: Path, columns: list[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.columns = columns
+        self.paths = [(folder / f"{number}.utf8", folder / f"{number}.int32") for number in range(len(columns))]
+        self._stack = ExitStack()
 
     def __enter__(self) -> Store:
+        self._files = [(self._opened(texts), self._opened(lengths)) for texts, lengths in self.paths]
         return self
+
+    def _opened(self, path: Path) -> BinaryIO:
+        return self._stack.enter_context(path.open("wb"))
 
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException],
                  trace: Optional[TracebackType]) -> None:
-        self._writer.close()
+        self._stack.close()
 
     def add(self, piece: Any) -> None:
         """pyarrow.RecordBatch with these columns among others."""
-        self._writer.write_batch(piece.select(self.columns))
+        for name, (texts, lengths) in zip(self.columns, self._files):
+            encoded = [(text or "").encode() for text in piece.column(piece.schema.names.index(name)).to_pylist()]
+            texts.write(b"".join(encoded))
+            lengths.write(np.fromiter(map(len, encoded), np.int32, len(encoded)).data)
 
 
 class Texts:
@@ -49,16 +59,18 @@ class Texts:
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         """At most `size` rows at a time."""
-        import pyarrow
+        with ExitStack() as stack:
+            files = [stack.enter_context(open(texts, "rb")) for texts, _ in self.store.paths]
+            ends = [np.cumsum(np.fromfile(lengths, np.int32), dtype=np.int64) for _, lengths in self.store.paths]
+            for first in range(0, len(self.rows), size):
+                rows = self.rows[first : first + size]
+                yield Chunk(first, [_texts(file, end, rows) for file, end in zip(files, ends)])
 
-        with pyarrow.memory_map(str(self.store.path)) as file:
-            pieces = pyarrow.ipc.open_file(file)
-            begin = done = 0
-            for number in range(pieces.num_record_batches):
-                piece = pieces.get_batch(number)
-                mine = self.rows[slice(*np.searchsorted(self.rows, (begin, begin + len(piece))))] - begin
-                begin += len(piece)
-                for first in range(0, len(mine), size):
-                    some = piece.take(pyarrow.array(mine[first : first + size]))
-                    yield Chunk(done, [[text or "" for text in column.to_pylist()] for column in some.columns])
-                    done += len(some)
+
+def _texts(file: Any, ends: np.ndarray, rows: np.ndarray) -> list[str]:
+    found = []
+    for row in rows.tolist():
+        begin = int(ends[row - 1]) if row else 0
+        file.seek(begin)
+        found.append(file.read(int(ends[row]) - begin).decode())
+    return found

@@ -98,6 +98,8 @@ class Survey:
         for name in names or ():
             self._number(name, lambda: -1)
         for piece in self.rows.pieces(self.wanted.columns):
+            if not len(piece):
+                continue
             self._texts(piece)
             if self.wanted.label is not None:
                 self._labels(piece.column(piece.schema.names.index(self.wanted.label)))
@@ -190,7 +192,7 @@ def _cells(values: Any, rows: range) -> list[str]:
     """The strings of some rows; empty where they are missing. (pyarrow's own functions take long to load.)"""
     _, places, content = values.buffers()
     offsets = np.frombuffer(places, np.int32, len(values) + 1, values.offset * 4)
-    text, some = memoryview(content or b""), np.asarray(rows)
+    text, some = memoryview(content or b""), np.asarray(rows, np.int64)
     return [str(text[begin:end], "utf-8") for begin, end in zip(offsets[some].tolist(), offsets[some + 1].tolist())]
 
 

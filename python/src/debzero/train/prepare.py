@@ -154,8 +154,9 @@ def _read(job: Job, cache: Path, raw: Path) -> tuple[DataSet, list[tuple[Side, T
     wanted = Wanted.by(job.data, tasks.of(job).label)
     found = parts(job.data, wanted, cache)
     with ExitStack() as stack:
-        stores = [stack.enter_context(Store(raw / f"{number}.arrow", job.data.text)) for number in (0, 1)]
-        read = dataset.read(job.data, found, wanted, job.train.seed, [store.add for store in stores])
+        stores = [stack.enter_context(Store(raw / str(number), job.data.text)) for number in (0, 1)]
+        read = dataset.read(job.data, found, wanted, job.train.seed,
+                            dataset.Pass([store.add for store in stores]))
     errors = [fault for fault in read.faults() if fault.severity == "error"]
     if errors:
         raise DataError(*errors)

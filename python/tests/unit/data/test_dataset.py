@@ -22,7 +22,8 @@ def read(path, kind="class", most_rows=None, **data):
         rows.extend(zip(*(column.to_pylist() for column in piece.columns)))
 
     try:
-        found = dataset.read(settings, local_parts(settings, wanted), wanted, 42, [keep], most_rows)
+        found = dataset.read(settings, local_parts(settings, wanted), wanted, 42,
+                             dataset.Pass([keep], most_rows))
         return found, rows, found.faults()
     except DataError as error:
         return None, rows, list(error.faults)

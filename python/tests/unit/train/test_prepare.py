@@ -196,6 +196,7 @@ def test_prefixes_and_columns_make_one_text(bench):
     (bench.folder / "rows.jsonl").write_text("\n".join(lines))
     made = prepared(bench, data__dataset=str(bench.folder / "rows.jsonl"), data__text=["a", "b"],
                     data__prefix=["first: ", " second: "], data__max_length=64)
-    texts = {made.tokenizer.decode(ids, skip_special_tokens=True) for ids in rows_of(made.train)}
+    texts = {made.tokenizer.decode(ids, skip_special_tokens=True)
+             for ids in [*rows_of(made.train), *rows_of(made.held_out)]}
     assert "first : cat number 1 second : saw" in texts
     assert all(t.max() == 0 for t in [made.train.types]), "one segment"
