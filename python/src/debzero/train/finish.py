@@ -18,9 +18,10 @@ def finish(setup: Setup, saver: Saver) -> None:
     """Write the model and the report. The last evaluation and the last checkpoint are there already. All ranks call
     this."""
     context, state, engine = setup.context, setup.state, setup.engine
-    best = context.resolved.job.train.select == "best"
     context.progress.state("saving", "writing the model")
-    if not (best and context.folder.model.is_dir()):
+    best = context.resolved.job.train.select == "best" and context.agree(
+        lambda: context.folder.step_of_model() == state.best_step)
+    if not best:
         saver.save_model()
     tokens = torch.tensor(state.tokens, dtype=torch.float64, device=context.device)
     dist.all_reduce(tokens)

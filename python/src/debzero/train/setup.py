@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from debzero.base.text import count_text
 from debzero.data.collator import Collator
-from debzero.data.sampler import steps_per_epoch
+from debzero.data.sampler import steps_per_epoch, total_steps
 from debzero.data.tokens import Prepared
 from debzero.model import build, source, tasks
 from debzero.model.tokenizer import Model
@@ -85,9 +85,9 @@ def _samples(context: Context) -> Samples:
     cuda = context.device.type == "cuda"
     width = resolved.job.data.max_length if resolved.job.data.padding == "max_length" else None
     per_epoch = steps_per_epoch(len(prepared.train), resolved.batch.total)
-    steps = resolved.job.train.epochs * per_epoch
+    context.agree(lambda: context.folder.note_steps_per_epoch(per_epoch))
     return Samples(task, prepared, Collator(prepared.tokenizer, 8 if cuda else 1, width, pin=cuda), per_epoch,
-                   min(steps, resolved.job.train.max_steps or steps))
+                   total_steps(resolved.job.train, per_epoch))
 
 
 def _summary(context: Context, samples: Samples) -> str:

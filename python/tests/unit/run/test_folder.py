@@ -4,6 +4,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+from support import stand_in
 
 from debzero.base.errors import InputError, PassingError, PassingProblem, Problem, passing
 from debzero.base.files import write_json
@@ -24,8 +25,8 @@ def fill(folder, *names):
             path.write_text(name)
 
 
-def start(folder, fingerprint="now", again=False):
-    return opening.open_folder(SimpleNamespace(fingerprint=fingerprint), RunFolder(str(folder)), "job.yml", again)
+def start(folder, again=False):
+    return opening.open_folder(stand_in(), RunFolder(str(folder)), "job.yml", again)
 
 
 FOREIGN = ("thesis.tex", "models/", ".git/", ".notes.new", ".model.new/", "status.json.bak", "debzero.prom",
@@ -37,10 +38,11 @@ def test_only_what_debzero_made_moves_to_the_archive(tmp_path, again):
     fill(tmp_path, *FOREIGN, "checkpoints/step-1/weights", "checkpoints/.step-2/weights", "model/", "metrics.csv",
          "debzero-mrpc.prom", "data/rows", "tensorboard/", ".status.json.0123456789abcdef.new",
          ".model.0123456789abcdef.new/", ".error.json")
-    write_json(tmp_path / "status.json", {"state": "stopped", "fingerprint": "now" if again else "before"})
+    before = stand_in("now" if again else "before").fingerprint
+    write_json(tmp_path / "status.json", {"state": "stopped", "fingerprint": before})
     assert start(tmp_path, again=again)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {name.rstrip("/") for name in FOREIGN} | {".lock", "data", "archive", "status.json"}
+    assert left == {name.rstrip("/") for name in FOREIGN} | {".lock", "data", "archive", "status.json", "run.json"}
     (archive,) = (tmp_path / "archive").iterdir()
     assert {path.name for path in archive.iterdir()} == {
         "checkpoints", "model", "metrics.csv", "debzero-mrpc.prom", "tensorboard", "status.json", ".error.json"}
@@ -49,10 +51,10 @@ def test_only_what_debzero_made_moves_to_the_archive(tmp_path, again):
 def test_a_resumed_run_keeps_its_own_and_loses_what_a_kill_left(tmp_path):
     fill(tmp_path, "checkpoints/step-1/weights", "checkpoints/.step-2/weights", ".model.0123456789abcdef.new/weights")
     (tmp_path / ".model.1123456789abcdef.new").symlink_to(tmp_path / "checkpoints")
-    write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": "now"})
+    write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": stand_in().fingerprint})
     assert start(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "status.json", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "status.json", "run.json", ".lock"}
 
 
 def test_again_begins_anew_even_where_the_status_is_damaged(tmp_path):

@@ -152,7 +152,7 @@ def test_the_outcome_of_another_job_in_the_same_folder_is_kept(bench):
     path = bench.job(train__max_steps=2, train__seed=7)
     second = bench.quick("train", path)
     assert second.returncode == 0, second.stdout
-    assert f"the folder {bench.output()} held a different run; moved to {bench.output()}/archive/" in second.stdout
+    assert f"the run that was in {bench.output()} is now in {bench.output()}/archive/" in second.stdout
     kept = list((bench.output() / "archive").glob("*/report.json"))
     assert len(kept) == 1
     assert json.loads(kept[0].read_text())["samples_per_second"] == first["samples_per_second"]
