@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
+from debzero.base import terminal
 from debzero.base.errors import UserError
 
 OPEN = "is root's, and others may write to it"
@@ -36,18 +37,21 @@ def is_anothers(path: Path) -> bool:
 
 
 def become_owner(*paths: Path) -> None:
-    """Where root runs this, become the owner of `paths`, or of what is to be created there, for good. Raises a
-    UserError where that cannot be."""
+    """Where root runs this, become the owner of `paths`, or of what is to be created there, for good, and leave root's
+    terminal. Raises a UserError where that cannot be."""
     account = _owner(*paths)
     if account is None:
         _leave_others_caches()
         return
+    parent = terminal.leave()
     try:
         os.initgroups(account.pw_name, account.pw_gid)
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
     except OSError as error:
         raise _cannot_become(account, paths[0], error) from None
+    if parent is not None:
+        terminal.end_with(parent)
     os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
     for name in WRITTEN:  # root's may be out of reach
         if name in os.environ and not os.access(os.environ[name], os.W_OK | os.X_OK):

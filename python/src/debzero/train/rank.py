@@ -5,11 +5,9 @@ What imports torch is imported in functions: signals must be blocked before any 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import resource
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -23,6 +21,7 @@ from debzero.base.errors import InputError, OutOfMemory, PassingError, UserError
 from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
+from debzero.base.terminal import end_with
 from debzero.base.text import printable_lines
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
@@ -35,7 +34,6 @@ from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
 from debzero.train.memory_retry import with_launchers_micro
 from debzero.train.torch_imports import speed_up_imports
 
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 T = TypeVar("T")
 
 
@@ -101,9 +99,7 @@ def _die_with_launcher() -> None:
     """A rank whose launcher is killed, without a chance to end its ranks, must not continue unwatched."""
     launcher = environment().launcher_pid
     if launcher is not None:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != launcher:  # it died before that
-            os._exit(1)
+        end_with(launcher)
 
 
 def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
