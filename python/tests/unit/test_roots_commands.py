@@ -13,6 +13,7 @@ from warm import server
 from debzero.base.errors import InputError
 from debzero.check import checks, fix
 from debzero.measure.records import MeasuredRun, Segment
+from debzero.plan import table
 from debzero.train import rank
 from debzero.tune import job_file, tuning
 
@@ -150,3 +151,62 @@ def test_where_others_may_write_root_does_not_work(place):
     assert done.returncode == 1 and "others may write to it" in done.stdout and "Traceback" not in done.stdout
     with pytest.raises(InputError):
         checks.check(place.job(output="rows.csv/out"))
+
+
+@pytest.mark.parametrize("command", [
+    ["check", "{}/ds.json"], ["check", "{}/ds.json", "--fix"], ["check", "{}/job.yml"],
+    ["check", "--convert", "{}/job.yml"], ["plan", "{}/job.yml"], ["status", "{}/job.yml"], ["stop", "{}/job.yml"],
+    ["train", "{}/job.yml"], ["tune", "{}/job.yml"], ["bench", "{}/job.yml"], ["bench", "--render", "{}/ds.json"],
+    ["bench", "--compare", "{}/ds.json", "{}/job.yml", "-o", "{}/../page.html"]])
+def test_no_command_of_roots_follows_another_users_link(place, command):
+    secret = place.folder / "secret"
+    secret.write_text('{"train_batch_size": "secret", "output": "/root"}')
+    secret.chmod(0o600)
+    for name in ("ds.json", "job.yml"):
+        (place.folder / "others" / name).symlink_to(secret)
+    give(place.folder / "others")
+    done = place.quick(*(word.format(place.folder / "others") for word in command))
+    shown = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "Permission denied" in shown and "Traceback" not in shown, shown
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("data.dataset", "others/rows.csv"), ("data.dataset", "others"), ("model", "./others/model"), ("model", "copied"),
+    ("deepspeed", "./others/ds.json"), ("deepspeed", "./open.json"), ("file", None)])
+def test_what_root_trains_on_as_root_nobody_else_may_change(place, key, value):
+    others = place.folder / "others"
+    (others / "rows.csv").write_text((place.folder / "rows.csv").read_text())
+    (others / "train.csv").write_text((place.folder / "rows.csv").read_text())
+    (others / "ds.json").write_text("{}")
+    give(others)
+    (place.folder / "copied").mkdir()  # by root, with the files' owners
+    (place.folder / "copied" / "config.json").write_text("{}")
+    os.chown(place.folder / "copied" / "config.json", OTHER.pw_uid, OTHER.pw_gid)
+    (place.folder / "open.json").write_text("{}")
+    (place.folder / "open.json").chmod(0o666)
+    job = place.job(output="out", **({key.replace(".", "__"): value} if value else {}))
+    if key == "file":
+        os.chown(job, OTHER.pw_uid, -1)
+    answer = in_child(lambda: checks.check(job))
+    assert answer.startswith(f"InputError: {key}: {place.folder}"), answer
+    assert "another user may change" in answer
+    give(place.folder / "copied")
+    assert not in_child(lambda: checks.check(place.job(output="others/out", **(
+        {key.replace(".", "__"): value} if value else {})))).count("another user may change"), "as the output's owner"
+
+
+def test_a_plan_is_made_as_the_owner_of_what_it_reads(place):
+    (place.folder / "others" / "model").mkdir()
+    give(place.folder / "others")
+    jobs = [place.job("roots", output="out", deepspeed="./missing.json"),
+            place.job("models", output="out", deepspeed="./missing.json", model="./others/model"),
+            place.job("theirs", output="out", deepspeed="./missing.json")]
+    os.chown(jobs[2], OTHER.pw_uid, -1)
+
+    def user(job):
+        with pytest.raises(InputError, match="missing.json"):
+            table.plan_job(job, 1, {"gpu_memory": "40G", "ram": "1G", "nvme": None}, None, False)
+        return os.getuid()
+
+    assert user(jobs[0]) == 0  # and imports what is needed: the other user may not reach this Python
+    assert [in_child(lambda job=job: user(job)) for job in jobs[1:]] == [str(OTHER.pw_uid)] * 2

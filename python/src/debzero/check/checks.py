@@ -12,6 +12,7 @@ from debzero.base.errors import InputError, PassingProblem, Problem, without_kno
 from debzero.base.files import nearest, unreadable
 from debzero.base.reading import why
 from debzero.base.text import did_you_mean
+from debzero.check.inputs import require_roots
 from debzero.check.operators import operator_problems
 from debzero.data.columns import column_names
 from debzero.deepspeed_json import lint
@@ -36,7 +37,7 @@ def output_of(job: Job) -> Path:
 
 def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_of) -> ResolvedJob:
     """The job in `path` on this host; raises an InputError with every problem found. Root becomes the owner of the
-    folder that the command works in."""
+    folder that the command works in; where that is root's, all that the job names must be as well."""
     return examine(path, ranks, works_in=works_in)[0]
 
 
@@ -48,6 +49,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
     resolved = None
     if job is not None:
         privileges.become_owner(works_in(job))
+        require_roots(job, path)
         file = str(path)
         in_the_file = list(problems)
         try:  # a start would fail at it, after it had opened the output folder

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, without_known
+from debzero.base.privileges import become_owner
 from debzero.base.text import bytes_text, count_text, printable
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.deepspeed_json.view import ZERO
+from debzero.job.local_files import files_of
 from debzero.job.reader import parse
 from debzero.model import tasks
 from debzero.model.checks import model_problems
@@ -80,6 +83,10 @@ def _read(path: Path, hardware: Hardware, config: Optional[Path], refused: bool)
     job, wrong = parse(path)
     if job is None:
         return None, None, wrong
+    # Nothing is written, so root may be whoever owns the first of them that is not root's.
+    named = [part for part in (job.deepspeed, job.model) if isinstance(part, str) and os.path.isabs(part)]
+    files = [file for part in named for file in (Path(part), *files_of(part))]
+    become_owner(path, *([config] if config else []), *files)
     shapes, file = None, str(path)
     settings, found = read_deepspeed(job, file)
     found += tasks.problems(job, file)

@@ -23,6 +23,7 @@ from debzero.base.files import nearest
 from debzero.base.stack import jobs_folder
 from debzero.base.terminal import end_with
 from debzero.base.text import printable_lines
+from debzero.check.inputs import require_roots
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.resolve.host import HostGpus, this_host
@@ -87,6 +88,7 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedJob:
         raise InputError(problems)
     privileges.tighten_umask()
     privileges.become_owner(Path(job.output))  # which debzero's own launcher is already
+    require_roots(job, file)
     if arguments.deepspeed:
         job = job.model_copy(update={"deepspeed": str(arguments.deepspeed.absolute())})
     config, problems = read_deepspeed(job, str(file))
