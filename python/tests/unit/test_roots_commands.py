@@ -2,12 +2,14 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from others import OTHER, give, in_child, public_folder
-from support import JOB, Bench, changed
+from support import JOB, SOURCE, Bench, changed
 from warm import server
 
 from debzero.base.errors import InputError
@@ -195,6 +197,26 @@ def test_what_root_trains_on_as_root_nobody_else_may_change(place, key, value):
         {key.replace(".", "__"): value} if value else {})))).count("another user may change"), "as the output's owner"
 
 
+@pytest.mark.parametrize("name", ["DEBZERO_TEXTFILE_DIR", "~/.cache", "~/.cache/torch_extensions"])
+def test_root_trains_with_no_folder_of_another_users(place, name):
+    """A cache in the home, too, may be a link to a larger disk: compiled code is loaded from it."""
+    home = place.folder / "home"
+    (home / ".cache").mkdir(parents=True)
+    if name.startswith("~"):
+        path = home / name[2:]
+        if path.exists():
+            path.rmdir()
+        path.symlink_to(place.folder / "others")
+
+    def examine():
+        os.environ["HOME"] = str(home)
+        os.environ["DEBZERO_TEXTFILE_DIR"] = str(place.folder / ("home" if name.startswith("~") else "others"))
+        return checks.check(place.job(output="out"))
+
+    answer = in_child(examine)
+    assert answer.startswith(f"InputError: {name}: ") and f"{place.folder}" in answer, answer
+
+
 def test_a_plan_is_made_as_the_owner_of_what_it_reads(place):
     (place.folder / "others" / "model").mkdir()
     give(place.folder / "others")
@@ -210,3 +232,27 @@ def test_a_plan_is_made_as_the_owner_of_what_it_reads(place):
 
     assert user(jobs[0]) == 0  # and imports what is needed: the other user may not reach this Python
     assert [in_child(lambda job=job: user(job)) for job in jobs[1:]] == [str(OTHER.pw_uid)] * 2
+
+
+def test_weights_are_converted_as_the_owner_of_their_folder_in_a_sandbox_that_root_starts(place):
+    """A `systemd-run` that says who it is, in the place of the weights."""
+    model, programs = place.folder / "others" / "model", place.folder / "bin"
+    model.mkdir()
+    programs.mkdir()
+    (programs / "systemd-run").write_text("#!/bin/sh\ncat > /dev/null\nid -u; id -g\n")
+    (programs / "systemd-run").chmod(0o755)
+    (model / "pytorch_model.bin").write_text("weights")
+    give(model)
+
+    def convert():
+        return subprocess.run([sys.executable, SOURCE / "convert.py", model], capture_output=True, text=True,
+                              env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
+
+    done = convert()
+    assert done.returncode == 0, done.stderr
+    assert owners(model) == {OTHER.pw_uid} and (model / "model.safetensors").read_text() == "0\n0\n"
+    (place.folder / "secret").touch(0o600)
+    (model / "pytorch_model.bin").unlink()
+    (model / "pytorch_model.bin").symlink_to(place.folder / "secret")
+    done = convert()
+    assert done.returncode == 1 and "Permission denied" in done.stderr

@@ -1,13 +1,18 @@
-"""What a job reads where root works on it as root: nothing that another user may change."""
+"""What a job reads, and libraries load for it, where root works on it as root: nothing that another user may change."""
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
 from debzero.base import privileges
+from debzero.base.environment import NAMES
 from debzero.base.errors import InputError, Problem
 from debzero.job.local_files import files_of
 from debzero.job.schema import Job
+
+# Of root's home, and often links to a larger disk: what libraries load from there, compiled code among it.
+CACHES = (".cache", ".cache/huggingface", ".cache/torch", ".cache/torch_extensions", ".config/matplotlib", ".nv",
+          ".triton")
 
 
 def require_roots(job: Job, file: Path) -> None:
@@ -15,13 +20,16 @@ def require_roots(job: Job, file: Path) -> None:
     job that another user may change: the job file, too, for it says where root writes."""
     if os.geteuid() != 0:
         return
-    named = {"file": str(file), "deepspeed": job.deepspeed, "data.dataset": job.data.dataset, "model": job.model}
+    textfiles = NAMES["textfile_folder"]
+    named = {"file": [file], "deepspeed": _paths(job.deepspeed), "data.dataset": _paths(job.data.dataset),
+             "model": _paths(job.model), textfiles: _paths(os.environ.get(textfiles))[:1],
+             **{f"~/{name}": [Path(os.path.expanduser(f"~/{name}"))] for name in CACHES}}
     wrong = []
-    for key, value in named.items():
-        for path in _files(value) if isinstance(value, str) and (key == "file" or os.path.isabs(value)) else ():
+    for key, paths in named.items():
+        for path in paths:
             if reason := privileges.distrust(path):
                 wrong.append(Problem(
-                    str(file), key, f"{reason}, and root, whose the output is, reads nothing that another user may "
+                    str(file), key, f"{reason}, and root, whose the output is, uses nothing that another user may "
                     "change", f"give the output to the user who shall train, as whom root's commands then run: install "
                     f"-d -o USER {job.output}; or copy it to where only root may write (chown -R root:root)"))
                 break
@@ -29,9 +37,9 @@ def require_roots(job: Job, file: Path) -> None:
         raise InputError(wrong)
 
 
-def _files(path: str) -> list[Path]:
-    """A file; or a folder and what is in it, as far as debzero and the libraries read it."""
-    files = [Path(path)]
-    if os.path.isdir(path) and not privileges.distrust(files[0]):
-        files += files_of(path)
-    return files
+def _paths(value: object) -> list[Path]:
+    """The file that `value` names; or a folder and what is in it, as far as debzero and the libraries read it."""
+    if not isinstance(value, str) or not os.path.isabs(value):
+        return []  # the hub's, or no file at all
+    path = Path(value)
+    return [path, *(files_of(value) if os.path.isdir(value) and not privileges.distrust(path) else ())]
