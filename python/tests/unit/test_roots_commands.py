@@ -12,8 +12,10 @@ from others import OTHER, give, in_child, public_folder
 from support import JOB, SOURCE, Bench, changed
 from warm import server
 
+from debzero.base import privileges
 from debzero.base.errors import InputError
 from debzero.check import checks, fix
+from debzero.job.reader import parse
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.plan import table
 from debzero.train import rank
@@ -256,3 +258,26 @@ def test_weights_are_converted_as_the_owner_of_their_folder_in_a_sandbox_that_ro
     (model / "pytorch_model.bin").symlink_to(place.folder / "secret")
     done = convert()
     assert done.returncode == 1 and "Permission denied" in done.stderr
+
+
+def test_root_is_not_asked_to_give_away_what_a_link_leads_to(place):
+    (place.folder / "root").mkdir()
+    (place.folder / "others" / "out").symlink_to(place.folder / "root")
+    give(place.folder / "others")
+    for output, asked in (("others/out", False), ("root", True)):
+        job = place.job(output=output)
+
+        def problems(job=job):
+            privileges.become_owner(place.folder / "others")
+            return [problem.fix for problem in checks._output(parse(job)[0], str(job), None)]
+
+        assert ("install -d" in in_child(problems)) is asked
+
+
+def test_a_folder_that_is_removed_during_its_check_is_a_problem(place, monkeypatch):
+    def gone(path):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(checks.shutil, "disk_usage", gone)
+    job = place.job(output="others/out")
+    assert "does not exist" in checks._in_output(parse(job)[0], str(job), None)[0].reason

@@ -110,6 +110,14 @@ def acting_as_owner(*paths: Path) -> Iterator[None]:
         os.setgroups(groups)
 
 
+def is_roots_alone(path: Path) -> bool:
+    """Whether nobody but root can change where `path` leads: only there may a message have root change an owner."""
+    try:
+        return _first_stranger(path) == 0
+    except UserError:
+        return False
+
+
 def require_own(path: Path) -> None:
     """Raises a UserError where root runs this and `path`, which is there, is not root's alone: somebody else was
     faster, or nobody has called become_owner."""
@@ -150,7 +158,7 @@ def _first_stranger(path: Path) -> int:
         except (FileNotFoundError, NotADirectoryError, ValueError):
             break  # what is created there is root's
         except OSError as error:
-            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) or not os.access(here, os.X_OK):
                 return 0  # nothing can be done with it
             raise _refusal(at, f"cannot be looked at, by root either ({error.strerror})") from None
         if state.st_uid and not (private and (stat.S_ISDIR(state.st_mode) or state.st_nlink == 1)):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -138,9 +139,14 @@ def _moves(folder: str, path: str) -> bool:
 
 
 def _in_output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
-    """As _output, where root works elsewhere (`debzero bench --output`)."""
-    with privileges.acting_as_owner(Path(job.output)):
-        return _output(job, file, own)
+    """As _output, where root works elsewhere (`debzero bench --output`), and for a folder that somebody changes in the
+    meantime."""
+    try:
+        with privileges.acting_as_owner(Path(job.output)):
+            return _output(job, file, own)
+    except OSError as error:
+        return [PassingProblem(file, "output", f"{error.filename or job.output} {why(error)}",
+                               "start again when nobody else changes the folder")]
 
 
 def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
@@ -153,7 +159,8 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
     if not os.access(above, os.W_OK | os.X_OK):
         user = os.environ.get("USER") or str(os.getuid())
         return [Problem(file, "output", f"the user {user} may not write to {above}",
-                        f"choose another output, or as root: install -d -o {user} {folder}")]
+                        "choose another output" + (f", or as root: install -d -o {user} {shlex.quote(str(folder))}"
+                                                   if privileges.is_roots_alone(folder) else ""))]
     if reason := unreadable(folder):
         return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
     paths = {"the job file": file, "data.dataset": job.data.dataset, "model": job.model, "deepspeed": job.deepspeed}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from debzero.base import privileges
@@ -29,9 +30,10 @@ def require_roots(job: Job, file: Path) -> None:
         for path in paths:
             if reason := privileges.distrust(path):
                 wrong.append(Problem(
-                    str(file), key, f"{reason}, and root, whose the output is, uses nothing that another user may "
-                    "change", f"give the output to the user who shall train, as whom root's commands then run: install "
-                    f"-d -o USER {job.output}; or copy it to where only root may write (chown -R root:root)"))
+                    str(file), key,
+                    f"{reason}, and root, whose the output is, uses nothing that another user may change",
+                    "give the output to the user who shall train, as whom root's commands then run: install -d -o USER "
+                    f"{shlex.quote(job.output)}; or copy it to where only root may write (chown -R root:root)"))
                 break
     if wrong:
         raise InputError(wrong)
