@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import PassingError, UserError
+from debzero.base.hub import DATASET, refusals_explained
 from debzero.job.local_files import hub_name
 
 COMMIT = r"[0-9a-f]{40}"
@@ -63,28 +64,11 @@ def _commit(name: str, revision: str) -> Optional[str]:
     """The commit that `revision` means now. None where the hub cannot be asked, or where it has a program and, of its
     branch main, an export of the rows: `datasets` finds that by the branch's name."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import (
-        GatedRepoError,
-        HFValidationError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.utils import OfflineModeIsEnabled
 
     try:
-        info = HfApi().dataset_info(name, revision=revision)
-    except HFValidationError:
-        raise UserError(f"{name!r} is neither a file, a folder nor a name that the hub can have",
-                        "correct data.dataset; a path begins with / or ./") from None
-    except RevisionNotFoundError:
-        raise UserError(f"the hub's data set {name} has no revision {revision!r}",
-                        "set data.revision to one of its branches, tags or commits") from None
-    except GatedRepoError:
-        raise UserError(f"the hub gives the data set {name} only to those who have accepted its terms",
-                        f"accept them on https://huggingface.co/datasets/{name}, and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise UserError(f"the data set {name!r} was not found on the hub",
-                        "correct data.dataset, or set HF_TOKEN if it is private") from None
+        with refusals_explained(DATASET, name, revision):
+            info = HfApi().dataset_info(name, revision=revision)
     except (OSError, OfflineModeIsEnabled):  # of requests or httpx; what is in the cache may do
         return None
     if f"{name.rpartition('/')[2]}.py" not in [file.rfilename for file in info.siblings or []]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from debzero.base.errors import UserError
+from debzero.base.hub import MODEL, refusals_explained
 from debzero.job.schema import Job
 from debzero.model.folder import DANGER, flaws, other_weights, shards
 from debzero.model.tokenizer import Model
@@ -65,28 +66,11 @@ def _others(name: str, commit: str) -> list[str]:
 def _download(name: str, revision: str, patterns: list[str]) -> Path:
     """The folder in the hub's cache with those files of the repository's first level."""
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.utils import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.utils import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except HFValidationError:
-        raise UserError(f"{name!r} is neither a folder nor a name that the hub can have",
-                        "correct `model:`; a folder begins with / or ./") from None
-    except RevisionNotFoundError:
-        raise UserError(f"the hub's model {name} has no revision {revision!r}",
-                        "set `revision:` to one of its branches, tags or commits") from None
-    except GatedRepoError:
-        raise UserError(f"the hub gives the model {name} only to those who have accepted its terms",
-                        f"accept them on https://huggingface.co/{name}, and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise UserError(f"the model {name!r} was not found on the hub",
-                        "correct `model:`, or set HF_TOKEN if it is private") from None
+        with refusals_explained(MODEL, name, revision):
+            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError:
         if not constants.HF_HUB_OFFLINE:
             raise  # the hub cannot be reached: that may pass

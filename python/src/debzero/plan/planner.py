@@ -54,8 +54,7 @@ class Row:
 def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
     """The job and its DeepSpeed JSON with another sharding in them."""
     # If the job names no NVMe folder, any path will do: nothing is written.
-    update = {"stage": sharding.stage or "none", "offload_optimizer": sharding.offload_optimizer,
-              "offload_param": sharding.offload_param, "nvme_path": job.zero.nvme_path or "/"}
+    zero = sharding.in_section(job.zero).model_copy(update={"nvme_path": job.zero.nvme_path or "/"})
     if config is not None:
         config = normalized(copy.deepcopy(config))
         section = config.get("zero_optimization")
@@ -64,7 +63,7 @@ def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> 
                 section.pop(key, None)
         if not sharding.stage:
             config = None  # plain DDP reads no DeepSpeed JSON
-    return job.model_copy(update={"zero": job.zero.model_copy(update=update)}), config
+    return job.model_copy(update={"zero": zero}), config
 
 
 def _setting(resolved: ResolvedJob, hidden: int) -> Setting:
@@ -118,7 +117,8 @@ class Planner:
 
     def memory(self, resolved: ResolvedJob) -> Memory:
         precision = resolved.precision
-        kind = precision if resolved.uses_deepspeed or precision == "fp32" else f"autocast {precision}"
+        halves = resolved.uses_deepspeed or resolved.is_native or precision == "fp32"
+        kind = precision if halves else f"autocast {precision}"
         compiled = _compiles_layers(resolved)
         if (kind, compiled) not in self.curves:
             self.curves[kind, compiled] = self.shapes.curve(kind, compiled)
@@ -137,7 +137,7 @@ class Planner:
         memory, batch = self.memory(resolved), resolved.batch
         return Row(sharding, batch.micro, batch.accumulation, memory, self._host_memory(memory, resolved),
                    memory.nvme_bytes * batch.ranks, self._lacks(memory, resolved), largest,
-                   relative_speed(sharding, batch.ranks))
+                   None if resolved.is_native else relative_speed(sharding, batch.ranks))
 
     def _host_memory(self, memory: Memory, resolved: ResolvedJob) -> HostMemory:
         return host_memory(memory.ram_bytes, self.counts.total, resolved.stage, resolved.batch.ranks,
