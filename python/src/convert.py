@@ -24,8 +24,9 @@ def convert(folder: Path) -> int:
     """Returns the exit code."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from debzero.base.errors import UserError
-    from debzero.base.privileges import acting_as_owner
+    from debzero.base.privileges import acting_as_owner, keep_to_roots
 
+    keep_to_roots("PATH")
     try:
         with acting_as_owner(folder):  # root reads and writes there with his rights
             return _convert(folder)

@@ -12,6 +12,7 @@ from others import OTHER, give, in_child, public_folder
 from support import JOB, SOURCE, Bench, changed
 from warm import server
 
+from debzero import cli
 from debzero.base import privileges
 from debzero.base.errors import InputError
 from debzero.check import checks, fix
@@ -272,6 +273,15 @@ def test_root_is_not_asked_to_give_away_what_a_link_leads_to(place):
             return [problem.fix for problem in checks._output(parse(job)[0], str(job), None)]
 
         assert ("install -d" in in_child(problems)) is asked
+
+
+def test_root_runs_no_program_from_another_users_path(place, monkeypatch):
+    """As after `su`, which keeps it."""
+    monkeypatch.setenv("PATH", f"{place.folder}/others:{os.environ['PATH']}")
+    seen = []
+    parser = SimpleNamespace(run=lambda options: seen.append(os.environ["PATH"]) or 0)
+    assert cli._run(parser) == 0
+    assert f"{place.folder}/others" not in seen[0] and "/usr/bin" in seen[0]
 
 
 def test_a_folder_that_is_removed_during_its_check_is_a_problem(place, monkeypatch):

@@ -44,7 +44,7 @@ def become_owner(*paths: Path) -> None:
     cannot be."""
     account = _owner(*paths)
     if account is None:
-        _keep_to_roots()
+        keep_to_roots()
         return
     parent = terminal.leave()
     try:
@@ -61,11 +61,13 @@ def become_owner(*paths: Path) -> None:
             del os.environ[name]
 
 
-def _keep_to_roots() -> None:
-    """Where root stays root, no variable leads it to what another user may change, as after `sudo -E` or `su`: caches
-    of compiled code, configurations, programs. Of a list such as PATH only those folders go."""
+def keep_to_roots(*names: str) -> None:
+    """Where root runs this, none of these variables (none given: of all) leads it to what another user may change, as
+    after `sudo -E` or `su`: caches of compiled code, configurations, programs. Of a list such as PATH only those
+    folders go."""
     for name, value in list(os.environ.items()) if os.geteuid() == 0 else ():
-        if name.startswith("DEBZERO_"):  # the commands themselves see to these
+        # The commands themselves see to debzero's own.
+        if name.startswith("DEBZERO_") or (names and name not in names):
             continue
         folders = value.split(os.pathsep)
         kept = [folder for folder in folders
