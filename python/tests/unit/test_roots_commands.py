@@ -291,3 +291,12 @@ def test_a_folder_that_is_removed_during_its_check_is_a_problem(place, monkeypat
     monkeypatch.setattr(checks.shutil, "disk_usage", gone)
     job = place.job(output="others/out")
     assert "does not exist" in checks._in_output(parse(job)[0], str(job), None)[0].reason
+
+
+def test_a_rank_of_roots_takes_no_deepspeed_json_of_another_users(place, monkeypatch):
+    config = place.folder / "others" / "ds.json"
+    config.write_text("{}")
+    give(config)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    arguments = SimpleNamespace(job=place.job(output="out"), deepspeed=config)
+    assert in_child(lambda: rank._resolve(arguments)).startswith(f"InputError: deepspeed: {config}")

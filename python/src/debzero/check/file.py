@@ -14,6 +14,8 @@ from debzero.check.fix import fix_job, fix_json
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config
 from debzero.job.others import program_of
+from debzero.run.decision import decide
+from debzero.run.folder import RunFolder
 
 
 class InvalidFileError(InputError):
@@ -43,7 +45,7 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
         raise invalid from None
     if as_json:
         print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts},
-                         indent=2))
+                         indent=2, default=lambda decision: decision.as_json()))
         return 0
     name = facts.pop("job")
     if warnings:
@@ -81,4 +83,5 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
 
 def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
     resolved, warnings = checks.examine(path, ranks)
-    return checks.summary(resolved, path), warnings
+    decision = decide(resolved, RunFolder(resolved.job.output))
+    return {**checks.summary(resolved, path), "run": decision}, warnings

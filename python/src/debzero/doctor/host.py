@@ -17,6 +17,7 @@ import sys
 import time
 from typing import Optional
 
+from debzero.base.text import printable
 from debzero.doctor.gpu_checks import GPU_CHECKS
 from debzero.doctor.host_check import CheckResult, HostCheck, Requirements, fail, ok, skip, warn
 from debzero.doctor.probe import HostProbe
@@ -188,9 +189,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
         print(json.dumps([result._asdict() for result in results]))
     else:
         for result in results:
-            print(f"{result.check:<12}{result.status:<6}{result.found}")
+            print(printable(f"{result.check:<12}{result.status:<6}{result.found}"))
             if result.advice:
-                print(f"{'':18}-> {result.advice}")
+                print(printable(f"{'':18}-> {result.advice}"))
     return int(any(result.status == "fail" for result in results))
 
 

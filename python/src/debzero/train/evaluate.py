@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from debzero.data.sampler import held_out_batches
+from debzero.train import exchange
 from debzero.train.engine import to_device
 from debzero.train.setup import Samples
 
@@ -29,13 +30,8 @@ def evaluate(forward: Callable[..., Any], samples: Samples, device: torch.device
         # indices are empty for a batch that only keeps the ranks in step
         answers.append(task.answers(forward, batch)[: len(indices)])
         between()
-    shares: list[Any] = [None] * ranks
-    dist.all_gather_object(shares, (np.concatenate(seen), np.concatenate(answers)))
-    order = np.concatenate([indices for indices, _ in shares])
-    assert np.array_equal(np.sort(order), np.arange(len(held_out))), "each held-out sample is answered exactly once"
+    rows = exchange.gather_rows(np.concatenate(seen), np.concatenate(answers), len(held_out))
     # Rank 0 alone computes the scores: the library for it takes each process a second to load, and all ranks must act
     # on the same numbers.
-    scores = [task.metrics(np.concatenate([rows for _, rows in shares])[np.argsort(order)], samples.prepared)
-              if rank == 0 else {}]
-    dist.broadcast_object_list(scores, 0)
-    return scores[0]
+    scores: dict[str, float] = exchange.broadcast(task.metrics(rows, samples.prepared) if rank == 0 else None)
+    return scores
