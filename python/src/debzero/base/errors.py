@@ -71,7 +71,7 @@ class InputError(Exception):
         super().__init__("; ".join(f"{p.key}: {p.reason}" for p in problems))
         self.problems = problems
 
-    def __reduce__(self) -> tuple[type, tuple[list[Problem]]]:  # ranks send it to each other
+    def __reduce__(self) -> tuple[type, tuple[list[Problem]]]:  # processes send it to each other
         return InputError, (self.problems,)
 
     def text(self) -> str:

@@ -100,6 +100,7 @@ def nccl(rank: int, ranks: int, meeting_point: str) -> None:
     import torch
     import torch.distributed as dist
 
+    os.environ["NCCL_SOCKET_IFNAME"] = "lo"  # no other host has to reach this
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", init_method=f"file://{meeting_point}", rank=rank, world_size=ranks,
