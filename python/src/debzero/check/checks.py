@@ -188,6 +188,9 @@ def summary(resolved: ResolvedJob, path: Path) -> dict[str, Any]:
     stage = "plain DDP" if not resolved.uses_deepspeed else f"ZeRO stage {resolved.stage}"
     parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
     label = "" if job.task == "causal-lm" else f" -> {job.data.label}"
+    if job.task == "text-to-text":
+        label += f" (texts of at most {job.data.max_answer_length} tokens)" if job.data.answers == "text" else (
+            " (one of the training rows' labels, a closed set)")
     offload = [f"{part} offloaded to {device}" for part, device in parts if device != "none"]
     return {
         "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",

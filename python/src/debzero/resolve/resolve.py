@@ -52,6 +52,7 @@ class ResolvedJob:
         """The same for runs that may resume from each other's checkpoints. Where the output lies, how many ranks share
         a global batch, and how often progress is reported or saved do not count."""
         facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
+                                             "data": self.job.data.unused,
                                              "train": {"micro_batch", "log_every", "compile", "precision"}})
         facts.update(precision=self.precision, json=self.deepspeed)
         if files := digests(self.job):

@@ -55,8 +55,13 @@ class ZeroEngine(Engine):
         self.engine.checkpoint_engine = _checkpoint_engine()
         self.engine._copy_recovery_script = lambda folder: None  # it reads pickle, which there is none of
 
-    def forward(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: Any) -> Any:
         return self.engine(**inputs)
+
+    def generate(self, **inputs: Any) -> Any:
+        """Stage 3 gathers a layer's weights in each forward pass: a rank whose texts have ended passes on with the
+        others."""
+        return self.model.generate(**inputs, synced_gpus=self.stage3 and dist.get_world_size() > 1)
 
     def rate_of(self, rate: float) -> float:
         """The user's JSON may have a scheduler."""

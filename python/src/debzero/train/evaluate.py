@@ -1,22 +1,29 @@
 """What the model scores on the held-out samples: every sample exactly once, shared out over the ranks."""
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from debzero.data.sampler import held_out_batches
+from debzero.model.task import Model
 from debzero.train.engine import to_device
 from debzero.train.setup import Samples
 
 
+class Evaluation(NamedTuple):
+    """The task's scores, and some samples with what the model wrote for them (Task.shown)."""
+
+    scores: dict[str, float]
+    shown: list[dict[str, str]]
+
+
 @torch.no_grad()
-def evaluate(forward: Callable[..., Any], samples: Samples, device: torch.device, micro: int,
-             between: Callable[[], None]) -> dict[str, float]:
-    """The task's scores, the same on every rank. The model is in evaluation mode already; `between` runs after each
-    batch."""
+def evaluate(model: Model, samples: Samples, device: torch.device, micro: int,
+             between: Callable[[], None]) -> Evaluation:
+    """The same on every rank. The model is in evaluation mode already; `between` runs after each batch."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     task = samples.task
     held_out = samples.prepared.held_out
@@ -27,7 +34,7 @@ def evaluate(forward: Callable[..., Any], samples: Samples, device: torch.device
         batch = to_device(samples.collate(held_out, indices), device)
         seen.append(indices)
         # indices are empty for a batch that only keeps the ranks in step
-        answers.append(task.answers(forward, batch)[: len(indices)])
+        answers.append(task.answers(model, batch)[: len(indices)])
         between()
     shares: list[Any] = [None] * ranks
     dist.all_gather_object(shares, (np.concatenate(seen), np.concatenate(answers)))
@@ -35,7 +42,9 @@ def evaluate(forward: Callable[..., Any], samples: Samples, device: torch.device
     assert np.array_equal(np.sort(order), np.arange(len(held_out))), "each held-out sample is answered exactly once"
     # Rank 0 alone computes the scores: the library for it takes each process a second to load, and all ranks must act
     # on the same numbers.
-    scores = [task.metrics(np.concatenate([rows for _, rows in shares])[np.argsort(order)], samples.prepared)
-              if rank == 0 else {}]
-    dist.broadcast_object_list(scores, 0)
-    return scores[0]
+    found: list[Any] = [None]
+    if rank == 0:
+        in_order = np.concatenate([rows for _, rows in shares])[np.argsort(order)]
+        found = [Evaluation(task.metrics(in_order, samples.prepared), task.shown(in_order, samples.prepared))]
+    dist.broadcast_object_list(found, 0)
+    return Evaluation(*found[0])

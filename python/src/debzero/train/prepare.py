@@ -81,6 +81,29 @@ def _values(found: list[Any], place: Place) -> np.ndarray:
     return np.asarray(found, np.float32)
 
 
+def _answers(tokenizer: Any, limit: int) -> Callable[[list[Any], Place], Piece]:
+    """Takes the targets of some rows, one call after the other, to the tokens that the model is to write."""
+    kind, written = tokens.smallest(len(tokenizer)), 0
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+
+    def pieces(found: list[Any], place: Place) -> Piece:
+        nonlocal written
+        bad = next((i for i, value in enumerate(found) if value is None), None)
+        if bad is not None:
+            raise UserError(f"{place(bad)} has no text to answer with", "fill it in or remove it")
+        encoded = tokenizer(text_target=[str(value) for value in found], truncation=True, max_length=limit,
+                            return_attention_mask=False)["input_ids"]
+        # An answer ends where the model writes the end: a tokenizer that marks none would have it write for ever.
+        ids = [sample if end in sample or end is None else [*sample[: limit - 1], end] for sample in encoded]
+        lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+        ends = written + np.cumsum(lengths, dtype=np.int64)
+        written = int(ends[-1])
+        return {"answer_ids": np.fromiter(chain.from_iterable(ids), kind), "answer_offsets": ends - lengths,
+                "answer_lengths": lengths}
+
+    return pieces
+
+
 def _place(side: str, first: int, number: int) -> str:
     return f"row {first + number + 1} of the {side} data"
 
@@ -94,7 +117,7 @@ def _texts(rows: dict[str, list[Any]], data: Data) -> list[list[str]]:
 
 
 def _samples(rows: Any, data: Data, tokenizer: Any, side: str,
-             numbers: Callable[[list[Any], Place], np.ndarray]) -> Iterator[Piece]:
+             answers: Callable[[list[Any], Place], Piece]) -> Iterator[Piece]:
     """One sample a row, cut off at data.max_length."""
     kind, start = tokens.smallest(len(tokenizer)), 0
     # GPT-2's tokenizer turns an empty text into no token, and a sample needs at least one.
@@ -107,7 +130,7 @@ def _samples(rows: Any, data: Data, tokenizer: Any, side: str,
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         ends = start + np.cumsum(lengths, dtype=np.int64)
         piece = {"ids": np.fromiter(chain.from_iterable(ids), kind), "offsets": ends - lengths, "lengths": lengths,
-                 "labels": numbers(chunk[data.label], partial(_place, side, first))}
+                 **answers(chunk[data.label], partial(_place, side, first))}
         if "token_type_ids" in encoded:
             piece["types"] = np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8)
         start = int(ends[-1])
@@ -140,7 +163,8 @@ def _blocks(rows: Any, data: Data, tokenizer: Any) -> Iterator[Piece]:
 def _facts(job: Job, cache: Path) -> list[Any]:
     """What the tokenised samples depend on."""
     data = job.data
-    facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed, data.model_dump(exclude={"batching", "padding"})]
+    facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed,
+                        data.model_dump(exclude={"batching", "padding", *data.unused})]
     if data.dataset == SECTIONS_DATASET:
         facts.append(debian_sections.build(cache, data.held_out or HELD_OUT).name)
     return facts + digests(job)
@@ -160,23 +184,28 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     for rows in (train, held_out):
         _check_columns(job.data, rows.features, task)
     labels: list[str] = []
-    if task.label != "nothing":
-        labels = _label_names(train, job.data.label) if task.label == "class" else [job.data.label]
+    if task.label == "class":
+        labels = _label_names(train, job.data.label)
+        if wrong := tasks.not_closed(job, len(labels), len(train)):
+            raise UserError(*wrong)
+    elif task.label == "value":
+        labels = [job.data.label]
     if not len(train) or not len(held_out) or (task.label == "class" and len(labels) < 2):
         classes = f"{count_text(len(labels), 'class')}, " if task.label == "class" else ""
         raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
                         "use data with at least one row of each kind and, for classes, at least two of them")
     model = source.local(job)
-    tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels), job.data.max_length)
+    tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels, task), job.data.max_length)
     check_positions(job, model, resolved.origins.file, tokenizer)
 
     def pieces(rows: Any, side: str) -> Iterator[Piece]:
         if task.label == "nothing":
             return _blocks(rows, job.data, tokenizer)
-        if task.label == "value":
-            return _samples(rows, job.data, tokenizer, side, _values)
+        if task.label == "text":
+            return _samples(rows, job.data, tokenizer, side, _answers(tokenizer, job.data.max_answer_length))
         named = hasattr(rows.features[job.data.label], "names")
-        return _samples(rows, job.data, tokenizer, side, lambda found, place: _classes(found, labels, named, place))
+        return _samples(rows, job.data, tokenizer, side, lambda found, place: {
+            "labels": _values(found, place) if task.label == "value" else _classes(found, labels, named, place)})
 
     with new_folder(folder) as temporary:
         digests = [tokens.write(temporary / name, pieces(rows, side))
@@ -189,7 +218,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "data.json",
                    {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
-                    "max_length": job.data.max_length, "revisions": _revisions(model, train)})
+                    "max_length": job.data.max_length, "max_answer_length": job.data.max_answer_length,
+                    "revisions": _revisions(model, train)})
     shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
     return folder
 
@@ -200,11 +230,15 @@ def _revisions(model: Model, rows: Any) -> dict[str, str]:
     return {**source.revisions(model), **({"data": commit} if commit else {})}
 
 
-def _corpus(rows: Any, data: Data, labels: list[str]) -> Iterator[str]:
-    """What a tokenizer from scratch learns from: the texts, and twice the labels, so that it knows their characters."""
+def _corpus(rows: Any, data: Data, labels: list[str], task: tasks.Task) -> Iterator[str]:
+    """What a tokenizer from scratch learns from: the texts, those to answer with, and twice the labels, so that it
+    knows their characters."""
     for first in range(0, len(rows), CHUNK):
-        for column in _texts(rows[first : first + CHUNK], data):
+        chunk = rows[first : first + CHUNK]
+        for column in _texts(chunk, data):
             yield from column
+        if task.label == "text":
+            yield from (str(text) for text in chunk[data.label] if text is not None)
     yield from labels * 2
 
 
@@ -215,7 +249,8 @@ def load(folder: Path, task: tasks.Task) -> Prepared:
     facts = json.loads((folder / "data.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **no_code())
     targets = task.bind(tokenizer, facts["labels"])
-    train, held_out = (tokens.read(folder / side, facts["max_length"], targets) for side in ("train", "held_out"))
+    train, held_out = (tokens.read(folder / side, facts["max_length"], targets, facts.get("max_answer_length", 0))
+                       for side in ("train", "held_out"))
     return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer,
                     facts.get("revisions", {}))
 

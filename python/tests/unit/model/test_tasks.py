@@ -250,7 +250,7 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         for _ in range(ranks - 1):
             with pytest.raises(NotTheLastError):
                 evaluate(model, samples, torch.device("cpu"), 4, beat)
-        return evaluate(model, samples, torch.device("cpu"), 4, beat), beats
+        return evaluate(model, samples, torch.device("cpu"), 4, beat).scores, beats
 
     (alone, _), (together, beats) = scored(1), scored(3)
     assert alone == pytest.approx(together, rel=1e-5) and "loss" in alone
