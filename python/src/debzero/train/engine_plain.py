@@ -65,7 +65,7 @@ class PlainEngine(Engine):
 
     def generate(self, **inputs: Any) -> Any:
         with self._autocast():
-            return self.model.generate(**inputs)
+            return self.model.generate(**inputs, synced_gpus=False)
 
     def _accumulate(self, batch: dict[str, Any], weights: Any, last: bool = False) -> Any:
         """Add a micro-batch to the gradients; its part of the step's loss."""
