@@ -12,11 +12,12 @@ from debzero.base.errors import InputError, PassingProblem, Problem, without_kno
 from debzero.base.files import nearest, unreadable
 from debzero.base.reading import why
 from debzero.base.text import did_you_mean
+from debzero.check.hub_names import hub_problems
 from debzero.check.operators import operator_problems
 from debzero.data.columns import column_names
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
-from debzero.job.local_files import FORMATS, files_of, local_files
+from debzero.job.local_files import FORMATS, did_you_mean_path, files_of, local_files
 from debzero.job.reader import parse
 from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.model import tasks
@@ -41,8 +42,9 @@ def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_o
 
 
 def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
-            works_in: FolderOf = output_of) -> tuple[ResolvedJob, list[Problem]]:
-    """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds."""
+            works_in: FolderOf = output_of, ask_hub: bool = False) -> tuple[ResolvedJob, list[Problem]]:
+    """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds.
+    `ask_hub`: whether it has what the job names, which a training learns soon enough."""
     job, problems = parse(path)
     warnings: list[Problem] = []
     resolved = None
@@ -62,8 +64,11 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
             problems += without_known(error.problems, in_the_file)
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
-        found = [*_data(job, file), *tasks.problems(job, file), *model_problems(job, file),
-                 *_swap(resolved, job, file), *(operator_problems(resolved, file) if resolved else []),
+        hub = hub_problems(job, file) if ask_hub else []
+        warnings += [p for p in hub if p.severity == "warning"]
+        found = [*(p for p in hub if p.severity == "error"), *_data(job, file), *tasks.problems(job, file),
+                 *model_problems(job, file), *_swap(resolved, job, file),
+                 *(operator_problems(resolved, file) if resolved else []),
                  *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
         problems += without_known(found, in_the_file)
     if problems or resolved is None:
@@ -94,7 +99,7 @@ def _data(job: Job, file: str) -> list[Problem]:
     if reason := unreadable(path):
         return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
     if not path.exists():
-        return [Problem(file, "data.dataset", f"{path} does not exist",
+        return [Problem(file, "data.dataset", f"{path} does not exist", did_you_mean_path(path, model=False) or
                         "check the path; it is relative to the job file")]
     files = local_files(data.dataset)
     if "train" not in files or (path.is_file() and path.suffix not in FORMATS):

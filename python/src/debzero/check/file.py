@@ -10,6 +10,7 @@ from debzero.base.reading import CONFIG, read_text
 from debzero.base.text import printable
 from debzero.check import checks
 from debzero.check.fix import fix_job, fix_json
+from debzero.check.hub_names import Unverified
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config
 from debzero.job.others import program_of
@@ -38,14 +39,16 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
         invalid = InvalidFileError(path, error.problems)
         invalid.changes = changes
         raise invalid from None
+    unverified = [p for p in warnings if isinstance(p, Unverified)]
+    verdict = f"not verified ({', '.join(p.key for p in unverified)})" if unverified else "OK"
     if as_json:
-        print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts},
-                         indent=2))
+        print(json.dumps({"ok": True, "verified": not unverified, "problems": [p.as_dict() for p in warnings],
+                          "changes": changes, **facts}, indent=2))
         return 0
     name = facts.pop("job")
     if warnings:
         print(as_text(warnings))
-    print("\n".join(map(printable, [f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())])))
+    print("\n".join(map(printable, [f"{name}: {verdict}", *(f"  {key:<12}{value}" for key, value in facts.items())])))
     return 0
 
 
@@ -76,5 +79,5 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
 
 
 def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
-    resolved, warnings = checks.examine(path, ranks)
+    resolved, warnings = checks.examine(path, ranks, ask_hub=True)
     return checks.summary(resolved, path), warnings

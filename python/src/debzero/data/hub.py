@@ -10,22 +10,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.base.errors import PassingError, UserError
+from debzero.base.errors import HiddenError, PassingError, UserError
 from debzero.job.local_files import hub_name
 
 COMMIT = r"[0-9a-f]{40}"
+PATIENCE = 20.0  # seconds for the hub to answer
 
 
 def read(dataset: str, revision: str) -> Any:
     """Its splits, as tables that lie in the cache of `datasets`. Raises a UserError where the hub has none that can be
     used, or where it cannot be had now."""
     import datasets
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     name, config = hub_name(dataset)
-    if name in _PACKAGED_DATASETS_MODULES:  # it would read what lies in the current folder; "pandas" unpickles it
-        raise UserError(f"{name!r} is a format, not a data set of the hub",
-                        "name a file in data.dataset; a path begins with / or ./")
+    _check_name(name)
     commit = _commit(name, revision)
     try:
         with _nothing_here_named(name):
@@ -38,6 +36,33 @@ def read(dataset: str, revision: str) -> Any:
                         f"write its configuration behind the name, for example `data.dataset: {name}/...`") from error
     _check_origin(name, revision, commit, splits)
     return splits
+
+
+def is_known(dataset: str, revision: str) -> bool:
+    """Whether the hub has it, or where it cannot be asked, its caches here; False where neither can be known. Raises a
+    UserError where the hub says that it has none that can be used."""
+    import datasets
+    from huggingface_hub import constants
+
+    name, _ = hub_name(dataset)
+    _check_name(name)
+    info = _info(name, revision)
+    if info is not None:
+        _commit_in(info, name, revision)
+        return True
+    kept = (Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}",
+            Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___"))
+    return any(folder.is_dir() for folder in kept)
+
+
+def _check_name(name: str) -> None:
+    """Raises a UserError for a format of files: `datasets` would read what lies in the current folder; "pandas"
+    unpickles it."""
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if name in _PACKAGED_DATASETS_MODULES:
+        raise UserError(f"{name!r} is a format, not a data set of the hub",
+                        "name a file in data.dataset; a path begins with / or ./")
 
 
 def no_code() -> dict[str, bool]:
@@ -62,6 +87,20 @@ def _program(name: str) -> UserError:
 def _commit(name: str, revision: str) -> Optional[str]:
     """The commit that `revision` means now. None where the hub cannot be asked, or where it has a program and, of its
     branch main, an export of the rows: `datasets` finds that by the branch's name."""
+    info = _info(name, revision)
+    return None if info is None else _commit_in(info, name, revision)
+
+
+def _commit_in(info: Any, name: str, revision: str) -> Optional[str]:
+    if f"{name.rpartition('/')[2]}.py" not in [file.rfilename for file in info.siblings or []]:
+        return str(info.sha)
+    if revision != "main":
+        raise _program(name)
+    return None
+
+
+def _info(name: str, revision: str) -> Any:
+    """What the hub says of it; None where the hub cannot be asked."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import (
         GatedRepoError,
@@ -72,7 +111,7 @@ def _commit(name: str, revision: str) -> Optional[str]:
     )
 
     try:
-        info = HfApi().dataset_info(name, revision=revision)
+        return HfApi().dataset_info(name, revision=revision, timeout=PATIENCE)
     except HFValidationError:
         raise UserError(f"{name!r} is neither a file, a folder nor a name that the hub can have",
                         "correct data.dataset; a path begins with / or ./") from None
@@ -80,18 +119,13 @@ def _commit(name: str, revision: str) -> Optional[str]:
         raise UserError(f"the hub's data set {name} has no revision {revision!r}",
                         "set data.revision to one of its branches, tags or commits") from None
     except GatedRepoError:
-        raise UserError(f"the hub gives the data set {name} only to those who have accepted its terms",
-                        f"accept them on https://huggingface.co/datasets/{name}, and set HF_TOKEN") from None
+        raise HiddenError(f"the hub gives the data set {name} only to those who have accepted its terms",
+                          f"accept them on https://huggingface.co/datasets/{name}, and set HF_TOKEN") from None
     except RepositoryNotFoundError:
-        raise UserError(f"the data set {name!r} was not found on the hub",
-                        "correct data.dataset, or set HF_TOKEN if it is private") from None
+        raise HiddenError(f"the data set {name!r} was not found on the hub",
+                          "correct data.dataset, or set HF_TOKEN if it is private") from None
     except (OSError, OfflineModeIsEnabled):  # of requests or httpx; what is in the cache may do
         return None
-    if f"{name.rpartition('/')[2]}.py" not in [file.rfilename for file in info.siblings or []]:
-        return str(info.sha)
-    if revision != "main":
-        raise _program(name)
-    return None
 
 
 @contextmanager

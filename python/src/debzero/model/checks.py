@@ -9,6 +9,7 @@ from typing import Any, Optional
 from debzero.base.errors import Problem
 from debzero.base.files import unreadable
 from debzero.base.text import did_you_mean
+from debzero.job.local_files import did_you_mean_path
 from debzero.job.schema import Job
 from debzero.model import build, tasks
 from debzero.model.checkpointing import checkpointing_problems
@@ -33,7 +34,8 @@ def _in_folder(job: Job, file: str) -> list[Problem]:
     if folder.is_absolute() and (reason or not (folder / "config.json").is_file()):
         missing = f"cannot be used: it, or its config.json, {reason}" if reason else (
             "has no config.json" if folder.is_dir() else "does not exist")
-        return [Problem(file, "model", f"the folder {folder} {missing}",
+        near = "" if reason or folder.is_dir() else did_you_mean_path(folder, model=True)
+        return [Problem(file, "model", f"the folder {folder} {missing}", near or
                         "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
     found = flaws(folder) if folder.is_absolute() else []
     config = local_config(job)

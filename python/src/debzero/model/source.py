@@ -7,14 +7,17 @@ loaded.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from debzero.base.errors import UserError
+from debzero.base.errors import HiddenError, UserError
 from debzero.job.schema import Job
 from debzero.model.folder import DANGER, flaws, other_weights, shards
 from debzero.model.tokenizer import Model
 
+PATIENCE = 20.0  # seconds for the hub to answer whether it has a model
 # Of a repository's first level. The weights follow when these have been looked at.
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tokenizer"]
 
@@ -29,7 +32,7 @@ def local(job: Job, commit: Optional[str] = None) -> Model:
     folder = _download(name, revision, FILES)
     found = flaws(folder, weights=False)
     if not (folder / "config.json").is_file():
-        raise UserError(f"the hub's model {name} has no config.json", "use a model that transformers can load")
+        raise _without_config(name)
     if not found:
         commit = folder.name  # so that all files are of the same one
         folder = _download(name, commit, shards(folder))
@@ -43,6 +46,25 @@ def local(job: Job, commit: Optional[str] = None) -> Model:
     if found:
         raise UserError(f"the hub's model {name} cannot be used: {found[0].reason}", found[0].fix)
     return str(folder)
+
+
+def is_known(name: str, revision: str) -> bool:
+    """Whether the hub has this model, or where it cannot be asked, its cache here; False where neither can be known.
+    Raises a UserError where the hub says that it has none that can be used."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        with _explained(name, revision):
+            info = HfApi().model_info(name, revision=revision, timeout=PATIENCE)
+    except OSError:  # of requests or httpx, or because HF_HUB_OFFLINE is set
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    if "config.json" not in [file.rfilename for file in info.siblings or []]:
+        raise _without_config(name)
+    return True
+
+
+def _without_config(name: str) -> UserError:
+    return UserError(f"the hub's model {name} has no config.json", "use a model that transformers can load")
 
 
 def revisions(where: Model) -> dict[str, str]:
@@ -62,19 +84,18 @@ def _others(name: str, commit: str) -> list[str]:
     return [] if any(each.endswith(".safetensors") for each in names) else other_weights(names)
 
 
-def _download(name: str, revision: str, patterns: list[str]) -> Path:
-    """The folder in the hub's cache with those files of the repository's first level."""
-    from huggingface_hub import constants, snapshot_download
+@contextmanager
+def _explained(name: str, revision: str) -> Iterator[None]:
+    """What the hub says against a request, as a UserError."""
     from huggingface_hub.utils import (
         GatedRepoError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        yield
     except HFValidationError:
         raise UserError(f"{name!r} is neither a folder nor a name that the hub can have",
                         "correct `model:`; a folder begins with / or ./") from None
@@ -82,11 +103,21 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
         raise UserError(f"the hub's model {name} has no revision {revision!r}",
                         "set `revision:` to one of its branches, tags or commits") from None
     except GatedRepoError:
-        raise UserError(f"the hub gives the model {name} only to those who have accepted its terms",
-                        f"accept them on https://huggingface.co/{name}, and set HF_TOKEN") from None
+        raise HiddenError(f"the hub gives the model {name} only to those who have accepted its terms",
+                          f"accept them on https://huggingface.co/{name}, and set HF_TOKEN") from None
     except RepositoryNotFoundError:
-        raise UserError(f"the model {name!r} was not found on the hub",
-                        "correct `model:`, or set HF_TOKEN if it is private") from None
+        raise HiddenError(f"the model {name!r} was not found on the hub",
+                          "correct `model:`, or set HF_TOKEN if it is private") from None
+
+
+def _download(name: str, revision: str, patterns: list[str]) -> Path:
+    """The folder in the hub's cache with those files of the repository's first level."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.utils import LocalEntryNotFoundError
+
+    try:
+        with _explained(name, revision):
+            return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError:
         if not constants.HF_HUB_OFFLINE:
             raise  # the hub cannot be reached: that may pass
