@@ -72,6 +72,14 @@ def test_the_old_names_that_deepspeed_takes_count(bench):
     assert "cpu_offload" not in made["zero_optimization"]
 
 
+@pytest.mark.parametrize("section", ["optimizer", "fp16", "zero_optimization"])
+def test_a_section_that_is_auto_is_debzeros_own(section):
+    """It was left out: DeepSpeed then had no optimizer, or trained in fp32, and ZeRO ended in a traceback."""
+    auto, empty = (deepspeed_config.generate(resolved(config, host=VOLTA, zero__stage=2), 8, 10)
+                   for config in ({section: "auto"}, {}))
+    assert auto == empty
+
+
 def test_a_swap_folder_of_the_json_is_blamed_there(bench):
     from debzero.check.checks import check
 
