@@ -1,6 +1,7 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused lock docs audit clean
+.PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint lock docs audit clean
+.PHONY: bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,11 +25,12 @@ controller: ## Install Ansible for site.yml into .cache/controller
 
 deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	@ansible/bootstrap containers
-	DEBZERO_CONTAINER=debzero-deb $(PLAY) -i inventory/demo molecule/shared/destroy.yml molecule/shared/create.yml playbooks/deb.yml molecule/shared/destroy.yml
+	DEBZERO_CONTAINER=debzero-deb $(PLAY) -i inventory/demo molecule/shared/destroy.yml molecule/shared/create.yml \
+		playbooks/deb.yml molecule/shared/destroy.yml
 
 test: ## Run every test: lint, policies, units, the .deb, all roles in containers
 	@ansible/bootstrap tests
-	$(PYTEST) -m "not prebuilt and not long"
+	$(PYTEST) -m "not prebuilt and not long" --cases 300
 
 test-quick: ## Run the tests that need no container
 	@ansible/bootstrap tests
@@ -78,9 +80,10 @@ docs: ## Write the roles' READMEs, docs/reference, the job file's schema and the
 	.cache/test/bin/python python/reference_docs.py
 	.cache/test/bin/python python/supply_chain.py
 
-audit: ## List the advisories that the ledger lacks: make audit ADVISORIES=a checkout of an advisory database (OSV format)
+audit: ## List the advisories that the ledger lacks: make audit ADVISORIES=a checkout of a database (OSV format)
 	@ansible/bootstrap tests
-	.cache/test/bin/python python/supply_chain.py --audit "$(or $(ADVISORIES),$(error set ADVISORIES to a checkout of an advisory database))"
+	.cache/test/bin/python python/supply_chain.py \
+		--audit "$(or $(ADVISORIES),$(error set ADVISORIES to a checkout of an advisory database))"
 
 clean: demo-clean ## Run demo-clean, and remove dist
 	rm -rf dist

@@ -27,7 +27,8 @@ while [ $i -lt "$gpus" ]; do
 done >"$fake/answers"
 if [ -n "$loaded" ]; then
   mkdir "$fake/driver/nvidia"
-  echo "NVRM version: NVIDIA UNIX x86_64 Kernel Module  $loaded  Thu May  2 14:37:44 UTC 2024" >"$fake/driver/nvidia/version"
+  echo "NVRM version: NVIDIA UNIX x86_64 Kernel Module  $loaded  Thu May  2 14:37:44 UTC 2024" \
+    >"$fake/driver/nvidia/version"
   echo "nvidia 35323904 2 - Live 0x0 (POE)" >"$fake/modules"
   { echo '#!/bin/sh'; cat "$fake/answers"; } >/usr/local/sbin/nvidia-smi
 fi

@@ -8,7 +8,8 @@ JOBS = pytest.StashKey[Jobs]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cases", type=int, default=300, metavar="N", help="inputs that each fuzzer tries")
+    parser.addoption("--cases", type=int, default=100, metavar="N",
+                     help="inputs that each fuzzer tries; `make test` passes 300")
 
 
 def wanted(item: pytest.Item) -> set[str]:

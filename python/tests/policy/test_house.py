@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from checkout import files, refuse
 
@@ -20,6 +21,8 @@ STUMBLES = {
     r"\b(?:it|run|job|training) goes on\b": "continues, resumes",
     r"\bwithout looking\b": "baseline",
 }
+# Modules of libraries, from a table of constants.
+BY_NAME = {("python/src/debzero/run/tensor_file.py", "import_module(CLASSES[kind])")}
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -57,6 +60,16 @@ def too_large(name: str, source: str) -> Iterator[str]:
             yield f"{name}: {function} has {parameters(node)} parameters, at most {MOST_PARAMETERS}"
 
 
+def hidden_imports(name: str, source: str) -> Iterator[str]:
+    """Imports that import-linter cannot see: by a name that is only known when the program runs, or debzero's own."""
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if function in ("import_module", "__import__", "run_module") and (name, ast.unparse(call)) not in BY_NAME:
+            target = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else "."
+            if str(target).startswith((".", "debzero")):
+                yield f"{name}:{call.lineno}: {ast.unparse(call)} hides an import from import-linter"
+
+
 def strings(source: str) -> str:
     """All string constants of a module that people may read, one per line; docstrings are for developers."""
     tree = ast.parse(source)
@@ -85,6 +98,14 @@ def test_every_package_says_what_belongs_there():
         assert re.match(r"\S.{30,}[.]", text, re.DOTALL), f"{package}/__init__.py has no sentence: {text!r}"
 
 
+def test_import_linter_sees_every_import():
+    """It follows import statements, in packages: folders with an __init__."""
+    refuse(finding for name, source in SOURCES.items() for finding in hidden_imports(name, source))
+    folders = {parent.as_posix() for name in SOURCES for parent in PurePath(name).parents}
+    refuse(f"{folder} has no __init__.py" for folder in sorted(folders)
+           if folder.startswith("python/src/debzero") and f"{folder}/__init__.py" not in SOURCES)
+
+
 def test_no_module_lies_outside_the_packages():
     assert {name.split("/")[-1].removesuffix(".py") for name in SOURCES if name.count("/") == 3} == FLAT
 
@@ -99,6 +120,10 @@ def test_the_checks_see_what_is_wrong():
     source = f"class A:\n    def f(self, a, b, c, d, e, f):\n{body}\n\ndef g(a, b, c, d, e, f, *g): ...\n"
     assert list(too_large("x", source)) == ["x: A.f has 61 lines, at most 60", "x: g has 7 parameters, at most 6"]
     assert list(too_large("x", "\n" * 351)) == ["x: 351 lines, at most 350"]
+    for hidden in ("import_module('debzero.cli')", "importlib.import_module(f'debzero.{x}')", "__import__(x)",
+                   "import_module('.x', __package__)"):
+        assert len(list(hidden_imports("x", hidden))) == 1, hidden
+    assert not list(hidden_imports("x", "import_module('deepspeed.comm.torch')"))
     assert strings('"""a"""\ndef f():\n    """b"""\n    return f"c {f} d"\n').split("\n") == ["c ", " d"]
     shown = "It was mended\nand goes\non from step 3, without a word. Recommended."
     assert stumbles({"x": shown}) == ["x: mended (write: fix)", "x: without a word (write: silently)",

@@ -1,10 +1,11 @@
-"""Jobs that run in the background, and their ranks."""
+"""Jobs and other processes that run in the background, and their ranks."""
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import psutil
 from support import SOURCE
@@ -24,6 +25,16 @@ def launch(bench, job, *options):
                             start_new_session=True, env={**os.environ, "PYTHONPATH": str(SOURCE),
                                                          "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)
+
+
+@contextmanager
+def killed_after(process):
+    """A process that does not outlive the block."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_for(process, condition, seconds=400):

@@ -86,6 +86,10 @@ class Bench:
         """As `run`, without the imports: for whatever does not depend on how its processes are launched."""
         return server().run([str(argument) for argument in arguments], self.folder, **environment)
 
+    def quick_apart(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+        """As `quick`, with stdout and stderr apart."""
+        return server().run_apart([str(argument) for argument in arguments], self.folder, **environment)
+
     def train(self, name: str = "job", **changes: object) -> dict:
         """Train to the end; the report."""
         done = self.quick("train", self.job(name, **changes))

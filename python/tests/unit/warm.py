@@ -76,12 +76,14 @@ class Server:
         ready = self.process.stdout.readline()
         assert ready == "ready\n", f"the server did not start: {ready}"
 
-    def start(self, arguments: list[str], folder: Path, variables: Optional[Mapping[str, str]] = None) -> Process:
+    def start(self, arguments: list[str], folder: Path, variables: Optional[Mapping[str, str]] = None,
+              errors: Optional[int] = None) -> Process:
+        """`errors`: the file descriptor of a file for stderr; by default it goes where stdout does."""
         reading, writing = os.pipe()
         connection = Client(self.address, "AF_UNIX")
         connection.send((arguments, str(folder), dict(variables or {})))
         with socket.socket(fileno=os.dup(connection.fileno())) as channel:
-            socket.send_fds(channel, [b"x"], [writing])
+            socket.send_fds(channel, [b"x"], [writing, writing if errors is None else errors])
         os.close(writing)
         return Process(connection, connection.recv(), open(reading, encoding="utf-8", errors="replace"))
 
@@ -90,6 +92,14 @@ class Server:
         process = self.start(arguments, folder, variables)
         text = process.communicate(600)[0]
         return subprocess.CompletedProcess(arguments, process.returncode, text, text)
+
+    def run_apart(self, arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess:
+        """As `run`, with stdout and stderr apart."""
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+            process = self.start(arguments, folder, variables, errors.fileno())
+            text = process.communicate(600)[0]
+            errors.seek(0)
+            return subprocess.CompletedProcess(arguments, process.returncode, text, errors.read())
 
 
 @cache
@@ -111,13 +121,14 @@ def serve(address: str) -> None:
         connection = listener.accept()
         arguments, folder, variables = connection.recv()
         with socket.socket(fileno=os.dup(connection.fileno())) as channel:
-            output = socket.recv_fds(channel, 1, 1)[1][0]
+            outputs = socket.recv_fds(channel, 1, 2)[1]
         pid = os.fork()
         if pid == 0:
             listener.close()
             connection.close()
-            child(arguments, folder, variables, output)
-        os.close(output)
+            child(arguments, folder, variables, outputs)
+        for output in outputs:
+            os.close(output)
         connection.send(pid)
         running.add(pid)
         threading.Thread(target=report, args=(connection, pid, running), daemon=True).start()
@@ -169,14 +180,14 @@ def import_everything() -> None:
     del os.environ["DS_ACCELERATOR"]
 
 
-def child(arguments: list[str], folder: str, variables: dict[str, str], output: int) -> None:
-    """Run the command as a process of its own would; does not return."""
+def child(arguments: list[str], folder: str, variables: dict[str, str], outputs: list[int]) -> None:
+    """Run the command as a process of its own would; does not return. `outputs`: for stdout and stderr."""
     code = 1
     try:
         os.setsid()
         os.chdir(folder)
         os.environ.update(variables)
-        for number in (1, 2):
+        for number, output in enumerate(outputs, 1):
             os.dup2(output, number)
         # The server's own may be files, which have a position; a pipe has none.
         sys.stdout, sys.stderr = (

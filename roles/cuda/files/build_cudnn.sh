@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes of NVIDIA's cuDNN archive the two packages that NVIDIA has for later releases: build_cudnn.sh ARCHIVE VERSION FOLDER
-# They land in FOLDER. The static libraries (half of the archive) are left out, and nothing is compressed: they are
-# installed on the spot and removed.
+# Makes of NVIDIA's cuDNN archive the two packages that NVIDIA has for later releases. They land in FOLDER. The static
+# libraries (half of the archive) are left out, and nothing is compressed: they are installed on the spot and removed.
+# Usage: build_cudnn.sh ARCHIVE VERSION FOLDER
 set -eu
 archive=$1 version=$2 folder=$3
 

@@ -16,7 +16,8 @@ printf '%s\n' "$PIN" >"$scratch/pins/$PIN_FILE"
 rm -rf "$folder.partial"
 mkdir -p "$folder.partial/partial"
 if ! apt-get install --download-only --yes --no-install-recommends --allow-downgrades --allow-change-held-packages \
-  -oAcquire::Retries=3 -oDir::Etc::PreferencesParts="$scratch/pins" -oDir::Cache::Archives="$folder.partial" "$@" >"$scratch/log" 2>&1; then
+  -oAcquire::Retries=3 -oDir::Etc::PreferencesParts="$scratch/pins" -oDir::Cache::Archives="$folder.partial" \
+  "$@" >"$scratch/log" 2>&1; then
   grep '^E:' "$scratch/log" >&2 || tail -n 20 "$scratch/log" >&2
   rm -rf "$folder.partial"
   if grep -Eq '^E: Failed to fetch .* (403|404|410) ' "$scratch/log"; then exit 3; fi

@@ -101,8 +101,8 @@ def disk_full(error: BaseException, folder: str) -> Optional[PassingError]:
 def _full(place: Path, free: int) -> PassingError:
     return PassingError(f"the disk is full: {place} has {free / 2**20:.0f} MiB free; what was half-written has been "
                      "removed",
-                     "make room there (where that is plenty: in /tmp and /dev/shm, and `df -i` counts files), or set "
-                     f"`output:` to a folder on a larger disk, {RESUME}")
+                     "make room there (if that looks like enough, check /tmp, /dev/shm and, with `df -i`, the inodes), "
+                     f"or set `output:` to a folder on a larger disk, {RESUME}")
 
 
 def _unwritable(error: BaseException, folder: str) -> Optional[UserError]:

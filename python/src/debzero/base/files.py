@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import hashlib
 import json
 import os
 import re
@@ -45,6 +46,15 @@ def sync_tree(folder: Path, alive: Heartbeat = lambda: None) -> None:
                     alive()
         _sync(path)
         alive()
+
+
+def sha256(file: BinaryIO, alive: Heartbeat = lambda: None) -> str:
+    """The SHA-256, in hexadecimal, of what is left to read of `file`."""
+    digest = hashlib.sha256()
+    while block := file.read(2**22):
+        digest.update(block)
+        alive()
+    return digest.hexdigest()
 
 
 def temporary_name(final: Path) -> Path:
@@ -98,7 +108,7 @@ def write_public(path: Path, content: bytes) -> None:
     """Write a file that other users' programs read again and again: whole or not at all, but a crash may lose it."""
     temporary = temporary_name(path)
     try:
-        with _created(temporary) as file:
+        with created(temporary) as file:
             os.fchmod(file.fileno(), 0o644)
             file.write(content)
         os.replace(temporary, path)
@@ -107,9 +117,16 @@ def write_public(path: Path, content: bytes) -> None:
         raise
 
 
-def _created(path: Path) -> BinaryIO:
-    """A file that was not there before."""
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb")
+def created(path: Path, mode: int = 0o666) -> BinaryIO:
+    """A file that was not there before, open for writing. Raises a FileExistsError where there is one, or a link."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb")
+
+
+def give_like(file: BinaryIO, like: os.stat_result) -> None:
+    """Give an open file the owner and group of `like`, as far as this user may: only root may give files away."""
+    for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
+        with suppress(OSError):
+            os.fchown(file.fileno(), user, group)
 
 
 def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = None) -> None:
@@ -117,11 +134,9 @@ def write_bytes(path: Path, content: bytes, like: Optional[os.stat_result] = Non
     away."""
     temporary = temporary_name(path)
     try:
-        with _created(temporary) as file:
+        with created(temporary) as file:
             if like:
-                for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
-                    with suppress(OSError):
-                        os.fchown(file.fileno(), user, group)
+                give_like(file, like)
                 os.fchmod(file.fileno(), like.st_mode & 0o7777)
             file.write(content)
             file.flush()

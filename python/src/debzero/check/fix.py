@@ -9,7 +9,7 @@ from typing import Optional
 
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem
-from debzero.base.files import rewrite_text
+from debzero.base.files import created, give_like, rewrite_text
 from debzero.base.text import printable
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config, read_deepspeed
@@ -75,15 +75,9 @@ def back_up(path: Path) -> Path:
     content, like = path.read_bytes(), path.stat()
     for number in itertools.count():
         copy = path.with_name(f"{path.name}.bak" + (f".{number}" if number else ""))
-        try:
-            handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            continue
-        with open(handle, "wb") as file:
-            for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
-                with suppress(OSError):  # only root may give files away
-                    os.fchown(handle, user, group)
-            os.fchmod(handle, like.st_mode & 0o777)
+        with suppress(FileExistsError), created(copy, 0o600) as file:
+            give_like(file, like)
+            os.fchmod(file.fileno(), like.st_mode & 0o777)
             file.write(content)
-        return copy
+            return copy
     raise AssertionError("count() does not end")

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.base.errors import HiddenError, PassingError, UserError
+from debzero.base.errors import PassingError, UserError
+from debzero.base.hub import DATASET, refusals_explained
 from debzero.job.local_files import hub_name
 
 COMMIT = r"[0-9a-f]{40}"
@@ -102,28 +103,11 @@ def _commit_in(info: Any, name: str, revision: str) -> Optional[str]:
 def _info(name: str, revision: str) -> Any:
     """What the hub says of it; None where the hub cannot be asked."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import (
-        GatedRepoError,
-        HFValidationError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.utils import OfflineModeIsEnabled
 
     try:
-        return HfApi().dataset_info(name, revision=revision, timeout=PATIENCE)
-    except HFValidationError:
-        raise UserError(f"{name!r} is neither a file, a folder nor a name that the hub can have",
-                        "correct data.dataset; a path begins with / or ./") from None
-    except RevisionNotFoundError:
-        raise UserError(f"the hub's data set {name} has no revision {revision!r}",
-                        "set data.revision to one of its branches, tags or commits") from None
-    except GatedRepoError:
-        raise HiddenError(f"the hub gives the data set {name} only to those who have accepted its terms",
-                          f"accept them on https://huggingface.co/datasets/{name}, and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise HiddenError(f"the data set {name!r} was not found on the hub",
-                          "correct data.dataset, or set HF_TOKEN if it is private") from None
+        with refusals_explained(DATASET, name, revision):
+            return HfApi().dataset_info(name, revision=revision, timeout=PATIENCE)
     except (OSError, OfflineModeIsEnabled):  # of requests or httpx; what is in the cache may do
         return None
 

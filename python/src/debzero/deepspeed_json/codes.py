@@ -89,7 +89,7 @@ _CODES = (
          '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}',
          '{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}'),
     Code("DZ115", "a setting of stage 3 in a lower stage",
-         "It has no effect there.",
+         "Lower stages ignore it.",
          '{"zero_optimization": {"stage": 2, "stage3_max_live_parameters": 1000000}}',
          '{"zero_optimization": {"stage": 2}}', "warning"),
     Code("DZ116", "stage 3 whose save_16bit_model writes nothing",
@@ -102,12 +102,12 @@ _CODES = (
          '{"zero_optimization": {"stage": 2}, "pipeline": {"stages": 2}}',
          '{"zero_optimization": {"stage": 2}}'),
     Code("DZ118", "overlapping communication between ranks that share a GPU",
-         "Where there are more ranks than GPUs, one rank's stream waits for a kernel of another rank, and "
-         "the training hangs. Found when a job is checked on a host with GPUs: a JSON file alone names none.",
+         "With more ranks than GPUs, one rank's stream waits for another rank's kernel, and the training hangs. "
+         "Reported for jobs only, on a host with GPUs: a JSON file alone does not say how many there are.",
          '{"zero_optimization": {"stage": 2, "overlap_comm": true}}', '{"zero_optimization": {"stage": 2}}'),
-    Code("DZ119", "gradients that are scaled before they are reduced, with reduce_scatter",
-         "DeepSpeed supports prescale_gradients and gradient_predivide_factor in stages 2 and 3 only without "
-         "reduce_scatter, which is on by default: it stops with an assertion.",
+    Code("DZ119", "prescaled gradients with reduce_scatter",
+         "In stages 2 and 3, DeepSpeed supports prescale_gradients and gradient_predivide_factor only without "
+         "reduce_scatter, which is on by default. With it, DeepSpeed stops with an assertion.",
          '{"zero_optimization": {"stage": 2}, "prescale_gradients": true}', '{"zero_optimization": {"stage": 2}}'),
     Code("DZ120", "batch sizes that do not fit together",
          "train_batch_size = micro-batch x accumulation steps x ranks, exactly. DeepSpeed computes what is "

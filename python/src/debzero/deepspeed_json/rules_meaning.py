@@ -30,7 +30,7 @@ def out_of_range(view: ConfigView) -> Iterator[Violation]:
     stage = view.number(ZERO, "stage")
     if stage is not None and stage not in (0, 1, 2, 3):
         yield Violation("DZ106", (ZERO, "stage"), f"ZeRO has stages 0 to 3, not {stage}",
-                        "2 suits models that fit a GPU, 3 larger ones")
+                        "use 2 for a model that fits one GPU, 3 for a larger one")
 
 
 # Further settings that only stage 3 looks at.

@@ -1,13 +1,6 @@
 """The GPUs and their driver, link by link: from the PCI bus to memory errors.
 
-To teach doctor a new GPU state:
-1. Where it needs a fact that nobody gathers yet, add a property to probe.py.
-2. Return a `warn` or a `fail` with advice from the check where the state shows first. A new check also needs its line
-   in GPU_CHECKS, at its place in the chain of causes.
-3. Where the role nvidia_driver fixes that state, say `fixed_by_role=True` on the check's line: before that role runs,
-   a failure is only a warning.
-4. Add the broken host to BROKEN in tests/unit/doctor/test_host.py.
-The role preflight then knows the state as well. Standard library only: this travels to bare hosts with host.py.
+CONTRIBUTING.md lists the steps to add a GPU state. Standard library only: this travels to bare hosts with host.py.
 """
 from __future__ import annotations
 

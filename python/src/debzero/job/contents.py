@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from debzero.base import own_files
-from debzero.base.files import write_json
+from debzero.base.files import sha256, write_json
 from debzero.job.local_files import files_of
 from debzero.job.schema import Job
 
@@ -68,11 +68,8 @@ def _remembered(file: str, stamp: Stamp) -> str:
 
 
 def _sha256(file: str) -> str:
-    sha = hashlib.sha256()
     with open(file, "rb") as content:
-        while block := content.read(2**22):
-            sha.update(block)
-    return sha.hexdigest()
+        return sha256(content)
 
 
 def _keep(keeper: Path, files: dict[str, list[object]]) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Optional
 
@@ -120,6 +121,13 @@ def _locate(job: Job, folder: Path) -> Job:
     return job.model_copy(update=update)
 
 
+def _unknown_homes(job: Job, file: str) -> list[Problem]:
+    """Paths in the home of a user that this host does not have: they would be folders named ~user beside the job."""
+    paths = {"output": job.output, "zero.nvme_path": job.zero.nvme_path or ""}
+    return [Problem(file, key, f"{path.split('/')[0]} is the home of no user of this host", "give the whole path")
+            for key, path in paths.items() if path.startswith("~") and os.path.expanduser(path) == path]
+
+
 def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:
     """`values` without the keys that were refused, so that the rest of the job can still be checked."""
     rest: dict[str, Any] = json.loads(json.dumps(values))
@@ -149,4 +157,4 @@ def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
             job = Job.model_validate(_without(values, refused))
         except ValidationError:
             return None, problems
-    return _locate(job, path.absolute().parent), problems
+    return _locate(job, path.absolute().parent), [*problems, *_unknown_homes(job, str(path))]

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-# YAML 1.1 reads 3e-5, without a dot, as text; debzero takes it as the number.
-EXPONENT = r"^[0-9.]+[eE][-+]?[0-9]+$"
+# YAML 1.1 reads 3e-5, without a point, as text; debzero takes it, and any number in quotes, as the number. A schema
+# cannot compare what a text says with a limit: these patterns accept the usual forms of what lies within it.
+NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,2})?"
+SHARE = r"(0*\.[0-9]+([eE]-[0-9]{1,2})?|[0-9](\.[0-9]*)?[eE]-(0?[1-9]|[1-9][0-9])|0)"  # below 1
+NOT_ZERO = r"(?=[0-9.]*[1-9])"
+LONGEST = 15  # characters: longer ones may round up to 1
+SWITCHES = ("true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0")  # in any case
 ORDER = ("description", "type", "enum", "anyOf", "default", "examples")  # of what describes a key, for people
 LARGE = 2**30  # limits beyond this catch slips and are not worth showing
 WIDTH = 118
@@ -23,7 +29,8 @@ Schema = dict[str, Any]
 
 
 def job_schema() -> Schema:
-    """The job file's JSON Schema (draft 2020-12). It accepts what debzero accepts, but for other numbers as text."""
+    """The job file's JSON Schema (draft 2020-12). It accepts what debzero accepts, but not every form of a number as
+    text, and it accepts .nan, which no schema can refuse."""
     from debzero.job.schema import Job
 
     raw = Job.model_json_schema()
@@ -45,25 +52,45 @@ def _tidied(node: Any, definitions: Schema) -> Any:
         tidied["properties"] = {key: _tidied(value, definitions) for key, value in node["properties"].items()}
     if "examples" in node:
         tidied["examples"] = [_parsed(example) for example in node["examples"]]
-    if tidied.get("type") == "number":
-        tidied = _or(tidied, {"type": "string", "pattern": EXPONENT})
-    elif tidied.get("type") == "array":
-        tidied = _or(tidied, {"type": "string"})
+    if tidied.get("type") == "number" and "exclusiveMaximum" not in tidied:
+        tidied["maximum"] = sys.float_info.max  # YAML has .inf
+    if texts := _as_text(tidied):
+        tidied = _or(tidied, *texts)
     first = [key for key in ORDER if key in tidied]
     return {key: tidied[key] for key in [*first, *(key for key in tidied if key not in ORDER)]}
 
 
-def _or(node: Schema, other: Schema) -> Schema:
-    """A schema that also accepts `other`; what explains it stays outside."""
+def _as_text(node: Schema) -> list[Schema]:
+    """What else debzero accepts where the schema has `node`."""
+    from debzero.job.schema import ALSO
+
+    kind = node.get("type")
+    if kind == "array":
+        return [{"type": "string"}]
+    if kind == "boolean":
+        words = "|".join("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word) for word in SWITCHES)
+        return [{"enum": [0, 1], "$comment": ALSO}, {"type": "string", "pattern": f"^({words})$", "$comment": ALSO}]
+    if kind == "integer":
+        digits = len(str(node["exclusiveMaximum"])) - 1
+        pattern = f"([{node['minimum']}-9]|[1-9][0-9]{{1,{digits - 1}}})"
+    elif kind == "number":
+        pattern = (NOT_ZERO if "exclusiveMinimum" in node else "") + (SHARE if "exclusiveMaximum" in node else NUMBER)
+    else:
+        return []
+    return [{"type": "string", "pattern": f"^{pattern}$", "maxLength": LONGEST, "$comment": ALSO}]
+
+
+def _or(node: Schema, *others: Schema) -> Schema:
+    """A schema that also accepts `others`; what explains it stays outside."""
     outside = {key: node[key] for key in ("default", "description", "examples") if key in node}
-    return {**outside, "anyOf": [{key: value for key, value in node.items() if key not in outside}, other]}
+    return {**outside, "anyOf": [{key: value for key, value in node.items() if key not in outside}, *others]}
 
 
 def _parsed(example: str) -> Any:
     import yaml
 
     value = yaml.safe_load(example)
-    return float(value) if isinstance(value, str) and re.match(EXPONENT, value) else value
+    return float(value) if isinstance(value, str) and re.fullmatch(NUMBER, value) else value
 
 
 def as_json(schema: Schema) -> str:
@@ -114,7 +141,7 @@ def _values(node: Schema) -> str:
     """What a key may be, as text."""
     if "anyOf" in node:
         parts = dict.fromkeys(_values(part) for part in node["anyOf"]
-                              if part.get("type") != "null" and part.get("pattern") != EXPONENT)
+                              if part.get("type") != "null" and "$comment" not in part)
         return " or ".join(parts)
     if "enum" in node:
         choices = [f"`{_text(choice)}`" for choice in node["enum"]]

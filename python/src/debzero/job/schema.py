@@ -13,9 +13,11 @@ from typing import Annotated, Any, Dict, List, Literal, Optional, Union
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from debzero.base.reading import DIGITS
 from debzero.base.text import short
 
 SECTIONS_DATASET = "debian-sections"
+ALSO = "accepted as well"  # of a part of the schema: not shown to people
 MOST = 2**40  # of anything that is counted: more is a slip, and its divisors would take minutes to find
 
 
@@ -25,13 +27,20 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """A whole number that is written as a text, or with a point, as what it is."""
+    is_text = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < DIGITS
+    return int(value) if is_text or isinstance(value, float) and value.is_integer() else value
+
+
 def _auto_or_count(value: Any) -> Union[int, str]:
     if value == "auto":
         return "auto"
-    if isinstance(value, str) and value.isdecimal() or isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"must be auto or a whole number of at least 1, not {short(value)}")
+    if value >= MOST:
+        raise ValueError(f"must be less than {MOST}, not {short(value)}")
     return value
 
 
@@ -42,30 +51,39 @@ def _columns(value: Any) -> Any:
 def _stage(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"must be none, 1, 2 or 3, not {str(value).lower()}")
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    return _whole(value)
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
 
 
 def _model(value: Any) -> Any:
     if isinstance(value, dict):
         if not isinstance(value.get("type"), str) or not value["type"]:
             raise ValueError("a model trained from scratch needs a type that transformers knows, for example bert")
-        size = value.get("vocab_size")
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST:
+        size = _whole(value.get("vocab_size"))
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < MOST:
             given = "which is missing" if size is None else f"a whole number, not {short(size)}"
             raise ValueError("a model trained from scratch needs vocab_size, the number of word pieces to learn, "
                              + given)
-    elif not isinstance(value, str) or not value:
+        return {**value, "vocab_size": size}
+    if not isinstance(value, str) or not value:
         raise ValueError(f"must be a hub id, a folder or a mapping, not {short(value)}")
     return value
 
 
 # What a validator accepts beyond its type is unknown to pydantic's JSON Schema: these say it.
-AUTO_COUNT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}
+AUTO_COUNT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "exclusiveMaximum": MOST}]}
+STAGE_SCHEMA = {"anyOf": [{"enum": ["none", 1, 2, 3]}, {"enum": ["1", "2", "3"], "$comment": ALSO}]}
 MODEL_SCHEMA = {"anyOf": [
     {"type": "string", "minLength": 1},
     {"type": "object", "required": ["type", "vocab_size"], "additionalProperties": True, "properties": {
-        "type": {"type": "string", "description": "The architecture, as transformers names it, for example bert."},
-        "vocab_size": {"type": "integer", "minimum": 1,
+        "type": {"type": "string", "minLength": 1,
+                 "description": "The architecture, as transformers names it, for example bert."},
+        "vocab_size": {"type": "integer", "minimum": 1, "exclusiveMaximum": MOST,
                        "description": "Word pieces that the tokenizer learns from the training texts."}}}]}
 
 Count = Annotated[int, Field(ge=1, lt=MOST), BeforeValidator(_number)]
@@ -110,9 +128,10 @@ class Data(Section):
         128, examples=["128"], description=(
             "Tokens of an answer at most where `answers` is `text`: longer targets are cut off, and the model writes "
             "no more at an evaluation. Otherwise unused."))
-    max_length: Annotated[int, Field(ge=8), BeforeValidator(_number)] = Field(128, examples=["128"], description=(
-        "Tokens per sample at most; longer ones are cut off. For causal-lm, the tokens of each block that the texts "
-        "are cut into. Memory grows with it."))
+    max_length: Annotated[int, Field(ge=8, lt=MOST), BeforeValidator(_number)] = Field(
+        128, examples=["128"], description=(
+            "Tokens per sample at most; longer ones are cut off. For causal-lm, the tokens of each block that the "
+            "texts are cut into. Memory grows with it."))
     held_out: Optional[Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)]] = Field(
         None, examples=["0.1"], description=(
             "The share of the training rows that is kept for evaluation, if the data set has no validation split. "
@@ -179,17 +198,21 @@ class Train(Section):
 
 
 class Zero(Section):
-    stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage)] = Field("none", examples=["2"], description=(
-        "What is sharded over the ranks instead of copied to each: 1 the optimizer states, 2 also the gradients, 3 "
-        "also the parameters. `none` is plain data parallelism (DDP), the fastest where everything fits."))
+    stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage), WithJsonSchema(STAGE_SCHEMA)] = Field(
+        "none", examples=["2"], description=(
+            "What is sharded over the ranks instead of copied to each: 1 the optimizer states, 2 also the gradients, 3 "
+            "also the parameters. `none` is plain data parallelism (DDP), the fastest where everything fits."))
     offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
         "Where the optimizer states are kept and updated: on the GPU, in the host's memory (stages 1 to 3), or on "
         "an NVMe disk (stage 3 only)."))
     offload_param: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
         "Where the parameters are kept between their uses: on the GPU, in the host's memory, or on an NVMe disk. "
         "Stage 3 only."))
-    nvme_path: Optional[str] = Field(None, examples=["/nvme/swap"], description=(
+    nvme_path: Optional[Annotated[str, Field(min_length=1)]] = Field(None, examples=["/nvme/swap"], description=(
         "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
+    engine: Literal["deepspeed", "native"] = Field("deepspeed", examples=["native"], description=(
+        "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
+        "but has no offload and takes no DeepSpeed JSON. Either resumes from the other's checkpoints."))
 
 
 class Checkpoint(Section):
@@ -230,7 +253,8 @@ class Job(Section):
         "When the run saves what it needs to resume. It also saves at each evaluation and when it is stopped."))
     ranks: AutoCount = Field("auto", examples=["auto", "2"], description=(
         "Processes to train with. `auto`: one per GPU, or one on a host without GPUs."))
-    deepspeed: Optional[Union[str, Dict[str, Any]]] = Field(
+    deepspeed: Annotated[Optional[Union[Annotated[str, Field(min_length=1)], Dict[str, Any]]],
+                         BeforeValidator(_not_empty)] = Field(
         None, examples=["deepspeed_config.json", "{gradient_clipping: 0.5}"], description=(
             "DeepSpeed's own configuration: a JSON file, or its keys inline. What it sets overrules this job; "
             "\"auto\" in it stands for the job's value. By default debzero writes the whole configuration."))

@@ -64,9 +64,9 @@ def other_weights(names: Iterable[str]) -> list[str]:
 
 def _programs(folder: Path) -> Iterator[Flaw]:
     """Code that transformers would run or fetch, and models that peft would fetch from elsewhere."""
+    known = _is_known(read_json(folder / "config.json").get("model_type"))
     for path in sorted(folder.rglob("*config.json")):
         name = path.relative_to(folder)
-        known = path.parent == folder and _is_known(read_json(folder / "config.json").get("model_type"))
         try:
             values = reading.parse_json(reading.read_text(path, reading.STATE))
         except (OSError, ValueError) as error:  # transformers may read it all the same
@@ -74,7 +74,7 @@ def _programs(folder: Path) -> Iterator[Flaw]:
             continue
         for key, value, depth in _entries(values):
             # A model whose type transformers knows is built by transformers' own code.
-            if key == "auto_map" and value and (depth or not known):
+            if key == "auto_map" and value and not (known and path.parent == folder and depth == 0):
                 yield Flaw(f"its {name} names code of its own (auto_map), which debzero never runs",
                            "use a model whose model_type transformers knows")
             elif key.endswith("attn_implementation") and "/" in str(value):

@@ -7,6 +7,7 @@ from typing import Any, Optional, Union
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
 from debzero.model.folder import no_code
+from debzero.resolve.precision import cached_config
 
 # Model types whose positions are numbered from one after the padding token's number, as in fairseq, where they come
 # from: with the usual padding token 1, RoBERTa's 514 positions serve 512 tokens.
@@ -75,14 +76,14 @@ def check_positions(job: Job, model: Union[str, dict[str, Any]], file: str, toke
 def local_config(job: Job) -> Any:
     """The configuration of the job's model, from its folder or the hub's cache; None where neither has one that
     transformers can read without code of the model's own. The hub is not asked."""
-    from huggingface_hub import hf_hub_download
     from transformers import AutoConfig
 
     name = str(job.model)
+    # A hub's by its path in the cache: a folder here may have the same name.
+    place = name if Path(name).is_absolute() else cached_config(name, job.revision)
+    if place is None:
+        return None
     try:
-        # A hub's by its path in the cache: a folder here may have the same name.
-        place = name if Path(name).is_absolute() else hf_hub_download(name, "config.json", revision=job.revision,
-                                                                      local_files_only=True)
         return AutoConfig.from_pretrained(place, local_files_only=True, **no_code())
     except Exception:  # of many types; the checks of the model itself report what is wrong
         return None

@@ -7,12 +7,11 @@ loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from debzero.base.errors import HiddenError, UserError
+from debzero.base.errors import UserError
+from debzero.base.hub import MODEL, refusals_explained
 from debzero.job.schema import Job
 from debzero.model.folder import DANGER, flaws, other_weights, shards
 from debzero.model.tokenizer import Model
@@ -54,7 +53,7 @@ def is_known(name: str, revision: str) -> bool:
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:
-        with _explained(name, revision):
+        with refusals_explained(MODEL, name, revision):
             info = HfApi().model_info(name, revision=revision, timeout=PATIENCE)
     except OSError:  # of requests or httpx, or because HF_HUB_OFFLINE is set
         return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
@@ -84,39 +83,13 @@ def _others(name: str, commit: str) -> list[str]:
     return [] if any(each.endswith(".safetensors") for each in names) else other_weights(names)
 
 
-@contextmanager
-def _explained(name: str, revision: str) -> Iterator[None]:
-    """What the hub says against a request, as a UserError."""
-    from huggingface_hub.utils import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except HFValidationError:
-        raise UserError(f"{name!r} is neither a folder nor a name that the hub can have",
-                        "correct `model:`; a folder begins with / or ./") from None
-    except RevisionNotFoundError:
-        raise UserError(f"the hub's model {name} has no revision {revision!r}",
-                        "set `revision:` to one of its branches, tags or commits") from None
-    except GatedRepoError:
-        raise HiddenError(f"the hub gives the model {name} only to those who have accepted its terms",
-                          f"accept them on https://huggingface.co/{name}, and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise HiddenError(f"the model {name!r} was not found on the hub",
-                          "correct `model:`, or set HF_TOKEN if it is private") from None
-
-
 def _download(name: str, revision: str, patterns: list[str]) -> Path:
     """The folder in the hub's cache with those files of the repository's first level."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils import LocalEntryNotFoundError
 
     try:
-        with _explained(name, revision):
+        with refusals_explained(MODEL, name, revision):
             return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError:
         if not constants.HF_HUB_OFFLINE:

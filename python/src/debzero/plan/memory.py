@@ -2,10 +2,11 @@
 
 The model's and the optimizer's states: Rajbhandari et al. 2020 ("ZeRO: Memory Optimizations Toward Training Trillion
 Parameter Models"), section 3. In mixed precision Adam takes 2 + 2 + 12 bytes per parameter; over N ranks stage 1 leaves
-4 + 12/N, stage 2 2 + 14/N, stage 3 16/N. The rest comes from the engines' sources (torch's DistributedDataParallel and
+4 + 12/N, stage 2 2 + 14/N, stage 3 16/N. The rest comes from the engines' sources (train/gradient_mean and torch's
 AdamW; DeepSpeed 0.15 and 0.19, runtime/zero): the buckets, the copies that a step makes, and how long each lives. The
 peak is the largest of several phases, each with its own parts. All is in bytes, as torch.cuda.max_memory_allocated
-counts them, unless a comment says otherwise. """
+counts them, unless a comment says otherwise.
+"""
 from __future__ import annotations
 
 import math
@@ -16,6 +17,7 @@ from typing import Any, Callable
 import numpy as np
 
 from debzero.plan.activations import Curve
+from debzero.resolve.native import BUCKET, IN_FLIGHT
 
 MASTER, MOMENTS, FLOAT = 4, 8, 4  # bytes per parameter: the fp32 copy, Adam's two moments, any one fp32 number
 
@@ -53,7 +55,8 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class Setting:
-    """How the model is trained. `zero`: the section zero_optimization of DeepSpeed's JSON, empty for plain DDP."""
+    """How the model is trained. `zero`: the section zero_optimization of DeepSpeed's JSON, empty where it does not
+    train."""
 
     stage: int
     ranks: int
@@ -116,7 +119,10 @@ def predict(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bo
 
 
 def _of_rank(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bool, rank: int) -> Memory:
-    engine = _plain if not setting.zero else _sharded_states if setting.stage < 3 else _sharded_parameters
+    if not setting.zero:
+        engine = _native if setting.stage else _plain
+    else:
+        engine = _sharded_states if setting.stage < 3 else _sharded_parameters
     base, gradients, phases = engine(model, setting, rank)
     slack = 1 + SLACK + (COMPILED_SLACK if compiled else 0)
     # During the backward pass activations give way to gradients: the largest sum of any moment counts.
@@ -148,6 +154,27 @@ def _plain(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
     # Unfused AdamW allocates the square roots of a whole group, then the denominators.
     working = 0 if setting.fused else 2 * FLOAT * max(map(sum, model.groups))
     return base, gradients, {"step": replace(base, gradients=FLOAT * total, temporary=working)}
+
+
+def _native(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
+    """debzero's own ZeRO 1 and 2 (train/engine_native.py). The weights lie in buckets, in the precision of the forward
+    pass; this rank's share of each has an fp32 copy, Adam's moments and an fp32 gradient. A bucket's gradients are
+    copied into one tensor to be sent, and IN_FLIGHT of them are on their way at once."""
+    width, total, bucket = setting.width, model.total, min(BUCKET, model.total)
+    share = total / setting.ranks
+    keeps = setting.stage == 1 and setting.accumulation > 1  # the sum of the micro-batches' gradients
+    base = Parts(parameters=width * total, optimizer=(MASTER + MOMENTS) * share,
+                 gradients=FLOAT * share + width * total * keeps, buffers=model.buffers_bytes + WORKSPACES)
+
+    def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+        waiting = np.minimum(curve.gradients, max(bucket, max(model.each)))
+        sent = np.minimum(curve.gradients, (1 if keeps else IN_FLIGHT) * bucket)
+        held = np.full_like(curve.gradients, base.gradients) + (0 if keeps else width * waiting)
+        return held, width * ((0 if keeps else 1) * sent + sent / setting.ranks)
+
+    # All weights are gathered in place; unfused AdamW works on a copy of the share.
+    working = 0 if setting.fused else 2 * FLOAT * share
+    return base, gradients, {"step": replace(base, temporary=working)}
 
 
 def _partition(sizes: Sequence[int], ranks: int, rank: int) -> tuple[int, int, int]:

@@ -55,8 +55,7 @@ def _variant(own: ResolvedJob, job: Job, config: Optional[dict[str, Any]],
              sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
     """The job and its DeepSpeed JSON with another sharding in them. `own`: what they come to as they are."""
     # If the job names no NVMe folder, any path will do: nothing is written.
-    update = {"stage": sharding.stage or "none", "offload_optimizer": sharding.offload_optimizer,
-              "offload_param": sharding.offload_param, "nvme_path": job.zero.nvme_path or "/"}
+    zero = sharding.in_section(job.zero).model_copy(update={"nvme_path": job.zero.nvme_path or "/"})
     if config is not None:
         config = renamed(normalized(copy.deepcopy(config)))[0]
         section = config.get("zero_optimization")
@@ -67,7 +66,7 @@ def _variant(own: ResolvedJob, job: Job, config: Optional[dict[str, Any]],
             # Plain DDP reads no DeepSpeed JSON, but is compared with what the JSON asks for.
             config, train = None, own.job.train.model_copy(update={"precision": own.precision})
             job = own.job.model_copy(update={"train": train, "deepspeed": None})
-    return job.model_copy(update={"zero": job.zero.model_copy(update=update)}), config
+    return job.model_copy(update={"zero": zero}), config
 
 
 def _setting(resolved: ResolvedJob, hidden: int) -> Setting:
@@ -123,7 +122,8 @@ class Planner:
 
     def memory(self, resolved: ResolvedJob) -> Memory:
         precision = resolved.precision
-        kind = precision if resolved.uses_deepspeed or precision == "fp32" else f"autocast {precision}"
+        halves = resolved.uses_deepspeed or resolved.is_native or precision == "fp32"
+        kind = precision if halves else f"autocast {precision}"
         compiled = _compiles_layers(resolved)
         if (kind, compiled) not in self.curves:
             self.curves[kind, compiled] = self.shapes.curve(kind, compiled)
@@ -142,7 +142,7 @@ class Planner:
         memory, batch = self.memory(resolved), resolved.batch
         return Row(sharding, batch.micro, batch.accumulation, memory, self._host_memory(memory, resolved),
                    memory.nvme_bytes * batch.ranks, self._lacks(memory, resolved), largest,
-                   relative_speed(sharding, batch.ranks))
+                   None if resolved.is_native else relative_speed(sharding, batch.ranks))
 
     def _host_memory(self, memory: Memory, resolved: ResolvedJob) -> HostMemory:
         return host_memory(memory.ram_bytes, self.counts.total, resolved.stage, resolved.batch.ranks,

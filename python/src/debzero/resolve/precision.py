@@ -73,12 +73,12 @@ def model_type(model: object, revision: str = "main") -> Optional[str]:
     if isinstance(model, dict):
         return str(model["type"])
     name = str(model)
-    file = str(Path(name) / "config.json") if Path(name).is_absolute() else _cached_config(name, revision)
+    file = str(Path(name) / "config.json") if Path(name).is_absolute() else cached_config(name, revision)
     kind = read_json(Path(file)).get("model_type") if file else None
     return kind if isinstance(kind, str) else None
 
 
-def _cached_config(name: str, revision: str) -> Optional[str]:
+def cached_config(name: str, revision: str) -> Optional[str]:
     """The path of a hub model's config.json in the local cache; None where it is not there."""
     from huggingface_hub import constants, try_to_load_from_cache
 

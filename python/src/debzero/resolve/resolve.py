@@ -12,7 +12,7 @@ from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job.batch import Batch, BatchError, Names, split
 from debzero.job.contents import digests
 from debzero.job.schema import Job
-from debzero.resolve import precision
+from debzero.resolve import native, precision
 from debzero.resolve.absorb import ACCUMULATION, Origins, absorb, switched_off
 from debzero.resolve.host import HostGpus
 from debzero.resolve.sharding import Sharding
@@ -40,7 +40,12 @@ class ResolvedJob:
 
     @property
     def uses_deepspeed(self) -> bool:
-        return self.stage > 0 or self.deepspeed is not None
+        return self.deepspeed is not None or self.stage > 0 and not self.is_native
+
+    @property
+    def is_native(self) -> bool:
+        """Whether debzero's own engine carries out the stage."""
+        return self.job.zero.engine == "native"
 
     @property
     def shares_gpus(self) -> bool:
@@ -53,7 +58,8 @@ class ResolvedJob:
         a global batch, and how often progress is reported or saved do not count."""
         facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
                                              "data": self.job.data.unused,
-                                             "train": {"micro_batch", "log_every", "compile", "precision"}})
+                                             "train": {"micro_batch", "log_every", "compile", "precision"},
+                                             "zero": {"engine"}})
         facts.update(precision=self.precision, json=self.deepspeed)
         if files := digests(self.job):
             facts["files"] = files
@@ -74,7 +80,7 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
         except InputError as error:
             raise InputError([*problems, *error.problems]) from None
     off = switched_off(config)
-    problems += precision.problems(job, host, origins)
+    problems += precision.problems(job, host, origins) + native.problems(job, config, file)
     batch = None
     try:
         batch = split(job.train.global_batch, job.train.micro_batch, count, accumulation, _names(origins))

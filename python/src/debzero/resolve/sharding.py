@@ -77,7 +77,8 @@ class Sharding:
 
     def in_section(self, zero: Zero) -> Zero:
         """A job's `zero:` section with this in it."""
-        return zero.model_copy(update=self.as_dict())
+        native = zero.engine == "native" and self.stage in (1, 2) and self.offload_optimizer == "none"
+        return zero.model_copy(update={**self.as_dict(), "engine": "native" if native else "deepspeed"})
 
 
 # What plan, tune and bench compare; each moves more data than the one before, between ranks or to the host or the disk.

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from debzero.base import own_files
 from debzero.base.errors import UserError
 from debzero.base.failures import full_disk_named
-from debzero.base.files import Heartbeat, remove, replace, replace_folder, sync_tree, write_json, write_text
+from debzero.base.files import Heartbeat, remove, replace, replace_folder, sha256, sync_tree, write_json, write_text
 from debzero.base.text import printable
 from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState
 
@@ -62,12 +62,8 @@ class Contents(NamedTuple):
 
 
 def _digest(path: Path, alive: Heartbeat) -> str:
-    sha = hashlib.sha256()
     with own_files.opened(path) as file:
-        while block := file.read(2**22):
-            sha.update(block)
-            alive()
-    return sha.hexdigest()
+        return sha256(file, alive)
 
 
 def _digests(folder: Path, names: list[str], alive: Heartbeat = lambda: None) -> Iterator[tuple[str, str]]:

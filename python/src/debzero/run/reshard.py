@@ -92,7 +92,7 @@ def _renamed(name: str, rank: int) -> str:
 
 
 def _check(states: list[Any], key: str, sizes: list[list[int]], config: dict[str, Any]) -> None:
-    """Raises a UserError where the files do not hold what this module can deal anew."""
+    """Raises a UserError where the files do not hold what this module can reshard."""
     zero = config.get("zero_optimization") or {}
     settings = [name for name in ("round_robin_gradients", "elastic_checkpoint") if zero.get(name)]
     held = [sum(state[key][number].numel() for state in states) for number in range(len(states[0][key]))]
@@ -104,7 +104,7 @@ def _check(states: list[Any], key: str, sizes: list[list[int]], config: dict[str
         reason = "optimizer states that lie in files of NVMe offload"
     else:
         return
-    raise UserError(f"{reason} cannot be dealt anew to another number of ranks",
+    raise UserError(f"{reason} cannot be resharded for another number of ranks",
                     f"start the job with as many ranks as before (`--ranks {len(states)}`)")
 
 

@@ -24,13 +24,6 @@ def _known() -> str:
     return ", ".join(sorted(p.stem for p in jobs_folder().glob("*.yml"))) or "none"
 
 
-def find(name: str) -> RunFolder:
-    """As locate; raises an InputError also where this user may not read the folder."""
-    folder = locate(name)
-    check_readable(folder, name)
-    return folder
-
-
 def locate(name: str) -> RunFolder:
     """The output folder of a job's name, a job file or a folder. Raises an InputError where there is none."""
     if not name:  # as from an unset shell variable: not the current folder

@@ -8,7 +8,6 @@ in a file leads to anything else.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from enum import Enum
 from importlib import import_module
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Callable
 
 from debzero.base import own_files
+from debzero.base.files import created
 
 # DeepSpeed's, in release 0.15 and current ones: class -> module.
 CLASSES = {
@@ -48,8 +48,7 @@ def write(path: Path, tree: Any) -> None:
         start = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o644), "wb") as file:
+    with created(path, 0o644) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             _write_tensor(file, tensor)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve.resolve import ResolvedJob
-from debzero.run import tensor_file
+from debzero.run import reshard, tensor_file
+from debzero.train import native_checkpoint
 from debzero.train.engine import Engine, on_host, parameter_groups, to_device
 
 
@@ -23,9 +24,9 @@ def _quieten_stage3() -> None:
     partitioned_param_coordinator.print_rank_0 = lambda *_, **__: None
 
 
-def _checkpoint_engine() -> Any:
-    """What DeepSpeed writes its files with, and reads them, instead of torch.save and torch.load. The files keep the
-    names that DeepSpeed looks for."""
+def _checkpoint_engine(optimizer: Any) -> Any:
+    """What DeepSpeed, whose optimizer this is, writes its files with, and reads them, instead of torch.save and
+    torch.load. The files keep the names that DeepSpeed looks for."""
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 
     class TensorFiles(CheckpointEngine):
@@ -36,7 +37,10 @@ def _checkpoint_engine() -> Any:
             tensor_file.write(Path(path), state_dict)
 
         def load(self, path: str, map_location: object = None) -> Any:
-            return tensor_file.read(Path(path))
+            tree = tensor_file.read(Path(path))
+            if native_checkpoint.SCALE in tree.get(reshard.STATE, {}):
+                native_checkpoint.complete(tree[reshard.STATE], optimizer)
+            return tree
 
         def commit(self, info: Any) -> bool:
             return True
@@ -62,7 +66,7 @@ class ZeroEngine(Engine):
         self.engine, _, _, self.own_schedule = deepspeed.initialize(
             model=model, model_parameters=parameter_groups(model, resolved.job.train.weight_decay), config=config)
         self.model = self.engine.module
-        self.engine.checkpoint_engine = _checkpoint_engine()
+        self.engine.checkpoint_engine = _checkpoint_engine(self.engine.optimizer)
         self.engine._copy_recovery_script = lambda folder: None  # it reads pickle, which there is none of
 
     def __call__(self, **inputs: Any) -> Any:

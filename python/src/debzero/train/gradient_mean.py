@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
 
-BUCKET = 2**25  # elements that are sent at once: 128 MiB, which NVLink takes in half a millisecond
+from debzero.resolve.native import BUCKET
 
 
 class GradientMean:
@@ -24,7 +24,6 @@ class GradientMean:
         warnings.filterwarnings("ignore", "torch.distributed.all_reduce_coalesced will be deprecated")  # since 2021
         self.buckets: list[list[Any]] = []
         self.bucket_of: dict[Any, int] = {}
-        self.nodes: list[Any] = []  # the hooks of torch before 2.1 live as long as these
         room = 0
         for parameter in reversed(parameters):  # the last layer's gradients come first
             if room < parameter.numel():
@@ -33,17 +32,9 @@ class GradientMean:
             room -= parameter.numel()
             self.buckets[-1].append(parameter)
             self.bucket_of[parameter] = len(self.buckets) - 1
-            self._listen(parameter)
+        self.nodes = [listen(parameter, self._ready) for parameter in parameters]
         self.sending, self.sent, self.missing = False, 0, list[int]()
         self.works: list[Any] = []
-
-    def _listen(self, parameter: Any) -> None:
-        if hasattr(parameter, "register_post_accumulate_grad_hook"):
-            parameter.register_post_accumulate_grad_hook(self._ready)
-        else:
-            node = parameter.expand_as(parameter).grad_fn.next_functions[0][0]
-            node.register_hook(lambda *_: self._ready(parameter))
-            self.nodes.append(node)
 
     def start(self) -> None:
         """The next backward pass completes the gradients."""
@@ -70,6 +61,15 @@ class GradientMean:
         for work in self.works:
             work.wait()
         self.sending, self.works = False, []
+
+
+def listen(parameter: Any, ready: Callable[[Any], None]) -> Any:
+    """Call ready(parameter) whenever its gradient is complete; what is returned must be kept as long."""
+    if hasattr(parameter, "register_post_accumulate_grad_hook"):
+        return parameter.register_post_accumulate_grad_hook(ready)
+    node = parameter.expand_as(parameter).grad_fn.next_functions[0][0]  # torch before 2.1
+    node.register_hook(lambda *_: ready(parameter))
+    return node
 
 
 def broadcast(model: torch.nn.Module) -> None:

@@ -20,6 +20,7 @@ from debzero.run.records import RunIdentity, TrainingState
 from debzero.train import prepare
 from debzero.train.context import Context
 from debzero.train.engine import Engine
+from debzero.train.engine_native import NativeEngine
 from debzero.train.engine_plain import PlainEngine
 from debzero.train.engine_zero import ZeroEngine
 from debzero.train.resume import Start, find_start, resumed_state
@@ -106,8 +107,8 @@ def _engine(context: Context, samples: Samples, model: Model, config: Any) -> En
     built = build.build(resolved, model, config, deepspeed)
     if resolved.uses_deepspeed:
         return ZeroEngine(built, resolved, context.device, samples.task, deepspeed)
-    return PlainEngine(built, resolved, context.device, samples.task,
-                       lambda text: print(f"rank {context.rank} {text}", flush=True))
+    return (NativeEngine if resolved.is_native else PlainEngine)(
+        built, resolved, context.device, samples.task, lambda text: print(f"rank {context.rank} {text}", flush=True))
 
 
 def _swap(context: Context) -> tuple[str, Optional[dict[str, Any]]]:

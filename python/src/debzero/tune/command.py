@@ -20,18 +20,18 @@ def add_tune(commands: Commands) -> None:
     parser = add_command(
         commands, "tune", run,
         "Find the micro-batch with the highest samples/s that fits, and write it into the job file. The global batch "
-        "is unchanged. `debzero plan` says where to begin; a few short trials, each in its own process, do the rest. "
-        "An interrupted search resumes with the trials that it has finished.",
+        "is unchanged. The search starts from what `debzero plan` predicts and runs a few short trials, each in a "
+        "process of its own. An interrupted search resumes and does not repeat finished trials.",
         ["debzero tune mrpc.yml", "debzero tune mrpc.yml --search stage,offload,checkpointing --dry-run",
          "debzero tune mrpc.yml --json"])
     add_job(parser)
     add_ranks(parser)
     parser.add_argument("--search", type=list_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
-                        help="also try other values of these: some of stage,offload,checkpointing")
+                        help="also search these settings: some of stage,offload,checkpointing")
     add_steps(parser)
     parser.add_argument("--limit", type=count, default=10, metavar="MINUTES", help="time limit per trial (default: 10)")
     parser.add_argument("--exhaustive", action="store_true",
-                        help="afterwards also try what the search left out, to see how good it was")
+                        help="then try every other combination, too, to see how good the result is")
     parser.add_argument("--name", metavar="HOST", help=NAME_HELP)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be written")
     add_json(parser)

@@ -25,9 +25,9 @@ def test_fix_corrects_the_articles_config(bench):
     path = bench.folder / "ds.json"
     path.write_text(json.dumps(ARTICLE, indent=4) + "\n")
     path.chmod(0o640)
-    refused = bench.run("check", path)
+    refused = bench.quick_apart("check", path)
     assert refused.returncode == 2 and "DZ110" in refused.stderr and "zero_optimization.offload_param" in refused.stderr
-    done = bench.run("check", path, "--fix")
+    done = bench.quick_apart("check", path, "--fix")
     assert done.returncode == 0, done.stderr
     assert "DZ110" in done.stdout.splitlines()[0]
     good = copy.deepcopy(ARTICLE)

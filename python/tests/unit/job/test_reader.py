@@ -58,6 +58,10 @@ MISTAKES = [
     ({"zero.stage": 2, "zero.offload_optimizer": "nvme", "zero.nvme_path": "."}, "zero.offload_optimizer",
      "offload_optimizer: cpu"),
     ({"zero.stage": 2, "zero.offload_param": "nvme"}, "zero.offload_param", "set zero.stage: 3"),
+    ({"zero.stage": 3, "zero.engine": "native"}, "zero.engine", "set zero.stage: 2"),
+    ({"zero.engine": "native"}, "zero.engine", "set zero.stage: 2"),
+    ({"zero.stage": 1, "zero.engine": "native", "zero.offload_optimizer": "cpu"}, "zero.offload_optimizer", "remove"),
+    ({"zero.stage": 1, "zero.engine": "native", "deepspeed": {"gradient_clipping": 0.5}}, "deepspeed", "remove"),
     ({"zero.stage": 3, "zero.offload_optimizer": "nvme"}, "zero.nvme_path", "nvme_path: /nvme/swap"),
     ({"zero.stage": 3, "zero.offload_optimizer": "nvme", "zero.nvme_path": "nowhere"}, "zero.nvme_path", "create it"),
     ({"model": {"type": "t5", "vocab_size": 200}, "task": "text-to-text", "train.precision": "fp16"},
@@ -106,7 +110,7 @@ def test_a_missing_job_is_looked_for_in_the_current_folder(tmp_path, monkeypatch
 
 def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):
     path = bench.job(train__epocs=3, train__precision="fp17", data__dataset="missing.csv", zero__stage=7)
-    done = bench.run("train", path)
+    done = bench.quick_apart("train", path)
     assert done.returncode == 2
     for key in ("train.epocs", "train.precision", "data.dataset", "zero.stage"):
         assert key in done.stderr
@@ -119,7 +123,7 @@ def test_all_mistakes_at_once_with_exit_code_2_and_nothing_written(bench):
 def test_no_text_at_all_makes_a_traceback(bench, text):
     path = bench.folder / "broken.yml"
     path.write_text(text)
-    done = bench.run("check", path)
+    done = bench.quick_apart("check", path)
     assert done.returncode == 2
     assert "broken.yml" in done.stderr
     assert "Traceback" not in done.stderr
@@ -127,24 +131,34 @@ def test_no_text_at_all_makes_a_traceback(bench, text):
 
 def test_a_missing_job_and_a_folder_are_named(bench):
     for path in (bench.folder / "none.yml", bench.folder):
-        done = bench.run("check", path)
+        done = bench.quick_apart("check", path)
         assert done.returncode == 2
         assert str(path) in done.stderr and "Traceback" not in done.stderr
 
 
 def test_check_answers_scripts_in_json(bench):
-    good = bench.run("check", bench.job(), "--json")
+    good = bench.quick_apart("check", bench.job(), "--json")
     assert good.returncode == 0
     assert json.loads(good.stdout)["batch"] == "global batch 32 = micro-batch 8 x 2 accumulation steps x 2 ranks"
-    bad = bench.run("check", bench.job(ranks=0), "--json")
+    bad = bench.quick_apart("check", bench.job(ranks=0), "--json")
     assert bad.returncode == 2
     assert [p["key"] for p in json.loads(bad.stdout)["problems"]] == ["ranks"]
 
 
+def test_the_home_of_no_user_is_refused(tmp_path):
+    """It would become a folder named ~nobody-here beside the job."""
+    job = tmp_path / "job.yml"
+    job.write_text("model: b\ndata: {dataset: x.csv}\noutput: ~nobody-here/out\nzero: {nvme_path: ~nobody-here/swap}\n")
+    assert [(p.key, p.reason) for p in parse(job)[1]] == [
+        (key, "~nobody-here is the home of no user of this host") for key in ("output", "zero.nvme_path")]
+    job.write_text("model: b\ndata: {dataset: x.csv}\noutput: ~/out\nzero: {nvme_path: ~root/swap}\n")
+    assert parse(job)[1] == []
+
+
 def test_check_ends_with_a_verdict(bench):
     path = bench.job()
-    assert bench.run("check", path).stdout.startswith(f"{path}: OK\n")
-    done = bench.run("check", bench.job(ranks=0))
+    assert bench.quick_apart("check", path).stdout.startswith(f"{path}: OK\n")
+    done = bench.quick_apart("check", bench.job(ranks=0))
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.splitlines()[0] == f"{path}: 1 problem" and done.stderr.splitlines()[-1] == f"{path}: invalid"
 
@@ -161,7 +175,7 @@ def test_check_shows_a_label_only_where_the_task_has_one(bench, capsys):
 def test_the_printed_article_config_is_refused_for_its_offload(bench):
     """offload_param at stage 2: DeepSpeed silently ignores it."""
     config = {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}
-    done = bench.run("check", bench.job(deepspeed=config))
+    done = bench.quick_apart("check", bench.job(deepspeed=config))
     assert done.returncode == 2
     assert "zero_optimization.offload_param" in done.stderr and "zero_optimization.stage: 3" in done.stderr
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from debzero.plan.activations import Curve
-from debzero.plan.memory import ParameterCounts, Setting, predict
+from debzero.plan.memory import WORKSPACES, ParameterCounts, Setting, predict
+from debzero.resolve.native import BUCKET, IN_FLIGHT
 
 MODEL = ParameterCounts(decayed=(10**6,) * 100, others=(1000,) * 100, buffers_bytes=0, largest_layer=10**6, hidden=1000)
 NOTHING = Curve(np.zeros(3), np.zeros(3), np.array([0.0, 0.0, MODEL.total]), 1)
@@ -56,3 +57,18 @@ def test_stage_3_gathers_as_much_as_it_may_ahead():
 def test_accumulation_keeps_gradients_through_the_forward_pass():
     once, twice = (predict(MODEL, NOTHING, Setting(0, 4, 1, steps, "bf16", {})) for steps in (1, 2))
     assert twice.phases_bytes.get("forward", 0) > once.phases_bytes.get("forward", 0)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_native_engine_holds_a_share_of_the_states_and_a_few_buckets(stage):
+    layers = np.linspace(0.0, MODEL.total, 101)
+    curve = Curve(np.zeros(101), np.zeros(101), layers, 1)
+    found = predict(MODEL, curve, Setting(stage, 4, 1, 1, "bf16", {}))
+    assert found.parts_bytes["parameters"] == pytest.approx(2 * MODEL.total, rel=0.01)
+    assert found.parts_bytes["optimizer"] == pytest.approx(12 / 4 * MODEL.total, rel=0.01)
+    buckets = 2 * BUCKET * (1 + IN_FLIGHT * (1 + 1 / 4))
+    assert found.parts_bytes["gradients"] + found.parts_bytes["buffers"] == pytest.approx(
+        4 / 4 * MODEL.total + buckets + WORKSPACES, rel=0.01)
+    more = predict(MODEL, curve, Setting(stage, 4, 1, 2, "bf16", {}))
+    kept = more.phases_bytes["step"] - found.phases_bytes["step"]
+    assert kept == pytest.approx(2 * MODEL.total if stage == 1 else 0, abs=10), "stage 1 sums whole gradients"

@@ -10,6 +10,7 @@ from threading import Thread
 
 import pytest
 from others import OTHER, as_other, give, in_child, public_folder
+from running import killed_after
 from support import SOURCE
 
 from debzero.base.errors import InputError, UserError
@@ -34,12 +35,9 @@ time.sleep(60)
 def held(path, user=0, text=""):
     """A process of `user`'s that holds the lock, and has written `text` into it."""
     process = subprocess.Popen([sys.executable, "-I", "-c", HOLD, str(path), str(user), text], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"held\n"
-    try:
+    with killed_after(process):
+        assert process.stdout.readline() == b"held\n"
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -85,9 +83,8 @@ def test_stop_signals_nobody_but_the_owner_s_processes(others_run):
 def test_bench_kills_the_holders_of_its_own_runs_alone(others_run):
     output = others_run.folder / "runs" / "one" / "out"
     output.mkdir(parents=True)
-    bystander = subprocess.Popen(["sleep", "60"])
     give(others_run.folder)
-    try:
+    with killed_after(subprocess.Popen(["sleep", "60"])) as bystander:
         with held(output / ".lock", OTHER.pw_uid, str(bystander.pid)) as process:
             Thread(target=process.wait).start()  # no zombie for which the killer waits
             assert as_other(lambda: kill_leftovers(others_run.folder)) == "None"
@@ -97,9 +94,6 @@ def test_bench_kills_the_holders_of_its_own_runs_alone(others_run):
             os.lchown(output / ".lock", OTHER.pw_uid, OTHER.pw_gid)
             as_other(lambda: kill_leftovers(others_run.folder))
             assert process.poll() is None and bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "fifo", "folder", "another user's"])
@@ -136,15 +130,13 @@ def test_nobody_else_can_read_the_lock_and_so_block_a_job(others_run):
 
 def test_a_process_that_has_got_the_holders_number_is_not_signalled(tmp_path, monkeypatch):
     """It held the folder when it was looked up, and then it was gone."""
-    bystander = subprocess.Popen(["sleep", "60"])
-    answers = [bystander.pid, None, None]
-    monkeypatch.setattr(lock, "holder", lambda path: answers.pop(0))
-    monkeypatch.setattr(lock, "is_held", lambda path: True)
-    assert stop.stop(str(tmp_path)) == 0
-    time.sleep(0.1)
-    assert bystander.poll() is None
-    bystander.kill()
-    bystander.wait()
+    with killed_after(subprocess.Popen(["sleep", "60"])) as bystander:
+        answers = [bystander.pid, None, None]
+        monkeypatch.setattr(lock, "holder", lambda path: answers.pop(0))
+        monkeypatch.setattr(lock, "is_held", lambda path: True)
+        assert stop.stop(str(tmp_path)) == 0
+        time.sleep(0.1)
+        assert bystander.poll() is None
 
 
 @pytest.mark.parametrize(("groups", "main", "expected"), [

@@ -69,8 +69,8 @@ def test_it_is_as_if_the_new_ranks_had_written_it(tmp_path, before, ranks, zero3
 @pytest.mark.parametrize(("config", "reason"), [
     ({"zero_optimization": {"round_robin_gradients": True}}, "round_robin_gradients"),
     ({"zero_optimization": {"elastic_checkpoint": True}}, "elastic_checkpoint")])
-def test_what_cannot_be_dealt_anew_is_refused(tmp_path, config, reason):
-    with pytest.raises(UserError, match=f"{reason} cannot be dealt anew") as found:
+def test_what_cannot_be_resharded_is_refused(tmp_path, config, reason):
+    with pytest.raises(UserError, match=f"{reason} cannot be resharded") as found:
         reshard.reshard(written(tmp_path / "a", 2, False, config=config), tmp_path / "b", 3)
     assert "--ranks 2" in found.value.fix and not (tmp_path / "b").exists()
 
@@ -82,5 +82,5 @@ def test_states_that_lie_elsewhere_are_not_taken_for_zeros(tmp_path):
         tree["optimizer_state_dict"]["fp32_flat_groups"] = [torch.empty(0), torch.empty(0)]
         path.unlink()
         tensor_file.write(path, tree)
-    with pytest.raises(UserError, match="NVMe offload cannot be dealt anew"):
+    with pytest.raises(UserError, match="NVMe offload cannot be resharded"):
         reshard.reshard(source, tmp_path / "b", 3)

@@ -112,4 +112,4 @@ def test_one_thing_is_no_plural():
 
 def test_an_empty_name_is_not_the_current_folder():
     with pytest.raises(InputError, match="is empty"):
-        status.find("")
+        status.locate("")

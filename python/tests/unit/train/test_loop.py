@@ -22,6 +22,8 @@ STAGES = {
     "one": {"zero__stage": 1},
     "two": {"zero__stage": 2},
     "three": {"zero__stage": 3},
+    "native-one": {"zero__stage": 1, "zero__engine": "native"},
+    "native-two": {"zero__stage": 2, "zero__engine": "native"},
 }
 OFFLOADED = {
     "two-offloaded": {"zero__stage": 2, "zero__offload_optimizer": "cpu"},
@@ -52,7 +54,7 @@ def compare(trained, runs, name):
     assert report["accuracy"] == pytest.approx(baseline["accuracy"], abs=0.03)
 
 
-@pytest.mark.parametrize("name", ["one", "two", "three"])
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "none"])
 def test_each_stage_has_the_loss_curve_of_plain_ddp(trained, runs, name):
     compare(trained, runs, name)
 

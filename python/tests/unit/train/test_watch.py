@@ -5,11 +5,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 from others import as_other, in_child
-from running import end, ranks_of, step_of, wait_for
+from running import end, killed_after, ranks_of, step_of, wait_for
 
 from debzero.base import systemd
 from debzero.base.stack import stack
@@ -18,15 +17,9 @@ from debzero.train.watch import Watch
 LONG = {"train__epochs": 60, "train__log_every": 5, "zero__stage": 2}
 
 
-@contextmanager
 def rank():
     """Some rank of a launcher's: this process's."""
-    process = subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(60)"])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    return killed_after(subprocess.Popen([sys.executable, "-I", "-c", "import time; time.sleep(60)"]))
 
 
 @pytest.fixture

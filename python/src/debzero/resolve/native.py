@@ -1,0 +1,28 @@
+"""debzero's own engine for ZeRO 1 and 2: what it can carry out, and the sizes that `debzero plan` counts, too."""
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from debzero.base.errors import Problem
+from debzero.job.schema import Job
+
+BUCKET = 2**25  # elements that are sent at once: 128 MiB in fp32, which NVLink takes in half a millisecond
+IN_FLIGHT = 2   # buckets whose gradients wait for the network
+
+
+def problems(job: Job, config: Optional[dict[str, Any]], file: str) -> list[Problem]:
+    """What a job with `zero.engine: native` has that only DeepSpeed can carry out. `config`: its DeepSpeed JSON."""
+    zero = job.zero
+    if zero.engine != "native":
+        return []
+    fix = "remove it, or remove zero.engine so that DeepSpeed trains"
+    found = []
+    if zero.stage not in (1, 2):
+        found.append(Problem(file, "zero.engine", f"native carries out stages 1 and 2, not {zero.stage}",
+                             "remove it, or set zero.stage: 2"))
+    for key in ("offload_optimizer", "offload_param"):
+        if getattr(zero, key) != "none":
+            found.append(Problem(file, f"zero.{key}", "the native engine offloads nothing", fix))
+    if config is not None:
+        found.append(Problem(file, "deepspeed", "the native engine reads no DeepSpeed JSON", fix))
+    return found

@@ -1,0 +1,226 @@
+"""ZeRO stages 1 and 2 on torch's own collectives (Rajbhandari et al., 2020, sections 5 and 7).
+
+The arithmetic is DeepSpeed's: half-precision weights and gradients, and for each rank a share of the fp32 weights and
+of Adam's moments. The files of its checkpoints are DeepSpeed's, too, so that either engine resumes from the other's.
+But nothing stands between the kernels that a CUDA graph cannot record.
+"""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+import torch.distributed as dist
+
+from debzero.data.stream import Micro
+from debzero.model import compiled
+from debzero.resolve import deepspeed_config
+from debzero.resolve.native import BUCKET, IN_FLIGHT
+from debzero.resolve.resolve import ResolvedJob
+from debzero.train import gloo, native_checkpoint
+from debzero.train.engine import HALF, Engine, on_host, parameter_groups, to_device
+from debzero.train.gradient_mean import listen
+
+GROWTH, BACKOFF, WINDOW = 2.0, 0.5, 2000  # of fp16's loss scale, as torch's GradScaler has them
+
+
+class Bucket:
+    """Parameters whose weights lie one after the other in `weights`, of which each rank updates an equal share."""
+
+    def __init__(self, parameters: Sequence[Any], device: Any, half: Any, keeps_gradients: bool) -> None:
+        self.parameters, ranks, rank = list(parameters), dist.get_world_size(), dist.get_rank()
+        self.length = sum(parameter.numel() for parameter in parameters)
+        self.share = -(-self.length // (8 * ranks)) * 8  # elements; a multiple of 16 bytes also in half precision
+        whole = torch.zeros(self.share * ranks, device=device)
+        torch.cat([p.detach().reshape(-1).to(device) for p in parameters], out=whole[:self.length])
+        dist.broadcast(whole, 0)
+        self.weights = whole.to(half)
+        self.own = self.weights[rank * self.share:(rank + 1) * self.share]
+        self.master = whole[rank * self.share:(rank + 1) * self.share].clone()
+        self.master.grad = torch.zeros_like(self.master)
+        self.gradients = torch.zeros_like(self.weights) if keeps_gradients else None
+        start, self.missing = 0, 0
+        for parameter in parameters:
+            part = slice(start, start := start + parameter.numel())
+            parameter.data = self.weights[part].view_as(parameter)
+            parameter.grad = None if self.gradients is None else self.gradients[part].view_as(parameter)
+
+    def take_gradients(self) -> Any:
+        """The gradients of all parameters in one tensor; the parameters have none any more, unless they are kept."""
+        if self.gradients is not None:
+            return self.gradients
+        whole = torch.empty_like(self.weights)
+        parts = [(p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1)) for p in self.parameters]
+        torch.cat([*parts, self.weights.new_zeros(len(whole) - self.length)], out=whole)
+        for parameter in self.parameters:
+            parameter.grad = None
+        return whole
+
+
+class NativeEngine(Engine):
+    """Each rank updates its share of every bucket. At stage 1 gradients accumulate on every rank; at stage 2 each
+    micro-batch's are reduced to the shares at once."""
+
+    def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, say: Callable[[str], None]) -> None:
+        train, self.batch = resolved.job.train, resolved.batch
+        self.device, self.task, self.clip = device, task, train.gradient_clipping
+        self.updating, self.fp16 = False, resolved.precision == "fp16"
+        half = HALF.get(resolved.precision, torch.float32)
+        self.sends_each = resolved.stage == 2
+        keeps = not self.sends_each and self.batch.accumulation > 1
+        self.groups = parameter_groups(model, train.weight_decay)
+        shares = []
+        self.buckets: list[Bucket] = []
+        for group in self.groups:
+            parts = [Bucket(part, device, half, keeps) for part in _parts(group["params"])]
+            self.buckets += parts
+            shares.append({"params": [bucket.master for bucket in parts], "weight_decay": group["weight_decay"]})
+        self.model = model.to(device, half)
+        self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
+        self.nodes = [listen(parameter, self._ready) for parameter in self.bucket_of]
+        self.sending, self.sent, self.works = False, 0, list[tuple[Any, Bucket, Any, Any]]()
+        self.rate = torch.tensor(train.learning_rate, device=device)
+        self.fused = device.type == "cuda" and "fused" in inspect.signature(torch.optim.AdamW).parameters
+        fused = {"fused": True, "capturable": True} if self.fused else {}
+        self.optimizer = torch.optim.AdamW(
+            shares, lr=self.rate if self.fused else train.learning_rate, betas=tuple(deepspeed_config.BETAS),
+            eps=deepspeed_config.EPS, **fused)
+        self.scale = torch.full((), 2.0**deepspeed_config.LOSS_SCALE_POWER if self.fp16 else 1.0, device=device)
+        self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
+        layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
+        self.graphs = None
+        if layers and not train.gradient_checkpointing and not resolved.shares_gpus:
+            self.graphs = compiled.StepGraphs(list(self.bucket_of), say)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+    def generate(self, **inputs: Any) -> Any:
+        return self.model.generate(**inputs, synced_gpus=False)
+
+    def rate_of(self, rate: float) -> float:
+        return rate
+
+    def _ready(self, parameter: Any) -> None:
+        if self.sending:
+            self.bucket_of[parameter].missing -= 1
+            while self.sent < len(self.buckets) and not self.buckets[self.sent].missing:
+                self._send()
+
+    def _send(self) -> None:
+        bucket = self.buckets[self.sent]
+        self.sent += 1
+        self._add(IN_FLIGHT - 1)
+        whole, share = bucket.take_gradients(), torch.empty_like(bucket.own)
+        scatter = dist.reduce_scatter_tensor if self.device.type == "cuda" else gloo.reduce_scatter_tensor
+        self.works.append((scatter(share, whole, async_op=True), bucket, share, whole))
+
+    def _add(self, most: int) -> None:
+        """Wait until at most so many buckets are on their way, and add the others to the shares' gradients."""
+        while len(self.works) > most:
+            work, bucket, share, _ = self.works.pop(0)
+            work.wait()
+            bucket.master.grad += share
+
+    def _accumulate(self, batch: dict[str, Any], weights: Any, last: bool = False) -> Any:
+        """Add a micro-batch to the gradients; its part of the step's loss."""
+        losses = self.task.losses(self.model, batch)
+        loss = (losses * weights).sum() / self.batch.accumulation
+        self.sending, self.sent, self.works = last or self.sends_each, 0, []
+        for bucket in self.buckets:
+            bucket.missing = len(bucket.parameters)
+        (loss * (self.scale / self.batch.ranks)).backward()
+        while self.sending and self.sent < len(self.buckets):  # of parameters that the task does not use
+            self._send()
+        self._add(0)
+        return loss.detach()
+
+    def _finish(self, batch: dict[str, Any], weights: Any) -> Any:
+        loss = self._accumulate(batch, weights, last=True)
+        self.updating = True
+        self._update()
+        return loss
+
+    def _update(self) -> None:
+        gradients = [bucket.master.grad for bucket in self.buckets]
+        norm = torch.stack(torch._foreach_norm(gradients)).square().sum()
+        dist.all_reduce(norm)
+        norm = norm.sqrt()
+        factor = self.scale * (norm / self.scale / self.clip).clamp(min=1.0) if self.clip else self.scale.clone()
+        overflow = (~torch.isfinite(norm)).float() if self.fp16 else torch.zeros((), device=self.device)
+        if self.fused:  # it divides by grad_scale as it reads them, and does nothing where found_inf is 1
+            self.optimizer.grad_scale, self.optimizer.found_inf = factor, overflow
+            self.optimizer.step()
+        elif not overflow:
+            torch._foreach_div_(gradients, float(factor))
+            self.optimizer.step()
+        if self.fp16:
+            torch._amp_update_scale_(self.scale, self.good_steps, overflow, GROWTH, BACKOFF, WINDOW)
+        torch._foreach_zero_([*gradients, *(b.gradients for b in self.buckets if b.gradients is not None)])
+        self._share_weights()
+
+    def _share_weights(self) -> None:
+        """Give every rank the weights that each has updated."""
+        gather = dist.all_gather_into_tensor if self.device.type == "cuda" else gloo.all_gather_into_tensor
+        works = []
+        for bucket in self.buckets:
+            bucket.own.copy_(bucket.master)
+            works.append(gather(bucket.weights, bucket.own, async_op=True))
+        for work in works:
+            work.wait()
+
+    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
+        self.updating = False
+        self.model.train()
+        if self.fused:
+            self.rate.fill_(rate)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+        total = torch.zeros((), device=self.device)
+        for number, micro in enumerate(micros, 1):
+            work = self._finish if number == len(micros) else self._accumulate
+            batch, weights = to_device(micro.batch, self.device), micro.weights.to(self.device)
+            total += self.graphs.run(work, batch, weights) if self.graphs else work(batch, weights)
+        return total
+
+    @property
+    def loss_scale(self) -> float:
+        return float(self.scale)
+
+    @property
+    def applied_steps(self) -> int:
+        states = self.optimizer.state.values()
+        return int(next(iter(states))["step"]) if states else 0
+
+    def save(self, root: Path, tag: str) -> None:
+        states = [(bucket, self.optimizer.state.get(bucket.master, {})) for bucket in self.buckets]
+        scale = (float(self.scale), int(self.good_steps)) if self.fp16 else None
+        native_checkpoint.save(root / tag, self.model, self.groups, states, scale)
+
+    def load(self, root: Path, tag: str) -> None:
+        read = native_checkpoint.load(root / tag, self.model, self.groups, self.buckets)
+        for bucket, state in read.states.items():
+            step = torch.tensor(float(read.step), device=self.device if self.fused else "cpu")
+            self.optimizer.state[bucket.master] = {"step": step, **state}
+        if self.fp16 and read.scale:
+            self.scale.fill_(read.scale[0])
+            self.good_steps.fill_(read.scale[1])
+        self._share_weights()
+
+    def weights(self) -> dict[str, Any]:
+        return on_host(self.model.state_dict()) if dist.get_rank() == 0 else {}
+
+
+def _parts(parameters: Sequence[Any]) -> Iterator[list[Any]]:
+    """Up to BUCKET elements at a time, from the last layer, whose gradients come first, to the first."""
+    part: list[Any] = []
+    for parameter in reversed(parameters):
+        if part and sum(p.numel() for p in part) + parameter.numel() > BUCKET:
+            yield part
+            part = []
+        part.append(parameter)
+    if part:
+        yield part
