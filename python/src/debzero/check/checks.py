@@ -4,22 +4,19 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from debzero.base import privileges
 from debzero.base.environment import environment
 from debzero.base.errors import InputError, PassingProblem, Problem, without_known
 from debzero.base.files import nearest, unreadable
-from debzero.base.reading import why
-from debzero.base.text import did_you_mean
+from debzero.check.data import Reads, data_found
 from debzero.check.hub_names import hub_problems
 from debzero.check.operators import operator_problems
-from debzero.data.columns import column_names
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
-from debzero.job.local_files import FORMATS, did_you_mean_path, files_of, local_files
 from debzero.job.reader import parse
-from debzero.job.schema import SECTIONS_DATASET, Job
+from debzero.job.schema import Job
 from debzero.model import tasks
 from debzero.model.checks import bytes_needed, model_problems
 from debzero.resolve import nvme_swap
@@ -31,6 +28,14 @@ from debzero.run.folder import RunFolder, is_runs
 FolderOf = Callable[[Job], Path]  # where a command works for a job
 
 
+class Examined(NamedTuple):
+    """A job on this host, with the warnings about it. `facts`: of its data, for people."""
+
+    resolved: ResolvedJob
+    warnings: list[Problem]
+    facts: dict[str, str]
+
+
 def output_of(job: Job) -> Path:
     return Path(job.output)
 
@@ -38,15 +43,17 @@ def output_of(job: Job) -> Path:
 def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_of) -> ResolvedJob:
     """The job in `path` on this host; raises an InputError with every problem found. Root becomes the owner of the
     folder that the command works in."""
-    return examine(path, ranks, works_in=works_in)[0]
+    return examine(path, ranks, works_in=works_in).resolved
 
 
 def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
-            works_in: FolderOf = output_of, ask_hub: bool = False) -> tuple[ResolvedJob, list[Problem]]:
+            works_in: FolderOf = output_of, reads: Reads = "rows", ask_hub: bool = False) -> Examined:
     """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds.
-    `ask_hub`: whether it has what the job names, which a training learns soon enough."""
+    `reads`: how much of the data is read; `ask_hub`: whether it has what the job names, which a training learns soon
+    enough."""
     job, problems = parse(path)
     warnings: list[Problem] = []
+    facts: dict[str, str] = {}
     resolved = None
     if job is not None:
         privileges.become_owner(works_in(job))
@@ -64,16 +71,17 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
             problems += without_known(error.problems, in_the_file)
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
-        hub = hub_problems(job, file) if ask_hub else []
-        warnings += [p for p in hub if p.severity == "warning"]
-        found = [*(p for p in hub if p.severity == "error"), *_data(job, file), *tasks.problems(job, file),
+        data, facts = data_found(job, file, reads)
+        names = hub_problems(job, file) if ask_hub else []
+        warnings += [p for p in [*names, *data] if p.severity == "warning"]
+        found = [*(p for p in [*names, *data] if p.severity == "error"), *tasks.problems(job, file),
                  *model_problems(job, file), *_swap(resolved, job, file),
                  *(operator_problems(resolved, file) if resolved else []),
                  *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
         problems += without_known(found, in_the_file)
     if problems or resolved is None:
         raise InputError(problems + warnings)
-    return resolved, warnings
+    return Examined(resolved, warnings, facts)
 
 
 def _swap(resolved: Optional[ResolvedJob], job: Job, file: str) -> list[Problem]:
@@ -81,54 +89,6 @@ def _swap(resolved: Optional[ResolvedJob], job: Job, file: str) -> list[Problem]
     used = job.zero.nvme_path and "nvme" in (job.zero.offload_optimizer, job.zero.offload_param)
     found = nvme_swap.problems(str(job.zero.nvme_path), job.output, file) if used else []
     return resolved.origins.placed(found) if resolved else found
-
-
-def _data(job: Job, file: str) -> list[Problem]:
-    data, labels = job.data, [] if job.task == "causal-lm" else [job.data.label]
-    if data.dataset == SECTIONS_DATASET:
-        wrong = [p for p, given, only in (("text", data.text, ["text"]), ("label", data.label, "label"))
-                 if given != only]
-        return [Problem(file, f"data.{key}", "debian-sections has only the columns text and label", f"remove {key}")
-                for key in wrong]
-    path = Path(data.dataset)
-    if not path.is_absolute():
-        return []  # the hub's: known when it is downloaded
-    if data.revision != "main":
-        return [Problem(file, "data.revision", f"only a data set of the hub has revisions, and {path} is local",
-                        "remove it, or name the hub's data set in data.dataset")]
-    if reason := unreadable(path):
-        return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
-    if not path.exists():
-        return [Problem(file, "data.dataset", f"{path} does not exist", did_you_mean_path(path, model=False) or
-                        "check the path; it is relative to the job file")]
-    files = local_files(data.dataset)
-    if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
-        programs = [found.name for found in files_of(data.dataset) if found.suffix == ".py"]
-        if programs:
-            return [Problem(file, "data.dataset", f"{path} comes as a program ({programs[0]}), which debzero "
-                            "never runs", "run it where it can do no harm, and write its rows to parquet, csv or json "
-                            "files")]
-        return [Problem(file, "data.dataset",
-                        f"{path} is neither a csv, json, jsonl or parquet file nor a folder with train.csv "
-                        "(or .json, .jsonl, .parquet)", "rename them accordingly, or convert them")]
-    problems = []
-    if len(files) == 1 and not data.held_out:
-        problems.append(Problem(file, "data.held_out", f"{path} has no validation split to measure the accuracy on",
-                                "set held_out: 0.1 to keep a tenth of the training rows, or give a folder with "
-                                "train.* and validation.*"))
-    for part in files.values():
-        try:
-            columns = column_names(part)
-        except (OSError, ValueError) as error:
-            problems.append(Problem(file, "data.dataset", f"{part} {why(error)}",
-                                    "correct the file or its permissions"))
-            continue
-        for key, names in (("text", data.text), ("label", labels)):
-            for name in names:
-                if name not in columns:
-                    problems.append(Problem(file, f"data.{key}", f"{part.name} has no column {name!r}",
-                                            did_you_mean(name, columns)))
-    return problems
 
 
 def _moves(folder: str, path: str) -> bool:
@@ -187,8 +147,9 @@ def _room(job: Job, file: str, own: Optional[str], above: Path) -> list[Problem]
     return []
 
 
-def summary(resolved: ResolvedJob, path: Path) -> dict[str, Any]:
+def summary(examined: Examined, path: Path) -> dict[str, Any]:
     """What a valid job comes to, for people and for --json."""
+    resolved = examined.resolved
     job = resolved.job
     stage = "plain DDP" if not resolved.uses_deepspeed else f"ZeRO stage {resolved.stage}"
     parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
@@ -199,7 +160,7 @@ def summary(resolved: ResolvedJob, path: Path) -> dict[str, Any]:
     offload = [f"{part} offloaded to {device}" for part, device in parts if device != "none"]
     return {
         "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",
-        "data": f"{job.data.dataset}: {', '.join(job.data.text)}{label}", "batch": str(resolved.batch),
-        "ranks": resolved.batch.ranks, "stage": ", ".join([stage, *offload]),
+        "data": f"{job.data.dataset}: {', '.join(job.data.text)}{label}", **examined.facts,
+        "batch": str(resolved.batch), "ranks": resolved.batch.ranks, "stage": ", ".join([stage, *offload]),
         "precision": resolved.precision, "output": job.output, "fingerprint": resolved.fingerprint,
     }

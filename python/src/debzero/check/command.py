@@ -29,6 +29,7 @@ def add_check(commands: Commands) -> None:
                         "of a job, to the file that its `deepspeed:` names. The rest of the text stays as it is, and "
                         "FILE.bak holds the file as it was")
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    parser.add_argument("--fast", action="store_true", help="do not read the rows of the data set, only its columns")
     add_json(parser)
 
 
@@ -44,4 +45,4 @@ def run(options: argparse.Namespace) -> int:
         return convert.run(options.convert, options.ranks, options.json)
     from debzero.check.file import check
 
-    return check(options.job, options.ranks, options.fix, options.strict, options.json)
+    return check(options.job, options.ranks, options.fix, options.strict, options.json, options.fast)

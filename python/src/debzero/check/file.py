@@ -27,12 +27,12 @@ class InvalidFileError(InputError):
         return f"{super().text()}\n{printable(str(self.path))}: invalid"
 
 
-def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool) -> int:
+def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bool, fast: bool = False) -> int:
     """The exit code, after printing what was found. Errors are raised as an InputError, with --strict warnings too."""
     is_deepspeed = _is_deepspeed(path)
     changes = (fix_json([path], None, as_json) if is_deepspeed else fix_job(path, as_json)) if fix else []
     try:
-        facts, warnings = _deepspeed(path, ranks) if is_deepspeed else _job(path, ranks)
+        facts, warnings = _deepspeed(path, ranks) if is_deepspeed else _job(path, ranks, fast)
         if strict and warnings:
             raise InputError(warnings)
     except InputError as error:
@@ -78,6 +78,6 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
     return {"job": str(path), "kind": "DeepSpeed's configuration"}, found
 
 
-def _job(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[Problem]]:
-    resolved, warnings = checks.examine(path, ranks, ask_hub=True)
-    return checks.summary(resolved, path), warnings
+def _job(path: Path, ranks: Optional[int], fast: bool) -> tuple[dict[str, Any], list[Problem]]:
+    examined = checks.examine(path, ranks, reads="columns" if fast else "lengths", ask_hub=True)
+    return checks.summary(examined, path), examined.warnings

@@ -2,61 +2,81 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from debzero.base.errors import UserError
-from debzero.base.text import count_text
 from debzero.data import debian_sections, hub
-from debzero.data.hub import no_code
-from debzero.job.local_files import FORMATS, local_files
+from debzero.data.csv_file import CsvFile
+from debzero.data.faults import DataError, Fault, broken
+from debzero.data.json_file import JsonFile
+from debzero.data.reading import Rows
+from debzero.data.survey import Wanted
+from debzero.data.tables import HubRows, ParquetFile
+from debzero.job.local_files import local_files
 from debzero.job.schema import SECTIONS_DATASET, Data
 
 HELD_OUT = 0.1  # of debian-sections, when the job does not say
 
 
-def raw_rows(data: Data, cache: Path, seed: int) -> tuple[Any, Any]:
-    """The training and held-out rows as `datasets` tables, which lie on the disk."""
+class Parts(NamedTuple):
+    """The rows of a data set. Without `held_out` some of `train` are held out: those of `side` (bool[n]), else a
+    share. `commit`: of the hub's data."""
+
+    train: Rows
+    held_out: Optional[Rows] = None
+    side: Optional[np.ndarray] = None
+    commit: Optional[str] = None
+
+
+def parts(data: Data, wanted: Wanted, cache: Path) -> Parts:
+    """Raises a DataError, a UserError or an OSError where the rows cannot be had."""
+    if data.dataset == SECTIONS_DATASET:
+        import pyarrow.parquet
+
+        path = debian_sections.build(cache, data.held_out or HELD_OUT)
+        side = pyarrow.parquet.read_table(path, columns=["held_out"]).column(0)
+        return Parts(ParquetFile(path, data.label), side=np.asarray(side))
+    if Path(data.dataset).is_absolute():
+        return local_parts(data, wanted)
     import datasets
 
     datasets.disable_progress_bars()
-    if data.dataset == SECTIONS_DATASET:
-        path = debian_sections.build(cache, data.held_out or HELD_OUT)
-        rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(cache / "arrow"))
-        side = np.asarray(rows["held_out"])
-        return rows.select(np.flatnonzero(~side)), rows.select(np.flatnonzero(side))
-    local = Path(data.dataset).is_absolute()
-    splits = _read_files(data.dataset, cache) if local else hub.read(data.dataset, data.revision)
-    if "validation" in splits:
-        return splits["train"], splits["validation"]
-    if data.held_out:
-        try:
-            cut = splits["train"].train_test_split(test_size=data.held_out, seed=seed)
-        except ValueError:
-            raise UserError(f"{data.dataset} has {count_text(len(splits['train']), 'row')}, too few to keep "
-                            f"{data.held_out:g} of them for evaluation", "give it more rows") from None
-        return cut["train"], cut["test"]
-    if "test" in splits:
-        return splits["train"], splits["test"]
-    raise UserError(f"{data.dataset} has no validation split",
-                    "set `data.held_out: 0.1` to keep a share of the training rows")
+    found = hub.read(data.dataset, data.revision)
+    rows = {name: HubRows(split, f"{data.dataset}, split {name},", data.label) for name, split in found.items()}
+    return _chosen(data, rows)._replace(commit=hub.commit_of(found["train"]) if "train" in found else None)
 
 
-def _read_files(dataset: str, cache: Path) -> Any:
-    import datasets
-
-    files = local_files(dataset)
-    missing = [str(f) for f in files.values() if not f.is_file()] or ([] if files else [dataset])
+def local_parts(data: Data, wanted: Wanted) -> Parts:
+    """Of a file or a folder on this host."""
+    files = local_files(data.dataset)
+    missing = [str(file) for file in files.values() if not file.is_file()] or ([] if files else [data.dataset])
     if missing:
-        raise UserError(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
-    kind = FORMATS[next(iter(files.values())).suffix]
-    names = {split: str(file) for split, file in files.items()}
-    try:
-        return datasets.load_dataset(kind, data_files=names, cache_dir=str(cache / "arrow"), **no_code())
-    except Exception as error:  # of `datasets`, pandas, pyarrow and json: each has errors of its own
-        cause = error.__cause__ or error
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno):  # as of a full disk
-            raise
-        raise UserError(f"{dataset} cannot be read as {kind}: {' '.join(str(cause).split())[:300]}",
-                        "correct the file; every row needs the same columns") from error
+        raise broken(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
+    if "validation" in files or data.held_out:
+        files.pop("test", None)
+    return _chosen(data, {split: opened(path, wanted) for split, path in files.items()})
+
+
+def opened(path: Path, wanted: Wanted) -> Rows:
+    """A file of any of the formats, with its columns known. Raises a DataError where one of the `wanted` is not
+    there."""
+    if path.suffix == ".parquet":
+        return ParquetFile(path, wanted.label or "")
+    if path.suffix == ".csv":
+        classes = wanted.label if wanted.kind == "class" and wanted.label not in wanted.texts else None
+        return CsvFile(path, wanted.columns, classes)
+    return JsonFile(path, wanted.columns)
+
+
+def _chosen(data: Data, rows: dict[str, Any]) -> Parts:
+    if "train" not in rows:
+        raise broken(f"{data.dataset} has no training split, but {', '.join(rows) or 'nothing'}",
+                     "use a data set with a split named train")
+    if "validation" in rows:
+        return Parts(rows["train"], rows["validation"])
+    if not data.held_out and "test" not in rows:
+        raise DataError(Fault("held_out", f"{data.dataset} has no validation split to measure on",
+                              "set held_out: 0.1 to keep a tenth of the training rows, or give a folder with train.* "
+                              "and validation.*"))
+    return Parts(rows["train"], None if data.held_out else rows["test"])

@@ -66,6 +66,19 @@ def _without_config(name: str) -> UserError:
     return UserError(f"the hub's model {name} has no config.json", "use a model that transformers can load")
 
 
+def folder_here(job: Job) -> Optional[Path]:
+    """The folder of a job's model, as far as this host has it: a local one, or the hub's in its cache. The hub is not
+    asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(job.model, dict):
+        return None
+    if Path(job.model).is_absolute():
+        return Path(job.model)
+    found = try_to_load_from_cache(job.model, "config.json", revision=job.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def revisions(where: Model) -> dict[str, str]:
     """The commit of a model that local() found in the hub's cache, under "model"; empty for any other."""
     found = re.search(r"/models--[^/]+/snapshots/([0-9a-f]{40})$", str(where))

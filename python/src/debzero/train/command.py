@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     privileges.tighten_umask()
     job = without_dots(options.job)
     try:
-        resolved, warnings = examine(options.job, options.ranks, options.again)
+        resolved, warnings, _ = examine(options.job, options.ranks, options.again)
     except InputError as error:
         raise passing(error) or error from None
     if reason := unreadable(job):  # by the owner of the output, whom root has become

@@ -3,95 +3,45 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 
-from debzero.base.errors import UserError
+from debzero.base.errors import InputError, Problem
 from debzero.base.files import new_folder, write_json
-from debzero.base.text import count_text
-from debzero.data import debian_sections, tokens
-from debzero.data.hub import commit_of
-from debzero.data.sources import HELD_OUT, raw_rows
+from debzero.data import dataset, debian_sections, tokens
+from debzero.data.dataset import DataSet, Side
+from debzero.data.faults import DataError, Fault
+from debzero.data.lengths import joined, length_facts, uncut
+from debzero.data.sources import HELD_OUT, parts
+from debzero.data.store import Store, Texts
+from debzero.data.survey import Wanted
 from debzero.data.tokens import Piece, Prepared
 from debzero.job.contents import digests
 from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import source, tasks
 from debzero.model.folder import no_code
 from debzero.model.positions import check_positions
-from debzero.model.tokenizer import Model, load_tokenizer
+from debzero.model.tokenizer import load_tokenizer
 from debzero.resolve.resolve import ResolvedJob
 
-CHUNK = 2048    # rows read and tokenised at a time: what a set needs in memory does not grow with it
-LAYOUT = 1      # of the tokenised folders; with another number all are written anew
-
-Place = Callable[[int], str]  # for messages: where a row of the chunk is in its file
+CHUNK = 2048    # rows tokenised at a time: what a set needs in memory does not grow with it
+LAYOUT = 2      # of the tokenised folders; with another number all are written anew
 
 
-def _check_columns(data: Data, features: dict[str, Any], task: tasks.Task) -> None:
-    columns = list(features)
-    for column in [*data.text, *([data.label] if task.label != "nothing" else [])]:
-        if column not in columns:
-            raise UserError(f"{data.dataset} has no column {column!r}; its columns are {', '.join(columns)}",
-                            "set data.text and data.label to columns it has")
-        if not hasattr(features[column], "dtype") or features[column].dtype in ("list", "dict"):
-            raise UserError(f"the column {column!r} of {data.dataset} holds lists or objects",
-                            "name columns of texts, numbers or classes in data.text and data.label")
-
-
-def _label_names(train: Any, column: str) -> list[str]:
-    feature = train.features[column]
-    if hasattr(feature, "names"):
-        return list(feature.names)
-    values = set(train.unique(column))
-    if None in values:
-        row = next(i for i, value in enumerate(train.select_columns(column)) if value[column] is None)
-        raise UserError(f"row {row + 1} of the training data has no {column}", "fill it in or remove it")
-    if any(isinstance(v, float) and not v.is_integer() for v in values):
-        raise UserError(f"the column {column!r} holds numbers, not classes (for example {next(iter(values))})",
-                        "name a column of class labels in data.label, or set task: regression")
-    return [str(v) for v in (sorted(values) if all(isinstance(v, (int, float)) for v in values)
-                             else sorted(map(str, values)))]
-
-
-def _classes(found: list[Any], labels: list[str], named: bool, place: Place) -> np.ndarray:
-    """int32: the class number of each label of some rows; `named`: the data set numbers them itself."""
-    numbers = {name: number for number, name in enumerate(labels)}
-    classes = [value if named else numbers.get(str(value)) for value in found]
-    bad = next((i for i, number in enumerate(classes) if number is None or not 0 <= number < len(labels)), None)
-    if bad is not None:
-        raise UserError(f"{place(bad)} has the label {found[bad]!r}, which no training row has",
-                        f"use only labels of the training data: {', '.join(labels[:20])}")
-    return np.asarray(classes, np.int32)
-
-
-def _values(found: list[Any], place: Place) -> np.ndarray:
-    """float32: the numbers to predict for some rows."""
-    bad = next((i for i, v in enumerate(found) if isinstance(v, bool) or not isinstance(v, (int, float))
-                or not math.isfinite(v)), None)
-    if bad is not None:
-        raise UserError(f"{place(bad)} has {found[bad]!r} where task regression needs a number",
-                        "correct the row, name a column of numbers in data.label, or set task: classification")
-    return np.asarray(found, np.float32)
-
-
-def _answers(tokenizer: Any, limit: int) -> Callable[[list[Any], Place], Piece]:
+def _answers(tokenizer: Any, limit: int) -> Callable[[list[str]], Piece]:
     """Takes the targets of some rows, one call after the other, to the tokens that the model is to write."""
     kind, written = tokens.smallest(len(tokenizer)), 0
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
 
-    def pieces(found: list[Any], place: Place) -> Piece:
+    def pieces(targets: list[str]) -> Piece:
         nonlocal written
-        bad = next((i for i, value in enumerate(found) if value is None), None)
-        if bad is not None:
-            raise UserError(f"{place(bad)} has no text to answer with", "fill it in or remove it")
-        encoded = tokenizer(text_target=[str(value) for value in found], truncation=True, max_length=limit,
+        encoded = tokenizer(text_target=targets, truncation=True, max_length=limit,
                             return_attention_mask=False)["input_ids"]
         # An answer ends where the model writes the end: a tokenizer that marks none would have it write for ever.
         ids = [sample if end in sample or end is None else [*sample[: limit - 1], end] for sample in encoded]
@@ -104,40 +54,32 @@ def _answers(tokenizer: Any, limit: int) -> Callable[[list[Any], Place], Piece]:
     return pieces
 
 
-def _place(side: str, first: int, number: int) -> str:
-    return f"row {first + number + 1} of the {side} data"
-
-
-def _texts(rows: dict[str, list[Any]], data: Data) -> list[list[str]]:
-    """The tokenizer's input: the columns, or with prefixes one text joined from them."""
-    columns = [["" if text is None else str(text) for text in rows[column]] for column in data.text]
-    if not data.prefix:
-        return columns
-    return [["".join(chain.from_iterable(zip(data.prefix, texts))) for texts in zip(*columns)]]
-
-
-def _samples(rows: Any, data: Data, tokenizer: Any, side: str,
-             answers: Callable[[list[Any], Place], Piece]) -> Iterator[Piece]:
-    """One sample a row, cut off at data.max_length."""
+def _samples(side: Side, texts: Texts, data: Data, tokenizer: Any, lengths: list[np.ndarray]) -> Iterator[Piece]:
+    """One sample a row, cut off at data.max_length. `lengths` gets what the rows have uncut, in tokens."""
     kind, start = tokens.smallest(len(tokenizer)), 0
     # GPT-2's tokenizer turns an empty text into no token, and a sample needs at least one.
     blank = tokenizer(" ")["input_ids"] or [tokenizer.pad_token_id]
-    for first in range(0, len(rows), CHUNK):
-        chunk = rows[first : first + CHUNK]
-        encoded = tokenizer(*_texts(chunk, data), truncation=True, max_length=data.max_length,
+    answers = _answers(tokenizer, data.max_answer_length)
+    for chunk in texts.chunks(CHUNK):
+        columns = chunk.columns[: len(data.text)]
+        encoded = tokenizer(*joined(columns, data), truncation=True, max_length=data.max_length,
                             return_attention_mask=False)
         ids = [sample or blank for sample in encoded["input_ids"]]
-        lengths = np.fromiter(map(len, ids), np.int32, len(ids))
-        ends = start + np.cumsum(lengths, dtype=np.int64)
-        piece = {"ids": np.fromiter(chain.from_iterable(ids), kind), "offsets": ends - lengths, "lengths": lengths,
-                 **answers(chunk[data.label], partial(_place, side, first))}
+        cut = np.fromiter(map(len, ids), np.int32, len(ids))
+        lengths.append(uncut(tokenizer, columns, data, cut))
+        ends = start + np.cumsum(cut, dtype=np.int64)
+        piece = {"ids": np.fromiter(chain.from_iterable(ids), kind), "offsets": ends - cut, "lengths": cut}
+        if data.answers == "text":
+            piece.update(answers(chunk.columns[-1]))
+        else:
+            piece["labels"] = side.labels[chunk.first : chunk.first + len(ids)]
         if "token_type_ids" in encoded:
             piece["types"] = np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8)
         start = int(ends[-1])
         yield piece
 
 
-def _blocks(rows: Any, data: Data, tokenizer: Any) -> Iterator[Piece]:
+def _blocks(texts: Texts, data: Data, tokenizer: Any) -> Iterator[Piece]:
     """The texts one after the other, each ended by a token of its own, cut into blocks of data.max_length tokens.
 
     What does not fill the last block is left out, unless it is all there is.
@@ -145,9 +87,9 @@ def _blocks(rows: Any, data: Data, tokenizer: Any) -> Iterator[Piece]:
     kind, size = tokens.smallest(len(tokenizer)), data.max_length
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     rest, blocks = np.empty(0, kind), 0
-    for first in range(0, len(rows), CHUNK):
-        texts = [text for text in _texts(rows[first : first + CHUNK], data)[0] if text]
-        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+    for chunk in texts.chunks(CHUNK):
+        some = [text for text in chunk.columns[0] if text]
+        encoded = tokenizer(some, add_special_tokens=False, return_attention_mask=False)["input_ids"] if some else []
         stream = np.fromiter(chain.from_iterable([*ids, end] for ids in encoded), kind)
         stream = np.concatenate([rest, stream])
         count = len(stream) // size
@@ -171,7 +113,8 @@ def _facts(job: Job, cache: Path) -> list[Any]:
 
 
 def prepare(resolved: ResolvedJob, cache: Path) -> Path:
-    """Read, split and tokenise into a folder of `cache` (one rank does this); done before, it is reused."""
+    """Read, split and tokenise into a folder of `cache` (one rank does this); done before, it is reused. Raises an
+    InputError for rows that cannot be trained on."""
     job = resolved.job
     facts = json.dumps(_facts(job, cache), sort_keys=True)
     folder = cache / ("tokenised-" + hashlib.sha256(facts.encode()).hexdigest()[:16])
@@ -179,66 +122,66 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         return folder
     for stale in cache.glob("*tokenised-*"):
         shutil.rmtree(stale)
-    task = tasks.of(job)
-    train, held_out = raw_rows(job.data, cache, job.train.seed)
-    for rows in (train, held_out):
-        _check_columns(job.data, rows.features, task)
-    labels: list[str] = []
-    if task.label == "class":
-        labels = _label_names(train, job.data.label)
-        if wrong := tasks.not_closed(job, len(labels), len(train)):
-            raise UserError(*wrong)
-    elif task.label == "value":
-        labels = [job.data.label]
-    if not len(train) or not len(held_out) or (task.label == "class" and len(labels) < 2):
-        classes = f"{count_text(len(labels), 'class')}, " if task.label == "class" else ""
-        raise UserError(f"{job.data.dataset} has {classes}{len(train)} training and {len(held_out)} held-out rows",
-                        "use data with at least one row of each kind and, for classes, at least two of them")
+    raw = cache / "raw"  # the texts, which are not needed again
+    shutil.rmtree(raw, ignore_errors=True)
+    try:
+        read, sides = _read(job, cache, raw)
+    except DataError as error:
+        raise InputError([fault.problem(resolved.origins.file) for fault in error.faults]) from None
     model = source.local(job)
-    tokenizer = load_tokenizer(model, lambda: _corpus(train, job.data, labels, task), job.data.max_length)
+    tokenizer = load_tokenizer(model, lambda: _corpus(sides[0][1], job.data, read.labels), job.data.max_length)
     check_positions(job, model, resolved.origins.file, tokenizer)
+    lengths: list[np.ndarray] = []
 
-    def pieces(rows: Any, side: str) -> Iterator[Piece]:
-        if task.label == "nothing":
-            return _blocks(rows, job.data, tokenizer)
-        if task.label == "text":
-            return _samples(rows, job.data, tokenizer, side, _answers(tokenizer, job.data.max_answer_length))
-        named = hasattr(rows.features[job.data.label], "names")
-        return _samples(rows, job.data, tokenizer, side, lambda found, place: {
-            "labels": _values(found, place) if task.label == "value" else _classes(found, labels, named, place)})
+    def pieces(side: Side, texts: Texts) -> Iterator[Piece]:
+        if read.wanted.kind == "nothing":
+            return _blocks(texts, job.data, tokenizer)
+        return _samples(side, texts, job.data, tokenizer, lengths)
 
     with new_folder(folder) as temporary:
-        digests = [tokens.write(temporary / name, pieces(rows, side))
-                   for name, rows, side in (("train", train, "training"), ("held_out", held_out, "held-out"))]
+        digests = [tokens.write(temporary / name, pieces(side, texts))
+                   for name, (side, texts) in zip(("train", "held_out"), sides)]
         empty = [name for name in ("train", "held_out") if not list((temporary / name).iterdir())]
         if empty:
-            side = empty[0].replace("_", "-")
-            raise UserError(f"the {side} texts of {job.data.dataset} contain fewer than two tokens",
-                            "name the column of texts in data.text")
+            raise InputError([Problem(
+                resolved.origins.file, "data.text", f"the {empty[0].replace('_', '-')} texts of {job.data.dataset} "
+                "contain fewer than two tokens", "name the column of texts in data.text")])
         tokenizer.save_pretrained(temporary / "tokenizer")
+        commit = read.parts.commit
         write_json(temporary / "data.json",
-                   {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
+                   {"labels": read.labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
                     "max_length": job.data.max_length, "max_answer_length": job.data.max_answer_length,
-                    "revisions": _revisions(model, train)})
-    shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
+                    "facts": {**read.facts(), **length_facts(lengths, job.data)},
+                    "revisions": {**source.revisions(model), **({"data": commit} if commit else {})}})
+    shutil.rmtree(raw, ignore_errors=True)
     return folder
 
 
-def _revisions(model: Model, rows: Any) -> dict[str, str]:
-    """The commits of what came from the hub."""
-    commit = commit_of(rows)
-    return {**source.revisions(model), **({"data": commit} if commit else {})}
+def _read(job: Job, cache: Path, raw: Path) -> tuple[DataSet, list[tuple[Side, Texts]]]:
+    """The pass over all rows, which leaves their texts in `raw`; and both sides. Raises a DataError."""
+    wanted = Wanted.by(job.data, tasks.of(job).label)
+    found = parts(job.data, wanted, cache)
+    with ExitStack() as stack:
+        columns = [*job.data.text, *([job.data.label] if wanted.kind == "text" else [])]
+        stores = [stack.enter_context(Store(raw / f"{number}.arrow", columns)) for number in (0, 1)]
+        read = dataset.read(job.data, found, wanted, job.train.seed, [store.add for store in stores])
+    errors = [fault for fault in read.faults() if fault.severity == "error"]
+    if wrong := tasks.not_closed(job, len(read.labels), len(read.train.rows)):
+        errors.insert(0, Fault("label", *wrong))
+    if errors:
+        raise DataError(*errors)
+    store = {read.surveys[0]: stores[0], read.surveys[-1]: stores[len(read.surveys) - 1]}
+    return read, [(side, Texts(store[side.survey], side.rows)) for side in (read.train, read.held_out)]
 
 
-def _corpus(rows: Any, data: Data, labels: list[str], task: tasks.Task) -> Iterator[str]:
+def _corpus(texts: Texts, data: Data, labels: list[str]) -> Iterator[str]:
     """What a tokenizer from scratch learns from: the texts, those to answer with, and twice the labels, so that it
     knows their characters."""
-    for first in range(0, len(rows), CHUNK):
-        chunk = rows[first : first + CHUNK]
-        for column in _texts(chunk, data):
+    for chunk in texts.chunks(CHUNK):
+        for column in joined(chunk.columns[: len(data.text)], data):
             yield from column
-        if task.label == "text":
-            yield from (str(text) for text in chunk[data.label] if text is not None)
+        for column in chunk.columns[len(data.text) :]:
+            yield from column
     yield from labels * 2
 
 

@@ -1,0 +1,200 @@
+"""CSV: read by pyarrow, which is fast and says little; where it stops, by Python's csv, which knows the line.
+
+The two agree on what a file holds (tests compare them). Only an empty field is missing: NA, None and null are words.
+"""
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Optional
+
+from debzero.base.reading import open_regular
+from debzero.base.text import count_text, short
+from debzero.data.faults import DataError, broken
+from debzero.data.reading import LONGEST_ROW, ROWS, Source, beginning, check_utf8, no_character
+
+SEPARATORS = (",", ";", "\t", "|")
+BLOCK = 2**20  # bytes that pyarrow parses at a time; faster here than larger ones
+WHOLE = 2**28  # bytes of a file that is read at once, which all cores do; a larger one takes no more memory
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+csv.field_size_limit(LONGEST_ROW)
+
+
+class Record(NamedTuple):
+    line: int            # where it begins, from 1
+    fields: list[str]
+
+
+class CsvFile:
+    """The separator is the first with which the header has all `wanted` columns, else the one with which it has
+    most. `classes`: the column that has few different values."""
+
+    names: Optional[list[str]] = None
+
+    def __init__(self, path: Path, wanted: Collection[str], classes: Optional[str] = None) -> None:
+        self.path, self.name, self.classes = path, path.name, classes
+        self._source: Optional[Source] = None
+        start = beginning(path)
+        mark = len(BYTE_ORDER_MARK) if start.startswith(BYTE_ORDER_MARK) else 0
+        found = [self._header(start[mark:], separator) for separator in SEPARATORS]
+        best = next((i for i, (names, _, _) in enumerate(found) if {*wanted} <= {*names}),
+                    max(range(len(found)), key=lambda i: len(found[i][0])))
+        self.separator = SEPARATORS[best]
+        self.columns, length, self._lines = found[best]
+        self._start = mark + length
+        double = next((name for name in wanted if self.columns.count(name) > 1), None)
+        if double is not None:
+            raise broken(f"{self.name} line 1 names the column {double!r} twice", "give each column its own name")
+
+    def _header(self, start: bytes, separator: str) -> tuple[list[str], int, int]:
+        """The columns' names, and the bytes and lines that they take."""
+        taken: list[str] = []
+
+        def lines() -> Iterator[str]:
+            for line in io.TextIOWrapper(io.BytesIO(start), "utf-8", newline=""):
+                taken.append(line)
+                yield line
+
+        try:
+            names = next(csv.reader(lines(), delimiter=separator), [])
+        except UnicodeDecodeError:
+            check_utf8(self.path)
+            names = []  # a character is cut off at the end of a line that is too long
+        except csv.Error as error:
+            raise broken(f"{self.name} line 1 cannot be read: {error}",
+                         "the first line of a CSV file names its columns") from None
+        text = "".join(taken)
+        if "\0" in text:
+            raise no_character(self.path, 1)
+        if not names or len(start) > LONGEST_ROW >= len(text.encode()) and not text.endswith(("\n", "\r")):
+            raise broken(f"{self.name} line 1 names no columns", "the first line of a CSV file names its columns")
+        return names, len(text.encode()), len(taken)
+
+    def pieces(self, wanted: Mapping[str, str]) -> Iterator[Any]:
+        done = 0
+        with open_regular(self.path) as file:
+            for piece in self._by_pyarrow(file, [*wanted]):
+                if piece is None:
+                    yield from self._by_python([*wanted], done)
+                    return
+                done += len(piece)
+                yield piece
+
+    def share(self) -> float:
+        return self._source.share() if self._source else 0.0
+
+    def _by_pyarrow(self, file: BinaryIO, wanted: list[str]) -> Iterator[Any]:
+        """None where it cannot read on."""
+        import pyarrow
+        from pyarrow import csv as arrow
+
+        self._source = source = Source(file, self._start)
+        types = {name: pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if name == self.classes
+                 else pyarrow.string() for name in wanted}
+        settings = (pyarrow.PythonFile(source, "r"),
+                    arrow.ReadOptions(column_names=self.columns, block_size=BLOCK),
+                    arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True),
+                    arrow.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""],
+                                         strings_can_be_null=True))
+        try:
+            reader = arrow.read_csv(*settings).to_batches() if source.size <= WHOLE else arrow.open_csv(*settings)
+            for piece in reader:
+                if source.nul:
+                    break
+                yield piece
+            else:
+                return
+        except pyarrow.ArrowInvalid:
+            pass
+        yield None
+
+    def _by_python(self, wanted: list[str], skip: int) -> Iterator[Any]:
+        """What follows the first `skip` rows. Raises a DataError for what pyarrow could not read."""
+        import pyarrow
+
+        places = [self.columns.index(name) for name in wanted]
+        ragged, first = 0, None
+        rows: list[list[str]] = []
+
+        def piece() -> Any:
+            columns = [[fields[place] or None for fields in rows] for place in places]
+            return pyarrow.RecordBatch.from_arrays([pyarrow.array(c, pyarrow.string()) for c in columns], names=wanted)
+
+        size = 0
+        for number, record in enumerate(self._records()):
+            if len(record.fields) != len(self.columns):
+                ragged, first = ragged + 1, first or record
+            elif not ragged and number >= skip:
+                rows.append(record.fields)
+                size += sum(map(len, record.fields))
+            if len(rows) == ROWS or size > 2**24:
+                yield piece()
+                rows, size = [], 0
+        if first is not None:
+            raise self._ragged(first, ragged)
+        if rows:
+            yield piece()
+
+    def _ragged(self, first: Record, count: int) -> DataError:
+        fields, columns = len(first.fields), len(self.columns)
+        extra = f", from {short(first.fields[columns])} on" if fields > columns else (
+            f": no {self.columns[fields]}" if fields else "")
+        others = f"; so have {count - 1} other lines" if count > 2 else "; so has 1 other line" if count == 2 else ""
+        return broken(
+            f"{self.name} line {first.line} has {count_text(fields, 'field')}, and the header names "
+            f"{count_text(columns, 'column')} ({', '.join(self.columns[:8])}){extra}{others}",
+            f"put a text that holds {self.separator!r}, a quotation mark or a line break between quotation marks")
+
+    def _records(self, errors: str = "strict") -> Iterator[Record]:
+        """All rows, blank lines left out. Raises a DataError with the line."""
+        raw: list[str] = []
+        last: list[str] = []
+        at, begins = self._lines, 0
+
+        def lines(text: io.TextIOWrapper) -> Iterator[str]:
+            for number, line in enumerate(text, self._lines + 1):
+                if "\0" in line and errors == "strict":
+                    raise no_character(self.path, number)
+                raw.append(line)
+                yield line
+
+        with open_regular(self.path) as file:
+            file.seek(self._start)
+            reader = csv.reader(lines(io.TextIOWrapper(file, "utf-8", errors, newline="")), delimiter=self.separator)
+            try:
+                for fields in reader:
+                    last, begins = raw.copy(), at + 1
+                    if fields:
+                        yield Record(begins, fields)
+                    at = self._lines + reader.line_num
+                    raw.clear()
+            except UnicodeDecodeError:
+                check_utf8(self.path)
+                raise
+            except csv.Error as error:
+                raise broken(f"{self.name} line {at + 1} cannot be read: {error}",
+                             "look there for a quotation mark that is not closed") from None
+        if _open_ended(last, self.separator):
+            raise broken(f"{self.name} line {begins}: a quotation mark opens a value that never ends",
+                         'close it, or write "" for a quotation mark within quotation marks')
+
+    def places(self, rows: Collection[int]) -> dict[int, str]:
+        left, found = {*rows}, {}
+        for number, record in enumerate(self._records("replace") if left else ()):
+            if number in left:
+                found[number] = f"line {record.line}"
+                left.remove(number)
+                if not left:
+                    break
+        return found
+
+
+def _open_ended(lines: list[str], separator: str) -> bool:
+    """Whether the lines of a file's last record leave a quotation mark open: then a line more belongs to it, too."""
+    if not any('"' in line for line in lines):
+        return False
+    end = "" if lines[-1].endswith(("\n", "\r")) else "\n"
+    return len(list(csv.reader([*lines[:-1], lines[-1] + end, "x"], delimiter=separator))) == 1
