@@ -16,7 +16,7 @@ import numpy as np
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
 from debzero.base.text import count_text
-from debzero.data import debian_sections, tokens
+from debzero.data import debian_sections, seal, tokens
 from debzero.data.hub import commit_of
 from debzero.data.sources import HELD_OUT, raw_rows
 from debzero.data.tokens import Piece, Prepared
@@ -175,7 +175,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     job = resolved.job
     facts = json.dumps(_facts(job, cache), sort_keys=True)
     folder = cache / ("tokenised-" + hashlib.sha256(facts.encode()).hexdigest()[:16])
-    if (folder / "data.json").is_file():
+    if folder.is_dir() and seal.is_intact(folder):
         return folder
     for stale in cache.glob("*tokenised-*"):
         shutil.rmtree(stale)
@@ -220,6 +220,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                    {"labels": labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
                     "max_length": job.data.max_length, "max_answer_length": job.data.max_answer_length,
                     "revisions": _revisions(model, train)})
+        seal.seal(temporary)
     shutil.rmtree(cache / "arrow", ignore_errors=True)  # the raw rows are not needed again
     return folder
 
