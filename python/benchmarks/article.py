@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
+from debzero.model.folder import no_code
 from debzero.train import gloo
 
 MICRO_BATCH, ACCUMULATION, MAX_LENGTH = 8, 4, 128
@@ -64,7 +65,7 @@ def deepspeed_config(options: argparse.Namespace, steps: int) -> dict:
 
 def tokenised(folder: Path, tokenizer: object) -> datasets.DatasetDict:
     files = {split: str(folder / f"{split}.csv") for split in ("train", "validation")}
-    rows = datasets.load_dataset("csv", data_files=files, cache_dir=str(folder / "cache"))
+    rows = datasets.load_dataset("csv", data_files=files, cache_dir=str(folder / "cache"), **no_code())
 
     def encode(batch: dict) -> dict:
         return tokenizer(batch["sentence1"], batch["sentence2"], padding="max_length", truncation=True,
@@ -94,7 +95,7 @@ def main() -> None:
     deepspeed.init_distributed()
     set_seed(options.seed)
     device = torch.device("cpu")
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, **no_code())
     if dist.get_rank() == 0:
         tokenised(options.data, tokenizer)
     dist.barrier()  # the other ranks find the rows in the cache
@@ -104,7 +105,8 @@ def main() -> None:
     held_out = DataLoader(data["validation"], batch_size=MICRO_BATCH,
                           sampler=DistributedSampler(data["validation"], shuffle=False))
 
-    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2)
+    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2, use_safetensors=True,
+                                                               **no_code())
     steps = options.epochs * len(loader) // ACCUMULATION
     engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=model.parameters(),
                                            config=deepspeed_config(options, steps))

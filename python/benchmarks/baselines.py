@@ -25,6 +25,8 @@ import torch
 from common import samples_done
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from debzero.model.folder import no_code
+
 MAX_LENGTH, BATCH, MICRO, ACCUMULATION = 128, 64, 8, 4
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -50,11 +52,13 @@ def load(options: argparse.Namespace) -> tuple[Any, dict[str, torch.Tensor]]:
     """The model, and the training pairs as padded tensors, int64[rows, 128] and labels int64[rows]."""
     with open(options.data / "train.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, **no_code())
     data = tokenizer([row["sentence1"] for row in rows], [row["sentence2"] for row in rows], padding="max_length",
                      truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
     labels = torch.tensor([int(row["label"]) for row in rows])
-    return AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2), {**data, "labels": labels}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        options.model, num_labels=2, use_safetensors=True, **no_code())
+    return model, {**data, "labels": labels}
 
 
 def batches(data: dict[str, torch.Tensor], size: int, steps: int) -> Any:

@@ -38,6 +38,7 @@ from debzero.base.files import read_json, write_json  # noqa: E402
 from debzero.check.checks import check  # noqa: E402
 from debzero.measure.facts import installed  # noqa: E402
 from debzero.measure.run import measure  # noqa: E402
+from debzero.model.folder import no_code  # noqa: E402
 
 STAGES = ("none", 1, 2, 3)
 RANKS, STEPS = 2, 4
@@ -100,7 +101,7 @@ def make_model(name: str, folder: Path, tiny: bool) -> None:
     config.bos_token_id = config.eos_token_id = fast.eos_token_id
     classes = {"bert": "AutoModelForSequenceClassification", "gpt2": "AutoModelForCausalLM",
                "t5": "AutoModelForSeq2SeqLM"}
-    getattr(transformers, classes[kind]).from_config(config).save_pretrained(part)
+    getattr(transformers, classes[kind]).from_config(config, **no_code()).save_pretrained(part)
     fast.save_pretrained(part)
     part.rename(target)
 

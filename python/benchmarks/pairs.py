@@ -122,10 +122,10 @@ def write_model(folder: Path, shape: dict[str, int], seed: int = 0) -> int:
     """A BERT with two classes and random weights drawn from `seed`, and its tokenizer; returns the number of
     parameters."""
     import torch
-    from transformers import AutoModelForSequenceClassification, BertConfig
+    from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(BertConfig(**shape, num_labels=2))
+    model = BertForSequenceClassification(BertConfig(**shape, num_labels=2))
     model.save_pretrained(folder)
     tokenizer(shape["vocab_size"]).save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())

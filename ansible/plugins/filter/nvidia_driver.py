@@ -1,6 +1,6 @@
 """What the role nvidia_driver decides: filters without side effects, from facts and variables to a decision.
 
-The facts come from the probe of the GPUs (`driver_facts` in debzero/doctor/probe.py) and from the role's own
+The facts come from the probe of the GPUs (`driver_facts` in debzero/doctor/smi.py) and from the role's own
 files/list_installed.py. Versions have two spellings: a package's, 535.309.01-0+deb11u1, and upstream's, 535.309.01.
 """
 from __future__ import annotations
@@ -28,11 +28,16 @@ class Facts:
 
     gpus: list[str] = field(default_factory=list)  # PCI addresses
     switches: list[str] = field(default_factory=list)  # of NVSwitches
-    works: bool = False  # nvidia-smi answers for every GPU
+    works: bool = False  # the driver lists a GPU
+    answering: int = 0  # how many it lists
     running: str = ""  # upstream version that works
     smi: str = ""  # nvidia-smi's output, or why there is none
+    cause: str = ""  # why no GPU answers
+    advice: str = ""  # what to do about it
+    helps: str = ""  # which driver would: of another branch, the same (built and loaded properly), none
     loaded: str = ""  # upstream version of the module in the kernel
     nouveau: bool = False  # nouveau is in the kernel
+    held_by: list[str] = field(default_factory=list)  # other drivers that have taken GPUs
     boot_id: str = ""
     packages: dict[str, str] = field(default_factory=dict)  # {package: version} of what is installed
     run_file: bool = False  # a driver from NVIDIA's .run file is installed
@@ -54,6 +59,15 @@ class Facts:
     @property
     def changed_by_role(self) -> bool:
         return self.state != Record()
+
+    @property
+    def why(self) -> str:
+        """Why no driver works, for a sentence."""
+        return (self.cause or self.smi).strip()
+
+    @property
+    def other_drivers(self) -> str:
+        return " and ".join(self.held_by or ["nouveau"] * self.nouveau)
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,17 @@ def _can_keep_packages(facts: Facts, settings: Settings) -> bool:
     return bool(facts.installed and re.match(settings.pattern, facts.installed))
 
 
+def _in_vain(facts: Facts, settings: Settings) -> bool:
+    """The driver that is to be kept is in order, or wrong for these GPUs: to build and load it again would not help."""
+    if facts.works or settings.state != "present" or settings.source == "none" or not facts.gpus:
+        return False
+    present = facts.installed or facts.loaded
+    kept = bool(present and re.match(settings.pattern, present))
+    if facts.helps == "other":  # what was replaced, but still is in the kernel, says nothing about its successor
+        return kept and facts.loaded in ("", upstream(present))
+    return facts.helps == "none" and (kept or not present)
+
+
 def _action(facts: Facts, settings: Settings) -> str:
     if not settings.manage:
         return "nothing"
@@ -119,6 +144,8 @@ def _action(facts: Facts, settings: Settings) -> str:
             return "keep"
         return "install" if facts.state.previous else "nothing"
     works = _has_wanted_driver(facts, settings)
+    if _in_vain(facts, settings):
+        return "nothing"
     if settings.source == "none" or (works and not facts.changed_by_role):
         return "nothing"
     if _can_keep_packages(facts, settings):
@@ -149,12 +176,15 @@ def _reason(facts: Facts, settings: Settings, action: str, version: str) -> str:
         return (f"staying at {facts.installed}, the version before the last change." if action == "keep" else
                 "no earlier driver is recorded: nothing to return to.")
     if _has_wanted_driver(facts, settings):
-        return f"driver {facts.running} works on {count} GPU(s): nothing to do."
+        some = f"{facts.answering} of " * (0 < facts.answering < count)
+        return f"driver {facts.running} works on {some}{count} GPU(s): nothing to do."
+    if _in_vain(facts, settings):
+        return f"no GPU answers, and the driver stays as it is: {facts.why}."
     found = f"driver {facts.running}" if facts.works else "no working driver"
     if settings.source == "none":
         return f"{count} GPU(s) and {found}, and nvidia_driver_source is none: nothing will be installed."
     if _can_keep_packages(facts, settings):
-        return (f"driver {facts.installed} is installed but does not work yet ({facts.smi.strip()}): its module will "
+        return (f"driver {facts.installed} is installed but does not work yet ({facts.why}): its module will "
                 "be built and loaded.")
     return f"{count} GPU(s) and {found}: {settings.words} will be installed from {settings.source}."
 
@@ -165,8 +195,10 @@ def _obstacles(facts: Facts, settings: Settings, action: str) -> list[str]:
     if (settings.state == "present" and settings.source == "none" and not idle
             and not _has_wanted_driver(facts, settings)):
         branch = f" of branch {settings.branch}" if settings.branch else ""
-        found.append(f"nvidia_driver_source is none, and no driver{branch} works here ({facts.smi.strip()}): install "
+        found.append(f"nvidia_driver_source is none, and no driver{branch} works here ({facts.running or facts.why}): install "
                      "it, or set nvidia_driver_source to debian or nvidia.")
+    if settings.manage and _in_vain(facts, settings):
+        found.append(f"{facts.why}, and building the same driver again would not help: {facts.advice}.")
     if changes and facts.run_file:
         found.append("A driver from NVIDIA's .run file is installed, and packages would conflict with it: run "
                      "nvidia-uninstall on the host and start again, or set nvidia_driver_source to none and keep it.")
@@ -222,9 +254,9 @@ def reboot(host: dict[str, Any], version: str, allowed: bool, is_controller: boo
            modprobe: Optional[dict[str, Any]] = None) -> dict[str, Any]:
     """The Reboot for this host. `version`: upstream's, of the installed driver; `modprobe`: the result of that task."""
     facts = Facts.read(host)
-    needed, may = facts.nouveau or facts.loaded != version, bool(allowed) and not is_controller
-    if facts.nouveau:
-        why = "nouveau drives them."
+    needed, may = bool(facts.other_drivers) or facts.loaded != version, bool(allowed) and not is_controller
+    if facts.other_drivers:
+        why = f"{facts.other_drivers} drives them."
     elif facts.loaded:
         why = f"module {facts.loaded} is loaded and in use, and {version} is installed."
     else:

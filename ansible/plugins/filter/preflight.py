@@ -12,8 +12,8 @@ from typing import Any, Callable
 Result = dict[str, Any]
 DRIVER_PACKAGES = ["nvidia-kernel-dkms", "libcuda1", "nvidia-smi"]
 PACKAGE_ADVICE = {
-    "headers": "apt update, then apt install linux-image-amd64 and reboot into that kernel, whose headers the archives "
-               "have",
+    "headers": "apt update, then apt install linux-image-{0} linux-headers-{0} and reboot into that kernel, whose headers "
+               "the archives have",
     "cuda": "set base_apt_mirror to a mirror that has it, or cuda_source to nvidia or local",
     "fail": "set base_apt_mirror to a mirror that has it, or base_apt_components to its component",
     "warn": "set base_apt_mirror to a mirror that has it; else the role nvidia_driver takes an older driver that it "
@@ -65,7 +65,9 @@ def packages_to_fetch(host: list[Result], packages: list[str], non_free: list[st
     one, it needs the running kernel's headers, too.
     """
     headers = [_data(host, "headers")["package"]] if _data(host, "headers") else []
-    works = all(result["status"] == "ok" for result in host if result["check"] == "nvidia-smi")
+    # A warning that lists the GPUs is one about a driver that works.
+    works = all(result["status"] == "ok" or (result["status"] == "warn" and result.get("data"))
+                for result in host if result["check"] == "nvidia-smi")
     driver = DRIVER_PACKAGES if installs_driver and _data(host, "gpu") and not works else []
     return {"packages": [*packages, *headers], "non_free": [*non_free, *driver]}
 
@@ -84,7 +86,9 @@ def package_results(script: dict[str, Any], wanted: dict[str, list[str]]) -> lis
     for status, rows in (("fail", lacking["packages"]), ("warn", lacking["non_free"])):
         for name, reason in rows:
             kind = "headers" if "linux-headers" in name else "cuda" if name.startswith("nvidia-cuda") else status
-            results.append(_result("packages", status, f"apt cannot fetch {name} ({reason})", PACKAGE_ADVICE[kind]))
+            flavour = re.search(r"(?:cloud-|rt-)?amd64", name)
+            advice = PACKAGE_ADVICE[kind].format(flavour.group() if flavour else "amd64")
+            results.append(_result("packages", status, f"apt cannot fetch {name} ({reason})", advice))
     count = len(wanted["packages"]) + len(wanted["non_free"])
     return results or [_result("packages", "ok", f"{count} can be fetched, or are installed already")]
 

@@ -1,6 +1,6 @@
 """`lookup('host_probe')`: the path of an archive that a bare host's python3 runs.
 
-It holds debzero.doctor and runs host.py, which documents the arguments. Each look-up builds a new one.
+It holds debzero.doctor, with what it needs, and runs host.py, which documents the arguments. Each look-up builds a new one.
 The tests run this file by itself: `host_probe.py ARCHIVE` writes the archive.
 """
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-DOCTOR = Path(__file__).resolve().parents[3] / "python/src/debzero/doctor"
+SOURCE = Path(__file__).resolve().parents[3] / "python/src"
+OTHERS = ("debzero/base/__init__.py", "debzero/base/text.py")  # what debzero.doctor's files for the bare host import
 MAIN = "import sys\nfrom debzero.doctor.host import main\nsys.exit(main())\n"
 
 
@@ -20,8 +21,8 @@ def write_archive(path: Path) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__main__.py", MAIN)
         archive.writestr("debzero/__init__.py", "")
-        for module in sorted(DOCTOR.glob("*.py")):
-            archive.write(module, f"debzero/doctor/{module.name}")
+        for module in [*sorted(SOURCE.glob("debzero/doctor/*.py")), *(SOURCE / name for name in OTHERS)]:
+            archive.write(module, str(module.relative_to(SOURCE)))
     return path
 
 

@@ -18,6 +18,7 @@ import debzero.train.command
 import debzero.tune.command
 from debzero import __version__
 from debzero.base.command_line import wrapped
+from debzero.base.logs import make_printable
 from debzero.base.text import did_you_mean, printable
 
 # In the order of `debzero --help`.
@@ -86,6 +87,7 @@ def parser() -> _TopParser:
 
 def main(arguments: Optional[list[str]] = None) -> int:
     """Run one command; the return value is the exit code."""
+    make_printable()
     top = parser()
     top.given = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):

@@ -66,12 +66,22 @@ DRIVER = ["nvidia-kernel-dkms", "libcuda1", "nvidia-smi"]
 
 @pytest.mark.parametrize(("host", "installs", "driver"), [
     (HOST, True, DRIVER), (HOST, False, []), ([*HOST[:-1], result("nvidia-smi")], True, []),
+    ([*HOST[:-1], result("nvidia-smi", "warn", data={"gpus": [{"index": "0"}]})], True, []),
+    ([*HOST[:-1], result("nvidia-smi", "warn")], True, DRIVER),
     ([*HOST[:-1], result("nvidia-smi", "fail")], True, DRIVER),
     ([result("gpu", "skip"), result("nvidia-smi", "skip")], True, []),
     ([result("system", "fail")], True, [])])
 def test_the_driver_s_packages_are_looked_for_where_it_will_be_installed(host, installs, driver):
     assert preflight.packages_to_fetch(host, ["g++"], ["nvidia-cuda-toolkit"], installs) == {
         "packages": ["g++"], "non_free": ["nvidia-cuda-toolkit", *driver]}
+
+
+@pytest.mark.parametrize(("kernel", "flavour"), [
+    ("5.10.0-30-amd64", "amd64"), ("5.10.0-30-cloud-amd64", "cloud-amd64"), ("5.10.0-30-rt-amd64", "rt-amd64")])
+def test_the_headers_of_a_cloud_s_kernel_come_with_that_kernel(kernel, flavour):
+    lacking = {"packages": [[f"linux-headers-{kernel}", "apt knows no such package"]], "non_free": []}
+    (found,) = preflight.package_results(script(json.dumps(lacking)), {"packages": ["x"], "non_free": []})
+    assert f"linux-image-{flavour} linux-headers-{flavour} and reboot" in found["advice"]
 
 
 def test_the_headers_are_looked_for_where_a_module_will_be_built():

@@ -13,12 +13,13 @@ import yaml
 from fuzzing import JSON_TOKENS, Figures, as_json, command, damaged, fuzz, limits, spoilt
 from hypothesis import strategies as st
 from run_report import REPORT
-from support import JOB
+from support import JOB, stand_in
 
 from debzero.base.errors import InputError, UserError
-from debzero.run import exporters, plots, report, status
+from debzero.run import decision, exporters, plots, report, status
 from debzero.run.folder import RunFolder
 
+JOB_NOW = stand_in()
 METRICS = {"step": 3, "total_steps": 9, "epoch": 0.3, "loss": 0.7, "learning_rate": 1e-5, "samples_per_second": 99.5,
            "tokens_per_second": 1e4, "tflops": 2.5, "peak_share": 0.2, "memory_bytes": [2**30, 2**31],
            "skipped_steps": 1, "eta_seconds": 90.0, "interval_steps": 3, "interval_samples": 96,
@@ -29,6 +30,9 @@ STATUS = {**METRICS, "state": "failed", "job": "/etc/debzero/jobs/mrpc.yml", "fi
           "error": "rank 1 failed: the disk is full\n  -> make room", "warning": "slow", "given_up": "failed 3 times"}
 FILES: dict[str, Any] = {
     "status.json": STATUS, "report.json": REPORT.as_json(), "metrics.jsonl": METRICS,
+    "run.json": {"fingerprint": JOB_NOW.fingerprint, "weights": {**JOB_NOW.identity.weights, "model.type": "bert"},
+                 "others": {"train.epochs": 2, "train.metric": "f1"}, "contents": {"data": {"rows.csv": "0123"}},
+                 "steps_per_epoch": 3},
     ".error.json": {"rank": 1, "error": "no", "memory": True}, ".failures.json": {"step": 3, "error": "no", "count": 2}}
 STATES = st.sampled_from(["preparing", "training", "stopping", "finished", "failed", "stopped", "\x1b[31m"])
 KNOWN = {("state",): STATES}
@@ -91,7 +95,8 @@ def check(folder: Path, given: list[tuple[str, Any]]) -> int:
 
 def _start(run: RunFolder) -> None:
     """What a start of the job reads, besides its checkpoints."""
-    run.finished("0123456789abcdef")
+    decided = decision.decide(JOB_NOW, run)
+    assert str(decided) and json.dumps(decided.as_json())
     run.error_note()
     report.highest(run, [1, 2])
     plots._curves(run.metrics_file, "accuracy")

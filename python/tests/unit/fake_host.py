@@ -51,6 +51,18 @@ class Machine:
         self.command("uname", "")
         (self.bin / "uname").write_text(f"#!/bin/sh\n[ $1 = -m ] && echo {architecture} || echo {KERNEL}\n")
 
+    def dmesg(self, *lines: str) -> None:
+        self.command("dmesg", "\n".join(f"[{number:>5}.1] {line}" for number, line in enumerate(lines)))
+
+    def hold(self, driver: str, *addresses: str) -> None:
+        """Let another kernel driver take these GPUs."""
+        for address in addresses:
+            (self.root / "sys/bus/pci/devices" / address / "driver").symlink_to(f"/sys/bus/pci/drivers/{driver}")
+
+    def kernel(self, release: str) -> None:
+        """Run another kernel, which nothing is installed for."""
+        (self.bin / "uname").write_text(f"#!/bin/sh\n[ $1 = -m ] && echo x86_64 || echo {release}\n")
+
     def driver_gone(self) -> None:
         self.command("modinfo", "modinfo: ERROR: Module nvidia not found.", 1)
         self.command("nvidia-smi", "sh: nvidia-smi: not found", 127)

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from warm import server
 
-from debzero.job.schema import Job
+from debzero.job.schema import Job, Train
 from debzero.model import tasks
+from debzero.resolve.absorb import Origins
 from debzero.resolve.host import HostGpus
+from debzero.resolve.identity import Identity
 from debzero.resolve.resolve import resolve
 from debzero.train import prepare
 
@@ -106,6 +109,13 @@ def plan_of(bench, **changes):
     values = changed(JOB, {"data.dataset": str(bench.folder / "rows.csv"), "output": str(bench.folder / "out"),
                            **{key.replace("__", "."): value for key, value in changes.items()}})
     return resolve(Job.model_validate(values), HostGpus(0, False), 1, "job.yml", None)
+
+
+def stand_in(name: str = "now") -> SimpleNamespace:
+    """As much of a resolved job as opening a folder takes; another name is another training."""
+    identity = Identity({"train.seed": name}, {"train.epochs": 3}, {})
+    return SimpleNamespace(identity=identity, fingerprint=identity.fingerprint, job=SimpleNamespace(train=Train()),
+                           origins=Origins("job.yml"), deepspeed=None)
 
 
 def prepared(bench, **changes):

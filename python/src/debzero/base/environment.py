@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem
 
@@ -20,6 +20,7 @@ class Environment:
     measured: bool = False                   # bench and tune measure the run's steps: no evaluation, nothing saved
     memory_cap_bytes: Optional[int] = None   # for each rank: of its GPU's memory, or of host memory beside its code
     micro_batch: Optional[int] = None        # samples; the launcher's decision for its ranks
+    meeting_folder: Optional[Path] = None    # the launcher's, private to this start: where its ranks meet
     watchdog_seconds: Optional[int] = None   # without progress, outside systemd; 0: for ever
     textfile_folder: Optional[Path] = None   # node_exporter's, for a copy of the run's Prometheus textfile
 
@@ -32,7 +33,8 @@ class Environment:
 
 NAMES = {"gpus": "DEBZERO_GPUS", "launcher_pid": "DEBZERO_LAUNCHER", "measured": "DEBZERO_MEASURED",
          "memory_cap_bytes": "DEBZERO_MEMORY_CAP", "micro_batch": "DEBZERO_MICRO_BATCH",
-         "watchdog_seconds": "DEBZERO_WATCHDOG", "textfile_folder": "DEBZERO_TEXTFILE_DIR"}
+         "watchdog_seconds": "DEBZERO_WATCHDOG", "textfile_folder": "DEBZERO_TEXTFILE_DIR",
+         "meeting_folder": "DEBZERO_MEETING"}
 
 
 FIX = "correct it there, or in the environment"
@@ -43,7 +45,7 @@ def environment(variables: Optional[Mapping[str, str]] = None, source: str = "th
     """The values in `variables` (default: this process's); errors name `source` as their file. Raises an InputError
     with a problem for each value that cannot be meant."""
     given = os.environ if variables is None else variables
-    numbers: dict[str, Optional[int]] = {}
+    numbers: dict[str, Any] = {}
     problems = []
     for field in ("gpus", "launcher_pid", "memory_cap_bytes", "micro_batch", "watchdog_seconds"):
         text = given.get(NAMES[field]) or None
@@ -56,6 +58,6 @@ def environment(variables: Optional[Mapping[str, str]] = None, source: str = "th
         problems.append(Problem(source, NAMES["measured"], f"must be 0 or 1, not {measured[:DIGITS]!r}", FIX))
     if problems:
         raise InputError(problems)
-    folder = given.get(NAMES["textfile_folder"])
-    return Environment(**numbers, measured=measured == "1",
-                       textfile_folder=Path(folder) if folder else None)
+    folders: dict[str, Any] = {
+        field: Path(folder) for field in ("meeting_folder", "textfile_folder") if (folder := given.get(NAMES[field]))}
+    return Environment(**numbers, measured=measured == "1", **folders)

@@ -107,7 +107,8 @@ def _in_output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
 
 
 def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
-    """`own`: the fingerprint of a run that may resume here, from checkpoints that already take room."""
+    """`own`: the fingerprint of a run that may resume here, from checkpoints that already take room, also in the
+    archive."""
     folder = Path(job.output)
     above = nearest(folder)
     if not above.is_dir():
@@ -135,9 +136,10 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
 def _room(job: Job, file: str, own: Optional[str], above: Path) -> list[Problem]:
     """`above`: the output folder, or its nearest parent that is there."""
     need, disk, there = bytes_needed(job), shutil.disk_usage(above), RunFolder(job.output)
-    before = there.written_status()
-    resumes = own is not None and before is not None and before.fingerprint == own
-    saved = checkpoint.folder_bytes(there.checkpoints) + checkpoint.folder_bytes(there.model) if resumes else 0
+    runs = [there, *(RunFolder(str(path)) for path in there.archive.runs())] if own else []
+    kept = [run for run in runs if (status := run.written_status()) and status.fingerprint == own]
+    saved = max((checkpoint.folder_bytes(run.checkpoints) + checkpoint.folder_bytes(run.model) for run in kept),
+                default=0)
     if need and disk.free + saved < need:
         kind = Problem if disk.total < need else PassingProblem
         return [kind(file, "output",

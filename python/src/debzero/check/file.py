@@ -14,6 +14,8 @@ from debzero.check.hub_names import Unverified
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config
 from debzero.job.others import program_of
+from debzero.run.decision import decide
+from debzero.run.folder import RunFolder
 
 
 class InvalidFileError(InputError):
@@ -43,7 +45,7 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
     verdict = f"not verified ({', '.join(p.key for p in unverified)})" if unverified else "OK"
     if as_json:
         print(json.dumps({"ok": True, "verified": not unverified, "problems": [p.as_dict() for p in warnings],
-                          "changes": changes, **facts}, indent=2))
+                          "changes": changes, **facts}, indent=2, default=lambda decision: decision.as_json()))
         return 0
     name = facts.pop("job")
     if warnings:
@@ -80,4 +82,5 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
 
 def _job(path: Path, ranks: Optional[int], fast: bool) -> tuple[dict[str, Any], list[Problem]]:
     examined = checks.examine(path, ranks, reads="columns" if fast else "lengths", ask_hub=True)
-    return checks.summary(examined, path), examined.warnings
+    decision = decide(examined.resolved, RunFolder(examined.resolved.job.output))
+    return {**checks.summary(examined, path), "run": decision}, examined.warnings

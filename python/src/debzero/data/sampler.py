@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from debzero.job.batch import Batch
+from debzero.job.schema import Train
 
 # Global batches that are sorted by length together. More would pad less (at 32, four tokens in a hundred are still due
 # to the spread within a batch) but leave less to chance which samples meet in a step.
@@ -24,6 +25,12 @@ WINDOW = 32
 
 def steps_per_epoch(samples: int, global_batch: int) -> int:
     return math.ceil(samples / global_batch)
+
+
+def total_steps(train: Train, per_epoch: int) -> int:
+    """Optimizer steps of a run whose epochs take `per_epoch` each, unless it stops early."""
+    steps = train.epochs * per_epoch
+    return min(steps, train.max_steps or steps)
 
 
 class EpochSampler:

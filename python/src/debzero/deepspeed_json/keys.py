@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Optional
@@ -18,6 +18,8 @@ import yaml
 from debzero.deepspeed_json.releases import parsed
 
 State = Literal["driven", "acts", "ignored", "refused"]
+Effect = Literal["weights", "job", "length", "speed", "watch"]
+INHERITED = ("state", "effect", "why", "source", "since", "until")  # facts of a section that hold for its keys
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Key:
-    """A key with its place in the table. `since`, `until`: the first and the last release that knows it, or empty."""
+    """A key with its place in the table. `since`, `until`: the first and the last release that knows it, or empty;
+    `effect`: what another value does to a run that has begun, known where the state is driven or acts; `inner`: the
+    keys of a mapping with another effect."""
 
     path: tuple[str, ...]
     kind: Kind
@@ -47,6 +51,8 @@ class Key:
     since: str = ""
     until: str = ""
     idle: Any = None
+    effect: Optional[Effect] = None
+    inner: Mapping[str, Effect] = field(default_factory=dict)
 
     def known_to(self, release: str) -> bool:
         here = parsed(release)
@@ -104,9 +110,8 @@ def table() -> Mapping[tuple[str, ...], Section]:
         for name, entry in section["keys"].items():
             entry = entry if isinstance(entry, dict) else {"is": entry}
             inner = written.get(".".join((*path, name)), {}) if entry["is"] in ("section", "section?") else {}
-            facts = {**{fact: section.get(fact, "") for fact in ("state", "why", "source", "since", "until")},
-                     **{fact: inner[fact] for fact in ("state", "why", "source", "since", "until") if fact in inner},
-                     **entry}
+            facts = {"why": "", "source": "",
+                     **{fact: part[fact] for part in (section, inner) for fact in INHERITED if fact in part}, **entry}
             keys[name] = Key((*path, name), _kind(facts.pop("is"), facts.pop("any_case", False)), **facts)
         sections[path] = Section(path, keys, section["state"], section.get("strict", ""), section.get("open", False),
                                  tuple(section.get("needs", ())))
@@ -128,6 +133,24 @@ def walk(values: Mapping[Any, Any], path: tuple[Any, ...] = ()) -> Iterator[Foun
         yield Found((*path, name), value, key)
         if key is not None and key.kind.name == "section" and isinstance(value, Mapping):
             yield from walk(value, key.path)
+
+
+def settings(values: Mapping[Any, Any], effect: Effect) -> dict[str, Any]:
+    """Each setting of a configuration that has this effect, by its dotted path. What is unknown, as in the user's own
+    sections, counts as weights; "auto" stands for the job's value and is left out."""
+    found: dict[str, Any] = {}
+    for path, value, key in walk(without_notes(dict(values))):
+        dotted = ".".join(map(str, path))
+        if key is None:
+            found.update({dotted: value} if effect == "weights" else {})
+        elif key.kind.name == "section" or key.state not in ("driven", "acts"):
+            continue
+        elif key.inner and isinstance(value, Mapping):
+            found.update({f"{dotted}.{name}": inner for name, inner in value.items()
+                          if inner != "auto" and key.inner.get(name, key.effect) == effect})
+        elif key.effect == effect and value != "auto":
+            found[dotted] = value
+    return found
 
 
 def is_note(name: Any) -> bool:

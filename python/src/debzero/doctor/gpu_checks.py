@@ -7,13 +7,13 @@ from __future__ import annotations
 import re
 
 from debzero.doctor.host_check import CheckResult, HostCheck, Requirements, fail, ok, skip, warn
-from debzero.doctor.probe import HostProbe
+from debzero.doctor.kernel_log import explain, worst_xid
+from debzero.doctor.probe import VERSION, HostProbe
+from debzero.doctor.smi import check_nvidia_smi, passes_on, role_helps
 
 OLDEST_DRIVER, NATIVE_DRIVER = "450.80.02", "515.43.04"  # run CUDA 11 at all; was released with CUDA 11.7
 ECC_ERRORS = "ecc.errors.uncorrected.volatile.total"
-COLD_BOOT = ("power the host off and on (a lost GPU needs a cold boot); if it happens again, check the card's power, "
-             "cooling and seat, or replace it")
-BLACKLIST = "write 'blacklist nouveau' to /etc/modprobe.d/nouveau.conf, run update-initramfs -u, and reboot"
+BLACKLIST = "write 'blacklist {0}' to /etc/modprobe.d/{0}.conf, run update-initramfs -u, and reboot"
 SIGN = ("have DKMS sign it and enrol that key (mokutil --import, confirm at the next boot), or disable Secure Boot in "
         "the firmware")
 
@@ -28,11 +28,14 @@ def check_gpu(probe: HostProbe, required: Requirements) -> CheckResult:
         return fail(f"Expected {required.gpus} NVIDIA GPU{plural}, found {count or 'none'} on the PCI bus",
                     "check the card's seat, power and passthrough, and the firmware's Above 4G Decoding; or lower "
                     "preflight_min_gpus", **probe.gpus)
-    away = [address for address, gpu in probe.gpus.items() if gpu["driver"].startswith("vfio")]
+    away = {address: driver for address, driver in probe.held.items() if passes_on(driver)}
     if away:
-        return warn(f"vfio-pci keeps {', '.join(away)} for virtual machines, so no job here can use it",
-                    "to train on it, take it out of vfio-pci.ids in /etc/modprobe.d and on the kernel's command line",
-                    **probe.gpus)
+        left = count - len(away)
+        judge = warn if left >= max(required.gpus, 1) else fail
+        return judge(f"{', '.join(sorted(set(away.values())))} keeps {', '.join(away)} for virtual machines, so no job "
+                     f"here can use it ({left} of {count} GPUs left)",
+                     "to train on it, take it out of vfio-pci.ids in /etc/modprobe.d and on the kernel's command line, "
+                     "run update-initramfs -u, and reboot", **probe.gpus)
     shown = ", ".join(f"{gpu['name']} at {address}" for address, gpu in probe.gpus.items())
     return ok(shown or "not on the PCI bus, but nvidia-smi finds it", **probe.gpus)
 
@@ -64,12 +67,19 @@ def check_iommu(probe: HostProbe, required: Requirements) -> CheckResult:
 
 
 def check_nouveau(probe: HostProbe, required: Requirements) -> CheckResult:
+    """No other driver has taken a GPU, or may at the next boot."""
+    taken = {address: driver for address, driver in probe.held.items() if not passes_on(driver)}
+    if taken:
+        drivers = sorted(set(taken.values()))
+        return fail(f"{' and '.join(drivers)} holds {', '.join(taken)}, so NVIDIA's driver cannot",
+                    "; ".join(BLACKLIST.format(driver) for driver in drivers))
     if probe.nouveau_loaded and not probe.loaded_version:
-        return fail("nouveau drives the GPU, so NVIDIA's driver cannot", BLACKLIST)
+        return fail("nouveau drives the GPU, so NVIDIA's driver cannot", BLACKLIST.format("nouveau"))
     settings = probe.read_all("/etc/modprobe.d/*.conf", "/usr/lib/modprobe.d/*.conf").values()
     everything = "\n".join(settings) + probe.read("/proc/cmdline")
     if probe.module_on_disk and not re.search(r"blacklist[ =]\S*nouveau", everything):
-        return warn("nouveau is not blacklisted, so it may take the GPU at the next boot", BLACKLIST)
+        return warn("nouveau is not blacklisted, so it may take the GPU at the next boot",
+                    BLACKLIST.format("nouveau"))
     return ok("not loaded")
 
 
@@ -87,9 +97,15 @@ def check_secureboot(probe: HostProbe, required: Requirements) -> CheckResult:
     return warn(f"Secure Boot is on: the kernel {why}", SIGN)
 
 
+def _image_and_headers(kernel: str) -> str:
+    """The packages that bring each new kernel of this flavour and its headers; "" for a kernel that is not Debian's."""
+    flavour = re.search(r"-((?:cloud-|rt-)?amd64)$", kernel)
+    return f"linux-image-{flavour.group(1)} linux-headers-{flavour.group(1)}" if flavour else ""
+
+
 def check_headers(probe: HostProbe, required: Requirements) -> CheckResult:
     """The headers of the running kernel, without which DKMS builds no module."""
-    package = f"linux-headers-{probe.kernel}"
+    package, both = f"linux-headers-{probe.kernel}", _image_and_headers(probe.kernel)
     if probe.in_container:
         return ok("the container's host has its own")
     if probe.path(f"lib/modules/{probe.kernel}/build/Makefile").exists():
@@ -97,12 +113,17 @@ def check_headers(probe: HostProbe, required: Requirements) -> CheckResult:
     if required.driver_managed:  # `package`: preflight asks apt for it
         missing = {} if probe.loaded_version or probe.module_on_disk else {"package": package}
         return ok("the role nvidia_driver installs them", **missing)
-    if re.search(r"Candidate: [^(]", probe.run("apt-cache", "policy", package)[1]):
-        return warn(f"{package} is not installed, so DKMS cannot build the driver for the running kernel",
-                    f"apt install {package}")
     judge = warn if probe.module_on_disk else fail
+    if re.search(r"Candidate: [^(]", probe.run("apt-cache", "policy", package)[1]):
+        coming = f" {both.split()[1]}" if both else ""
+        return judge(f"{package} is not installed, so DKMS cannot build the driver for the running kernel",
+                     f"apt install {package}{coming}, then dkms autoinstall")
+    if not both:
+        return judge(f"apt has no {package} for the running kernel, which is not Debian's, so DKMS cannot build the "
+                     "driver", "install this kernel's headers from where the kernel came from; or apt install "
+                     "linux-image-amd64 linux-headers-amd64, and reboot into that")
     return judge(f"apt has no {package} for the running kernel, so DKMS cannot build the driver",
-                 "apt update && apt install linux-image-amd64 linux-headers-amd64, and reboot")
+                 f"apt update && apt install {both}, and reboot")
 
 
 def check_module(probe: HostProbe, required: Requirements) -> CheckResult:
@@ -134,6 +155,9 @@ def check_versions(probe: HostProbe, required: Requirements) -> CheckResult:
     loaded, libraries = probe.loaded_version, ", ".join(probe.library_versions)
     on_disk = probe.module_on_disk.get("version", loaded)
     if not loaded:
+        cause = explain(probe)  # a module that can start no GPU at all does not stay
+        if cause:
+            return fail(f"The driver's module {on_disk} is on disk, but not loaded: {cause.found}", cause.advice)
         return fail(f"The driver's module {on_disk} is on disk, but not loaded", "modprobe nvidia, and read dmesg")
     if on_disk != loaded:
         return fail(f"The loaded module is stale: the kernel runs {loaded}, and {on_disk} is on disk since an upgrade",
@@ -148,27 +172,9 @@ def check_versions(probe: HostProbe, required: Requirements) -> CheckResult:
     return ok(f"{loaded} in the kernel and in user space")
 
 
-def check_nvidia_smi(probe: HostProbe, required: Requirements) -> CheckResult:
-    """Every GPU on the PCI bus answers."""
-    kernel = f"; the kernel says: {probe.last_xid}" if probe.last_xid else ""
-    code, answer = probe.smi_answer
-    if code == 127:
-        return fail(answer, f"apt install nvidia-smi, version {probe.loaded_version}")
-    if not probe.smi_gpus:
-        return fail(f"nvidia-smi fails: {(answer.splitlines() or [f'exit code {code}'])[0]}{kernel}", COLD_BOOT)
-    answering = {gpu["pci.bus_id"].lower()[-12:] for gpu in probe.smi_gpus}
-    silent = [address for address, gpu in probe.gpus.items()
-              if address[-12:] not in answering and not gpu["driver"].startswith("vfio")]
-    enough = probe.in_container and len(answering) >= required.gpus  # a container is given some of its host's GPUs
-    if silent and not enough:
-        return fail(f"The PCI bus shows {len(probe.gpus)} GPUs and nvidia-smi {len(answering)}; lost: "
-                    f"{', '.join(silent)}{kernel}", COLD_BOOT)
-    shown = "; ".join(f"{gpu['name']}, {gpu['memory.total']} MiB" for gpu in probe.smi_gpus)
-    return ok(shown, gpus=probe.smi_gpus)
-
-
 def check_driver(probe: HostProbe, required: Requirements) -> CheckResult:
-    version = probe.smi_gpus[0]["driver_version"]
+    named = [gpu["driver_version"] for gpu in probe.smi_gpus if VERSION.fullmatch(gpu["driver_version"])]
+    version = named[0] if named else probe.loaded_version
     numbers, oldest, native = (list(map(int, re.findall(r"\d+", text)))
                                for text in (version, OLDEST_DRIVER, NATIVE_DRIVER))
     if numbers < oldest:
@@ -188,12 +194,14 @@ def check_persistence(probe: HostProbe, required: Requirements) -> CheckResult:
 
 def check_errors(probe: HostProbe, required: Requirements) -> CheckResult:
     """Memory errors that ECC could not correct, and what the kernel reported."""
-    errors = [f"GPU {gpu['index']}: uncorrected memory errors: {gpu[ECC_ERRORS]}"
-              for gpu in probe.smi_gpus if re.match("[1-9]", gpu[ECC_ERRORS])]
-    errors += [f"the kernel says: {probe.last_xid}"] if probe.last_xid else []
-    if errors:
-        return warn("; ".join(errors), "look at nvidia-smi -q -d ECC,PAGE_RETIREMENT, and look up the Xid in NVIDIA's "
-                    "list; reboot, and replace the card if they return")
+    worn = [f"GPU {gpu['index']}: uncorrected memory errors: {gpu[ECC_ERRORS]}"
+            for gpu in probe.smi_gpus if re.match("[1-9]", gpu[ECC_ERRORS])]
+    xid = worst_xid(probe)
+    if worn:
+        return warn("; ".join([*worn, *([xid.found] if xid else [])]), "look at nvidia-smi -q -d ECC,PAGE_RETIREMENT, "
+                    "and reboot; replace the card if they return")
+    if xid:
+        return warn(xid.found, xid.advice)
     return ok("none since the start")
 
 
@@ -205,8 +213,9 @@ GPU_CHECKS = [  # in the order of cause and effect: the first failure is the cau
     HostCheck("secureboot", check_secureboot, needs=("gpu",)),
     HostCheck("headers", check_headers, needs=("gpu",)),
     HostCheck("module", check_module, needs=("gpu", "headers"), fixed_by_role=True),
-    HostCheck("versions", check_versions, needs=("module", "nouveau", "secureboot"), fixed_by_role=True),
-    HostCheck("nvidia-smi", check_nvidia_smi, needs=("versions",)),
+    HostCheck("versions", check_versions, needs=("module", "nouveau", "secureboot"),
+              fixed_by_role=lambda probe: bool(probe.loaded_version) or role_helps(probe)),
+    HostCheck("nvidia-smi", check_nvidia_smi, needs=("versions",), fixed_by_role=role_helps),
     HostCheck("driver", check_driver, needs=("nvidia-smi",), fixed_by_role=True),
     HostCheck("persistence", check_persistence, needs=("nvidia-smi",), fixed_by_role=True),
     HostCheck("errors", check_errors, needs=("nvidia-smi",)),

@@ -17,9 +17,11 @@ import sys
 import time
 from typing import Optional
 
+from debzero.base.text import printable
 from debzero.doctor.gpu_checks import GPU_CHECKS
 from debzero.doctor.host_check import CheckResult, HostCheck, Requirements, fail, ok, skip, warn
 from debzero.doctor.probe import HostProbe
+from debzero.doctor.smi import driver_facts
 
 OFFLOAD_BYTES = 18  # of the host's memory that ZeRO takes for each parameter whose optimizer state is there
 CLOCK_SECONDS = 60  # beyond which certificates begin to look expired
@@ -160,7 +162,8 @@ def examine(probe: HostProbe, required: Requirements) -> list[CheckResult]:
         result = skip(f"because of {cause}") if cause else check.run(probe, required)
         if result.status in ("fail", "skip") and not result.data:
             blocked[check.name] = cause or check.name
-        if required.driver_managed and check.fixed_by_role and result.status == "fail":
+        fixed = check.fixed_by_role
+        if required.driver_managed and result.status == "fail" and (fixed(probe) if callable(fixed) else fixed):
             result = warn(result.found, "nothing to do: the role nvidia_driver, which runs next, fixes it")
         results.append(result._replace(check=check.name))
     return results
@@ -176,7 +179,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     options = parser.parse_args(arguments)
     probe = HostProbe()
     if options.facts:
-        print(json.dumps(probe.driver_facts()))
+        print(json.dumps(driver_facts(probe)))
         return 0
     try:
         required = Requirements(**json.loads(options.requirements))
@@ -188,9 +191,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
         print(json.dumps([result._asdict() for result in results]))
     else:
         for result in results:
-            print(f"{result.check:<12}{result.status:<6}{result.found}")
+            print(printable(f"{result.check:<12}{result.status:<6}{result.found}"))
             if result.advice:
-                print(f"{'':18}-> {result.advice}")
+                print(printable(f"{'':18}-> {result.advice}"))
     return int(any(result.status == "fail" for result in results))
 
 

@@ -5,7 +5,7 @@ Standard library only: this travels to bare hosts with host.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from debzero.doctor.probe import HostProbe
 
@@ -62,4 +62,5 @@ class HostCheck(NamedTuple):
     name: str
     run: Callable[[HostProbe, Requirements], CheckResult]
     needs: tuple[str, ...] = ()  # checks whose failure leaves nothing for this one to examine
-    fixed_by_role: bool = False  # by the role nvidia_driver: only a warning before that role runs
+    # By the role nvidia_driver: only a warning before that role runs. A function, where it depends on the host.
+    fixed_by_role: Union[bool, Callable[[HostProbe], bool]] = False

@@ -103,6 +103,11 @@ class HostProbe:
         return found
 
     @cached_property
+    def held(self) -> dict[str, str]:
+        """{PCI address: kernel driver} of the GPUs that another driver than NVIDIA's has taken."""
+        return {address: gpu["driver"] for address, gpu in self.gpus.items() if gpu["driver"] not in ("", "nvidia")}
+
+    @cached_property
     def switches(self) -> list[str]:
         """PCI addresses of NVSwitches: GPUs behind them need the fabric manager."""
         return [device.name.lower() for device in self.nvidia_devices(BRIDGE)]
@@ -150,22 +155,32 @@ class HostProbe:
 
     @cached_property
     def smi_gpus(self) -> list[dict[str, str]]:
-        """SMI_FIELDS of each GPU that answers nvidia-smi; empty when nvidia-smi fails."""
-        lines = [line.split(", ") for line in self.smi_answer[1].splitlines()] if not self.smi_answer[0] else []
-        return [dict(zip(SMI_FIELDS, map(str.strip, line))) for line in lines if len(line) == len(SMI_FIELDS)]
+        """SMI_FIELDS of each GPU that nvidia-smi lists, whatever its exit code: 14 is a mere warning."""
+        rows = (_smi_row(line) for line in self.smi_answer[1].splitlines())
+        return [row for row in rows if row]
 
     @cached_property
-    def last_xid(self) -> str:
-        """The kernel's last report of a GPU error since it started, where this user may read it."""
-        return ["", *re.findall(r"NVRM: (Xid.*)", self.run("dmesg")[1])][-1]
+    def smi_notes(self) -> list[str]:
+        """What nvidia-smi says beside the GPUs: warnings and errors, a line each."""
+        lines = map(str.strip, self.smi_answer[1].splitlines())
+        return [line for line in lines if line and not _smi_row(line)]
 
-    def driver_facts(self) -> dict[str, Any]:
-        """What the role nvidia_driver decides by, ready for JSON.
+    @cached_property
+    def nvrm(self) -> list[str]:
+        """What NVIDIA's driver wrote to the kernel's log since the start, where this user may read it."""
+        text = self.run("dmesg")[1]
+        if "NVRM" not in text:  # the kernel's own buffer is small; the journal keeps what it drops
+            text = self.run("journalctl", "--dmesg", "--no-pager", "--output=cat")[1]
+        return [line.strip() for line in re.findall(r"NVRM:?\s+(.*)", text)]
 
-        `works`: nvidia-smi succeeds, and every line it prints is a GPU; then `running` is the driver's version.
-        """
-        code, answer = self.smi_answer
-        works = code == 0 and 0 < len(self.smi_gpus) == len(answer.splitlines())
-        return {"gpus": list(self.gpus), "switches": self.switches, "nouveau": self.nouveau_loaded,
-                "loaded": self.loaded_version, "works": works, "smi": answer, "boot_id": self.boot_id,
-                "running": self.smi_gpus[0]["driver_version"] if works else ""}
+    @cached_property
+    def xids(self) -> list[tuple[int, str]]:
+        """(number, the whole report) of each GPU error that the kernel reported, the last one last."""
+        found = (re.match(r"Xid \(.*?\): (\d+)", line) for line in self.nvrm)
+        return [(int(xid.group(1)), xid.string) for xid in found if xid]
+
+
+def _smi_row(line: str) -> dict[str, str]:
+    """SMI_FIELDS of a line that is a GPU; empty for any other line."""
+    cells = [cell.strip() for cell in line.split(",")]
+    return dict(zip(SMI_FIELDS, cells)) if len(cells) == len(SMI_FIELDS) and cells[0].isdigit() else {}

@@ -28,12 +28,19 @@ Stamp = tuple[int, int, int, int]  # bytes, modification and change in nanosecon
 
 
 def digests(job: Job) -> list[tuple[str, str]]:
-    """The name and the SHA-256 of each file of a local data set and a local model, in order. A file that this user may
-    not read counts as such: `debzero check` refuses it."""
-    paths = [path for path in (job.data.dataset, job.model) if isinstance(path, str) and os.path.isabs(path)]
-    files = [file for path in paths for file in files_of(path) if os.path.isfile(file)]
+    """The name and the SHA-256 of each file of a local data set and a local model, in order."""
+    return [named for part in by_part(job).values() for named in part.items()]
+
+
+def by_part(job: Job) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each file by its name, of a local data set below "data" and of a local model below "model". A file
+    that this user may not read counts as such: `debzero check` refuses it."""
+    paths = {"data": job.data.dataset, "model": job.model}
+    parts = {part: [file for file in files_of(path) if os.path.isfile(file)] for part, path in paths.items()
+             if isinstance(path, str) and os.path.isabs(path)}
+    files = [file for part in parts.values() for file in part]
     if not files:
-        return []
+        return {}
     keeper = Path(job.output) / KEPT
     kept = _read(keeper)
     with ThreadPoolExecutor(4) as pool:
@@ -42,7 +49,8 @@ def digests(job: Job) -> list[tuple[str, str]]:
     if settled and settled != kept:
         with suppress(OSError):  # then it is read again
             _keep(keeper, settled)
-    return [(file.name, digest) for file, (_, digest) in zip(files, found)]
+    known = {file: digest for file, (_, digest) in zip(files, found)}
+    return {part: {file.name: known[file] for file in files} for part, files in parts.items()}
 
 
 def _digest(file: Path, kept: dict[str, list[object]]) -> tuple[Stamp, str]:

@@ -155,7 +155,9 @@ class Data(Section):
 
 
 class Train(Section):
-    epochs: Count = Field(3, examples=["3"], description="Passes through the training data.")
+    epochs: Count = Field(3, examples=["3"], description=(
+        "Passes through the training data. With more of them a run continues, also a finished one, and its learning "
+        "rate follows the new length."))
     global_batch: Count = Field(64, examples=["64"], description=(
         "Samples per optimizer step, on all ranks together: micro-batch x gradient accumulation steps x ranks, "
         "exactly. The result does not depend on how it is divided."))
@@ -164,7 +166,8 @@ class Train(Section):
         "GPU's memory, on a CPU at most 32. After running out of memory the run continues with half of it; the "
         "global batch stays."))
     learning_rate: Positive = Field(3e-5, examples=["3e-5"], description=(
-        "The peak learning rate of AdamW. It rises linearly over `warmup` and then falls linearly to 0."))
+        "The peak learning rate of AdamW. It rises linearly over `warmup` and then falls linearly to 0 at the last "
+        "step."))
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", examples=["auto"], description=(
         "The floating-point type of the computation. `auto` takes bf16 on GPUs that have it (Ampere and later), "
         "on older GPUs fp16, but fp32 for T5 models; on a CPU fp32."))
@@ -177,7 +180,8 @@ class Train(Section):
         "The largest norm of the gradients; larger ones are scaled down to it. 0 for no clipping."))
     log_every: Count = Field(10, examples=["10"], description="Optimizer steps between two lines of progress.")
     max_steps: Optional[Count] = Field(None, examples=["100"], description=(
-        "Optimizer steps in total, instead of `epochs`. By default `epochs` decides."))
+        "Optimizer steps in total, where `epochs` would take more. By default `epochs` decides. A run continues with "
+        "more of them, as with more `epochs`."))
     gradient_checkpointing: bool = Field(False, examples=["true"], description=(
         "Compute the activations again in the backward pass instead of keeping them: much less memory, about a "
         "third more computing."))
@@ -194,7 +198,8 @@ class Train(Section):
     select: Literal["last", "best"] = Field("last", examples=["best"], description=(
         "Which weights become the result: those of the last step, or of the evaluation with the best `metric`."))
     patience: Optional[Count] = Field(None, examples=["3"], description=(
-        "Evaluations without a better `metric` after which the training stops early. By default it never does."))
+        "Evaluations without a better `metric` after which the training stops early. By default it never does. A run "
+        "that has stopped continues with a larger number."))
 
 
 class Zero(Section):
@@ -259,8 +264,9 @@ class Job(Section):
             "DeepSpeed's own configuration: a JSON file, or its keys inline. What it sets overrules this job; "
             "\"auto\" in it stands for the job's value. By default debzero writes the whole configuration."))
     output: str = Field(min_length=1, examples=["/var/lib/debzero/mrpc"], description=(
-        "The run's folder, for this job alone: checkpoints, the model, the report, the metrics. Another job that is "
-        "started there moves the earlier results to archive/."))
+        "The run's folder, for this job alone: checkpoints, the model, the report, the metrics. A job that trains "
+        "something else there moves the earlier run to archive/, from where it is taken back when the job fits it "
+        "again."))
 
     def as_yaml(self) -> str:
         """This job as a job file, with each key that has a value."""

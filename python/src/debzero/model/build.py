@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import Any
 
 from debzero.base.errors import UserError
 from debzero.model import tasks
 from debzero.model.folder import no_code
+from debzero.model.sharded import whole_initialisation
 from debzero.model.tokenizer import Model
 from debzero.resolve.resolve import ResolvedJob
 
@@ -79,7 +81,8 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     if isinstance(where, str):
         model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
     else:
-        model = auto.from_config(settings, **no_code(), **dtype)
+        with whole_initialisation(auto._model_mapping[type(settings)]) if stage3 else nullcontext():
+            model = auto.from_config(settings, **no_code(), **dtype)
     del reference
     # What the saved configuration says of its origin: the hub's name, but no path of this host.
     model.config._name_or_path = job.model if isinstance(job.model, str) and where != job.model else ""

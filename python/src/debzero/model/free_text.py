@@ -67,12 +67,13 @@ class FreeText(Task):
 
     def baseline(self, prepared: Samples) -> dict[str, float]:
         """Always the commonest of the training targets; for the loss, each token with its frequency in them."""
-        seen, vocabulary = _of(prepared.train.answers), len(prepared.tokenizer)
+        seen, wanted = _of(prepared.train.answers), _of(prepared.held_out.answers)
+        vocabulary = 1 + max(int(texts.ids.max()) for texts in (seen, wanted))
         commonest = Counter(ids.tobytes() for ids in _each(seen, COUNTED)).most_common(1)[0][0]
         guess = _decoded(prepared.tokenizer, [np.frombuffer(commonest, seen.ids.dtype)])[0]
-        chances = counts(seen.ids, vocabulary) + 1
+        chances = counts(seen.ids, max(vocabulary, len(prepared.tokenizer))) + 1
         losses = -np.log(chances / chances.sum())
-        held_out = [losses[ids].mean() for ids in _each(_of(prepared.held_out.answers))]
+        held_out = [losses[ids].mean() for ids in _each(wanted)]
         return {**_scores([(guess, target) for target in self._targets(prepared)]), "loss": float(np.mean(held_out))}
 
     def shown(self, answers: np.ndarray, prepared: Samples) -> list[dict[str, str]]:

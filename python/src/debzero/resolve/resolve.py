@@ -1,8 +1,6 @@
 """What a job comes to on this host: ranks, batch, precision and stage, with the user's DeepSpeed JSON taken in."""
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -10,11 +8,11 @@ from debzero.base.errors import InputError, Problem
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job.batch import Batch, BatchError, Names, split
-from debzero.job.contents import digests
 from debzero.job.schema import Job
 from debzero.resolve import native, precision
 from debzero.resolve.absorb import ACCUMULATION, Origins, absorb, switched_off
 from debzero.resolve.host import HostGpus
+from debzero.resolve.identity import Identity, identity
 from debzero.resolve.sharding import Sharding
 
 WRONG_VALUES = {"DZ102", "DZ106"}  # findings after which the JSON's values cannot be taken in
@@ -53,17 +51,14 @@ class ResolvedJob:
         return 0 < self.host.gpus < self.batch.ranks
 
     @property
+    def identity(self) -> Identity:
+        """What makes a run of this job another one, and with what it continues."""
+        return identity(self.job, self.precision, self.deepspeed)
+
+    @property
     def fingerprint(self) -> str:
-        """The same for runs that may resume from each other's checkpoints. Where the output lies, how many ranks share
-        a global batch, and how often progress is reported or saved do not count."""
-        facts = self.job.model_dump(exclude={"output": True, "deepspeed": True, "ranks": True, "checkpoint": True,
-                                             "data": self.job.data.unused,
-                                             "train": {"micro_batch", "log_every", "compile", "precision"},
-                                             "zero": {"engine"}})
-        facts.update(precision=self.precision, json=self.deepspeed)
-        if files := digests(self.job):
-            facts["files"] = files
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        """The same for runs that may resume from each other's checkpoints."""
+        return self.identity.fingerprint
 
 
 def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:

@@ -164,8 +164,35 @@ def newest(root: Path, identity: RunIdentity, say: Callable[[str], None]) -> Opt
     return None
 
 
+def any_intact(root: Path) -> bool:
+    """Whether a run could resume from one of the checkpoints in `root`. All of their files are read."""
+    for tag in reversed(tags(root)):
+        with suppress(UnusableError):
+            _intact(root / tag)
+            return True
+    return False
+
+
+def run_of(root: Path) -> str:
+    """The fingerprint of the run whose newest checkpoint this is, as far as its debzero.json can be read; else
+    empty."""
+    for tag in reversed(tags(root)):
+        with suppress(UnusableError, OSError, own_files.ForeignFileError):
+            return _record(root / tag, dict.fromkeys((FACTS, SUM), 0)).facts.fingerprint
+    return ""
+
+
 def _usable(folder: Path, identity: RunIdentity) -> CheckpointRecord:
     """What the checkpoint's debzero.json says. Raises an UnusableError, or an OSError that somebody can help with."""
+    record = _intact(folder)
+    other = [key for key, value in identity if getattr(record.facts, key) != value]
+    if other:
+        raise UnusableError(f"is of another run (not the same: {', '.join(other)})")
+    return record
+
+
+def _intact(folder: Path) -> CheckpointRecord:
+    """As _usable, of whichever run the checkpoint is."""
     try:
         files = dict(own_files.walk(folder))
         record = _record(folder, files)
@@ -180,9 +207,6 @@ def _usable(folder: Path, identity: RunIdentity) -> CheckpointRecord:
         odd = [f"{error.filename or folder.name}: {error.strerror}"]
     if odd:
         raise UnusableError(f"is damaged ({', '.join(map(printable, odd[:3]))})")
-    other = [key for key, value in identity if getattr(record.facts, key) != value]
-    if other:
-        raise UnusableError(f"is of another run (not the same: {', '.join(other)})")
     return record
 
 

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,16 +18,19 @@ from debzero.base.errors import InputError, PassingError, Problem
 from debzero.base.failures import disk_full
 from debzero.base.files import nearest, read_json, remove, remove_leftovers, without_dots, write_json, write_text
 from debzero.base.reading import lines_of, parse_json
-from debzero.run import checkpoint, lock
-from debzero.run.records import AnyReport, ErrorNote, Failures, Status, read_record, read_report
+from debzero.job import contents
+from debzero.resolve.identity import Identity
+from debzero.run import archive, checkpoint, lock
+from debzero.run.records import AnyReport, ErrorNote, Failures, RunRecord, Status, read_record, read_report
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
 # All that debzero makes in an output folder (patterns): the results and the state of one run, which move to archive/
 # together, and what stays for the next. Anything else there is somebody else's, and is left alone.
-RUNS = ("status.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints", "model",
-        "report.json", "aio.json", ".error.json", ".failures.json")
-KEPT = ("data", "archive", ".lock")
+RUNS = ("status.json", "run.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints",
+        "model", "report.json", "aio.json", ".error.json", ".failures.json")
+MODEL_FACTS = "debzero.json"  # in model/
+KEPT = ("data", archive.FOLDER, ".lock")
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
             errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # of a path where no folder can be written
 
@@ -43,11 +45,13 @@ def is_runs(name: str) -> bool:
 
 
 class RunFolder:
-    """<output>/: status.json, metrics.jsonl, report.json, checkpoints/, model/, data/ (a cache), archive/."""
+    """<output>/: status.json, metrics.jsonl, report.json, run.json, checkpoints/, model/, data/ (a cache), archive/."""
 
     def __init__(self, folder: str) -> None:
         self.folder = without_dots(Path(folder))
+        self.archive = archive.Archive(self.folder)
         self.status_file = self.folder / "status.json"
+        self.run_file = self.folder / "run.json"
         self.report_file = self.folder / "report.json"
         self.metrics_file = self.folder / "metrics.jsonl"
         self.checkpoints = self.folder / "checkpoints"
@@ -112,7 +116,11 @@ class RunFolder:
             return []
         if {self.lock_file.name, self.status_file.name} & set(names):
             return []
-        return [name for name in names if not name.startswith(".") and name not in (*KEPT, "lost+found")]
+        with suppress(OSError):  # a run removes names in data/, too; `debzero check` leaves one there
+            inside = [f"data/{name}" for name in sorted(os.listdir(self.folder / "data"))]
+            names += [name for name in inside if name != contents.KEPT]
+        return [name for name in names
+                if not name.rpartition("/")[2].startswith(".") and name not in (*KEPT, "lost+found")]
 
     def foreign_problems(self, file: str) -> list[Problem]:
         """Why no run may start here, for the job in `file`."""
@@ -136,10 +144,10 @@ class RunFolder:
 
     def written_status(self) -> Optional[Status]:
         """status.json as the run wrote it."""
-        return read_record(self.status_file, Status)
+        return read_record(self.archive.place(self.status_file.name), Status)
 
     def report(self) -> Optional[AnyReport]:
-        return read_report(self.report_file)
+        return read_report(self.archive.place(self.report_file.name))
 
     def update(self, **values: object) -> None:
         """Change these keys of status.json (records.Status names them)."""
@@ -154,38 +162,72 @@ class RunFolder:
         except OSError:
             return
 
-    def finished(self, fingerprint: str) -> Optional[AnyReport]:
-        """The report, if exactly this job has finished here."""
-        status = self.written_status()
-        same = status is not None and status.state == "finished" and status.fingerprint == fingerprint
-        return self.report() if same and self.model.is_dir() else None
-
-    def begin(self, job: str, fingerprint: str, again: bool) -> Optional[Path]:
-        """Make room for a run: the results of another job (or, with `again`, of this one) move to a folder in
-        archive/, which is returned. An unfinished run of the same job stays, for the new one resumes from it."""
+    def put_back(self) -> None:
+        """Complete what a killed start has left undone, before anything is decided."""
         with self._writable():
-            return self._begin(job, fingerprint, again)
+            remove_leftovers(self.folder)
+            self.archive.put_back()
 
-    def _begin(self, job: str, fingerprint: str, again: bool) -> Optional[Path]:
-        before = self.written_status()
-        archive = None
-        remove_leftovers(self.folder)
-        own = sorted(path for path in self.folder.iterdir() if is_runs(path.name))
-        if own and (again or (before and before.fingerprint != fingerprint)):
-            archive = self.folder / "archive" / datetime.now().strftime("%Y-%m-%dT%H%M%S.%f")
-            archive.mkdir(parents=True)
-            for path in own:
-                shutil.move(str(path), str(archive / path.name))
+    def parts(self) -> list[Path]:
+        """What is there of a run."""
+        return sorted(path for path in self.folder.iterdir() if is_runs(path.name))
+
+    def make_room(self) -> Path:
+        """Move the run that is there to archive/; where it is now."""
+        with self._writable():
+            return self.archive.add(self.parts())
+
+    def keep(self) -> Path:
+        """Keep the finished run that is there in archive/, before it goes on; where that is. One that is kept already,
+        as by a start that was killed, is not kept twice."""
+        with self._writable():
+            result = self.report_file.read_bytes() if self.report_file.is_file() else b""
+            for run in self.archive.runs():
+                if result and (run / self.report_file.name).is_file() and (
+                        run / self.report_file.name).read_bytes() == result:
+                    return run
+            newest = [self.checkpoints / tag for tag in checkpoint.tags(self.checkpoints)[-1:]]
+            return self.archive.keep([*(part for part in self.parts() if part != self.checkpoints), *newest])
+
+    def take_back(self, run: Path) -> None:
+        """Make an archived run the one that is here."""
+        with self._writable():
+            self.archive.take_back(run)
+
+    def begin(self, job: str, identity: Identity, step: int = 0) -> None:
+        """Begin the run of a job, at `step`, or continue the one that is here."""
+        with self._writable():
+            self._begin(job, identity, step)
+
+    def _begin(self, job: str, identity: Identity, step: int) -> None:
+        before, record = self.written_status(), self.run_record()
         for leftover in self.checkpoints.glob(".*"):
             with suppress(OSError):
                 remove(leftover)
         self.error_file.unlink(missing_ok=True)
-        learned = {} if archive or not before or not before.micro_batch else {"micro_batch": before.micro_batch}
+        learned = {"micro_batch": before.micro_batch} if before and before.micro_batch else {}
+        # First of all a finished run that continues is none any more, whatever its record says.
         write_json(self.status_file, Status(
-            job=job, fingerprint=fingerprint, state="preparing", step=0, total_steps=None, epoch=0, loss=None,
-            learning_rate=None, samples_per_second=None, eta_seconds=None, pid=os.getpid(), started=now(),
+            job=job, fingerprint=identity.fingerprint, state="preparing", step=step, total_steps=None, epoch=0,
+            loss=None, learning_rate=None, samples_per_second=None, eta_seconds=None, pid=os.getpid(), started=now(),
             updated=now(), **learned).as_json())
-        return archive
+        write_json(self.run_file, RunRecord(
+            fingerprint=identity.fingerprint, weights=identity.weights, others=identity.others,
+            contents=identity.contents, steps_per_epoch=record.steps_per_epoch if record else None).as_json())
+
+    def run_record(self) -> Optional[RunRecord]:
+        """What the run that is here trains; None where that was not written down."""
+        return read_record(self.archive.place(self.run_file.name), RunRecord)
+
+    def step_of_model(self) -> Optional[int]:
+        """The optimizer steps after which the weights in model/ were."""
+        step = read_json(self.model / MODEL_FACTS, own=True).get("step")
+        return step if type(step) is int else None
+
+    def note_steps_per_epoch(self, steps: int) -> None:
+        """Write down what only the prepared data show."""
+        if record := self.run_record():
+            write_json(self.run_file, record.model_copy(update={"steps_per_epoch": steps}).as_json())
 
     def note_first_error(self, note: ErrorNote) -> bool:
         """Note a rank's error; true for the first one only. The other ranks merely lost their partner."""

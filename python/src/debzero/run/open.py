@@ -1,11 +1,12 @@
-"""Opening a run: hold its folder, show a finished one's report, and move another run's results away."""
+"""Opening a run: hold its folder, and make its run the one that the job continues, if there is one."""
 from __future__ import annotations
 
 from debzero.base import systemd
 from debzero.base.errors import InputError
 from debzero.base.text import printable
 from debzero.resolve.resolve import ResolvedJob
-from debzero.run import report
+from debzero.run import checkpoint, report
+from debzero.run.decision import Decision, decide
 from debzero.run.folder import RunFolder
 
 
@@ -15,13 +16,24 @@ def open_folder(resolved: ResolvedJob, folder: RunFolder, job: str, again: bool)
     if foreign := folder.foreign_problems(job):
         raise InputError(foreign)
     folder.lock()
-    done = None if again else folder.finished(resolved.fingerprint)
-    if done is not None:
+    folder.put_back()
+    decision = decide(resolved, folder, again, checkpoint.any_intact)
+    if decision.is_news:
+        print(printable(f"this job {decision}"), flush=True)
+    _move(folder, decision)
+    if decision.does == "has finished" and (done := folder.report()):
         print(report.text(done), "  train it again  debzero train --again ...", sep="\n", flush=True)
         systemd.notify("READY=1", f"STATUS=finished before, {report.headline(done)}")
         return False
-    archive = folder.begin(job, resolved.fingerprint, again)
-    if archive:
-        kind = "an earlier" if again else "a different"
-        print(printable(f"the folder {folder.folder} held {kind} run; moved to {archive}"), flush=True)
+    folder.begin(job, resolved.identity, decision.run.step if decision.run else 0)
     return True
+
+
+def _move(folder: RunFolder, decision: Decision) -> None:
+    """Move the run that is there away, and the one that fits to its place; keep a result that is about to change."""
+    if decision.archives:
+        print(printable(f"the run that was in {folder.folder} is now in {folder.make_room()}"), flush=True)
+    if decision.archived:
+        folder.take_back(decision.archived.folder)
+    if decision.keeps:
+        print(printable(f"its result so far is in {folder.keep()}"), flush=True)

@@ -98,6 +98,17 @@ class Status(Metrics):
     given_up: Optional[str] = None    # why no further start is tried
 
 
+class RunRecord(Record):
+    """run.json: what the run in a folder trains (resolve.identity.Identity), and how many optimizer steps an epoch
+    takes, once that is known."""
+
+    fingerprint: str
+    weights: dict[str, Any]
+    others: dict[str, Any]
+    contents: dict[str, dict[str, str]]
+    steps_per_epoch: Optional[Annotated[int, Field(gt=0)]] = None
+
+
 class ErrorNote(Record):
     """.error.json: the first error of any rank. `memory`: a smaller micro-batch may avoid it. `passing`: it is not the
     job's own, and may be over at the next start."""
@@ -137,7 +148,8 @@ class TrainingState:
     tokens: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # this rank's: padded, real; and their FLOPs
     evaluated: Count = 0                # the step of the last evaluation
     result: dict[str, float] = field(default_factory=dict)
-    best: Optional[float] = None
+    best: Optional[float] = None        # value of the score best_of
+    best_of: str = ""
     best_step: Count = 0
     best_result: dict[str, float] = field(default_factory=dict)
     since_best: Count = 0               # evaluations

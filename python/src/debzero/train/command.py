@@ -12,7 +12,8 @@ def add_train(commands: Commands) -> None:
     parser = add_command(
         commands, "train", run,
         "Train a job, from its data to a saved model and a report. A finished job is not trained twice; "
-        "an interrupted one resumes from its newest checkpoint.",
+        "an interrupted one resumes from its newest checkpoint, and one that was only lengthened continues. The run of "
+        "a job that trained something else moves to archive/. `debzero check` says beforehand which it will be.",
         ["debzero train mrpc.yml", "debzero train mrpc.yml --ranks 2", "debzero train mrpc.yml --again"])
     add_job(parser)
     add_ranks(parser)

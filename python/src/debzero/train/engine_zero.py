@@ -111,6 +111,9 @@ class ZeroEngine(Engine):
 
     def load(self, root: Path, tag: str) -> None:
         self.engine.load_checkpoint(str(root), tag=tag)
+        # The optimizer comes with the rate that the schedule had for a run of the length that it then had.
+        if (done := getattr(self.own_schedule, "last_batch_iteration", None)) is not None:
+            self.own_schedule.step(done)
 
     def weights(self) -> dict[str, Any]:
         """Stage 3 gathers one parameter at a time: all of them may not fit on the device."""

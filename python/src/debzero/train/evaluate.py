@@ -1,7 +1,7 @@
 """What the model scores on the held-out samples: every sample exactly once, shared out over the ranks."""
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from debzero.data.sampler import held_out_batches
 from debzero.model.task import Model
+from debzero.train import exchange
 from debzero.train.engine import to_device
 from debzero.train.setup import Samples
 
@@ -36,15 +37,9 @@ def evaluate(model: Model, samples: Samples, device: torch.device, micro: int,
         # indices are empty for a batch that only keeps the ranks in step
         answers.append(task.answers(model, batch)[: len(indices)])
         between()
-    shares: list[Any] = [None] * ranks
-    dist.all_gather_object(shares, (np.concatenate(seen), np.concatenate(answers)))
-    order = np.concatenate([indices for indices, _ in shares])
-    assert np.array_equal(np.sort(order), np.arange(len(held_out))), "each held-out sample is answered exactly once"
+    rows = exchange.gather_rows(np.concatenate(seen), np.concatenate(answers), len(held_out))
     # Rank 0 alone computes the scores: the library for it takes each process a second to load, and all ranks must act
     # on the same numbers.
-    found: list[Any] = [None]
-    if rank == 0:
-        in_order = np.concatenate([rows for _, rows in shares])[np.argsort(order)]
-        found = [Evaluation(task.metrics(in_order, samples.prepared), task.shown(in_order, samples.prepared))]
-    dist.broadcast_object_list(found, 0)
-    return Evaluation(*found[0])
+    scores, shown = exchange.broadcast([task.metrics(rows, samples.prepared), task.shown(rows, samples.prepared)]
+                                       if rank == 0 else None)
+    return Evaluation(scores, shown)

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import torch
 import torch.distributed as dist
 
 from debzero.run import card, plots, report
 from debzero.run.records import Report
+from debzero.train import exchange
 from debzero.train.saving import Saver
 from debzero.train.setup import Setup
 
@@ -17,14 +18,14 @@ def finish(setup: Setup, saver: Saver) -> None:
     """Write the model and the report. The last evaluation and the last checkpoint are there already. All ranks call
     this."""
     context, state, engine = setup.context, setup.state, setup.engine
-    best = context.resolved.job.train.select == "best"
     context.progress.state("saving", "writing the model")
-    if not (best and context.folder.model.is_dir()):
+    best = context.resolved.job.train.select == "best" and context.agree(
+        lambda: context.folder.step_of_model() == state.best_step)
+    if not best:
         saver.save_model()
     tokens = torch.tensor(state.tokens, dtype=torch.float64, device=context.device)
     dist.all_reduce(tokens)
-    peaks: list[Any] = [None] * context.ranks
-    dist.all_gather_object(peaks, report.peak_memory(context.device))
+    peaks = exchange.gather(report.peak_memory(context.device))
     if context.rank == 0:
         outcome = report.Outcome(
             result=state.best_result if best else state.result, shown=state.best_shown if best else state.shown,

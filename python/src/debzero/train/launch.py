@@ -1,14 +1,13 @@
-"""`debzero train`: opens the output folder, starts the ranks with torch's own launcher, and turns how they ended into
-an exit code."""
+"""`debzero train`: opens the output folder, starts the ranks as torch's own launcher does, and turns how they ended
+into an exit code."""
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import socket
 import sys
-import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,24 +24,20 @@ from debzero.run.folder import SAME_FAILURES, RunFolder
 from debzero.run.open import open_folder
 from debzero.run.records import ErrorNote
 from debzero.run.report import headline
-from debzero.train import memory_retry
+from debzero.train import memory_retry, rendezvous
 from debzero.train.agreement import SIGNALS
 from debzero.train.torch_imports import speed_up_imports
 from debzero.train.watch import Watch
 
 SCRIPT = interpreter.SOURCE / "train.py"
+TORCHS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # for which it sets handlers
 OUTSIDERS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _environment(resolved: ResolvedJob) -> None:
+def _environment(resolved: ResolvedJob, meeting: Path) -> None:
     """What the ranks inherit."""
-    os.environ.update(replace(environment(), launcher_pid=os.getpid(), micro_batch=resolved.batch.micro).variables())
+    os.environ.update(replace(environment(), launcher_pid=os.getpid(), micro_batch=resolved.batch.micro,
+                              meeting_folder=meeting).variables())
     os.environ["LOCAL_SIZE"] = str(resolved.batch.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", "4" if resolved.host.gpus else str(max(1, cores // resolved.batch.ranks)))
@@ -117,39 +112,57 @@ def _final_status(folder: RunFolder) -> str:
 
 
 def _launch(resolved: ResolvedJob, job: Path) -> int:
+    """The exit code of one start of the ranks."""
+    folder = RunFolder(resolved.job.output)
+    try:
+        with rendezvous.meeting_folder(folder.folder) as meeting:
+            return _run_ranks(resolved, job, meeting)
+    except OSError as error:  # of the files that the ranks meet in
+        known = disk_full(error, str(folder.folder))
+        if known is None:
+            raise
+        return _blame(folder, ErrorNote(rank=0, error=str(known), passing=True))
+
+
+def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path) -> int:
     speed_up_imports()
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic import multiprocessing
 
-    _environment(resolved)
+    _environment(resolved, meeting)
     logging.disable(logging.CRITICAL)  # the launcher's: the ranks report themselves why they failed
-    # As `python -m torch.distributed.run`, but without its page of text when a rank fails, and checking more often.
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=resolved.batch.ranks, run_id="debzero", max_restarts=0,
-        monitor_interval=0.2, rdzv_backend="static", rdzv_endpoint=f"127.0.0.1:{_free_port()}",
-        rdzv_configs={"rank": 0, "timeout": 900})
+    ranks = range(resolved.batch.ranks)
+    common = {"WORLD_SIZE": str(len(ranks)), "LOCAL_WORLD_SIZE": str(len(ranks)),
+              "NCCL_ASYNC_ERROR_HANDLING": os.environ.get("NCCL_ASYNC_ERROR_HANDLING", "1")}
+    arguments = (*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
+    logs = meeting / "logs"
+    logs.mkdir()
+    specs = getattr(multiprocessing, "DefaultLogsSpecs", None)  # since torch 2.3
+    where: dict[str, Any] = {"logs_specs": specs(log_dir=str(logs))} if specs else {"log_dir": str(logs)}
+    # The part of torch's launcher that starts processes and waits for them. The rest brings launchers of several hosts
+    # together, over a TCP store that anybody can join.
     with Watch() as watch:
+        handlers = {number: signal.getsignal(number) for number in TORCHS_SIGNALS}
+        started = multiprocessing.start_processes(
+            "debzero", sys.executable, dict.fromkeys(ranks, arguments),
+            {rank: {"RANK": str(rank), "LOCAL_RANK": str(rank), **common} for rank in ranks}, **where)
+        for number, handler in handlers.items():  # who started this with nohup meant it
+            signal.signal(number, handler)
         try:
-            elastic_launch(config, sys.executable)(*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
-        except ChildFailedError as failed:
-            return _exit_code(failed, RunFolder(resolved.job.output), watch)
-        except OSError as error:  # of the launcher's own files, in /tmp
-            known = disk_full(error, tempfile.gettempdir())
-            if known is None:
-                raise
-            return _blame(RunFolder(resolved.job.output), ErrorNote(rank=0, error=str(known), passing=True))
-    return 0
+            ended = started.wait(period=0.2)
+        finally:
+            started.close()
+        return _exit_code(ended.failures, RunFolder(resolved.job.output), watch) if ended.failures else 0
 
 
-def _exit_code(failed: Any, folder: RunFolder, watch: Watch) -> int:
-    """What the ranks' failures (a ChildFailedError) come to. A rank that was killed is the cause, whatever the others
-    report that lost it, even if they ended first. But one that waits in a collective for a rank without memory is
-    killed by the launcher."""
+def _exit_code(failures: Mapping[int, Any], folder: RunFolder, watch: Watch) -> int:
+    """What the ranks' failures (torch's ProcessFailure, by rank) come to. A rank that was killed is the cause, whatever
+    the others report that lost it, even if they ended first. But one that waits in a collective for a rank without
+    memory is killed by the launcher."""
     if watch.reason:
-        rank = next((rank for rank, one in failed.failures.items() if one.pid in watch.stopped), 0)
+        rank = next((rank for rank, one in failures.items() if one.pid in watch.stopped), 0)
         return _blame(folder, ErrorNote(rank=rank, error=f"rank {rank} {watch.reason}", passing=bool(watch.stopped)))
-    rank, failure = next(((rank, one) for rank, one in failed.failures.items() if one.exitcode < 0),
-                         failed.get_first_failure())
+    rank, failure = next(((rank, one) for rank, one in failures.items() if one.exitcode < 0),
+                         min(failures.items(), key=lambda item: item[1].timestamp))
     if failure.exitcode in (2, 130, 143):
         return int(failure.exitcode)
     note = folder.error_note()

@@ -83,6 +83,7 @@ class Training:
     def _steps(self) -> None:
         """Train, evaluate and save until the last step is done, or no further one is worth it."""
         state, meter, batches = self.state, self.meter, self._batches()
+        self._resume_best()
         self._evaluate_if_due()
         started = time.perf_counter()
         for batch in batches:
@@ -164,12 +165,26 @@ class Training:
         value = result[metric]
         if state.best is None or (value > state.best if self.samples.task.higher_is_better(metric)
                                   else value < state.best):
-            state.best, state.best_step, state.best_result, state.since_best = value, state.step, result, 0
-            state.best_shown = state.shown
+            state.best, state.best_of, state.best_step = value, metric, state.step
+            state.best_result, state.best_shown, state.since_best = result, state.shown, 0
             if self.settings.select == "best":
                 self.saver.save_model()
         else:
             state.since_best += 1
+
+    def _resume_best(self) -> None:
+        """Forget the best scores so far where they are of another metric than the job's now, or where the job selects
+        the best weights and those were not kept. Then the best counts from here on."""
+        state, selects = self.state, self.settings.select == "best"
+        if state.best is None or state.best_of == self.setup.metric and not (
+                selects and self.context.agree(self.context.folder.step_of_model) != state.best_step):
+            return
+        state.best, state.best_step, state.best_result, state.since_best = None, 0, {}, 0
+        if selects:
+            self.progress.say(f"the best {self.setup.metric} counts from step {state.step} on: the weights of earlier "
+                              "steps were not kept")
+        if state.evaluated == state.step:
+            self._keep_best(state.result)
 
     def _between(self) -> None:
         """After each batch of an evaluation."""

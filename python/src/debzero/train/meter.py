@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from debzero.data import stream
 from debzero.model import flops
 from debzero.run import report
 from debzero.run.records import Metrics
+from debzero.train import exchange
 from debzero.train.setup import Setup
 
 
@@ -94,8 +95,4 @@ class Meter:
 
     def share_losses(self) -> None:
         """Put every rank's sum of losses into the state, for a checkpoint. All ranks call this."""
-        own = self.loss_sum.item()
-        shares: list[Any] = [own] * self.context.ranks
-        if self.context.ranks > 1:
-            dist.all_gather_object(shares, own)
-        self.state.losses = shares
+        self.state.losses = exchange.gather(self.loss_sum.item())

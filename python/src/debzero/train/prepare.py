@@ -14,7 +14,7 @@ import numpy as np
 
 from debzero.base.errors import InputError, Problem
 from debzero.base.files import new_folder, write_json
-from debzero.data import dataset, debian_sections, tokens
+from debzero.data import dataset, debian_sections, seal, tokens
 from debzero.data.dataset import DataSet, Side
 from debzero.data.faults import DataError, Fault
 from debzero.data.lengths import joined, length_facts, uncut
@@ -118,7 +118,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     job = resolved.job
     facts = json.dumps(_facts(job, cache), sort_keys=True)
     folder = cache / ("tokenised-" + hashlib.sha256(facts.encode()).hexdigest()[:16])
-    if (folder / "data.json").is_file():
+    if folder.is_dir() and seal.is_intact(folder):
         return folder
     for stale in cache.glob("*tokenised-*"):
         shutil.rmtree(stale)
@@ -153,6 +153,7 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                     "max_length": job.data.max_length, "max_answer_length": job.data.max_answer_length,
                     "facts": {**read.facts(), **length_facts(lengths, job.data)},
                     "revisions": {**source.revisions(model), **({"data": commit} if commit else {})}})
+        seal.seal(temporary)
     shutil.rmtree(raw, ignore_errors=True)
     return folder
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import psutil
 
@@ -22,6 +22,7 @@ from debzero.base.environment import environment
 from debzero.base.errors import InputError, OutOfMemory, PassingError, UserError
 from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
+from debzero.base.logs import make_printable
 from debzero.base.stack import jobs_folder
 from debzero.base.text import printable_lines
 from debzero.deepspeed_json.reader import read_deepspeed
@@ -31,12 +32,12 @@ from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.run.folder import RunFolder
 from debzero.run.open import open_folder
 from debzero.run.records import ErrorNote
+from debzero.train import exchange, rendezvous
 from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
 from debzero.train.memory_retry import with_launchers_micro
 from debzero.train.torch_imports import speed_up_imports
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-T = TypeVar("T")
 
 
 def main() -> int:
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="train even if this job has finished")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by DeepSpeed's launcher")
     arguments = parser.parse_args()
+    make_printable()
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1",
              "MASTER_PORT": "29500"}
     for name, value in alone.items():
@@ -171,39 +173,22 @@ def _join_deepspeed(device: Any) -> None:
     deepspeed.init_distributed()  # stage 3 shards the model while it is built, before deepspeed.initialize
 
 
-def _agree(work: Callable[[], T]) -> T:
-    """Rank 0 does `work`; all ranks get what it returned, or raise its error."""
-    import torch.distributed as dist
-
-    outcome: list[Any] = [None, None]  # the result and the error
-    if dist.get_rank() == 0:
-        try:
-            outcome[0] = work()
-        except (InputError, UserError) as error:
-            outcome[1] = error
-        except Exception as error:
-            known = as_user_error(error, "/")
-            if known is None:
-                traceback.print_exc()
-            outcome[1] = known or UserError(f"{type(error).__name__}: {error}", "please report this: it is a defect")
-    dist.broadcast_object_list(outcome, 0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    result: T = outcome[0]
-    return result
-
-
 def _run(resolved: ResolvedJob, folder: RunFolder, name: object, again: bool, stop: Stop) -> None:
     """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
-    import torch.distributed as dist
-
     speed_up_imports()
     device = _device(resolved.host, resolved)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    if resolved.uses_deepspeed:
-        _join_deepspeed(device)
-    if environment().launcher_pid is None and not _agree(lambda: open_folder(resolved, folder, str(name), again)):
-        return
-    from debzero.train.loop import train
+    opens = environment().launcher_pid is None
+    meeting = rendezvous.Meeting(folder.folder)
+    # Who makes the ranks' folder must hold the one that it is in.
+    opened = opens and meeting.makes_folder and open_folder(resolved, folder, str(name), again)
+    try:
+        meeting.join("nccl" if device.type == "cuda" else "gloo")
+        if resolved.uses_deepspeed:
+            _join_deepspeed(device)
+        if not opens or exchange.agree(lambda: opened if meeting.makes_folder
+                                       else open_folder(resolved, folder, str(name), again)):
+            from debzero.train.loop import train
 
-    train(resolved, folder, device, _agree, stop)
+            train(resolved, folder, device, exchange.agree, stop)
+    finally:
+        meeting.leave()

@@ -1,11 +1,12 @@
 """The checkpoint that a run resumes from, resharded where another number of ranks wrote it."""
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+import json
+from typing import Any, NamedTuple, Optional
 
 from debzero.base.text import count_text
 from debzero.run import checkpoint, reshard
-from debzero.run.records import RunIdentity, TrainingState
+from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState
 from debzero.train.context import Context
 
 
@@ -18,6 +19,17 @@ class Start(NamedTuple):
     @property
     def resharded(self) -> bool:
         return self.found is not None and self.found.tag == checkpoint.RESHARDED
+
+    def as_json(self) -> dict[str, Any]:
+        """For the other ranks."""
+        found = self.found and {"tag": self.found.tag, "record": self.found.record.as_json()}
+        return {"found": found, "messages": self.messages}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Start:
+        found = values["found"] and checkpoint.Found(
+            values["found"]["tag"], CheckpointRecord.model_validate_json(json.dumps(values["found"]["record"])))
+        return Start(found, values["messages"])
 
 
 def find_start(context: Context, identity: RunIdentity) -> Start:

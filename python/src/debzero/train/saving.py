@@ -10,8 +10,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from debzero.base.errors import UserError
-from debzero.base.files import new_folder
+from debzero.base.files import new_folder, write_json
 from debzero.run import checkpoint
+from debzero.run.folder import MODEL_FACTS
 from debzero.train.meter import Meter
 from debzero.train.setup import Setup
 
@@ -58,6 +59,7 @@ class Saver:
             with self._watched(folder.folder), new_folder(folder.model, self.context.progress.alive) as temporary:
                 engine.model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
                 self.setup.samples.prepared.tokenizer.save_pretrained(temporary)
+                write_json(temporary / MODEL_FACTS, {"step": self.setup.state.step})
         dist.barrier()
 
     @contextmanager

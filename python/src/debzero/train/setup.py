@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -10,7 +11,7 @@ import torch.distributed as dist
 
 from debzero.base.text import count_text
 from debzero.data.collator import Collator
-from debzero.data.sampler import steps_per_epoch
+from debzero.data.sampler import steps_per_epoch, total_steps
 from debzero.data.tokens import Prepared
 from debzero.model import build, source, tasks
 from debzero.model.tokenizer import Model
@@ -66,10 +67,12 @@ def set_up(context: Context) -> Setup:
     progress.say(_summary(context, samples))
     progress.state("preparing", "preparing the model", total_steps=samples.steps)
     identity = RunIdentity(fingerprint=resolved.fingerprint, data=samples.prepared.digest)
-    start = context.agree(lambda: find_start(context, identity))
+    start = Start.from_json(context.agree(lambda: find_start(context, identity).as_json()))
     for message in start.messages:
         progress.say(message)
-    model = context.agree(lambda: source.local(resolved.job, samples.prepared.revisions.get("model")))
+    model = resolved.job.model
+    if isinstance(model, str):
+        model = context.agree(lambda: source.local(resolved.job, samples.prepared.revisions.get("model")))
     config = build.config(model, samples.prepared.labels, samples.prepared.tokenizer)
     engine = _engine(context, samples, model, config)
     state = _load(context, engine, start)
@@ -78,13 +81,13 @@ def set_up(context: Context) -> Setup:
 
 def _samples(context: Context) -> Samples:
     resolved, task = context.resolved, tasks.of(context.resolved.job)
-    prepared = prepare.load(context.agree(lambda: prepare.prepare(resolved, context.folder.data)), task)
+    prepared = prepare.load(Path(context.agree(lambda: str(prepare.prepare(resolved, context.folder.data)))), task)
     cuda = context.device.type == "cuda"
     width = resolved.job.data.max_length if resolved.job.data.padding == "max_length" else None
     per_epoch = steps_per_epoch(len(prepared.train), resolved.batch.total)
-    steps = resolved.job.train.epochs * per_epoch
+    context.agree(lambda: context.folder.note_steps_per_epoch(per_epoch))
     return Samples(task, prepared, Collator(prepared.tokenizer, 8 if cuda else 1, width, pin=cuda), per_epoch,
-                   min(steps, resolved.job.train.max_steps or steps))
+                   total_steps(resolved.job.train, per_epoch))
 
 
 def _summary(context: Context, samples: Samples) -> str:

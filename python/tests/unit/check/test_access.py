@@ -1,10 +1,9 @@
 """What this user, or nobody, may read is reported as such: never as a traceback, and never as missing."""
 import json
 import subprocess
-from types import SimpleNamespace
 
 import pytest
-from support import JOB, POWERLESS, changed
+from support import JOB, POWERLESS, changed, stand_in
 
 from debzero.base.errors import InputError, UserError
 from debzero.check import checks
@@ -77,7 +76,7 @@ def test_what_cannot_be_seen_is_not_reported_as_missing(bench, command):
     job = bench.job()
     out = RunFolder(str(bench.output()))
     out.lock()
-    out.begin(str(job), "0", False)
+    out.begin(str(job), stand_in().identity)
     for path, mode in ((out.folder, 0o000), (out.lock_file, 0o000), (out.status_file, 0o000)):
         before = path.stat().st_mode
         path.chmod(mode)
@@ -100,7 +99,7 @@ def test_a_disk_that_is_full_before_the_start_may_have_room_at_the_next(bench):
         subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full
         out = RunFolder(str(disk / "new" / "out"))
         with pytest.raises(UserError, match="is full"):
-            opening.open_folder(SimpleNamespace(fingerprint="0"), out, "tiny.yml", False)
+            opening.open_folder(stand_in(), out, "tiny.yml", False)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
     with pytest.raises(InputError, match="may write to"):
@@ -117,7 +116,7 @@ def test_a_status_that_no_run_wrote_is_none(tmp_path, capsys):
 def test_what_is_watched_does_not_mix_with_the_json(tmp_path, monkeypatch, capsys):
     out = RunFolder(str(tmp_path))
     out.lock()
-    out.begin("job.yml", "0", False)
+    out.begin("job.yml", stand_in().identity)
     monkeypatch.setattr(status.time, "sleep", lambda _: out.end("stopped"))
     assert status.status(str(tmp_path), as_json=True, watch=True) == 1
     printed = capsys.readouterr()

@@ -11,6 +11,7 @@ from support import SOURCE
 from debzero.doctor import probe
 from debzero.doctor.host import HOST_CHECKS
 from debzero.doctor.probe import HostProbe
+from debzero.doctor.smi import driver_facts
 
 PLUGIN = SOURCE.parents[1] / "ansible/plugins/lookup/host_probe.py"
 
@@ -77,7 +78,7 @@ def test_a_wrong_request_is_explained_in_one_sentence(script, text):
 
 
 def facts(machine) -> dict:
-    return HostProbe(machine.root).driver_facts()
+    return driver_facts(HostProbe(machine.root))
 
 
 def test_the_same_probe_answers_the_role_nvidia_driver(machine, script):
@@ -86,15 +87,16 @@ def test_the_same_probe_answers_the_role_nvidia_driver(machine, script):
     machine.write("sys/bus/pci/devices/0000:C1:00.0/class", "0x068000")
     found = facts(machine)
     assert found.pop("smi").count("A100") == 2
-    assert found == {"gpus": list(GPUS), "switches": ["0000:c1:00.0"], "nouveau": False, "loaded": DRIVER,
-                     "works": True, "running": DRIVER, "boot_id": "1-2-3"}
+    assert found == {"gpus": list(GPUS), "switches": ["0000:c1:00.0"], "nouveau": False, "held_by": [],
+                     "loaded": DRIVER, "works": True, "answering": 2, "running": DRIVER, "boot_id": "1-2-3",
+                     "cause": "", "advice": "", "helps": ""}
     assert json.loads(script("--facts").stdout).keys() == {*found, "smi"}
 
 
 @pytest.mark.parametrize(("answer", "code"), [
     ("NVIDIA-SMI has failed", 9), ("No devices were found", 0), ("", 0),
-    (f"0, NVIDIA A100-PCIE-40GB, {DRIVER}, 0000:3b:00.0, 40536, Enabled, 0\nUnable to determine the device handle", 0)])
-def test_a_driver_whose_nvidia_smi_complains_does_not_work(machine, answer, code):
+    ("0, [Unknown Error], [Unknown Error], 0000:3b:00.0, [N/A], [N/A], [N/A]", 0)])
+def test_a_driver_that_lists_no_gpu_does_not_work(machine, answer, code):
     machine.command("nvidia-smi", answer, code)
     assert (facts(machine)["works"], facts(machine)["running"], facts(machine)["smi"]) == (False, "", answer)
 

@@ -11,7 +11,7 @@ from support import WORDS, plan_of
 from debzero.base.errors import InputError, UserError
 from debzero.data.collator import Collator
 from debzero.model import build, tasks
-from debzero.train import prepare
+from debzero.train import exchange, prepare
 from debzero.train.evaluate import evaluate
 from debzero.train.setup import Samples
 
@@ -290,19 +290,21 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
     def scored(ranks):
         shares, beats = [], [0] * ranks
 
-        def gather(into, mine):
-            shares.append(mine)
+        def gather(indices, rows, count):
+            shares.append((indices, rows))
             if len(shares) < ranks:
                 raise NotTheLastError
-            into[:] = reversed(shares)
+            order = np.argsort(np.concatenate([indices for indices, _ in shares]))
+            assert len(order) == count
+            return np.concatenate([rows for _, rows in shares])[order]
 
         def beat():
             beats[len(shares)] += 1
 
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: ranks - 1 - len(shares))
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
-        monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-        monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda told, source: None)
+        monkeypatch.setattr(exchange, "gather_rows", gather)
+        monkeypatch.setattr(exchange, "broadcast", lambda scores: scores)
         for _ in range(ranks - 1):
             with pytest.raises(NotTheLastError):
                 evaluate(model, samples, torch.device("cpu"), 4, beat)

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+from support import stand_in
 
 from debzero.base import systemd
 from debzero.base.files import read_json, read_lines
@@ -30,7 +31,7 @@ def step(number: int, loss: float, **values: object) -> Metrics:
 def output(tmp_path):
     made = RunFolder(str(tmp_path / "out"))
     made.lock()
-    made.begin("/etc/debzero/jobs/tiny.yml", "0", False)
+    made.begin("/etc/debzero/jobs/tiny.yml", stand_in().identity)
     return made
 
 
@@ -140,7 +141,7 @@ def test_a_full_disk_ends_no_run_and_no_line_is_lost(tmp_path, capsys):
     try:
         full = RunFolder(str(disk))
         full.lock()
-        full.begin("tiny.yml", "0", False)
+        full.begin("tiny.yml", stand_in().identity)
         reporter = Progress(full, speaks=True)
         reporter.resume(0)
         subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k"], capture_output=True)  # until it is full

@@ -4,6 +4,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+from support import stand_in
 
 from debzero.base.errors import InputError, PassingError, PassingProblem, Problem, passing
 from debzero.base.files import write_json
@@ -24,8 +25,8 @@ def fill(folder, *names):
             path.write_text(name)
 
 
-def start(folder, fingerprint="now", again=False):
-    return opening.open_folder(SimpleNamespace(fingerprint=fingerprint), RunFolder(str(folder)), "job.yml", again)
+def start(folder, again=False):
+    return opening.open_folder(stand_in(), RunFolder(str(folder)), "job.yml", again)
 
 
 FOREIGN = ("thesis.tex", "models/", ".git/", ".notes.new", ".model.new/", "status.json.bak", "debzero.prom",
@@ -37,10 +38,11 @@ def test_only_what_debzero_made_moves_to_the_archive(tmp_path, again):
     fill(tmp_path, *FOREIGN, "checkpoints/step-1/weights", "checkpoints/.step-2/weights", "model/", "metrics.csv",
          "debzero-mrpc.prom", "data/rows", "tensorboard/", ".status.json.0123456789abcdef.new",
          ".model.0123456789abcdef.new/", ".error.json")
-    write_json(tmp_path / "status.json", {"state": "stopped", "fingerprint": "now" if again else "before"})
+    before = stand_in("now" if again else "before").fingerprint
+    write_json(tmp_path / "status.json", {"state": "stopped", "fingerprint": before})
     assert start(tmp_path, again=again)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {name.rstrip("/") for name in FOREIGN} | {".lock", "data", "archive", "status.json"}
+    assert left == {name.rstrip("/") for name in FOREIGN} | {".lock", "data", "archive", "status.json", "run.json"}
     (archive,) = (tmp_path / "archive").iterdir()
     assert {path.name for path in archive.iterdir()} == {
         "checkpoints", "model", "metrics.csv", "debzero-mrpc.prom", "tensorboard", "status.json", ".error.json"}
@@ -49,10 +51,10 @@ def test_only_what_debzero_made_moves_to_the_archive(tmp_path, again):
 def test_a_resumed_run_keeps_its_own_and_loses_what_a_kill_left(tmp_path):
     fill(tmp_path, "checkpoints/step-1/weights", "checkpoints/.step-2/weights", ".model.0123456789abcdef.new/weights")
     (tmp_path / ".model.1123456789abcdef.new").symlink_to(tmp_path / "checkpoints")
-    write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": "now"})
+    write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": stand_in().fingerprint})
     assert start(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "status.json", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "status.json", "run.json", ".lock"}
 
 
 def test_again_begins_anew_even_where_the_status_is_damaged(tmp_path):
@@ -63,6 +65,7 @@ def test_again_begins_anew_even_where_the_status_is_damaged(tmp_path):
 
 @pytest.mark.parametrize(("names", "named"), [
     (["thesis.tex"], "thesis.tex"), (["model/", "train.py"], "model, train.py"), (["data/", "notes"], "notes"),
+    (["data/raw/"], "data/raw"), (["data/rows.csv", "data/digests.json"], "data/rows.csv"),
     ([f"file-{number}" for number in range(9)], "file-0, file-1, file-2, file-3, file-4 and 4 more")])
 def test_a_folder_of_something_else_is_refused_with_what_is_there(bench, names, named):
     out = bench.output()
@@ -79,7 +82,7 @@ def test_a_folder_of_something_else_is_refused_with_what_is_there(bench, names, 
 
 
 @pytest.mark.parametrize("names", [
-    [], ["lost+found/"], ["data/rows.csv"], [".snapshots/", ".directory"], ["archive/"], ["thesis.tex", ".lock"],
+    [], ["lost+found/"], ["data/digests.json"], [".snapshots/", ".directory"], ["archive/"], ["thesis.tex", ".lock"],
     ["thesis.tex", "status.json"]])
 def test_an_empty_disk_and_a_folder_that_has_a_run_are_not_foreign(tmp_path, names):
     fill(tmp_path, *names)
@@ -108,21 +111,13 @@ def test_only_the_jobs_own_failures_count(tmp_path):
     assert [launch._record_end(folder, 1, note) for note in notes] == [1, 1, 1, 1, 1, 1, 1, 3]
 
 
-class Failed:
-    """As torch's ChildFailedError, of one rank."""
-
-    def __init__(self, exit_code):
-        self.failures = {1: SimpleNamespace(exitcode=exit_code, pid=5)}
-        self.get_first_failure = lambda: (1, self.failures[1])
-
-
 @pytest.mark.parametrize(("signal", "outside"), [("KILL", True), ("TERM", True), ("HUP", True), ("SEGV", False),
                                                  ("ABRT", False), ("BUS", False), ("ILL", False)])
 def test_a_signal_from_outside_is_no_failure_of_the_job(tmp_path, signal, outside):
     import signal as signals
 
     folder = RunFolder(str(tmp_path))
-    failed = Failed(-getattr(signals, f"SIG{signal}"))
+    failed = {1: SimpleNamespace(exitcode=-getattr(signals, f"SIG{signal}"), pid=5, timestamp=0)}
     assert launch._exit_code(failed, folder, SimpleNamespace(reason="")) == 1
     assert folder.error_note().passing is outside and f"SIG{signal}" in folder.error_note().error
 

@@ -4,6 +4,7 @@ import json
 import pytest
 import yaml
 from run_report import REPORT
+from support import stand_in
 
 from debzero.base.errors import InputError
 from debzero.base.files import write_json
@@ -85,14 +86,16 @@ def test_a_run_whose_process_is_gone_has_failed(tmp_path):
     assert folder.written_status().state == "training"
 
 
-@pytest.mark.parametrize(("again", "kind"), [(False, "a different"), (True, "an earlier")])
-def test_another_runs_results_move_away_and_it_is_named(tmp_path, capsys, again, kind):
+@pytest.mark.parametrize("again", [False, True])
+def test_another_runs_results_move_away_and_it_is_said(tmp_path, capsys, again):
     folder = RunFolder(str(tmp_path))
-    write_json(folder.status_file, {"state": "finished", "fingerprint": "before", "micro_batch": 4})
+    before = stand_in("now" if again else "before").fingerprint
+    write_json(folder.status_file, {"state": "finished", "fingerprint": before, "micro_batch": 4})
     folder.model.mkdir()
-    job = type("Resolved", (), {"fingerprint": "before" if again else "now"})
-    assert opening.open_folder(job, folder, "job.yml", again)
-    assert f"the folder {tmp_path} held {kind} run; moved to {tmp_path}/archive/" in capsys.readouterr().out
+    assert opening.open_folder(stand_in(), folder, "job.yml", again)
+    printed = capsys.readouterr().out
+    assert f"the run that was in {tmp_path} is now in {tmp_path}/archive/" in printed
+    assert ("this job begins" if again else "this job starts anew") in printed.split("\n")[0]
     assert not folder.model.exists() and list(tmp_path.glob("archive/*/model"))
     assert folder.status().micro_batch is None, "what another run has learned says nothing about this one"
 

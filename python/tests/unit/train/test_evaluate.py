@@ -46,6 +46,12 @@ def test_two_ranks_of_stage_3_write_and_score_as_plain_transformers_does(trained
     assert report["metric"] == "loss" and report["rouge_l"] == report["evaluation"]["rouge_l"]
 
 
+def test_stage_3_begins_with_the_weights_that_a_whole_model_has(trained, report):
+    """T5's initialisation reaches into inner modules, whose weights are sharded: it left them as torch makes them."""
+    trained.train("whole", **CHANGES, train__max_steps=1)
+    assert trained.losses("whole")[0] == pytest.approx(trained.losses("summary")[0], abs=1e-4)
+
+
 def test_the_samples_are_in_the_report_and_the_checkpoint_but_not_in_the_card(trained, report):
     out, sample = trained.output("summary"), report["samples"][0]
     shown = trained.quick("status", out).stdout

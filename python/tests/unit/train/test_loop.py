@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import numpy as np
@@ -11,7 +12,7 @@ from support import POWERLESS, SOURCE, rows
 
 from debzero.data import tokens
 from debzero.resolve import deepspeed_config
-from debzero.train import launch, torch_imports
+from debzero.train import torch_imports
 
 # Summing gradients in another order is all that differs between stages, in fp32; over some dozen steps it stays this
 # small.
@@ -118,7 +119,7 @@ def test_stage_3_never_holds_much_more_than_two_layers(bench):
         number = str(int(os.fork() == 0))  # both ranks share the imports
         os.environ.update(RANK=number, LOCAL_RANK=number)
         rank.main()
-    """)), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(launch._free_port()))
+    """)), DEBZERO_MEETING=tempfile.mkdtemp(dir=bench.folder))
     assert done.returncode == 0, done.stdout + done.stderr
     counts = [tuple(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("gathered")]
     assert len(counts) == 6
@@ -151,7 +152,7 @@ def test_the_outcome_of_another_job_in_the_same_folder_is_kept(bench):
     path = bench.job(train__max_steps=2, train__seed=7)
     second = bench.quick("train", path)
     assert second.returncode == 0, second.stdout
-    assert f"the folder {bench.output()} held a different run; moved to {bench.output()}/archive/" in second.stdout
+    assert f"the run that was in {bench.output()} is now in {bench.output()}/archive/" in second.stdout
     kept = list((bench.output() / "archive").glob("*/report.json"))
     assert len(kept) == 1
     assert json.loads(kept[0].read_text())["samples_per_second"] == first["samples_per_second"]

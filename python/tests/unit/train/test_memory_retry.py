@@ -13,8 +13,8 @@ import psutil
 import pytest
 from running import end, ranks_of, start, step_of, wait_for
 from support import JOB
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher import api
+from torch.distributed.elastic import multiprocessing
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from debzero.base import files
 from debzero.job import schema
@@ -138,13 +138,9 @@ def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, ca
 
 def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_the_cause(output, monkeypatch):
     """A rank that hangs in NCCL when its partner is gone outlives the request to end; seen on a GPU."""
-    def elastic_launch(config, entrypoint):
-        def run(*arguments):
-            raise ChildFailedError("train.py",
-                                   {0: ProcessFailure(0, 1, -9, "<N/A>"), 1: ProcessFailure(1, 2, 1, "<N/A>")})
-        return run
-
-    monkeypatch.setattr(api, "elastic_launch", elastic_launch)
+    failures = {0: ProcessFailure(0, 1, -9, "<N/A>"), 1: ProcessFailure(1, 2, 1, "<N/A>")}
+    started = SimpleNamespace(wait=lambda period: SimpleNamespace(failures=failures), close=lambda: None)
+    monkeypatch.setattr(multiprocessing, "start_processes", lambda *_, **logs: started)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     own = resolved(output.folder, micro=32)
     failed(output, memory=True)

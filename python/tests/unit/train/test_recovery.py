@@ -338,6 +338,12 @@ def test_a_run_that_has_saved_has_room_to_go_on(tmp_path, monkeypatch):
     assert _output(job, "job.yml", "this") == []
     for another in ("that", None):  # the run before moves to archive/, where it takes as much
         assert [problem.key for problem in _output(job, "job.yml", another)] == ["output"]
+    archived = tmp_path / "archive" / "2026-01-01"
+    archived.mkdir(parents=True)
+    for name in ("checkpoints", "status.json"):
+        (tmp_path / name).rename(archived / name)
+    files.write_json(tmp_path / "status.json", {"state": "failed", "fingerprint": "that"})
+    assert _output(job, "job.yml", "this") == [], "it is taken back"
 
 
 def test_a_late_checkpoint_is_asked_for_once():
