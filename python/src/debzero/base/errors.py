@@ -93,6 +93,10 @@ class PassingError(UserError):
     """What may be over at the next start, as a full disk: no failure of the job, however often it happens."""
 
 
+class HiddenError(UserError):
+    """What the hub shows to nobody, or only to some: it is not there, private or gated."""
+
+
 def passing(error: InputError) -> Optional[PassingError]:
     """The same as an error that a later start may not meet, where that is all that is wrong."""
     errors = [problem for problem in error.problems if problem.severity == "error"]

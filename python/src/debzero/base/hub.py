@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from debzero.base.errors import UserError
+from debzero.base.errors import HiddenError, UserError
 
 
 class Repository(NamedTuple):
@@ -43,8 +43,8 @@ def refusals_explained(what: Repository, name: str, revision: str) -> Iterator[N
         raise UserError(f"the hub's {what.kind} {name} has no revision {revision!r}",
                         f"set {what.revision_key} to one of its branches, tags or commits") from None
     except GatedRepoError:  # a RepositoryNotFoundError, too
-        raise UserError(f"the hub gives the {what.kind} {name} only to those who have accepted its terms",
-                        f"accept them on {what.page}{name}, and set HF_TOKEN") from None
+        raise HiddenError(f"the hub gives the {what.kind} {name} only to those who have accepted its terms",
+                          f"accept them on {what.page}{name}, and set HF_TOKEN") from None
     except RepositoryNotFoundError:
-        raise UserError(f"the {what.kind} {name!r} was not found on the hub",
-                        f"correct {what.key}, or set HF_TOKEN if it is private") from None
+        raise HiddenError(f"the {what.kind} {name!r} was not found on the hub",
+                          f"correct {what.key}, or set HF_TOKEN if it is private") from None

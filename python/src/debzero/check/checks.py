@@ -13,6 +13,7 @@ from debzero.base.errors import InputError, PassingProblem, Problem, without_kno
 from debzero.base.files import nearest, unreadable
 from debzero.base.reading import why
 from debzero.check.data import Reads, data_found
+from debzero.check.hub_names import hub_problems
 from debzero.check.inputs import require_roots
 from debzero.check.operators import operator_problems
 from debzero.deepspeed_json import lint
@@ -49,9 +50,10 @@ def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_o
 
 
 def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
-            works_in: FolderOf = output_of, reads: Reads = "rows") -> Examined:
+            works_in: FolderOf = output_of, reads: Reads = "rows", ask_hub: bool = False) -> Examined:
     """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds.
-    `reads`: how much of the data is read."""
+    `reads`: how much of the data is read; `ask_hub`: whether it has what the job names, which a training learns soon
+    enough."""
     job, problems = parse(path)
     warnings: list[Problem] = []
     facts: dict[str, str] = {}
@@ -74,9 +76,9 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         data, facts, labels = data_found(job, file, reads)
-        warnings += [p for p in data if p.severity == "warning"]
-        found = [*(p for p in data if p.severity == "error"), *tasks.problems(job, file),
-                 *model_problems(job, file, labels), *_swap(resolved, job, file),
+        names = hub_problems(job, file) if ask_hub else []
+        found = [*names, *data, *tasks.problems(job, file), *model_problems(job, file, labels),
+                 *_swap(resolved, job, file),
                  *(operator_problems(resolved, file) if resolved else []),
                  *_in_output(job, file, resolved.fingerprint if resolved and not again else None)]
         warnings += [p for p in found if p.severity == "warning"]
@@ -164,6 +166,9 @@ def summary(examined: Examined, path: Path) -> dict[str, Any]:
     stage = "plain DDP" if not resolved.uses_deepspeed else f"ZeRO stage {resolved.stage}"
     parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
     label = "" if job.task == "causal-lm" else f" -> {job.data.label}"
+    if job.task == "text-to-text":
+        label += f" (texts of at most {job.data.max_answer_length} tokens)" if job.data.answers == "text" else (
+            " (one of the training rows' labels, a closed set)")
     offload = [f"{part} offloaded to {device}" for part, device in parts if device != "none"]
     return {
         "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",

@@ -22,7 +22,8 @@ PAIR = ["sentence1", "sentence2"]
 GLUE = {"cola": ["sentence"], "sst2": ["sentence"], "mrpc": PAIR, "rte": PAIR, "stsb": PAIR, "wnli": PAIR,
         "qqp": ["question1", "question2"], "qnli": ["question", "sentence"], "mnli": ["premise", "hypothesis"]}
 METRICS = {"accuracy": "accuracy", "f1": "f1", "matthews_correlation": "matthews", "pearson": "pearson",
-           "spearmanr": "spearman", "loss": "loss"}
+           "spearmanr": "spearman", "loss": "loss", "rougeL": "rouge_l", "exact_match": "exact_match"}
+WRITING = {"predict_with_generate", "max_target_length", "summary_column", "source_lang"}  # its scripts for texts
 SHARDING = {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "HYBRID_SHARD": 3, "1": 3, "2": 2}
 # What needs no word: it is so in every training of debzero, or concerns the other program's own work.
 NEEDLESS = {
@@ -31,9 +32,9 @@ NEEDLESS = {
     "downcast_bf16", "enable_cpu_affinity", "eval_batch_size", "eval_strategy", "evaluation_strategy", "fp16",
     "gpu_ids", "gradient_accumulation_steps", "logging_dir", "logging_strategy", "machine_rank",
     "main_process_port", "main_training_function", "mixed_precision", "overwrite_cache", "overwrite_output_dir",
-    "per_device_eval_batch_size", "plot_loss", "preprocessing_num_workers", "rdzv_backend", "remove_unused_columns",
-    "report_to", "same_network", "save_strategy", "stage", "task_name", "tpu_env", "tpu_use_cluster",
-    "tpu_use_sudo", "use_cpu", "use_fast_tokenizer", "zero3_init_flag", "zero3_save_16bit_model"}
+    "per_device_eval_batch_size", "plot_loss", "predict_with_generate", "preprocessing_num_workers", "rdzv_backend",
+    "remove_unused_columns", "report_to", "same_network", "save_strategy", "stage", "task_name", "tpu_env",
+    "tpu_use_cluster", "tpu_use_sudo", "use_cpu", "use_fast_tokenizer", "zero3_init_flag", "zero3_save_16bit_model"}
 ADAPTERS = "debzero trains all weights, no adapters"
 SCHEDULE = "the rate falls linearly; a scheduler of DeepSpeed's JSON can be another"
 WHY = {
@@ -166,6 +167,9 @@ def _task(made: Conversion, flat: Mapping[str, Any]) -> None:
         made.set("data.dataset", f"{made.get('data.dataset')}/{configuration}")
     if made.program in ("axolotl", "LLaMA-Factory") or "block_size" in flat:
         made.set("task", "causal-lm")
+    if WRITING & set(flat):
+        made.set("task", "text-to-text")
+        made.set("data.answers", "text")
     sets = flat.get("datasets")
     one = sets[0] if isinstance(sets, list) and len(sets) == 1 and isinstance(sets[0], dict) else {}
     if one.get("type") == "completion" and one.get("path"):

@@ -17,7 +17,7 @@ from debzero.data.faults import DataError, Fault
 from debzero.data.lengths import KEPT, cut_share, in_tokens, joined, length_facts, length_that_keeps
 from debzero.data.sources import local_parts
 from debzero.data.survey import Wanted
-from debzero.job.local_files import FORMATS, files_of, local_files
+from debzero.job.local_files import FORMATS, did_you_mean_path, files_of, local_files
 from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.model import source, tasks
 from debzero.model.folder import flaws
@@ -58,6 +58,8 @@ def data_found(job: Job, file: str, reads: Reads) -> DataFound:
             read = dataset.read(job.data, parts, wanted, job.train.seed,
                                 dataset.Pass(most_rows=MOST_ROWS, say=_say))
             faults += read.faults()
+            if wrong := tasks.not_closed(job, len(read.labels), len(read.train.rows)):
+                faults.insert(0, Fault("label", *wrong))
             if not any(fault.severity == "error" for fault in faults):
                 facts, labels = read.facts(), None if read.cut_short else read.labels
                 if reads == "lengths":
@@ -92,7 +94,7 @@ def _place(job: Job, file: str) -> list[Problem]:
     if reason := unreadable(path):
         return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
     if not path.exists():
-        return [Problem(file, "data.dataset", f"{path} does not exist",
+        return [Problem(file, "data.dataset", f"{path} does not exist", did_you_mean_path(path, model=False) or
                         "check the path; it is relative to the job file")]
     files = local_files(data.dataset)
     if "train" not in files or (path.is_file() and path.suffix not in FORMATS):

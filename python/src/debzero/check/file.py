@@ -11,6 +11,7 @@ from debzero.base.reading import CONFIG, read_text
 from debzero.base.text import printable
 from debzero.check import checks
 from debzero.check.fix import fix_job, fix_json
+from debzero.check.hub_names import Unverified
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config
 from debzero.job.others import program_of
@@ -43,14 +44,16 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
         invalid = InvalidFileError(path, error.problems)
         invalid.changes = changes
         raise invalid from None
+    unverified = [p for p in warnings if isinstance(p, Unverified)]
+    verdict = f"not verified ({', '.join(p.key for p in unverified)})" if unverified else "OK"
     if as_json:
-        print(json.dumps({"ok": True, "problems": [p.as_dict() for p in warnings], "changes": changes, **facts},
-                         indent=2, default=lambda decision: decision.as_json()))
+        print(json.dumps({"ok": True, "verified": not unverified, "problems": [p.as_dict() for p in warnings],
+                          "changes": changes, **facts}, indent=2, default=lambda decision: decision.as_json()))
         return 0
     name = facts.pop("job")
     if warnings:
         print(as_text(warnings))
-    print("\n".join(map(printable, [f"{name}: OK", *(f"  {key:<12}{value}" for key, value in facts.items())])))
+    print("\n".join(map(printable, [f"{name}: {verdict}", *(f"  {key:<12}{value}" for key, value in facts.items())])))
     return 0
 
 
@@ -82,6 +85,6 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
 
 
 def _job(path: Path, ranks: Optional[int], fast: bool) -> tuple[dict[str, Any], list[Problem]]:
-    examined = checks.examine(path, ranks, reads="columns" if fast else "lengths")
+    examined = checks.examine(path, ranks, reads="columns" if fast else "lengths", ask_hub=True)
     decision = decide(examined.resolved, RunFolder(examined.resolved.job.output))
     return {**checks.summary(examined, path), "run": decision}, examined.warnings

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from debzero.base.errors import Problem
 from debzero.base.operators import RUNTIME, unavailable
+from debzero.resolve.absorb import given
 from debzero.resolve.resolve import ResolvedJob
 
 # By the optimizer's type in small letters; DeepSpeed moves others as they are.
@@ -14,10 +15,9 @@ def operator_problems(resolved: ResolvedJob, file: str) -> list[Problem]:
     zero = resolved.job.zero
     if not resolved.uses_deepspeed:
         return []
-    optimizer = (resolved.deepspeed or {}).get("optimizer", {})
     needed: dict[str, list[str]] = {"zero.offload_optimizer": [], "zero.offload_param": []}
-    if zero.offload_optimizer != "none" and optimizer.get("params", {}).get("torch_adam") is not True:
-        kind = str(optimizer.get("type", "AdamW")).lower()
+    if zero.offload_optimizer != "none" and given(resolved.deepspeed, "optimizer", "params", "torch_adam") is not True:
+        kind = str(given(resolved.deepspeed, "optimizer", "type") or "AdamW").lower()
         needed["zero.offload_optimizer"] += [CPU_OPERATORS[kind]] if kind in CPU_OPERATORS else []
     for key in needed:
         needed[key] += ["async_io"] if getattr(zero, key.split(".")[1]) == "nvme" else []

@@ -15,18 +15,16 @@ from debzero.base.hub import DATASET, refusals_explained
 from debzero.job.local_files import hub_name
 
 COMMIT = r"[0-9a-f]{40}"
+PATIENCE = 20.0  # seconds for the hub to answer
 
 
 def read(dataset: str, revision: str) -> Any:
     """Its splits, as tables that lie in the cache of `datasets`. Raises a UserError where the hub has none that can be
     used, or where it cannot be had now."""
     import datasets
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     name, config = hub_name(dataset)
-    if name in _PACKAGED_DATASETS_MODULES:  # it would read what lies in the current folder; "pandas" unpickles it
-        raise UserError(f"{name!r} is a format, not a data set of the hub",
-                        "name a file in data.dataset; a path begins with / or ./")
+    _check_name(name)
     commit = _commit(name, revision)
     try:
         with _nothing_here_named(name):
@@ -39,6 +37,33 @@ def read(dataset: str, revision: str) -> Any:
                         f"write its configuration behind the name, for example `data.dataset: {name}/...`") from error
     _check_origin(name, revision, commit, splits)
     return splits
+
+
+def is_known(dataset: str, revision: str) -> bool:
+    """Whether the hub has it, or where it cannot be asked, its caches here; False where neither can be known. Raises a
+    UserError where the hub says that it has none that can be used."""
+    import datasets
+    from huggingface_hub import constants
+
+    name, _ = hub_name(dataset)
+    _check_name(name)
+    info = _info(name, revision)
+    if info is not None:
+        _commit_in(info, name, revision)
+        return True
+    kept = (Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}",
+            Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___"))
+    return any(folder.is_dir() for folder in kept)
+
+
+def _check_name(name: str) -> None:
+    """Raises a UserError for a format of files: `datasets` would read what lies in the current folder; "pandas"
+    unpickles it."""
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if name in _PACKAGED_DATASETS_MODULES:
+        raise UserError(f"{name!r} is a format, not a data set of the hub",
+                        "name a file in data.dataset; a path begins with / or ./")
 
 
 def no_code() -> dict[str, bool]:
@@ -63,19 +88,28 @@ def _program(name: str) -> UserError:
 def _commit(name: str, revision: str) -> Optional[str]:
     """The commit that `revision` means now. None where the hub cannot be asked, or where it has a program and, of its
     branch main, an export of the rows: `datasets` finds that by the branch's name."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import OfflineModeIsEnabled
+    info = _info(name, revision)
+    return None if info is None else _commit_in(info, name, revision)
 
-    try:
-        with refusals_explained(DATASET, name, revision):
-            info = HfApi().dataset_info(name, revision=revision)
-    except (OSError, OfflineModeIsEnabled):  # of requests or httpx; what is in the cache may do
-        return None
+
+def _commit_in(info: Any, name: str, revision: str) -> Optional[str]:
     if f"{name.rpartition('/')[2]}.py" not in [file.rfilename for file in info.siblings or []]:
         return str(info.sha)
     if revision != "main":
         raise _program(name)
     return None
+
+
+def _info(name: str, revision: str) -> Any:
+    """What the hub says of it; None where the hub cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import OfflineModeIsEnabled
+
+    try:
+        with refusals_explained(DATASET, name, revision):
+            return HfApi().dataset_info(name, revision=revision, timeout=PATIENCE)
+    except (OSError, OfflineModeIsEnabled):  # of requests or httpx; what is in the cache may do
+        return None
 
 
 @contextmanager

@@ -165,7 +165,8 @@ class Survey:
             if len(self.classes) == MOST_CLASSES:
                 raise DataError(Fault("label", f"the column {self.wanted.label} of {self.rows.name} holds more than "
                                       f"{MOST_CLASSES} different values, so they are no classes",
-                                      "name a column of classes in data.label"))
+                                      "name a column of classes in data.label; to learn to write such texts, set task: "
+                                      "text-to-text, and answers: text under data"))
             self.classes[name] = len(self.classes)
             self.firsts.append(row())
         number = self.classes[name]

@@ -2,8 +2,9 @@
 
 A folder holds one file per array, raw, in the machine's byte order, with its type as the suffix: `ids.uint16` has all
 the samples' token ids end to end, `offsets.int64` where each sample begins, `lengths.int32` how many tokens it has,
-`types.uint8` the segment of each token (where the model's tokenizer tells segments apart) and `labels.int32` or
-`labels.float32` each sample's class or value (where the task has them).
+`types.uint8` the segment of each token (where the model's tokenizer tells segments apart), `labels.int32` or
+`labels.float32` each sample's class or value (where the task has them), and `answer_ids`, `answer_offsets` and
+`answer_lengths` the text to answer with (where the task has one).
 """
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Tokens:
 
     ids: int[all tokens], types: uint8[all tokens], offsets: int64[n], lengths: int32[n], labels: int32[n] classes,
     float32[n] values, or empty. `limit` is the most tokens a sample may have. Where the task answers in words,
-    `targets` (int64[classes, words]) has the token ids of each class's text, filled up with -100.
+    `targets` (int64[classes, words]) has the token ids of each class's text, filled up with -100; where each sample has
+    a text of its own to answer with, `answers` has those.
     """
 
     ids: np.ndarray
@@ -40,6 +42,7 @@ class Tokens:
     limit: int
     types: Optional[np.ndarray] = None
     targets: Optional[np.ndarray] = None
+    answers: Optional[Tokens] = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -76,9 +79,12 @@ def write(folder: Path, pieces: Iterable[Piece]) -> str:
     return digest.hexdigest()
 
 
-def read(folder: Path, limit: int, targets: Optional[np.ndarray] = None) -> Tokens:
-    """The samples that `write` wrote."""
+def read(folder: Path, limit: int, targets: Optional[np.ndarray] = None, answer_limit: int = 0) -> Tokens:
+    """The samples that `write` wrote; their answers have at most `answer_limit` tokens."""
     # A view as a plain array: indexing np.memmap itself costs a Python call each time.
     arrays = {path.stem: np.memmap(path, np.dtype(path.suffix[1:]), "r").view(np.ndarray) for path in folder.iterdir()}
-    labels = arrays.get("labels", np.empty(0, np.int32))
-    return Tokens(arrays["ids"], arrays["offsets"], arrays["lengths"], labels, limit, arrays.get("types"), targets)
+    none = np.empty(0, np.int32)
+    answers = Tokens(arrays["answer_ids"], arrays["answer_offsets"], arrays["answer_lengths"], none,
+                     answer_limit) if "answer_ids" in arrays else None
+    return Tokens(arrays["ids"], arrays["offsets"], arrays["lengths"], arrays.get("labels", none), limit,
+                  arrays.get("types"), targets, answers)

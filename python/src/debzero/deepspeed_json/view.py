@@ -50,6 +50,23 @@ def normalized(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **whole, **bare}
 
 
+def renamed(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The configuration with the names of today for those of yesterday on which DeepSpeed still acts (DZ104); and for
+    the path of each new name the one that was written."""
+    made, written = dict(config), {}
+    if "bfloat16" in made:
+        old = made.pop("bfloat16")
+        if "bf16" not in made:  # else DeepSpeed does not look at it
+            made["bf16"], written["bf16.enabled"] = old, "bfloat16.enabled"
+    zero = made.get(ZERO)
+    if isinstance(zero, dict) and zero.get("cpu_offload") is True:
+        rest = {key: value for key, value in zero.items() if key != "cpu_offload"}
+        made[ZERO] = {"offload_optimizer": {"device": "cpu"}, **rest}
+        if "offload_optimizer" not in zero:
+            written[f"{ZERO}.offload_optimizer.device"] = f"{ZERO}.cpu_offload"
+    return made, written
+
+
 class ConfigView:
     """The configuration, and the settings that hold: the job's `zero:` section, overruled by the JSON.
 

@@ -28,9 +28,10 @@ class Effect(Enum):
 
 _KEYS = {
     Effect.WEIGHTS: (
-        "model", "revision", "task", "data.dataset", "data.revision", "data.text", "data.label", "data.max_length",
-        "data.held_out", "data.prefix", "data.batching", "train.global_batch", "train.learning_rate", "train.precision",
-        "train.seed", "train.warmup", "train.weight_decay", "train.gradient_clipping"),
+        "model", "revision", "task", "data.dataset", "data.revision", "data.text", "data.label", "data.answers",
+        "data.max_answer_length", "data.max_length", "data.held_out", "data.prefix", "data.batching",
+        "train.global_batch", "train.learning_rate", "train.precision", "train.seed", "train.warmup",
+        "train.weight_decay", "train.gradient_clipping"),
     # A stage's checkpoints hold what each rank had of the states, and a CPU's Adam has another state than a GPU's.
     Effect.LAYOUT: ("zero.stage", "zero.offload_optimizer", "zero.offload_param"),
     Effect.LENGTH: ("train.epochs", "train.max_steps", "train.patience"),

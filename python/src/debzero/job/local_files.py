@@ -1,6 +1,7 @@
 """Which names in a job mean files of this host, and where those lie."""
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Optional
@@ -36,6 +37,35 @@ def local_files(dataset: str) -> dict[str, Path]:
         return {"train": path}
     named = {p.stem: p for p in files_of(dataset) if p.suffix in FORMATS}
     return {split: named[split] for split in ("train", "validation", "test") if split in named}
+
+
+def near_names(name: str, folder: Path, model: bool) -> list[str]:
+    """The names of local models or data sets that may be meant by one in a job file in `folder` that is not there, the
+    nearest first."""
+    path = Path(os.path.expanduser(name))
+    beside = folder / path.parent
+    if unreadable(beside) or not (os.path.isdir(beside) and os.access(beside, os.R_OK | os.X_OK)):
+        return []
+    names: dict[str, list[str]] = {}  # with and without their suffix
+    for found in sorted(beside.iterdir()):
+        if not found.name.startswith(".") and _holds(found, model):
+            for known in {found.name.lower(), found.stem.lower()}:
+                names.setdefault(known, []).append(found.name)
+    near = difflib.get_close_matches(path.name.lower(), names, 3, 0.75)
+    return list(dict.fromkeys(str(path.parent / name) for one in near for name in names[one]))
+
+
+def did_you_mean_path(path: Path, model: bool) -> str:
+    """What to do about a path that is not there, where a near one is; else empty."""
+    near = near_names(str(path), path.parent, model)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def _holds(path: Path, model: bool) -> bool:
+    """Whether a job could name this as its model, or as its data."""
+    if model:
+        return os.path.isfile(path / "config.json")
+    return path.suffix in FORMATS if os.path.isfile(path) else "train" in local_files(str(path))
 
 
 def hub_name(dataset: str) -> tuple[str, Optional[str]]:

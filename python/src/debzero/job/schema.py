@@ -118,8 +118,16 @@ class Data(Section):
         ["text"], examples=["sentence", "[sentence1, sentence2]"], description=(
             "The column with the text, or two columns for a pair of texts. causal-lm reads one."))
     label: str = Field("label", examples=["label"], description=(
-        "The column with the answer: a class for classification and text-to-text, a number for regression. "
-        "causal-lm has none."))
+        "The column with the answer: a class for classification, a number for regression, a class or a text for "
+        "text-to-text (see `answers`). causal-lm has none."))
+    answers: Literal["classes", "text"] = Field("classes", examples=["text"], description=(
+        "What text-to-text learns to write. `classes`: one of the labels of the training rows, a closed set; the "
+        "model's answer is the likeliest of them. `text`: a text of its own for each sample, such as a summary or a "
+        "translation. Other tasks have `classes`."))
+    max_answer_length: Annotated[int, Field(ge=2, lt=MOST), BeforeValidator(_number)] = Field(
+        128, examples=["128"], description=(
+            "Tokens of an answer at most where `answers` is `text`: longer targets are cut off, and the model writes "
+            "no more at an evaluation. Otherwise unused."))
     max_length: Annotated[int, Field(ge=8, lt=MOST), BeforeValidator(_number)] = Field(
         128, examples=["128"], description=(
             "Tokens per sample at most; longer ones are cut off. For causal-lm, the tokens of each block that the "
@@ -138,6 +146,12 @@ class Data(Section):
     padding: Literal["longest", "max_length"] = Field("longest", examples=["longest"], description=(
         "`longest` pads a batch to its longest sample; `max_length` pads every batch to `max_length` tokens, which "
         "is slower but always takes the same memory."))
+
+
+    @property
+    def unused(self) -> set[str]:
+        """The keys that mean nothing with the others: runs and samples do not depend on them."""
+        return {"answers", "max_answer_length"} if self.answers == "classes" else set()
 
 
 class Train(Section):
@@ -176,10 +190,11 @@ class Train(Section):
         "later), except in ZeRO stage 3; `never` does not."))
     evaluate_every: Optional[Count] = Field(None, examples=["50"], description=(
         "Optimizer steps between two evaluations on the held-out samples. By default they follow each epoch."))
-    metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "loss"] = Field(
+    metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "rouge_l", "exact_match",
+                    "loss"] = Field(
         "auto", examples=["f1"], description=(
             "The score that `select` and `patience` go by. `auto`: accuracy for classification and text-to-text, "
-            "pearson for regression, loss for causal-lm."))
+            "rouge_l for text-to-text with `answers: text`, pearson for regression, loss for causal-lm."))
     select: Literal["last", "best"] = Field("last", examples=["best"], description=(
         "Which weights become the result: those of the last step, or of the evaluation with the best `metric`."))
     patience: Optional[Count] = Field(None, examples=["3"], description=(
@@ -231,8 +246,8 @@ class Job(Section):
     task: Literal["classification", "regression", "causal-lm", "text-to-text"] = Field(
         "classification", examples=["causal-lm"], description=(
             "What is learned: `classification` a class per sample, `regression` a number, `causal-lm` the next "
-            "token (GPT-2 and the like), `text-to-text` a class that is written out by the decoder (T5 and the "
-            "like)."))
+            "token (GPT-2 and the like), `text-to-text` a class or a text that is written by the decoder (T5 "
+            "and the like; see `data.answers`)."))
     data: Data = Field(examples=["{dataset: glue/mrpc, text: [sentence1, sentence2], label: label}"],
                        description="The data set, its columns, and how samples become batches.")
     train: Train = Field(default_factory=Train, examples=["{epochs: 3}"],

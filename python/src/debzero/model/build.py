@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from debzero.model.folder import no_code, weight_files
 from debzero.model.inputs import input_names
 from debzero.model.opened import has_new_head, skeleton
 from debzero.model.settings import from_scratch
+from debzero.model.sharded import whole_initialisation
 from debzero.model.tokenizer import Model
 from debzero.model.weights import fit, tensors
 from debzero.resolve.resolve import ResolvedJob
@@ -74,7 +75,8 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     elif isinstance(where, str):
         model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
     else:
-        model = auto.from_config(settings, **no_code(), **dtype)
+        with whole_initialisation(auto._model_mapping[type(settings)]) if stage3 else nullcontext():
+            model = auto.from_config(settings, **no_code(), **dtype)
     del reference
     # What the saved configuration says of its origin: the hub's name, but no path of this host.
     model.config._name_or_path = job.model if isinstance(job.model, str) and where != job.model else ""

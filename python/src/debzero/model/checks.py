@@ -8,6 +8,7 @@ from typing import Any, Optional
 from debzero.base.errors import Problem
 from debzero.base.files import unreadable
 from debzero.base.text import did_you_mean
+from debzero.job.local_files import did_you_mean_path
 from debzero.job.schema import Job
 from debzero.model import settings, tasks
 from debzero.model.checkpointing import checkpointing_problems
@@ -39,13 +40,16 @@ def _in_folder(job: Job, file: str, labels: Optional[list[str]]) -> list[Problem
         return opened_problems(job, file, folder, labels)
     if not reason and (folder / "adapter_config.json").is_file():
         return [Problem(file, "model", f"{folder}: {(flaw := adapter(folder)).reason}", flaw.fix)]
+    near = ""
     if reason:
-        missing, inside = f"cannot be used: it, or its config.json, {reason}", []
+        missing = f"cannot be used: it, or its config.json, {reason}"
+    elif folder.is_dir():
+        missing, inside = "has no config.json", sorted(path.parent for path in folder.glob("*/config.json"))
+        near = f"did you mean {inside[-1]}?" if inside else ""
     else:
-        missing = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
-        inside = sorted(path.parent for path in folder.glob("*/config.json"))
-    return [Problem(file, "model", f"the folder {folder} {missing}", f"did you mean {inside[-1]}?" if inside else
-                    "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
+        missing, near = "is a file" if folder.exists() else "does not exist", did_you_mean_path(folder, model=True)
+    return [Problem(file, "model", f"the folder {folder} {missing}",
+                    near or "give a folder that save_pretrained wrote, or a hub id such as bert-large-uncased")]
 
 
 def _from_scratch(job: Job, file: str, model: dict[str, Any]) -> list[Problem]:

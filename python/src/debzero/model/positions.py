@@ -34,7 +34,22 @@ def usable_positions(config: Any, padding: Optional[int] = None) -> Optional[int
 
 
 def position_problems(job: Job, file: str, config: Any, padding: Optional[int] = None) -> list[Problem]:
-    """What is wrong with `data.max_length` for a model of this configuration."""
+    """What is wrong with `data.max_length` and `data.max_answer_length` for a model of this configuration."""
+    return [*_too_long(job, file, config, padding), *_answers_too_long(job, file, config, padding)]
+
+
+def _answers_too_long(job: Job, file: str, config: Any, padding: Optional[int]) -> list[Problem]:
+    """What a decoder of its own lacks positions for. LED's has another number of them than its encoder."""
+    if job.data.answers != "text" or not getattr(config, "is_encoder_decoder", False):
+        return []
+    longest = getattr(config, "max_decoder_position_embeddings", None) or usable_positions(config, padding)
+    if longest is None or job.data.max_answer_length <= longest:
+        return []
+    return [Problem(file, "data.max_answer_length", f"{job.data.max_answer_length} tokens are more than the decoder's "
+                    f"{longest} positions", f"use at most {longest}")]
+
+
+def _too_long(job: Job, file: str, config: Any, padding: Optional[int]) -> list[Problem]:
     if getattr(config, "axial_pos_embds", False):  # Reformer trains with samples of one length alone
         length = math.prod(config.axial_pos_shape)
         return [] if job.data.padding == "max_length" and job.data.max_length == length else [Problem(

@@ -16,6 +16,7 @@ from debzero.job.schema import Job
 from debzero.model.folder import DANGER, flaws, other_weights, shards
 from debzero.model.tokenizer import Model
 
+PATIENCE = 20.0  # seconds for the hub to answer whether it has a model
 # Of a repository's first level. The weights follow when these have been looked at.
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*.codes", "*.tokenizer"]
 
@@ -30,7 +31,7 @@ def local(job: Job, commit: Optional[str] = None) -> Model:
     folder = _download(name, revision, FILES)
     found = flaws(folder, weights=False)
     if not (folder / "config.json").is_file():
-        raise UserError(f"the hub's model {name} has no config.json", "use a model that transformers can load")
+        raise _without_config(name)
     if not found:
         commit = folder.name  # so that all files are of the same one
         folder = _download(name, commit, shards(folder))
@@ -44,6 +45,25 @@ def local(job: Job, commit: Optional[str] = None) -> Model:
     if found:
         raise UserError(f"the hub's model {name} cannot be used: {found[0].reason}", found[0].fix)
     return str(folder)
+
+
+def is_known(name: str, revision: str) -> bool:
+    """Whether the hub has this model, or where it cannot be asked, its cache here; False where neither can be known.
+    Raises a UserError where the hub says that it has none that can be used."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        with refusals_explained(MODEL, name, revision):
+            info = HfApi().model_info(name, revision=revision, timeout=PATIENCE)
+    except OSError:  # of requests or httpx, or because HF_HUB_OFFLINE is set
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    if "config.json" not in [file.rfilename for file in info.siblings or []]:
+        raise _without_config(name)
+    return True
+
+
+def _without_config(name: str) -> UserError:
+    return UserError(f"the hub's model {name} has no config.json", "use a model that transformers can load")
 
 
 def folder_here(job: Job) -> Optional[Path]:

@@ -1,96 +1,16 @@
-"""The tasks a model can be trained for: their losses, answers and scores.
-
-A task sees the model only as `forward(**inputs)`, which returns transformers' output. So DDP, DeepSpeed and
-torch.compile make no difference to it. A batch is the collator's dictionary: tensors of n rows on the model's device.
-"""
+"""The tasks a model can be trained for, and what in a job contradicts its task."""
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Protocol
+from typing import Any, Optional
 
 import numpy as np
 
 from debzero.base.errors import Problem, UserError
 from debzero.base.text import count_text
 from debzero.job.schema import SECTIONS_DATASET, Job
-
-Forward = Callable[..., Any]
-IGNORED = -100  # the target where no token is to be predicted
-PIECE = 2**24   # tokens counted at a time
-
-
-class Side(Protocol):
-    """Training or held-out samples: the token ids of all samples (int[tokens]), and each one's label (int or
-    float[n])."""
-
-    @property
-    def ids(self) -> np.ndarray: ...
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-
-class Samples(Protocol):
-    """What scores need of a job's data, for example of data/tokens.Prepared. `labels`: the names of the classes."""
-
-    @property
-    def train(self) -> Side: ...
-
-    @property
-    def held_out(self) -> Side: ...
-
-    @property
-    def labels(self) -> list[str]: ...
-
-    @property
-    def tokenizer(self) -> Any: ...
-
-
-class Task:
-    """The base of the tasks. `auto`: transformers' class for the task; `models`: transformers' list of the model types
-    that have one."""
-
-    auto, models = "", ""
-    scores: tuple[str, ...] = ()  # the metrics, the main one first
-    label = "class"               # what a row's label is: class, value, or nothing
-
-    def __init__(self, metric: str) -> None:
-        self.main = self.scores[0] if metric == "auto" else metric
-
-    def bind(self, tokenizer: Any, labels: list[str]) -> Any:
-        """Take the names of the classes. For a model that answers with text, returns their token ids (int64[classes,
-        tokens], padded with IGNORED)."""
-
-    def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
-        """float32[n]: each sample's own loss."""
-        raise NotImplementedError
-
-    def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
-        """float64[n, k]: each sample's loss, then its answer if the task has one."""
-        raise NotImplementedError
-
-    def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
-        """The scores by name. `answers`: those to all held-out samples, in their order."""
-        raise NotImplementedError
-
-    def baseline(self, prepared: Samples) -> dict[str, float]:
-        """The scores on the held-out samples of a guess that ignores the input, for comparison."""
-        raise NotImplementedError
-
-    @staticmethod
-    def higher_is_better(metric: str) -> bool:
-        return metric not in ("loss", "perplexity")
-
-
-def _inputs(batch: dict[str, Any], *without: str) -> dict[str, Any]:
-    return {name: tensor for name, tensor in batch.items() if name not in ("labels", *without)}
-
-
-def _rows(*columns: Any) -> np.ndarray:
-    """Tensors of n values each, as float64[n, k]: one transfer from the device."""
-    import torch
-
-    return np.asarray(torch.stack([column.detach().double() for column in columns], 1).cpu().numpy())
+from debzero.model.free_text import FreeText
+from debzero.model.task import IGNORED, Forward, Model, Samples, Task, counts, inputs, mean_of, rows_of, token_losses
 
 
 class Classification(Task):
@@ -101,7 +21,7 @@ class Classification(Task):
     scores = ("accuracy", "f1", "matthews", "loss")
 
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
-        return self._losses(forward(**_inputs(batch)).logits, batch)
+        return self._losses(forward(**inputs(batch)).logits, batch)
 
     @staticmethod
     def _losses(logits: Any, batch: dict[str, Any]) -> Any:
@@ -109,9 +29,9 @@ class Classification(Task):
 
         return F.cross_entropy(logits.float(), batch["labels"], reduction="none")
 
-    def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
-        logits = forward(**_inputs(batch)).logits
-        return _rows(self._losses(logits, batch), logits.argmax(-1))
+    def answers(self, forward: Model, batch: dict[str, Any]) -> np.ndarray:
+        logits = forward(**inputs(batch)).logits
+        return rows_of(self._losses(logits, batch), logits.argmax(-1))
 
     def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         truth = np.asarray(prepared.held_out.labels)
@@ -146,11 +66,11 @@ class Regression(Task):
 
     @staticmethod
     def _values(forward: Forward, batch: dict[str, Any]) -> Any:
-        return forward(**_inputs(batch)).logits.float().squeeze(-1)
+        return forward(**inputs(batch)).logits.float().squeeze(-1)
 
-    def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
+    def answers(self, forward: Model, batch: dict[str, Any]) -> np.ndarray:
         values = self._values(forward, batch)
-        return _rows((values - batch["labels"]) ** 2, values)
+        return rows_of((values - batch["labels"]) ** 2, values)
 
     def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         from scipy.stats import pearsonr, spearmanr
@@ -167,18 +87,6 @@ class Regression(Task):
         return {"pearson": 0.0, "spearman": 0.0, "loss": float((misses**2).mean())}
 
 
-def _token_losses(logits: Any, targets: Any) -> Any:
-    """float32[n, tokens], 0 for IGNORED targets. logits: [n, tokens, vocabulary]; targets: int64[n, tokens]."""
-    import torch.nn.functional as F
-
-    flat = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED)
-    return flat.view(targets.shape)
-
-
-def _mean(losses: Any, targets: Any) -> Any:
-    return losses.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
-
-
 class CausalLM(Task):
     """Predicts each token from those before it; a sample is a block of text."""
 
@@ -193,10 +101,10 @@ class CausalLM(Task):
         # no mask: padding comes last, and tokens see only those before them.
         targets = F.pad(batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)[:, 1:], (0, 1),
                         value=IGNORED)
-        return _mean(_token_losses(forward(input_ids=batch["input_ids"]).logits, targets), targets)
+        return mean_of(token_losses(forward(input_ids=batch["input_ids"]).logits, targets), targets)
 
-    def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
-        return _rows(self.losses(forward, batch))
+    def answers(self, forward: Model, batch: dict[str, Any]) -> np.ndarray:
+        return rows_of(self.losses(forward, batch))
 
     def metrics(self, answers: np.ndarray, prepared: Samples) -> dict[str, float]:
         loss = float(answers[:, 0].mean())
@@ -205,13 +113,8 @@ class CausalLM(Task):
     def baseline(self, prepared: Samples) -> dict[str, float]:
         """Each token with its frequency in the training samples; 1 is added to each count, so that none is 0."""
         vocabulary = len(prepared.tokenizer)
-
-        def counts(ids: np.ndarray) -> np.ndarray:
-            pieces = (ids[first : first + PIECE] for first in range(0, len(ids), PIECE))
-            return np.asarray(sum(np.bincount(piece, minlength=vocabulary) for piece in pieces))
-
-        seen, held_out = counts(prepared.train.ids) + 1, counts(prepared.held_out.ids)
-        loss = float(-(held_out * np.log(seen / seen.sum())).sum() / held_out.sum())
+        seen, held_out = (counts(side.ids, vocabulary) for side in (prepared.train, prepared.held_out))
+        loss = float(-(held_out * np.log((seen + 1) / (seen + 1).sum())).sum() / held_out.sum())
         return {"loss": loss, "perplexity": math.exp(loss)}
 
 
@@ -234,20 +137,20 @@ class TextToText(Classification):
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
         # The model derives the decoder's inputs from the labels. Its own loss is not used: it is the batch's mean.
         targets = batch["labels"]
-        return _mean(_token_losses(forward(**batch).logits, targets), targets)
+        return mean_of(token_losses(forward(**batch).logits, targets), targets)
 
-    def answers(self, forward: Forward, batch: dict[str, Any]) -> np.ndarray:
+    def answers(self, forward: Model, batch: dict[str, Any]) -> np.ndarray:
         import torch
         from transformers.modeling_outputs import BaseModelOutput
 
         output, targets = forward(**batch), batch["labels"]
-        losses = _mean(_token_losses(output.logits, targets), targets)
-        encoded = {**_inputs(batch, "input_ids"), "encoder_outputs": BaseModelOutput(output.encoder_last_hidden_state)}
+        losses = mean_of(token_losses(output.logits, targets), targets)
+        encoded = {**inputs(batch, "input_ids"), "encoder_outputs": BaseModelOutput(output.encoder_last_hidden_state)}
         name_losses = []
         for name in torch.as_tensor(self.targets, device=targets.device):
             names = name.expand(len(targets), -1).contiguous()
-            name_losses.append(_token_losses(forward(**encoded, labels=names).logits, names).sum(1))
-        return _rows(losses, torch.stack(name_losses, 1).argmin(1))
+            name_losses.append(token_losses(forward(**encoded, labels=names).logits, names).sum(1))
+        return rows_of(losses, torch.stack(name_losses, 1).argmin(1))
 
     def baseline(self, prepared: Samples) -> dict[str, float]:
         """As for classification, but the loss is per token of the name."""
@@ -258,18 +161,41 @@ class TextToText(Classification):
 
 TASKS: dict[str, type[Task]] = {"classification": Classification, "regression": Regression, "causal-lm": CausalLM,
                                 "text-to-text": TextToText}
+MOST_OF_FEW = 10  # labels that are taken for a closed set, however few rows there are
+KINDS: tuple[type[Task], ...] = (*TASKS.values(), FreeText)
+SCORES = tuple(dict.fromkeys(score for task in KINDS for score in task.scores))
+
+
+def kind_of(job: Job) -> type[Task]:
+    return FreeText if job.task == "text-to-text" and job.data.answers == "text" else TASKS[job.task]
 
 
 def of(job: Job) -> Task:
     """The job's task."""
-    return TASKS[job.task](job.train.metric)
+    kind = kind_of(job)
+    return FreeText(job.train.metric, job.data.max_answer_length) if kind is FreeText else kind(job.train.metric)
+
+
+def not_closed(job: Job, labels: int, rows: int) -> Optional[tuple[str, str]]:
+    """Why so many different labels on so many training rows are no closed set that a text-to-text model could choose
+    from, and what to do; None where they may be one."""
+    if kind_of(job) is not TextToText or labels <= MOST_OF_FEW or 2 * labels <= rows:
+        return None
+    return (f"the {rows} training rows have {labels} different texts in {job.data.label}, but with `answers: classes` "
+            "the model only chooses among those",
+            "set `answers: text` under data, with which it writes texts of its own, or name a column of classes in "
+            "data.label")
 
 
 def problems(job: Job, file: str) -> list[Problem]:
     """What in the job contradicts its task."""
-    found, task, data = [], TASKS[job.task], job.data
+    found, task, data = [], kind_of(job), job.data
+    if data.answers == "text" and task is not FreeText:
+        found.append(Problem(file, "data.answers", f"task {job.task} does not answer with a text",
+                             "remove it, or set task: text-to-text"))
     if job.train.metric not in ("auto", *task.scores):
-        found.append(Problem(file, "train.metric", f"task {job.task} has no {job.train.metric}",
+        written = f" with data.answers: {data.answers}" if job.task == "text-to-text" else ""
+        found.append(Problem(file, "train.metric", f"task {job.task}{written} has no {job.train.metric}",
                              f"use one of: {', '.join(task.scores)}"))
     if task is CausalLM and len(data.text) > 1:
         found.append(Problem(file, "data.text", f"task causal-lm reads one column, not {len(data.text)}",
@@ -299,4 +225,4 @@ def _unsuited(job: Job, task: type[Task], file: str) -> list[Problem]:
     if kind is None or kind not in CONFIG_MAPPING or suits(task, kind):
         return []
     return [Problem(file, "model.type", f"{kind} models cannot do the task {job.task}",
-                    "use t5 or bart" if task is TextToText else "use gpt2" if task is CausalLM else "use bert")]
+                    "use t5 or bart" if job.task == "text-to-text" else "use gpt2" if task is CausalLM else "use bert")]

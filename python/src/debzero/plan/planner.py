@@ -8,7 +8,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from debzero.deepspeed_json.view import normalized
+from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job import batch as batches
 from debzero.job.schema import Job
 from debzero.plan.activations import Curve
@@ -51,18 +51,21 @@ class Row:
                 "lacks": self.lacks, "largest_micro_batch": self.largest_micro_batch, "relative_speed": self.speed}
 
 
-def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
-    """The job and its DeepSpeed JSON with another sharding in them."""
+def _variant(own: ResolvedJob, job: Job, config: Optional[dict[str, Any]],
+             sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
+    """The job and its DeepSpeed JSON with another sharding in them. `own`: what they come to as they are."""
     # If the job names no NVMe folder, any path will do: nothing is written.
     zero = sharding.in_section(job.zero).model_copy(update={"nvme_path": job.zero.nvme_path or "/"})
     if config is not None:
-        config = normalized(copy.deepcopy(config))
+        config = renamed(normalized(copy.deepcopy(config)))[0]
         section = config.get("zero_optimization")
         for key in ("stage", "offload_optimizer", "offload_param"):
             if isinstance(section, dict):
                 section.pop(key, None)
         if not sharding.stage:
-            config = None  # plain DDP reads no DeepSpeed JSON
+            # Plain DDP reads no DeepSpeed JSON, but is compared with what the JSON asks for.
+            config, train = None, own.job.train.model_copy(update={"precision": own.precision})
+            job = own.job.model_copy(update={"train": train, "deepspeed": None})
     return job.model_copy(update={"zero": zero}), config
 
 
@@ -112,7 +115,9 @@ class Planner:
 
     def resolved(self, sharding: Optional[Sharding]) -> ResolvedJob:
         """The job with this sharding, or with its own."""
-        job, config = _variant(self.job, self.config, sharding) if sharding else (self.job, self.config)
+        job, config = self.job, self.config
+        if sharding:
+            job, config = _variant(self.resolved(None), job, config, sharding)
         return resolve(job, HostGpus(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
     def memory(self, resolved: ResolvedJob) -> Memory:

@@ -1,7 +1,7 @@
 """Takes what DeepSpeed's own JSON sets into the job, and knows where each value was written."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
@@ -63,9 +63,10 @@ def switched_off(config: Optional[dict[str, Any]]) -> set[str]:
     return {half for half in HALVES if given(config, half, "enabled") is False}
 
 
-def absorb(job: Job, config: dict[str, Any], ranks: int, file: str) -> tuple[Job, Optional[int], Origins]:
+def absorb(job: Job, config: dict[str, Any], ranks: int, file: str,
+           written: Mapping[str, str]) -> tuple[Job, Optional[int], Origins]:
     """The job with the values of DeepSpeed's own JSON, which overrule it; the JSON's accumulation steps; and which
-    values came from there. `file`: the job's.
+    values came from there. `file`: the job's; `written`: the keys that have other names in the file.
 
     After this the job alone counts: the arithmetic, the report and the learning-rate schedule agree with the JSON.
     Raises an InputError with every value that cannot be the job's.
@@ -91,6 +92,7 @@ def absorb(job: Job, config: dict[str, Any], ranks: int, file: str) -> tuple[Job
     for part in ("offload_optimizer", "offload_param"):
         if path := given(config, ZERO, part, "nvme_path"):
             values["zero.nvme_path"], keys["zero.nvme_path"] = path, f"{ZERO}.{part}.nvme_path"
+    keys = {key: written.get(path, path) for key, path in keys.items()}
     origins = Origins(file, *json_place(job, file), keys)
     try:
         return _with(job, values), accumulation, origins

@@ -24,7 +24,8 @@ def generate(resolved: ResolvedJob, hidden: int, steps: int, swap: str = "",
     ours = _ours(resolved, swap)
     if aio:
         ours["aio"] = aio
-    theirs = without_notes(resolved.deepspeed or {})
+    theirs = {key: value for key, value in without_notes(resolved.deepspeed or {}).items()
+              if value != "auto" or not isinstance(ours.get(key), dict)}  # a whole section is left to debzero
     if "optimizer" in theirs:
         ours.pop("optimizer")  # another type takes other parameters
     merged = _merge(ours, theirs)

@@ -35,6 +35,8 @@ class Identity:
 def identity(job: Job, precision: str, config: Optional[dict[str, Any]]) -> Identity:
     """Of a resolved job: `job` with the JSON's values taken in, `config` the user's JSON itself."""
     settings = dict(_flat(job.model_dump(mode="json", exclude={"output", OF_THE_JSON})))
+    for key in job.data.unused:
+        settings.pop(f"data.{key}")
     if isinstance(job.model, dict):
         settings["model"] = f"{settings.pop('model.type')} from scratch"
     settings["train.precision"] = precision

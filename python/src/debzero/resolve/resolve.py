@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem
 from debzero.deepspeed_json import lint
-from debzero.deepspeed_json.view import normalized
+from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job.batch import Batch, BatchError, Names, split
 from debzero.job.schema import Job
 from debzero.resolve import native, precision
@@ -70,7 +70,8 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
     codes, accumulation, origins = {p.code for p in problems}, None, Origins(file)
     if config is not None and not codes & WRONG_VALUES:
         try:
-            job, accumulation, origins = absorb(job, config, count, file)
+            config, written = renamed(config)
+            job, accumulation, origins = absorb(job, config, count, file, written)
         except InputError as error:
             raise InputError([*problems, *error.problems]) from None
     off = switched_off(config)

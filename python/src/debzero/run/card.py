@@ -14,7 +14,7 @@ from debzero.run.report import sharding_text
 # What model hubs call the tasks, and the metrics that are not called there as here.
 PIPELINES = {"classification": "text-classification", "regression": "text-classification",
              "causal-lm": "text-generation", "text-to-text": "text2text-generation"}
-METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr", "rouge_l": "rouge"}
 
 
 def write(report: Report, job: Job, folder: Path) -> None:
@@ -25,7 +25,7 @@ def write(report: Report, job: Job, folder: Path) -> None:
         f"---\n{_metadata(report, job, name)}\n---", f"# {markdown_text(name)}", _summary(report, job),
         "\n".join(_scores(report)), _held_out(report, job),
         *(["![Loss, score and speed over the steps](loss.svg)"] if (folder / "loss.svg").is_file() else []),
-        "## Use", _code(report.auto),
+        "## Use", _code(report.auto, job),
         "## Training", "\n".join(["| | |", "|---|---|", *rows])]
     write_text(folder / "README.md", "\n\n".join(parts) + "\n")
 
@@ -84,17 +84,21 @@ def _held_out(report: Report, job: Job) -> str:
     return f"Measured on {count_text(report.eval_samples, 'sample')} not seen in training.{chosen}"
 
 
-def _code(auto: str) -> str:
+def _code(auto: str, job: Job) -> str:
+    writes = ["", 'inputs = tokenizer("...", return_tensors="pt")  # text as in training, with its prefix',
+              f"answer = model.generate(**inputs, max_new_tokens={job.data.max_answer_length}, use_cache=True)[0]",
+              "print(tokenizer.decode(answer, skip_special_tokens=True))"]
     return "\n".join(["```python", f"from transformers import AutoTokenizer, {auto}", "",
                       'folder = "."  # where this file lies',
                       "tokenizer = AutoTokenizer.from_pretrained(folder)", f"model = {auto}.from_pretrained(folder)",
-                      "```"])
+                      *(writes if job.data.answers == "text" else []), "```"])
 
 
 def _facts(report: Report, job: Job) -> dict[str, str]:
     train = job.train
     batch = Batch(report.global_batch, report.micro_batch, report.accumulation, report.world_size)
     target = "" if job.task == "causal-lm" else f" -> {job.data.label}"
+    answers = f", answers to {job.data.max_answer_length}" if job.data.answers == "text" else ""
     classes = f", {count_text(report.classes, 'class')}" if report.classes and job.task != "regression" else ""
     schedule = report.schedule or f"linear warm-up over {train.warmup:.0%} of the steps, then linear decay to 0"
     clipped = f"clipped to {train.gradient_clipping:g}" if train.gradient_clipping else "not clipped"
@@ -105,7 +109,7 @@ def _facts(report: Report, job: Job) -> dict[str, str]:
         speed.append(f"{computing_text(report.tflops, report.peak_share)} per rank")
     return {
         "columns": ", ".join(job.data.text) + target,
-        "samples": f"{report.train_samples} for training{classes}, truncated to {job.data.max_length} tokens",
+        "samples": f"{report.train_samples} for training{classes}, truncated to {job.data.max_length} tokens{answers}",
         "batch": str(batch), "steps": f"{report.steps} (at most {count_text(train.epochs, 'epoch')})",
         "learning rate": f"{train.learning_rate:g}, {schedule}",
         "optimizer": f"{report.optimizer}, weight decay {train.weight_decay:g} (none for biases and norms), "

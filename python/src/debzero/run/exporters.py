@@ -24,12 +24,11 @@ EVALUATION = "eval_"  # before a metric's name, wherever training's own numbers 
 
 def columns() -> list[str]:
     """Of metrics.csv: the same ones in every run."""
-    from debzero.model.tasks import TASKS
+    from debzero.model.tasks import SCORES
 
-    scores = dict.fromkeys(score for task in TASKS.values() for score in task.scores)
     return ["time", "step", "total_steps", "epoch", "loss", "learning_rate", "samples_per_second", "tokens_per_second",
             "padding_share", "tflops", "peak_share", "memory_bytes", "skipped_steps", "loss_scale", "eta_seconds",
-            *(EVALUATION + name for name in scores)]
+            *(EVALUATION + name for name in SCORES)]
 
 
 class Exporter(Protocol):

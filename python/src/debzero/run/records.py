@@ -153,6 +153,8 @@ class TrainingState:
     best_step: Count = 0
     best_result: dict[str, float] = field(default_factory=dict)
     since_best: Count = 0               # evaluations
+    shown: list[dict[str, str]] = field(default_factory=list)  # what the model wrote at the last evaluation
+    best_shown: list[dict[str, str]] = field(default_factory=list)
     resumed: Count = 0                  # times
     # Since the last progress line: the ranks' loss sums (in order of rank), steps, samples, seconds, and tokens as
     # above.
@@ -191,6 +193,7 @@ class Report(Record):
     metric: str                         # the score that counts
     evaluation: dict[str, float]        # of the weights that were kept
     baseline: dict[str, float]          # what answering without the text scores
+    samples: list[dict[str, str]] = []  # some held-out `text`, with `target` and the model's `answer`
     eval_samples: int
     train_samples: int
     classes: int                        # 0 where the task has none

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from debzero.run.records import AnyReport, Report, read_metrics
 # What report.json says the peak memory is of.
 OF_GPU, OF_PROCESS = "the GPU allocator", "the process (resident set)"
 LISTED = 4  # ranks whose memory is shown one by one
+PRINTED, WIDTH = 3, 100  # samples that people see here, and the columns of each of their texts; report.json has all
 
 
 def peak_memory(device: Any) -> int:
@@ -65,6 +67,7 @@ class Outcome:
     """What the training loop knows of a finished run. Sums are over all ranks and all starts of the run."""
 
     result: dict[str, float]   # the evaluation of the weights that were kept
+    shown: list[dict[str, str]]  # samples with what those weights wrote
     metric: str                # the one that counts
     best_step: int
     steps: int
@@ -105,8 +108,8 @@ def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, 
         scores["majority_accuracy"] = baseline["accuracy"]
     report = Report(
         job=job, task=resolved.job.task, auto=task.auto, metric=outcome.metric, evaluation=outcome.result,
-        baseline=baseline, **scores, eval_samples=len(data.held_out), train_samples=len(data.train),
-        classes=len(data.labels), **_rates(resolved, outcome, device),
+        baseline=baseline, **scores, samples=outcome.shown, eval_samples=len(data.held_out),
+        train_samples=len(data.train), classes=len(data.labels), **_rates(resolved, outcome, device),
         steps=outcome.steps, total_steps=outcome.total_steps, best_step=outcome.best_step, resumed=outcome.resumed,
         skipped_steps=outcome.skipped_steps, peak_memory_bytes=highest(folder, outcome.peaks),
         peak_memory_of=OF_GPU if device.type == "cuda" else OF_PROCESS,
@@ -190,6 +193,14 @@ def sharding_text(report: Report) -> str:
     return Sharding(stage, report.offload_optimizer, report.offload_param).label
 
 
+def _samples(report: Report) -> list[str]:
+    """Some of the texts that the model wrote, each shortened to a line."""
+    lines = [f"{name:<11}{textwrap.shorten(sample.get(name, ''), WIDTH, placeholder=' ...')}"
+             for sample in report.samples[:PRINTED] for name in ("text", "target", "answer")]
+    return ["", "Written", *(f"  {'- ' if number % 3 == 0 else '  '}{line}" for number, line in enumerate(lines))
+            ] if lines else []
+
+
 def text(report: AnyReport) -> str:
     """The report for people."""
     if not isinstance(report, Report):
@@ -213,8 +224,8 @@ def text(report: AnyReport) -> str:
     }
     curves = [f"  see the curves  tensorboard --logdir {report.curves}"]
     return "\n".join(map(printable, [
-        "", f"Finished: {report.job}", *(f"  {name:<13}{value}" for name, value in rows.items()), "",
-        "What next", f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
+        "", f"Finished: {report.job}", *(f"  {name:<13}{value}" for name, value in rows.items()), *_samples(report),
+        "", "What next", f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
         *(curves if report.curves and os.path.isdir(report.curves) else []),
         f"  train another   copy and change {report.job}, then: debzero check, debzero train",
         f"  see this again  debzero status {Path(report.model).parent}"]))

@@ -18,8 +18,11 @@ class Engine(Protocol):
     model: Any       # the module, as evaluation and save_pretrained need it
     updating: bool   # the optimizer may be changing the weights: a checkpoint now might mix two steps
 
-    def forward(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: Any) -> Any:
         """The model's output, for evaluation."""
+
+    def generate(self, **inputs: Any) -> Any:
+        """What the model's decoder writes, for evaluation."""
 
     def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
         """Train on one global batch with this learning rate; returns this rank's part of its mean loss, on the device

@@ -94,8 +94,11 @@ class NativeEngine(Engine):
         if layers and not train.gradient_checkpointing and not resolved.shares_gpus:
             self.graphs = compiled.StepGraphs(list(self.bucket_of), say)
 
-    def forward(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: Any) -> Any:
         return self.model(**inputs)
+
+    def generate(self, **inputs: Any) -> Any:
+        return self.model.generate(**inputs, synced_gpus=False)
 
     def rate_of(self, rate: float) -> float:
         return rate

@@ -59,9 +59,13 @@ class PlainEngine(Engine):
     def _autocast(self) -> ContextManager[Any]:
         return torch.autocast(self.device.type, self.half) if self.half else nullcontext()
 
-    def forward(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: Any) -> Any:
         with self._autocast():
             return self.model(**inputs)
+
+    def generate(self, **inputs: Any) -> Any:
+        with self._autocast():
+            return self.model.generate(**inputs, synced_gpus=False)
 
     def _accumulate(self, batch: dict[str, Any], weights: Any, last: bool = False) -> Any:
         """Add a micro-batch to the gradients; its part of the step's loss."""

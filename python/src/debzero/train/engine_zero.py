@@ -16,6 +16,14 @@ from debzero.train import native_checkpoint
 from debzero.train.engine import Engine, on_host, parameter_groups, to_device
 
 
+def _quieten_stage3() -> None:
+    """Stage 3 guesses the next layer from the last pass and prints, on each pass, that an encoder or a decoder alone is
+    another order. Later releases ask before they do (log_trace_cache_warnings)."""
+    from deepspeed.runtime.zero import partitioned_param_coordinator
+
+    partitioned_param_coordinator.print_rank_0 = lambda *_, **__: None
+
+
 def _checkpoint_engine(optimizer: Any) -> Any:
     """What DeepSpeed, whose optimizer this is, writes its files with, and reads them, instead of torch.save and
     torch.load. The files keep the names that DeepSpeed looks for."""
@@ -50,6 +58,8 @@ class ZeroEngine(Engine):
         config = {**config, "checkpoint": {**(config.get("checkpoint") or {}), "load_universal": False}}
         self.device, self.task, self.updating = device, task, False
         self.stage3 = config["zero_optimization"]["stage"] == 3
+        if self.stage3:
+            _quieten_stage3()
         if not self.stage3 and resolved.job.train.compile == "auto" and compiled.can_compile(device):
             # stage 3 gathers a layer's weights in hooks, which would break its code into pieces
             compiled.compile_layers(model)
@@ -59,8 +69,13 @@ class ZeroEngine(Engine):
         self.engine.checkpoint_engine = _checkpoint_engine(self.engine.optimizer)
         self.engine._copy_recovery_script = lambda folder: None  # it reads pickle, which there is none of
 
-    def forward(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: Any) -> Any:
         return self.engine(**inputs)
+
+    def generate(self, **inputs: Any) -> Any:
+        """Stage 3 gathers a layer's weights in each forward pass: a rank whose texts have ended passes on with the
+        others."""
+        return self.model.generate(**inputs, synced_gpus=self.stage3 and dist.get_world_size() > 1)
 
     def rate_of(self, rate: float) -> float:
         """The user's JSON may have a scheduler."""

@@ -1,23 +1,30 @@
 """What the model scores on the held-out samples: every sample exactly once, shared out over the ranks."""
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from debzero.data.sampler import held_out_batches
+from debzero.model.task import Model
 from debzero.train import exchange
 from debzero.train.engine import to_device
 from debzero.train.setup import Samples
 
 
+class Evaluation(NamedTuple):
+    """The task's scores, and some samples with what the model wrote for them (Task.shown)."""
+
+    scores: dict[str, float]
+    shown: list[dict[str, str]]
+
+
 @torch.no_grad()
-def evaluate(forward: Callable[..., Any], samples: Samples, device: torch.device, micro: int,
-             between: Callable[[], None]) -> dict[str, float]:
-    """The task's scores, the same on every rank. The model is in evaluation mode already; `between` runs after each
-    batch."""
+def evaluate(model: Model, samples: Samples, device: torch.device, micro: int,
+             between: Callable[[], None]) -> Evaluation:
+    """The same on every rank. The model is in evaluation mode already; `between` runs after each batch."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     task = samples.task
     held_out = samples.prepared.held_out
@@ -28,10 +35,11 @@ def evaluate(forward: Callable[..., Any], samples: Samples, device: torch.device
         batch = to_device(samples.collate(held_out, indices), device)
         seen.append(indices)
         # indices are empty for a batch that only keeps the ranks in step
-        answers.append(task.answers(forward, batch)[: len(indices)])
+        answers.append(task.answers(model, batch)[: len(indices)])
         between()
     rows = exchange.gather_rows(np.concatenate(seen), np.concatenate(answers), len(held_out))
     # Rank 0 alone computes the scores: the library for it takes each process a second to load, and all ranks must act
     # on the same numbers.
-    scores: dict[str, float] = exchange.broadcast(task.metrics(rows, samples.prepared) if rank == 0 else None)
-    return scores
+    scores, shown = exchange.broadcast([task.metrics(rows, samples.prepared), task.shown(rows, samples.prepared)]
+                                       if rank == 0 else None)
+    return Evaluation(scores, shown)

@@ -17,7 +17,7 @@ from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.failures import as_user_error
 
 LIMIT = 2**26  # bytes of one message
-ERRORS = {kind.__name__: kind for kind in (UserError, errors.PassingError, errors.OutOfMemory)}
+ERRORS = {kind.__name__: kind for kind in (UserError, errors.HiddenError, errors.PassingError, errors.OutOfMemory)}
 PROBLEMS = {kind.__name__: kind for kind in (Problem, errors.PassingProblem)}
 
 

@@ -28,7 +28,8 @@ def finish(setup: Setup, saver: Saver) -> None:
     peaks = exchange.gather(report.peak_memory(context.device))
     if context.rank == 0:
         outcome = report.Outcome(
-            result=state.best_result if best else state.result, metric=setup.metric, best_step=state.best_step,
+            result=state.best_result if best else state.result, shown=state.best_shown if best else state.shown,
+            metric=setup.metric, best_step=state.best_step,
             steps=state.step, total_steps=setup.samples.steps, samples=state.samples, seconds=state.seconds,
             padded_tokens=tokens[0].item(), real_tokens=tokens[1].item(), flops=tokens[2].item(),
             skipped_steps=state.step - engine.applied_steps, resumed=state.resumed, peaks=peaks,

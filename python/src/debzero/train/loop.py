@@ -148,8 +148,8 @@ class Training:
         self.progress.state("evaluating", f"{self._place()}, evaluating")
         self.setup.engine.model.eval()
         with compiled.eager():
-            state.result = evaluate(self.setup.engine.forward, self.samples, self.context.device,
-                                    self.context.resolved.batch.micro, self._between)
+            state.result, state.shown = evaluate(self.setup.engine, self.samples, self.context.device,
+                                                 self.context.resolved.batch.micro, self._between)
         state.evaluated = state.step
         self._keep_best(state.result)
         self.progress.evaluated(state.step, state.step / self.samples.per_epoch, state.result)
@@ -166,7 +166,7 @@ class Training:
         if state.best is None or (value > state.best if self.samples.task.higher_is_better(metric)
                                   else value < state.best):
             state.best, state.best_of, state.best_step = value, metric, state.step
-            state.best_result, state.since_best = result, 0
+            state.best_result, state.best_shown, state.since_best = result, state.shown, 0
             if self.settings.select == "best":
                 self.saver.save_model()
         else:

@@ -32,8 +32,10 @@ class Meter:
         self.setup, self.context, self.state = setup, setup.context, setup.state
         losses = self.state.losses
         self.loss_sum = torch.tensor(losses[self.context.rank] if losses else 0.0, device=self.context.device)
-        targets = setup.samples.prepared.train.targets
-        answer = 0 if targets is None else targets.shape[1]  # tokens that the model writes for each sample
+        train = setup.samples.prepared.train
+        answer = 0.0 if train.targets is None else train.targets.shape[1]  # tokens that the decoder reads for a sample
+        if train.answers is not None:
+            answer = float(train.answers.lengths.mean())
         task = self.context.resolved.job.task
         self.flops = cache(lambda width: flops.per_sample(setup.config, float(width), task, answer))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.files import new_folder, write_json
 from debzero.data import dataset, debian_sections, seal, tokens
 from debzero.data.dataset import DataSet, Side
-from debzero.data.faults import DataError
+from debzero.data.faults import DataError, Fault
 from debzero.data.lengths import joined, length_facts, uncut
 from debzero.data.sources import HELD_OUT, parts
 from debzero.data.store import Store, Texts
@@ -35,11 +35,32 @@ CHUNK = 2048    # rows tokenised at a time: what a set needs in memory does not 
 LAYOUT = 2      # of the tokenised folders; with another number all are written anew
 
 
+def _answers(tokenizer: Any, limit: int) -> Callable[[list[str]], Piece]:
+    """Takes the targets of some rows, one call after the other, to the tokens that the model is to write."""
+    kind, written = tokens.smallest(highest(tokenizer)), 0
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+
+    def pieces(targets: list[str]) -> Piece:
+        nonlocal written
+        encoded = tokenizer(text_target=targets, truncation=True, max_length=limit,
+                            return_attention_mask=False)["input_ids"]
+        # An answer ends where the model writes the end: a tokenizer that marks none would have it write for ever.
+        ids = [sample if end in sample or end is None else [*sample[: limit - 1], end] for sample in encoded]
+        lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+        ends = written + np.cumsum(lengths, dtype=np.int64)
+        written = int(ends[-1])
+        return {"answer_ids": np.fromiter(chain.from_iterable(ids), kind), "answer_offsets": ends - lengths,
+                "answer_lengths": lengths}
+
+    return pieces
+
+
 def _samples(side: Side, texts: Texts, data: Data, tokenizer: Any, lengths: list[np.ndarray]) -> Iterator[Piece]:
     """One sample a row, cut off at data.max_length. `lengths` gets what the rows have uncut, in tokens."""
     kind, start = tokens.smallest(highest(tokenizer)), 0
     # GPT-2's tokenizer turns an empty text into no token, and a sample needs at least one.
     blank = tokenizer(" ")["input_ids"] or [tokenizer.pad_token_id]
+    answers = _answers(tokenizer, data.max_answer_length)
     for chunk in texts.chunks(CHUNK):
         columns = chunk.columns[: len(data.text)]
         encoded = tokenizer(*joined(columns, data), truncation=True, max_length=data.max_length,
@@ -48,8 +69,11 @@ def _samples(side: Side, texts: Texts, data: Data, tokenizer: Any, lengths: list
         cut = np.fromiter(map(len, ids), np.int32, len(ids))
         lengths.append(uncut(tokenizer, columns, data, cut))
         ends = start + np.cumsum(cut, dtype=np.int64)
-        piece = {"ids": np.fromiter(chain.from_iterable(ids), kind), "offsets": ends - cut, "lengths": cut,
-                 "labels": side.labels[chunk.first : chunk.first + len(ids)]}
+        piece = {"ids": np.fromiter(chain.from_iterable(ids), kind), "offsets": ends - cut, "lengths": cut}
+        if data.answers == "text":
+            piece.update(answers(chunk.columns[-1]))
+        else:
+            piece["labels"] = side.labels[chunk.first : chunk.first + len(ids)]
         if "token_type_ids" in encoded:
             piece["types"] = np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8)
         start = int(ends[-1])
@@ -82,7 +106,8 @@ def _blocks(texts: Texts, data: Data, tokenizer: Any) -> Iterator[Piece]:
 def _facts(job: Job, cache: Path) -> list[Any]:
     """What the tokenised samples depend on."""
     data = job.data
-    facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed, data.model_dump(exclude={"batching", "padding"})]
+    facts: list[Any] = [LAYOUT, job.task, job.model, job.train.seed,
+                        data.model_dump(exclude={"batching", "padding", *data.unused})]
     if data.dataset == SECTIONS_DATASET:
         facts.append(debian_sections.build(cache, data.held_out or HELD_OUT).name)
     return facts + digests(job)
@@ -132,7 +157,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
         commit = read.parts.commit
         write_json(temporary / "data.json",
                    {"labels": read.labels, "digest": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
-                    "max_length": job.data.max_length, "facts": {**read.facts(), **length_facts(lengths, job.data)},
+                    "max_length": job.data.max_length, "max_answer_length": job.data.max_answer_length,
+                    "facts": {**read.facts(), **length_facts(lengths, job.data)},
                     "revisions": {**source.revisions(model), **({"data": commit} if commit else {})}})
         seal.seal(temporary)
     shutil.rmtree(raw, ignore_errors=True)
@@ -154,10 +180,13 @@ def _read(job: Job, cache: Path, raw: Path) -> tuple[DataSet, list[tuple[Side, T
     wanted = Wanted.by(job.data, tasks.of(job).label)
     found = parts(job.data, wanted, cache)
     with ExitStack() as stack:
-        stores = [stack.enter_context(Store(raw / str(number), job.data.text)) for number in (0, 1)]
+        columns = [*job.data.text, *([job.data.label] if wanted.kind == "text" else [])]
+        stores = [stack.enter_context(Store(raw / str(number), columns)) for number in (0, 1)]
         read = dataset.read(job.data, found, wanted, job.train.seed,
                             dataset.Pass([store.add for store in stores]))
     errors = [fault for fault in read.faults() if fault.severity == "error"]
+    if wrong := tasks.not_closed(job, len(read.labels), len(read.train.rows)):
+        errors.insert(0, Fault("label", *wrong))
     if errors:
         raise DataError(*errors)
     store = {read.surveys[0]: stores[0], read.surveys[-1]: stores[len(read.surveys) - 1]}
@@ -165,9 +194,12 @@ def _read(job: Job, cache: Path, raw: Path) -> tuple[DataSet, list[tuple[Side, T
 
 
 def _corpus(texts: Texts, data: Data, labels: list[str]) -> Iterator[str]:
-    """What a tokenizer from scratch learns from: the texts, and twice the labels, so that it knows their characters."""
+    """What a tokenizer from scratch learns from: the texts, those to answer with, and twice the labels, so that it
+    knows their characters."""
     for chunk in texts.chunks(CHUNK):
         for column in joined(chunk.columns[: len(data.text)], data):
+            yield from column
+        for column in chunk.columns[len(data.text) :]:
             yield from column
     yield from labels * 2
 
@@ -179,7 +211,8 @@ def load(folder: Path, task: tasks.Task) -> Prepared:
     facts = json.loads((folder / "data.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **no_code())
     targets = task.bind(tokenizer, facts["labels"])
-    train, held_out = (tokens.read(folder / side, facts["max_length"], targets) for side in ("train", "held_out"))
+    train, held_out = (tokens.read(folder / side, facts["max_length"], targets, facts.get("max_answer_length", 0))
+                       for side in ("train", "held_out"))
     return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer,
                     facts.get("revisions", {}))
 

@@ -41,6 +41,18 @@ def converted(bench, capsys):
     return convert
 
 
+def test_a_training_on_summaries_becomes_one_of_texts(converted):
+    job, printed = converted({
+        "model_name_or_path": "t5-small", "train_file": "news.csv", "output_dir": "out", "do_train": True,
+        "text_column": "body", "summary_column": "headline", "source_prefix": "summarize: ", "max_source_length": 512,
+        "max_target_length": 40, "predict_with_generate": True, "metric_for_best_model": "rougeL"})
+    assert job["task"] == "text-to-text" and job["train"]["metric"] == "rouge_l"
+    assert job["data"] == {"dataset": "news.csv", "text": "body", "label": "headline", "prefix": "summarize: ",
+                           "max_length": 512, "max_answer_length": 40, "answers": "text"}
+    Job.model_validate({"model": "x", "output": "out", **job})
+    assert "debzero has no such setting" not in printed
+
+
 @pytest.mark.parametrize("suffix", [".yml", ".json"])
 @pytest.mark.parametrize("program", FILES)
 def test_a_file_of_another_program_is_named_as_such_by_one_error(bench, capsys, program, suffix):

@@ -13,6 +13,9 @@ from debzero.check.checks import check
     ({"stage": 3, "offload_param": "cpu"}, None, []), ({"stage": 2}, None, []),
     ({}, {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
      ["deepspeed.zero_optimization.offload_optimizer.device"]),
+    ({}, {"zero_optimization": {"stage": 2, "cpu_offload": True}}, ["deepspeed.zero_optimization.cpu_offload"]),
+    ({"stage": 2, "offload_optimizer": "cpu"}, {"optimizer": {"type": "AdamW", "params": "auto"}},
+     ["zero.offload_optimizer"]),
     ({"stage": 2, "offload_optimizer": "cpu"}, {"optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}, [])])
 def test_offload_without_its_operator_is_an_error(bench, monkeypatch, zero, config, keys):
     monkeypatch.setattr(operators, "unavailable", lambda name, on_gpus: f"{name} is missing")
@@ -20,7 +23,7 @@ def test_offload_without_its_operator_is_an_error(bench, monkeypatch, zero, conf
     try:
         check(path)
     except InputError as error:
-        assert [p.key for p in error.problems if p.reason.endswith(" is missing")] == keys
-        assert all("playbooks/runtime.yml" in p.fix for p in error.problems if p.key in keys)
+        missing = [p for p in error.problems if p.reason.endswith(" is missing")]
+        assert [p.key for p in missing] == keys and all("playbooks/runtime.yml" in p.fix for p in missing)
     else:
         assert not keys

@@ -1,6 +1,8 @@
 """Each task's loss is transformers' own, sample by sample, whatever a batch is padded to; answers and scores are what
 they say."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,10 @@ SMALL = {
     "t5": {"type": "t5", "vocab_size": 200, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
 }
 PAIRS = [("bert", "classification"), ("gpt2", "classification"), ("t5", "classification"), ("bert", "regression"),
-         ("gpt2", "regression"), ("gpt2", "causal-lm"), ("bert", "causal-lm"), ("t5", "text-to-text")]
+         ("gpt2", "regression"), ("gpt2", "causal-lm"), ("bert", "causal-lm"), ("t5", "text-to-text"), ("t5", "text")]
+
+
+WRITING = {"task": "text-to-text", "model": SMALL["t5"], "data__answers": "text"}
 
 
 @pytest.fixture
@@ -28,16 +33,25 @@ def make(bench):
     """The task of a job, its data and its model."""
     texts = [line.rpartition(",")[0] for line in (bench.folder / "rows.csv").read_text().splitlines()[1:]]
     (bench.folder / "scores.csv").write_text("\n".join(["text,label", *(f"{text},{len(text) / 10}" for text in texts)]))
+    (bench.folder / "ends.csv").write_text("\n".join(["text,label", *(f"{text},{text.partition(' ')[2]}"
+                                                                      for text in texts)]))
+    files = {"regression": "scores.csv", "text": "ends.csv"}
 
     def made(kind, task, **changes):
-        dataset = str(bench.folder / ("scores.csv" if task == "regression" else "rows.csv"))
+        """`task` text is text-to-text with texts of its own."""
+        dataset = str(bench.folder / files.get(task, "rows.csv"))
+        if task == "text":
+            task, changes = "text-to-text", {"data__answers": "text", "data__max_answer_length": 6, **changes}
         changes = {"model": SMALL[kind], "task": task, "data__dataset": dataset, "data__max_length": 24, **changes}
         resolved = plan_of(bench, **changes)
         own = tasks.of(resolved.job)
         loaded = prepare.load(prepare.prepare(resolved, bench.folder / "cache"), own)
         torch.manual_seed(0)
         settings = build.config(resolved.job.model, loaded.labels, loaded.tokenizer)
-        return own, loaded, build.build(resolved, resolved.job.model, settings, {}).eval()
+        model = build.build(resolved, resolved.job.model, settings, {}).eval()
+        # As the engines do: transformers would look for FSDP, which torch 1.13 cannot import on Python 3.11.
+        model.generate = partial(model.generate, synced_gpus=False)
+        return own, loaded, model
 
     return made
 
@@ -47,6 +61,8 @@ def own_loss(model, loaded, batch, row):
     length = int(batch["attention_mask"][row].sum())
     alone = {name: tensor[row : row + 1, :length] for name, tensor in batch.items() if name != "labels"}
     labels = alone["input_ids"] if "labels" not in batch else batch["labels"][row : row + 1]
+    if labels.ndim == 2 and (labels == -100).any():
+        labels = labels[:, : int((labels != -100).sum())]
     return float(model(**alone, labels=labels).loss)
 
 
@@ -105,6 +121,42 @@ def test_text_to_text_learns(make):
     assert scores["accuracy"] > own.baseline(loaded)["accuracy"] + 0.1
 
 
+@torch.no_grad()
+def test_what_a_model_writes_is_transformers_own(make):
+    """Whatever settings for writing came with it."""
+    own, loaded, model = make("t5", "text")
+    held_out, collate = loaded.held_out, Collator(loaded.tokenizer, 8, None, False)
+    assert held_out.answers.lengths.max() == 6 and len(held_out.labels) == 0
+    greedy = model.generate(**{name: tensor for name, tensor in collate(held_out, np.arange(7)).items()
+                               if name != "labels"}, max_new_tokens=6, eos_token_id=loaded.tokenizer.eos_token_id)
+    texts = loaded.tokenizer.batch_decode(greedy, skip_special_tokens=True)
+    model.generation_config.update(num_beams=3, min_length=5, no_repeat_ngram_size=2, max_length=142)
+    answers = own.answers(model, collate(held_out, np.arange(7)))
+    assert answers.shape == (7, 1 + 6)
+    shown = own.shown(answers, loaded)
+    assert [sample["answer"] for sample in shown] == texts[:5]
+    scores = own.metrics(np.vstack([answers] * 15)[:len(held_out)], loaded)
+    assert list(scores) == list(own.scores) and own.main == "rouge_l"
+
+
+def test_texts_are_scored_against_the_targets(make):
+    """Answers that are the targets get full marks; the commonest target is the guess to compare with."""
+    own, loaded, _ = make("t5", "text")
+    answers, held_out = loaded.held_out.answers, loaded.held_out
+    rows = np.full((len(held_out), 1 + 6), -100.0)
+    rows[:, 0] = 0.25
+    for row, start, length in zip(rows, answers.offsets, answers.lengths):
+        row[1 : 1 + length] = answers.ids[start : start + length]
+    assert own.metrics(rows, loaded) == {"rouge_l": 1, "exact_match": 1, "loss": 0.25}
+    assert [sample["target"] for sample in own.shown(rows, loaded)] == [
+        sample["answer"] for sample in own.shown(rows, loaded)]
+    rows[0, 1:] = -100
+    one = 1 / len(held_out)
+    assert own.metrics(rows, loaded) == pytest.approx({"rouge_l": 1 - one, "exact_match": 1 - one, "loss": 0.25})
+    guess = own.baseline(loaded)
+    assert 0 < guess["rouge_l"] < 1 and guess["exact_match"] < 1 and guess["loss"] > 1
+
+
 def test_gradient_checkpointing_changes_no_gradient(make):
     def gradients(on):
         own, loaded, model = make("bert", "classification", train__gradient_checkpointing=on)
@@ -118,7 +170,7 @@ def test_gradient_checkpointing_changes_no_gradient(make):
     assert len(pairs) > 20 and all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("kind", "task"), PAIRS[:3] + PAIRS[5:])
+@pytest.mark.parametrize(("kind", "task"), PAIRS[:3] + PAIRS[5:8])
 def test_a_saved_model_is_loaded_in_fp32_and_trained_on(make, bench, kind, task):
     own, loaded, model = make(kind, task)
     folder = bench.folder / "saved"
@@ -172,7 +224,10 @@ def test_what_a_model_cannot_do_is_named(make, bench):
     ({"task": "causal-lm", "data__text": ["text", "label"]}, "data.text"),
     ({"data__prefix": ["a", "b"]}, "data.prefix"),
     ({"task": "regression", "data__dataset": "debian-sections"}, "task"), ({"task": "text-to-text"}, "model.type"),
-    ({"task": "causal-lm", "model": SMALL["t5"]}, "model.type"), ({}, None)])
+    ({"task": "causal-lm", "model": SMALL["t5"]}, "model.type"), ({}, None),
+    ({"data__answers": "text"}, "data.answers"), ({**WRITING, "train__metric": "accuracy"}, "train.metric"),
+    ({**WRITING, "data__answers": "classes", "train__metric": "rouge_l"}, "train.metric"),
+    ({**WRITING, "train__metric": "rouge_l"}, None)])
 def test_a_job_that_its_task_does_not_go_with_is_refused(bench, changes, key):
     assert [p.key for p in tasks.problems(plan_of(bench, **changes).job, "job.yml")] == ([key] if key else [])
 
@@ -221,7 +276,8 @@ def test_a_language_model_is_measured_against_counting(make):
     assert set(scores) == {"loss", "perplexity"} and own.main == "loss"
 
 
-@pytest.mark.parametrize(("kind", "task"), [("bert", "classification"), ("t5", "text-to-text"), ("bert", "regression")])
+@pytest.mark.parametrize(("kind", "task"), [("bert", "classification"), ("t5", "text-to-text"), ("bert", "regression"),
+                                             ("t5", "text")])
 def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
     """Each rank in turn in this process, rank 0 last: its answers are kept until that one gathers and counts them
     all."""
@@ -252,7 +308,7 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         for _ in range(ranks - 1):
             with pytest.raises(NotTheLastError):
                 evaluate(model, samples, torch.device("cpu"), 4, beat)
-        return evaluate(model, samples, torch.device("cpu"), 4, beat), beats
+        return evaluate(model, samples, torch.device("cpu"), 4, beat).scores, beats
 
     (alone, _), (together, beats) = scored(1), scored(3)
     assert alone == pytest.approx(together, rel=1e-5) and "loss" in alone

@@ -47,6 +47,19 @@ def test_every_row_of_a_bench_and_the_jobs_own_choice_are_planned(bench, planned
     assert found["hardware"]["nvme"] == 0 and {"NVMe"} == {lack for row in found["choices"] for lack in row["lacks"]}
 
 
+def test_plain_ddp_is_compared_with_what_the_json_asks_for(bench, planned):
+    """fp16 and the batch of the JSON, where plain DDP has no JSON."""
+    asked = {"fp16": {"enabled": True}, "train_batch_size": 128, "train_micro_batch_size_per_gpu": 4,
+             "zero_optimization": {"stage": 1, "cpu_offload": True}}
+    found = planned(job(bench, model="bert-large-uncased", deepspeed=asked, train={"precision": "bf16"}), "--gpus", 2,
+                    "--gpu-memory", "40G")
+    assert found["precision"] == "fp16"
+    assert {(row["micro_batch"], row["accumulation"]) for row in found["choices"]} == {(4, 16)}
+    alone, one = (next(row for row in found["choices"] if (row["stage"], row["offload_optimizer"]) == (stage, "none"))
+                  for stage in ("none", 1))
+    assert one["ram_bytes"] == alone["ram_bytes"], "a row without offload has none"
+
+
 def test_zero_that_is_merely_switched_on_is_planned_at_each_stage(bench, planned):
     path = job(bench, model="bert-large-uncased", deepspeed={"zero_optimization": True})
     found = planned(path, "--gpus", 2, "--gpu-memory", "40G")

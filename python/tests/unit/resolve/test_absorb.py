@@ -4,6 +4,7 @@ from support import JOB, changed
 
 from debzero.base.errors import InputError
 from debzero.job.schema import Job
+from debzero.resolve import deepspeed_config
 from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
 
@@ -22,6 +23,7 @@ def resolved(config, inline=False, host=CPU, **changes):
     ({"bf16": {"enabled": True}}, {}, "bf16.enabled", 'bf16.enabled: "auto"'),
     ({"bf16": {"enabled": True}}, {"host": VOLTA}, "bf16.enabled", 'bf16.enabled: "auto"'),
     ({"fp16": {"enabled": True}}, {"host": AMPERE, "model": T5, "task": "text-to-text"}, "fp16.enabled", "bf16"),
+    ({"bfloat16": {"enabled": True}}, {"host": VOLTA}, "bfloat16.enabled", 'bfloat16.enabled: "auto"'),
     ({"train_micro_batch_size_per_gpu": 7}, {}, "train_micro_batch_size_per_gpu",
      "use train_micro_batch_size_per_gpu in /etc/ds.json 4 (or auto), or train.global_batch 28 or 42"),
     ({"gradient_accumulation_steps": 3}, {"train__micro_batch": None}, "gradient_accumulation_steps",
@@ -52,10 +54,30 @@ def test_an_error_of_the_jobs_own_value_names_the_job():
 
 @pytest.mark.parametrize(("off", "wanted", "host", "expected"), [
     ("bf16", "auto", AMPERE, "fp16"), ("bf16", "bf16", AMPERE, "fp16"), ("fp16", "auto", VOLTA, "fp32"),
-    ("fp16", "fp16", AMPERE, "bf16"), ("fp16", "fp32", AMPERE, "fp32")])
+    ("fp16", "fp16", AMPERE, "bf16"), ("fp16", "fp32", AMPERE, "fp32"), ("bfloat16", "auto", AMPERE, "fp16")])
 def test_a_precision_that_the_json_switches_off_is_not_chosen(off, wanted, host, expected):
     """DeepSpeed would train in fp32, and the report would say otherwise."""
     assert resolved({off: {"enabled": False}}, host=host, train__precision=wanted).precision == expected
+
+
+def test_the_old_names_that_deepspeed_takes_count(bench):
+    """DeepSpeed takes its bf16 for bfloat16, and debzero writes a bf16 of its own."""
+    old = resolved({"bfloat16": {"enabled": True}, "zero_optimization": {"stage": 2, "cpu_offload": True}},
+                   host=AMPERE, train__precision="fp16")
+    assert (old.precision, old.job.zero.offload_optimizer) == ("bf16", "cpu")
+    assert old.origins.key("zero.offload_optimizer") == "zero_optimization.cpu_offload"
+    made = deepspeed_config.generate(old, 8, 10)
+    assert made["bf16"]["enabled"] and "bfloat16" not in made and not made["fp16"]["enabled"]
+    assert made["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert "cpu_offload" not in made["zero_optimization"]
+
+
+@pytest.mark.parametrize("section", ["optimizer", "fp16", "zero_optimization"])
+def test_a_section_that_is_auto_is_debzeros_own(section):
+    """It was left out: DeepSpeed then had no optimizer, or trained in fp32, and ZeRO ended in a traceback."""
+    auto, empty = (deepspeed_config.generate(resolved(config, host=VOLTA, zero__stage=2), 8, 10)
+                   for config in ({section: "auto"}, {}))
+    assert auto == empty
 
 
 def test_a_swap_folder_of_the_json_is_blamed_there(bench):

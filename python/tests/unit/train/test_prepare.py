@@ -169,6 +169,7 @@ def test_a_hub_data_set_has_a_name_and_perhaps_a_configuration(name, expected):
     assert hub_name(name) == expected
 
 
+T5 = {"task": "text-to-text", "model": {"type": "t5", "vocab_size": 100}}
 MISTAKES = [
     ("text,label\n" + "a,x\n" * 9, {}, "has 1 class, 'x'"),
     ("text,label\n" + "a,1.5\nb,2.5\n" * 9, {}, "set task: regression"),
@@ -179,6 +180,8 @@ MISTAKES = [
     ("text\na\nb\n", {}, "has no column 'label'"),
     ("text,label\n" + "a,é\nb,É\n" * 9, {"task": "text-to-text", "model": {"type": "t5", "vocab_size": 100}},
      "names that differ"),
+    ("text,label\n" + "".join(f"a b c {i},c b {i}\n" for i in range(40)), T5, "`answers: text` under data"),
+    ("text,label\n" + "a,x\nb,\n" * 9, {**T5, "data__answers": "text"}, "fill it in"),
 ]
 
 
@@ -189,6 +192,39 @@ def test_rows_that_cannot_be_used_are_named(bench, content, changes, fix):
         prepared(bench, **changes)
     assert fix in (found.value.text() if isinstance(found.value, InputError) else str(found.value))
     assert not list((bench.folder / "cache").glob("tokenised-*")) or changes.get("task") == "text-to-text"
+
+
+def test_texts_to_answer_with_are_stored_as_the_tokenizer_reads_them(bench):
+    """Each is cut off at max_answer_length, and ends."""
+    pairs = {f"text {i}": " ".join(["saw", "drill", "file"][: 1 + i % 3] * (1 + i % 2)) for i in range(40)}
+    (bench.folder / "rows.csv").write_text("".join(f"{text},{answer}\n" for text, answer in
+                                                   {"text": "label", **pairs}.items()))
+    made = prepared(bench, **T5, data__answers="text", data__max_answer_length=6)
+    assert made.labels == [] and len(made.held_out) == 8
+    for side in (made.train, made.held_out):
+        for ids, answer in zip(rows_of(side), rows_of(side.answers)):
+            own = pairs[made.tokenizer.decode(ids, skip_special_tokens=True)]
+            assert answer == made.tokenizer(own, truncation=True, max_length=6)["input_ids"]
+            assert answer[-1] == made.tokenizer.eos_token_id
+    batch = Collator(made.tokenizer, 8, None, False)(made.train, np.arange(5))
+    assert batch["labels"].shape == (5, 6) and batch["input_ids"].shape == (5, 8)
+    assert [row[row != -100].tolist() for row in batch["labels"]] == rows_of(made.train.answers)[:5]
+    wide = Collator(made.tokenizer, 8, 16, False)(made.train, np.arange(1))
+    assert (wide["labels"].shape, wide["input_ids"].shape) == ((1, 6), (1, 16))
+
+
+def test_a_tokenizer_that_marks_no_end_gets_one(bench):
+    class Letters:
+        eos_token_id = 0
+        __call__ = staticmethod(lambda text_target, **_: {"input_ids": [[ord(letter) for letter in text][:3]
+                                                                        for text in text_target]})
+
+        def __len__(self):
+            return 256
+
+    pieces = prepare._answers(Letters(), 3)
+    assert pieces(["a", "abc"])["answer_ids"].tolist() == [97, 0, 97, 98, 0]
+    assert pieces(["b"])["answer_offsets"].tolist() == [5]
 
 
 def test_prefixes_and_columns_make_one_text(bench):
