@@ -22,18 +22,32 @@ SANDBOX = ("DynamicUser=yes", "ProtectSystem=strict", "ProtectHome=yes", "Protec
 
 def convert(folder: Path) -> int:
     """Returns the exit code."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from debzero.base.errors import UserError
+    from debzero.base.privileges import acting_as_owner, keep_to_roots
+
+    keep_to_roots("PATH")
+    try:
+        with acting_as_owner(folder):  # root reads and writes there with his rights
+            return _convert(folder)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _convert(folder: Path) -> int:
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if not pickles:
         print(f"{folder} has no pytorch_model*.bin", file=sys.stderr)
         return 2
-    command = [*(["sudo"] if os.geteuid() else []), "systemd-run", "--quiet", "--pipe", "--wait",
+    command = [*([] if 0 in os.getresuid() else ["sudo"]), "systemd-run", "--quiet", "--pipe", "--wait",
                *(f"--property={setting}" for setting in SANDBOX), sys.executable, "-I", os.path.abspath(__file__)]
     try:
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as temporary:
             part, result = Path(temporary, "part"), folder / "model.safetensors"
             # Where the process ends early, its exit code says so.
             with open(part, "xb") as written, contextlib.suppress(BrokenPipeError), subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=written) as process, tarfile.open(
+                    command, stdin=subprocess.PIPE, stdout=written, preexec_fn=_be_root) as process, tarfile.open(
                     fileobj=process.stdin, mode="w|", dereference=True) as tar:
                 for pickle in pickles:
                     tar.add(pickle, pickle.name)
@@ -45,6 +59,13 @@ def convert(folder: Path) -> int:
         print(error, file=sys.stderr)
     print(f"the weights of {folder} could not be converted", file=sys.stderr)
     return 1
+
+
+def _be_root() -> None:
+    """Where root runs this, and acts as another user."""
+    if 0 in os.getresuid():
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
 
 
 def read() -> int:

@@ -109,7 +109,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """The command's exit code, after printing what it could not do."""
     from debzero.base.errors import InputError, UserError
+    from debzero.base.privileges import keep_to_roots
 
+    keep_to_roots("PATH")
     try:
         code: int = options.run(options)
         return code

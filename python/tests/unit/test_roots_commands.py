@@ -2,17 +2,23 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from others import OTHER, give, in_child, public_folder
-from support import JOB, Bench, changed
+from support import JOB, SOURCE, Bench, changed
 from warm import server
 
+from debzero import cli
+from debzero.base import privileges
 from debzero.base.errors import InputError
 from debzero.check import checks, fix
+from debzero.job.reader import parse
 from debzero.measure.records import MeasuredRun, Segment
+from debzero.plan import table
 from debzero.train import rank
 from debzero.tune import job_file, tuning
 
@@ -150,3 +156,147 @@ def test_where_others_may_write_root_does_not_work(place):
     assert done.returncode == 1 and "others may write to it" in done.stdout and "Traceback" not in done.stdout
     with pytest.raises(InputError):
         checks.check(place.job(output="rows.csv/out"))
+
+
+@pytest.mark.parametrize("command", [
+    ["check", "{}/ds.json"], ["check", "{}/ds.json", "--fix"], ["check", "{}/job.yml"],
+    ["check", "--convert", "{}/job.yml"], ["plan", "{}/job.yml"], ["status", "{}/job.yml"], ["stop", "{}/job.yml"],
+    ["train", "{}/job.yml"], ["tune", "{}/job.yml"], ["bench", "{}/job.yml"], ["bench", "--render", "{}/ds.json"],
+    ["bench", "--compare", "{}/ds.json", "{}/job.yml", "-o", "{}/../page.html"]])
+def test_no_command_of_roots_follows_another_users_link(place, command):
+    secret = place.folder / "secret"
+    secret.write_text('{"train_batch_size": "secret", "output": "/root"}')
+    secret.chmod(0o600)
+    for name in ("ds.json", "job.yml"):
+        (place.folder / "others" / name).symlink_to(secret)
+    give(place.folder / "others")
+    done = place.quick(*(word.format(place.folder / "others") for word in command))
+    shown = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "Permission denied" in shown and "Traceback" not in shown, shown
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("data.dataset", "others/rows.csv"), ("data.dataset", "others"), ("model", "./others/model"), ("model", "copied"),
+    ("deepspeed", "./others/ds.json"), ("deepspeed", "./open.json"), ("file", None)])
+def test_what_root_trains_on_as_root_nobody_else_may_change(place, key, value):
+    others = place.folder / "others"
+    (others / "rows.csv").write_text((place.folder / "rows.csv").read_text())
+    (others / "train.csv").write_text((place.folder / "rows.csv").read_text())
+    (others / "ds.json").write_text("{}")
+    give(others)
+    (place.folder / "copied").mkdir()  # by root, with the files' owners
+    (place.folder / "copied" / "config.json").write_text("{}")
+    os.chown(place.folder / "copied" / "config.json", OTHER.pw_uid, OTHER.pw_gid)
+    (place.folder / "open.json").write_text("{}")
+    (place.folder / "open.json").chmod(0o666)
+    job = place.job(output="out", **({key.replace(".", "__"): value} if value else {}))
+    if key == "file":
+        os.chown(job, OTHER.pw_uid, -1)
+    answer = in_child(lambda: checks.check(job))
+    assert answer.startswith(f"InputError: {key}: {place.folder}"), answer
+    assert "another user may change" in answer
+    give(place.folder / "copied")
+    assert not in_child(lambda: checks.check(place.job(output="others/out", **(
+        {key.replace(".", "__"): value} if value else {})))).count("another user may change"), "as the output's owner"
+
+
+@pytest.mark.parametrize("name", ["DEBZERO_TEXTFILE_DIR", "~/.cache", "~/.cache/torch_extensions"])
+def test_root_trains_with_no_folder_of_another_users(place, name):
+    """A cache in the home, too, may be a link to a larger disk: compiled code is loaded from it."""
+    home = place.folder / "home"
+    (home / ".cache").mkdir(parents=True)
+    if name.startswith("~"):
+        path = home / name[2:]
+        if path.exists():
+            path.rmdir()
+        path.symlink_to(place.folder / "others")
+
+    def examine():
+        os.environ["HOME"] = str(home)
+        os.environ["DEBZERO_TEXTFILE_DIR"] = str(place.folder / ("home" if name.startswith("~") else "others"))
+        return checks.check(place.job(output="out"))
+
+    answer = in_child(examine)
+    assert answer.startswith(f"InputError: {name}: ") and f"{place.folder}" in answer, answer
+
+
+def test_a_plan_is_made_as_the_owner_of_what_it_reads(place):
+    (place.folder / "others" / "model").mkdir()
+    give(place.folder / "others")
+    jobs = [place.job("roots", output="out", deepspeed="./missing.json"),
+            place.job("models", output="out", deepspeed="./missing.json", model="./others/model"),
+            place.job("theirs", output="out", deepspeed="./missing.json")]
+    os.chown(jobs[2], OTHER.pw_uid, -1)
+
+    def user(job):
+        with pytest.raises(InputError, match="missing.json"):
+            table.plan_job(job, 1, {"gpu_memory": "40G", "ram": "1G", "nvme": None}, None, False)
+        return os.getuid()
+
+    assert user(jobs[0]) == 0  # and imports what is needed: the other user may not reach this Python
+    assert [in_child(lambda job=job: user(job)) for job in jobs[1:]] == [str(OTHER.pw_uid)] * 2
+
+
+def test_weights_are_converted_as_the_owner_of_their_folder_in_a_sandbox_that_root_starts(place):
+    """A `systemd-run` that says who it is, in the place of the weights."""
+    model, programs = place.folder / "others" / "model", place.folder / "bin"
+    model.mkdir()
+    programs.mkdir()
+    (programs / "systemd-run").write_text("#!/bin/sh\ncat > /dev/null\nid -u; id -g\n")
+    (programs / "systemd-run").chmod(0o755)
+    (model / "pytorch_model.bin").write_text("weights")
+    give(model)
+
+    def convert():
+        return subprocess.run([sys.executable, SOURCE / "convert.py", model], capture_output=True, text=True,
+                              env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
+
+    done = convert()
+    assert done.returncode == 0, done.stderr
+    assert owners(model) == {OTHER.pw_uid} and (model / "model.safetensors").read_text() == "0\n0\n"
+    (place.folder / "secret").touch(0o600)
+    (model / "pytorch_model.bin").unlink()
+    (model / "pytorch_model.bin").symlink_to(place.folder / "secret")
+    done = convert()
+    assert done.returncode == 1 and "Permission denied" in done.stderr
+
+
+def test_root_is_not_asked_to_give_away_what_a_link_leads_to(place):
+    (place.folder / "root").mkdir()
+    (place.folder / "others" / "out").symlink_to(place.folder / "root")
+    give(place.folder / "others")
+    for output, asked in (("others/out", False), ("root", True)):
+        job = place.job(output=output)
+
+        def problems(job=job):
+            privileges.become_owner(place.folder / "others")
+            return [problem.fix for problem in checks._output(parse(job)[0], str(job), None)]
+
+        assert ("install -d" in in_child(problems)) is asked
+
+
+def test_root_runs_no_program_from_another_users_path(place, monkeypatch):
+    """As after `su`, which keeps it."""
+    monkeypatch.setenv("PATH", f"{place.folder}/others:{os.environ['PATH']}")
+    seen = []
+    parser = SimpleNamespace(run=lambda options: seen.append(os.environ["PATH"]) or 0)
+    assert cli._run(parser) == 0
+    assert f"{place.folder}/others" not in seen[0] and "/usr/bin" in seen[0]
+
+
+def test_a_folder_that_is_removed_during_its_check_is_a_problem(place, monkeypatch):
+    def gone(path):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(checks.shutil, "disk_usage", gone)
+    job = place.job(output="others/out")
+    assert "does not exist" in checks._in_output(parse(job)[0], str(job), None)[0].reason
+
+
+def test_a_rank_of_roots_takes_no_deepspeed_json_of_another_users(place, monkeypatch):
+    config = place.folder / "others" / "ds.json"
+    config.write_text("{}")
+    give(config)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    arguments = SimpleNamespace(job=place.job(output="out"), deepspeed=config)
+    assert in_child(lambda: rank._resolve(arguments)).startswith(f"InputError: deepspeed: {config}")

@@ -7,6 +7,7 @@ file system's root to the last folder stays root's.
 """
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -15,14 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
+from debzero.base import access, terminal
 from debzero.base.errors import UserError
 
 OPEN = "is root's, and others may write to it"
+OPEN_LATER = "is root's, and its default access control list lets others write to what is created in it"
 UMASK = 0o027  # of what commands write into their own folders: private training data is for its owner and group
 MOST_LINKS = 40  # as the kernel follows in one path
-# Variables that name folders of libraries: where they keep what they load again, compiled code among it, and others.
-CACHES = ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
-WRITTEN = (*CACHES, "TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")
+# Variables that name folders in which libraries write.
+WRITTEN = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "TORCH_HOME", "CUDA_CACHE_PATH", "TRITON_CACHE_DIR",
+           "TORCH_EXTENSIONS_DIR", "MPLCONFIGDIR", "TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")
 
 
 def tighten_umask() -> None:
@@ -36,35 +39,54 @@ def is_anothers(path: Path) -> bool:
 
 
 def become_owner(*paths: Path) -> None:
-    """Where root runs this, become the owner of `paths`, or of what is to be created there, for good. Raises a
-    UserError where that cannot be."""
+    """Where root runs this, become the owner of `paths`, or of what is to be created there, for good, and leave root's
+    terminal; where all of it is root's, only leave what variables name of other users. Raises a UserError where that
+    cannot be."""
     account = _owner(*paths)
     if account is None:
-        _leave_others_caches()
+        keep_to_roots()
         return
+    parent = terminal.leave()
     try:
         os.initgroups(account.pw_name, account.pw_gid)
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
     except OSError as error:
         raise _cannot_become(account, paths[0], error) from None
+    if parent is not None:
+        terminal.end_with(parent)
     os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
     for name in WRITTEN:  # root's may be out of reach
         if name in os.environ and not os.access(os.environ[name], os.W_OK | os.X_OK):
             del os.environ[name]
 
 
-def _leave_others_caches() -> None:
-    """Where root stays root, it also loads nothing from another user's caches, as after `sudo -E`."""
-    for name in ("HOME", *CACHES) if os.geteuid() == 0 else ():
-        try:
-            foreign = name in os.environ and _first_stranger(Path(os.environ[name])) != 0
-        except UserError:
-            foreign = True
-        if foreign:
+def keep_to_roots(*names: str) -> None:
+    """Where root runs this, none of these variables (none given: of all) leads it to what another user may change, as
+    after `sudo -E` or `su`: caches of compiled code, configurations, programs. Of a list such as PATH only those
+    folders go."""
+    for name, value in list(os.environ.items()) if os.geteuid() == 0 else ():
+        # The commands themselves see to debzero's own.
+        if name.startswith("DEBZERO_") or (names and name not in names):
+            continue
+        folders = value.split(os.pathsep)
+        kept = [folder for folder in folders
+                if not folder.startswith(("/", "~")) or not distrust(Path(os.path.expanduser(folder)))]
+        if not kept:
             del os.environ[name]
+        elif kept != folders:
+            os.environ[name] = os.pathsep.join(kept)
     if os.geteuid() == 0:
         os.environ.setdefault("HOME", pwd.getpwuid(0).pw_dir)
+
+
+def distrust(path: Path) -> str:
+    """Why root, who runs this, does not take `path` for its own; empty where it may."""
+    try:
+        account = _owner(path)
+    except UserError as error:
+        return error.reason.partition(": root")[0]
+    return f"{path} is the user {account.pw_name}'s" if account else ""
 
 
 @contextmanager
@@ -88,6 +110,14 @@ def acting_as_owner(*paths: Path) -> Iterator[None]:
         os.setresuid(0, 0, 0)
         os.setresgid(group, group, group)
         os.setgroups(groups)
+
+
+def is_roots_alone(path: Path) -> bool:
+    """Whether nobody but root can change where `path` leads: only there may a message have root change an owner."""
+    try:
+        return _first_stranger(path) == 0
+    except UserError:
+        return False
 
 
 def require_own(path: Path) -> None:
@@ -115,20 +145,25 @@ def _first_stranger(path: Path) -> int:
     """The owner of the first thing on the way to `path` that is not root's; 0 where there is none. All that is walked
     through before it is root's and closed to others, so it cannot change meanwhile. In a folder such as /tmp, where
     nobody may replace what is another's, the owner of what is there decides. What lies below a folder that only root
-    may enter is out of everybody's reach. Raises a UserError at a folder of root's that others may write to: nobody can
-    tell who made what is in it."""
+    may enter is out of everybody's reach. Raises a UserError at something of root's that others may write to, now or
+    when it is created: nobody can tell who made what is in it."""
     left, here, links = [*reversed(path.absolute().parts[1:])], Path("/"), 0
     private: Optional[Path] = None  # a folder that only root may enter
-    shared = False
+    state = os.lstat(here)
+    rights = access.of_others(here, state)
     while left:
         name = left.pop()
         at = here.parent if name == ".." else here / name
         private = private if private and at.is_relative_to(private) else None
         try:
             state = os.lstat(at)
-        except OSError:  # it is not there yet, or nothing can be done with it
-            return 0
-        if state.st_uid and not private:
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            break  # what is created there is root's
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) or not os.access(here, os.X_OK):
+                return 0  # nothing can be done with it
+            raise _refusal(at, f"cannot be looked at, by root either ({error.strerror})") from None
+        if state.st_uid and not (private and (stat.S_ISDIR(state.st_mode) or state.st_nlink == 1)):
             return state.st_uid
         if stat.S_ISLNK(state.st_mode):
             links += 1
@@ -138,16 +173,20 @@ def _first_stranger(path: Path) -> int:
             left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
             here = Path("/") if target.is_absolute() else here
             continue
-        here = at
-        if private or not stat.S_ISDIR(state.st_mode):
+        here, rights = at, access.of_others(at, state)
+        if private:
             continue
-        others = stat.S_IRWXO | (stat.S_IRWXG if state.st_gid else 0)
-        shared = bool(state.st_mode & others & (stat.S_IWOTH | stat.S_IWGRP))
-        if shared and not state.st_mode & stat.S_ISVTX:
+        if stat.S_ISDIR(state.st_mode):
+            private = None if rights & access.ENTER else at
+            if rights & access.WRITE and not state.st_mode & stat.S_ISVTX:
+                raise _refusal(at, OPEN)
+        elif stat.S_ISREG(state.st_mode) and rights & access.WRITE:
             raise _refusal(at, OPEN)
-        private = None if state.st_mode & others & (stat.S_IXOTH | stat.S_IXGRP) else at
-    if shared and not private:
-        raise _refusal(path, OPEN)
+    else:
+        if rights & access.WRITE and not private and stat.S_ISDIR(state.st_mode):
+            raise _refusal(path, OPEN)
+    if not private and access.of_others_in_new(here, os.lstat(here)) & access.WRITE:
+        raise _refusal(here, OPEN_LATER)
     return 0
 
 
@@ -157,5 +196,5 @@ def _cannot_become(account: pwd.struct_passwd, path: Path, error: OSError) -> Us
 
 def _refusal(path: Path, reason: str) -> UserError:
     return UserError(f"{path} {reason}: root does not work with what others may have put there",
-                     "run this as the user who owns the folder (`sudo -u USER debzero ...`), or let only root write to "
-                     "it")
+                     "let only root write to it (`chmod go-w`, `setfacl --remove-all`), or run this as the user who "
+                     "works there: `runuser --pty -u USER -- debzero ...`")

@@ -95,7 +95,11 @@ def compare(files: list[Path], target: Optional[Path]) -> int:
         example = "debzero bench --compare a/results.json b/results.json -o comparison.html"
         raise InputError([Problem("debzero bench", "--compare", "takes two or more results.json and -o FILE",
                                   f"for example: {example}")])
-    page = comparison.render([results.load(file) for file in files])
+    loaded = []
+    for file in files:
+        with privileges.acting_as_owner(file):
+            loaded.append(results.load(file))
+    page = comparison.render(loaded)
     target = target / "comparison.html" if target.is_dir() else target
     try:
         with privileges.acting_as_owner(target):

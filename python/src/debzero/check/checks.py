@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -13,6 +14,7 @@ from debzero.base.files import nearest, unreadable
 from debzero.base.reading import why
 from debzero.base.text import did_you_mean
 from debzero.check.hub_names import hub_problems
+from debzero.check.inputs import require_roots
 from debzero.check.operators import operator_problems
 from debzero.data.columns import column_names
 from debzero.deepspeed_json import lint
@@ -37,7 +39,7 @@ def output_of(job: Job) -> Path:
 
 def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_of) -> ResolvedJob:
     """The job in `path` on this host; raises an InputError with every problem found. Root becomes the owner of the
-    folder that the command works in."""
+    folder that the command works in; where that is root's, all that the job names must be as well."""
     return examine(path, ranks, works_in=works_in)[0]
 
 
@@ -50,6 +52,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
     resolved = None
     if job is not None:
         privileges.become_owner(works_in(job))
+        require_roots(job, path)
         file = str(path)
         in_the_file = list(problems)
         try:  # a start would fail at it, after it had opened the output folder
@@ -141,9 +144,14 @@ def _moves(folder: str, path: str) -> bool:
 
 
 def _in_output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
-    """As _output, where root works elsewhere (`debzero bench --output`)."""
-    with privileges.acting_as_owner(Path(job.output)):
-        return _output(job, file, own)
+    """As _output, where root works elsewhere (`debzero bench --output`), and for a folder that somebody changes in the
+    meantime."""
+    try:
+        with privileges.acting_as_owner(Path(job.output)):
+            return _output(job, file, own)
+    except OSError as error:
+        return [PassingProblem(file, "output", f"{error.filename or job.output} {why(error)}",
+                               "start again when nobody else changes the folder")]
 
 
 def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
@@ -157,7 +165,8 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
     if not os.access(above, os.W_OK | os.X_OK):
         user = os.environ.get("USER") or str(os.getuid())
         return [Problem(file, "output", f"the user {user} may not write to {above}",
-                        f"choose another output, or as root: install -d -o {user} {folder}")]
+                        "choose another output" + (f", or as root: install -d -o {user} {shlex.quote(str(folder))}"
+                                                   if privileges.is_roots_alone(folder) else ""))]
     if reason := unreadable(folder):
         return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
     paths = {"the job file": file, "data.dataset": job.data.dataset, "model": job.model, "deepspeed": job.deepspeed}

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.privileges import become_owner
 from debzero.job import others
 from debzero.job.reader import read_mapping
 from debzero.job.schema import Job
@@ -225,6 +226,7 @@ def as_yaml(made: Conversion, path: Path) -> str:
 
 def run(path: Path, ranks: Optional[int], as_json: bool) -> int:
     """Print the job; the exit code."""
+    become_owner(path)
     made = convert(path, ranks)
     if as_json:
         print(json.dumps({"program": made.program, "job": made.job, "missing": made.missing, "left_out": made.left_out},

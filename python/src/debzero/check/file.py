@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.reading import CONFIG, read_text
 from debzero.base.text import printable
@@ -33,6 +34,8 @@ def check(path: Path, ranks: Optional[int], fix: bool, strict: bool, as_json: bo
     """The exit code, after printing what was found. Errors are raised as an InputError, with --strict warnings too."""
     is_deepspeed = _is_deepspeed(path)
     changes = (fix_json([path], None, as_json) if is_deepspeed else fix_job(path, as_json)) if fix else []
+    if is_deepspeed:
+        privileges.become_owner(path)
     try:
         facts, warnings = _deepspeed(path, ranks) if is_deepspeed else _job(path, ranks)
         if strict and warnings:
@@ -59,7 +62,8 @@ def _is_deepspeed(path: Path) -> bool:
     if path.suffix in (".yml", ".yaml"):
         return False
     try:
-        text = read_text(path, CONFIG)
+        with privileges.acting_as_owner(path):
+            text = read_text(path, CONFIG)
     except ValueError:  # a binary file
         return path.suffix in (".json", ".hjson")
     except OSError:

@@ -25,7 +25,8 @@ def fix_job(path: Path, quiet: bool) -> list[str]:
     if job is None or job.deepspeed is None or any(problem.key == "deepspeed" for problem in wrong):
         return []
     if isinstance(job.deepspeed, str):
-        readable = read_deepspeed(job, str(path))[0] is not None
+        with privileges.acting_as_owner(path, Path(job.deepspeed)):
+            readable = read_deepspeed(job, str(path))[0] is not None
         return fix_json([path, Path(job.deepspeed)], job, quiet) if readable else []
     if not quiet:
         _by_hand(path, [f"deepspeed.{change}" for change in lint.apply_fixes(job.deepspeed, job)[1]])

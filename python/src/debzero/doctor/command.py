@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import __version__
-from debzero.base import systemd
+from debzero.base import privileges, systemd
 from debzero.base.command_line import Commands, add_command, add_json, count
 from debzero.base.environment import environment
 from debzero.base.stack import stack
@@ -114,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: bool) -> int:
+    privileges.become_owner()
     pins = stack()
     expected = _settings(Path(pins.config, "host.env"))
     gpus = expected if gpus is None else gpus

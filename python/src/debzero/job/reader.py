@@ -9,6 +9,7 @@ from typing import Any, Optional
 from pydantic import BaseModel, ValidationError
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.privileges import acting_as_owner
 from debzero.base.reading import JOB, ContentError, read_text, why
 from debzero.base.stack import jobs_folder
 from debzero.base.text import did_you_mean, short, type_text
@@ -87,7 +88,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
         return InputError([Problem(str(path), key, reason, fix)])
 
     try:
-        text = read_text(path, JOB)
+        with acting_as_owner(path):  # a link of another user's leads root nowhere
+            text = read_text(path, JOB)
     except FileNotFoundError:
         base = "" if path.is_absolute() else ", relative to the current folder"
         raise wrong("file", "does not exist", f"check the path{base}; `ls {path.parent}` shows what is there") from None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, without_known
+from debzero.base.privileges import become_owner
 from debzero.base.text import bytes_text, count_text, printable
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.deepspeed_json.view import ZERO
+from debzero.job.local_files import files_of
 from debzero.job.reader import parse
+from debzero.job.schema import Job
 from debzero.model import tasks
 from debzero.model.checks import model_problems
 from debzero.model.positions import position_problems
@@ -38,13 +42,15 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
              as_json: bool) -> int:
     """The command; returns the exit code. `sizes`: the texts of --gpu-memory, --ram and --nvme; `config`: of --config.
     Raises an InputError with every problem of the job and the command line."""
+    job, wrong = parse(path)
+    _become_owner(path, job, config)
     hardware, problems = find_hardware(gpus, sizes)
     if config is not None and not config.exists():
         problems.append(Problem("the command line", "--config", f"{config} does not exist",
                                 "give a config.json, or the folder that holds one"))
         config = None
-    shapes, settings, of_job = _read(path, hardware, config, bool(problems))
-    problems += of_job
+    shapes, settings, of_job = _read(path, job, hardware, config, bool(problems or wrong))
+    problems += [*wrong, *without_known(of_job, wrong)]
     if problems or shapes is None:
         raise InputError(problems)
     try:
@@ -73,13 +79,21 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     return 0
 
 
-def _read(path: Path, hardware: Hardware, config: Optional[Path], refused: bool) -> tuple[
+def _become_owner(path: Path, job: Optional[Job], config: Optional[Path]) -> None:
+    """Nothing is written, so root may be whoever owns the first file that is not root's. Before CUDA is asked anything:
+    its state does not pass on to a child, in which this continues where there is a terminal."""
+    named = (job.deepspeed, job.model) if job else ()
+    paths = [part for part in named if isinstance(part, str) and os.path.isabs(part)]
+    files = [file for named_path in paths for file in (Path(named_path), *files_of(named_path))]
+    become_owner(path, *([config] if config else []), *files)
+
+
+def _read(path: Path, job: Optional[Job], hardware: Hardware, config: Optional[Path], refused: bool) -> tuple[
         Optional[Shapes], Optional[dict[str, Any]], list[Problem]]:
-    """The job's model (None where a problem is in the way), its DeepSpeed JSON, and everything wrong with the job.
-    `refused`: the command line is wrong, so the hub, which may take its time, is not asked."""
-    job, wrong = parse(path)
+    """The job's model (None where a problem is in the way), its DeepSpeed JSON, and what is wrong with the job beside
+    its text. `refused`: the command line or the text is wrong, so the hub, which may take its time, is not asked."""
     if job is None:
-        return None, None, wrong
+        return None, None, []
     shapes, file = None, str(path)
     settings, found = read_deepspeed(job, file)
     found += tasks.problems(job, file)
@@ -91,14 +105,14 @@ def _read(path: Path, hardware: Hardware, config: Optional[Path], refused: bool)
     if config is None and isinstance(job.model, dict):
         found += model_problems(job, file)
     at_hand = config is not None or isinstance(job.model, dict) or Path(job.model).is_absolute()
-    if not any(p.key.startswith("model") for p in found) and (at_hand or not (refused or wrong or found)):
+    if not any(p.key.startswith("model") for p in found) and (at_hand or not (refused or found)):
         try:
             shapes = Shapes(job, file, config)
             if config is not None or isinstance(job.model, str):  # else model_problems has looked
                 found += position_problems(job, file, shapes.config)
         except InputError as error:
             found += error.problems
-    return shapes, settings, [*wrong, *without_known(found, wrong)]
+    return shapes, settings, found
 
 
 def _as_dict(path: Path, planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> dict[str, Any]:

@@ -5,11 +5,9 @@ What imports torch is imported in functions: signals must be blocked before any 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import resource
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -24,7 +22,9 @@ from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.logs import make_printable
 from debzero.base.stack import jobs_folder
+from debzero.base.terminal import end_with
 from debzero.base.text import printable_lines
+from debzero.check.inputs import require_roots
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.reader import parse
 from debzero.resolve.host import HostGpus, this_host
@@ -36,8 +36,6 @@ from debzero.train import exchange, rendezvous
 from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
 from debzero.train.memory_retry import with_launchers_micro
 from debzero.train.torch_imports import speed_up_imports
-
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def main() -> int:
@@ -93,6 +91,7 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedJob:
     privileges.become_owner(Path(job.output))  # which debzero's own launcher is already
     if arguments.deepspeed:
         job = job.model_copy(update={"deepspeed": str(arguments.deepspeed.absolute())})
+    require_roots(job, file)
     config, problems = read_deepspeed(job, str(file))
     if problems:
         raise InputError(problems)
@@ -103,9 +102,7 @@ def _die_with_launcher() -> None:
     """A rank whose launcher is killed, without a chance to end its ranks, must not continue unwatched."""
     launcher = environment().launcher_pid
     if launcher is not None:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != launcher:  # it died before that
-            os._exit(1)
+        end_with(launcher)
 
 
 def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:

@@ -1,6 +1,9 @@
 """Root does nothing as root in a folder where another user may have put something."""
+import errno
+import json
 import os
 import pwd
+import struct
 
 import pytest
 from others import OTHER, give, in_child, public_folder
@@ -75,7 +78,7 @@ def test_a_folder_that_others_may_write_to_is_refused_unless_it_is_sticky(public
     answer = in_child(lambda: privileges.become_owner(shared / below))
     assert answer.startswith("UserError") is refused, answer
     if refused:
-        assert "others may write to it" in answer and "sudo -u" in answer
+        assert "others may write to it" in answer and "runuser --pty -u" in answer
 
 
 def test_in_a_sticky_folder_the_owner_of_what_is_there_counts(public):
@@ -90,6 +93,77 @@ def test_a_group_that_may_write_is_as_good_as_anybody(public):
     os.chown(public, 0, OTHER.pw_gid)
     public.chmod(0o775)
     assert "others may write" in in_child(lambda: privileges.become_owner(public / "out"))
+
+
+def acl(path, kind, *, user=7, number=OTHER.pw_uid, mask=7, everybody=5):
+    """Give `path` an access control list with the other user on it."""
+    nobody = 0xffffffff
+    entries = [(1, 7, nobody), (2, user, number), (4, 5, nobody), (8, 7, 0), (16, mask, nobody),
+               (32, everybody, nobody)]
+    content = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(path, f"system.posix_acl_{kind}", content)
+    except OSError:
+        pytest.skip("this file system has no access control lists")
+
+
+@pytest.mark.parametrize(("kind", "given", "refused"), [
+    ("access", {}, True), ("access", {"user": 5}, False), ("access", {"mask": 5}, False),
+    ("access", {"number": 0}, False), ("access", {"user": 5, "everybody": 7}, True), ("default", {}, True),
+    ("default", {"user": 5}, False), ("default", {"user": 5, "everybody": 7}, True)])
+@pytest.mark.parametrize("below", ["", "out"])
+def test_whom_an_access_control_list_lets_write_is_a_stranger(public, kind, given, refused, below):
+    acl(public, kind, **given)
+    answer = in_child(lambda: privileges.become_owner(public / below))
+    assert answer.startswith("UserError") is refused, answer
+    if refused:
+        assert "setfacl" in answer and ("default access control list" in answer) is (kind == "default")
+
+
+def test_a_folder_is_not_roots_alone_if_a_list_lets_others_enter(public):
+    give_new(public, "other")
+    public.chmod(0o700)
+    assert not privileges.is_anothers(public / "other")
+    acl(public, "access", user=1, everybody=0)
+    assert privileges.is_anothers(public / "other")
+
+
+def test_where_a_default_list_is_passed_on_the_way_only_what_is_there_counts(public):
+    (public / "out").mkdir()
+    acl(public, "default")
+    assert not privileges.is_anothers(public / "out")
+
+
+def test_a_file_that_others_may_write_to_is_no_ones(public):
+    file = public / "results.json"
+    file.touch()
+    assert privileges.distrust(file) == ""
+    file.chmod(0o666)
+    assert "others may write to it" in privileges.distrust(file)
+
+
+def test_a_second_name_may_be_in_reach_where_the_first_is_not(public):
+    give_new(public, "other")
+    (public / "other" / "file").touch()
+    os.link(public / "other" / "file", public / "private")
+    give(public / "other")
+    public.chmod(0o700)
+    assert privileges.is_anothers(public / "private")
+    (public / "other" / "file").unlink()
+    assert not privileges.is_anothers(public / "private")
+
+
+def test_what_root_may_not_look_at_is_refused(public, monkeypatch):
+    """As another user's FUSE: what is there once it is gone?"""
+    look = os.lstat
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return look(path)
+
+    monkeypatch.setattr(os, "lstat", closed)
+    assert "cannot be looked at" in privileges.distrust(public / "closed" / "out")
 
 
 def test_a_user_without_an_account_is_refused(public):
@@ -118,14 +192,24 @@ def test_variables_that_name_folders_of_roots_are_not_kept(public, other):
     assert in_child(become) == str([None, str(other), None])
 
 
-def test_root_loads_nothing_from_another_users_caches(public, other):
-    """Compiled operators are in them."""
-    def stay():
-        os.environ.update(HOME=str(other), TORCH_EXTENSIONS_DIR=f"{other}/.cache", HF_HOME=f"{public}/models")
-        privileges.become_owner(public)
-        return [os.environ.get(name) for name in ("HOME", "TORCH_EXTENSIONS_DIR", "HF_HOME")]
+@pytest.mark.parametrize("paths", [1, 0])
+def test_no_variable_leads_root_to_what_others_may_change(public, other, paths):
+    """Caches with compiled operators, settings, programs: whatever libraries there are."""
+    (public / "link").symlink_to(other)
+    (public / "open").mkdir()
+    (public / "open").chmod(0o777)
+    given = {"HOME": str(other), "TORCH_EXTENSIONS_DIR": f"{other}/.cache", "MPLCONFIGDIR": f"{public}/link/mpl",
+             "TRITON_PTXAS_PATH": f"{other}/ptxas", "OPENSSL_CONF": f"{public}/open/ssl.cnf",
+             "HF_HOME": f"{public}/models", "HTTPS_PROXY": "http://user:word@proxy:80/", "OMP_NUM_THREADS": "2",
+             "PATH": f"{other}/bin:/usr/bin:{public}/open:/bin", "DEBZERO_TEXTFILE_DIR": str(other)}
 
-    assert in_child(stay) == str([pwd.getpwuid(0).pw_dir, None, f"{public}/models"])
+    def stay():
+        os.environ.update(given)
+        privileges.become_owner(*[public] * paths)
+        return json.dumps({name: os.environ[name] for name in given if name in os.environ})
+
+    kept = {name: given[name] for name in ("HF_HOME", "HTTPS_PROXY", "OMP_NUM_THREADS", "DEBZERO_TEXTFILE_DIR")}
+    assert json.loads(in_child(stay)) == {**kept, "HOME": pwd.getpwuid(0).pw_dir, "PATH": "/usr/bin:/bin"}
 
 
 @pytest.mark.parametrize(("before", "after"), [(0o022, 0o027), (0o077, 0o077), (0, 0o027)])
