@@ -29,7 +29,8 @@ JOB = {
     "model": {"type": "bert", "vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
               "intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "data": {"dataset": "rows.csv", "held_out": 0.2, "max_length": 16},
-    "train": {"epochs": 2, "global_batch": 32, "micro_batch": 8, "learning_rate": 1e-2, "log_every": 1},
+    "train": {"epochs": 2, "global_batch": 32, "micro_batch": 8, "learning_rate": 1e-2, "log_every": 1,
+              "seed": 101},
     "ranks": 2,
     "output": "out",
 }
