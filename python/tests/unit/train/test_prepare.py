@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support import JOB, SOURCE, plan_of, prepared
 
 from debzero.base.errors import InputError, UserError
+from debzero.check.data import data_found
 from debzero.data import tokens
 from debzero.data.collator import Collator
 from debzero.data.store import Chunk
@@ -109,6 +110,13 @@ def test_prepared_data_is_reused_until_something_it_depends_on_changes(bench):
         assert prepare.prepare(plan_of(bench, **same), cache).stat().st_ino == before
     other = prepare.prepare(plan_of(bench, data__max_length=8), cache)
     assert other != folder and not folder.exists()
+
+
+def test_a_training_sees_the_rows_that_check_prints(bench):
+    job = plan_of(bench).job
+    checked = data_found(job, "job.yml", "lengths").facts
+    assert {"rows", "classes", "lengths"} <= {*checked}
+    assert prepared(bench).facts == checked
 
 
 def test_a_local_model_that_changes_is_another(bench):
@@ -219,8 +227,8 @@ def test_a_tokenizer_that_marks_no_end_gets_one(bench):
         __call__ = staticmethod(lambda text_target, **_: {"input_ids": [[ord(letter) for letter in text][:3]
                                                                         for text in text_target]})
 
-        def __len__(self):
-            return 256
+        def get_vocab(self):
+            return {chr(number): number for number in range(256)}
 
     pieces = prepare._answers(Letters(), 3)
     assert pieces(["a", "abc"])["answer_ids"].tolist() == [97, 0, 97, 98, 0]
