@@ -13,7 +13,7 @@ from debzero.data.json_file import JsonFile
 from debzero.data.reading import Rows
 from debzero.data.survey import Wanted
 from debzero.data.tables import HubRows, ParquetFile
-from debzero.job.local_files import local_files
+from debzero.job.local_files import files_read
 from debzero.job.schema import SECTIONS_DATASET, Data
 
 HELD_OUT = 0.1  # of debian-sections, when the job does not say
@@ -49,12 +49,10 @@ def parts(data: Data, wanted: Wanted, cache: Path) -> Parts:
 
 def local_parts(data: Data, wanted: Wanted) -> Parts:
     """Of a file or a folder on this host."""
-    files = local_files(data.dataset)
+    files = files_read(data)
     missing = [str(file) for file in files.values() if not file.is_file()] or ([] if files else [data.dataset])
     if missing:
         raise broken(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
-    if "validation" in files or data.held_out:
-        files.pop("test", None)
     return _chosen(data, {split: opened(path, wanted) for split, path in files.items()})
 
 

@@ -46,6 +46,7 @@ def test_a_run_that_is_lengthened_or_watched_otherwise_continues(bench):
             ({"train__epochs": 3}, "continues after step 10 of 39 with train.epochs 2 -> 3" + schedule),
             ({"train__epochs": 1}, "continues after step 10 of 13 with train.epochs 2 -> 1" + schedule),
             ({"train__max_steps": 10}, "continues after step 10 of 10 with train.max_steps not set -> 10" + schedule),
+            ({"train__max_steps": 99}, "continues after step 10 of 26 with train.max_steps not set -> 99"),
             ({"train__metric": "f1", "train__patience": 2, "train__evaluate_every": 5},
              "continues after step 10 of 26 with train.evaluate_every not set -> 5, train.metric auto -> f1, "
              "train.patience not set -> 2")]:
@@ -56,6 +57,7 @@ def test_a_finished_run_is_continued_only_where_something_is_left_to_do(bench):
     folder = leave(bench.folder / "out", plan_of(bench), 26, "finished")
     assert says(bench, folder) == "has finished, after step 26 of 26"
     assert says(bench, folder, train__evaluate_every=5, train__log_every=3) == "has finished, after step 26 of 26"
+    assert says(bench, folder, train__max_steps=99) == "has finished, after step 26 of 26", "epochs end it all the same"
     assert says(bench, folder, train__epochs=4).startswith("continues after step 26 of 52 with train.epochs 2 -> 4")
     assert says(bench, folder, train__metric="f1") == (
         "continues after step 26 of 26 with train.metric auto -> f1. Its result so far is kept in archive/")
@@ -143,6 +145,7 @@ def test_a_killed_start_of_a_finished_run_is_no_finished_one(bench, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         folder.begin("job.yml", longer.identity, 26)
     assert folder.status().state == "failed" and folder.status().step == 26
+    assert says(bench, folder, train__max_steps=99) == "has finished, after step 26 of 26", "epochs end it all the same"
     assert says(bench, folder, train__epochs=4).startswith("continues after step 26 of 52")
     assert says(bench, folder) == "resumes after step 26 of 26"
 
