@@ -47,10 +47,14 @@ def csv_cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
+MOST_CHOICES = 60
+
+
 def did_you_mean(word: object, choices: list[str]) -> str:
     """The choice that `word` resembles, else all of them."""
     close = difflib.get_close_matches(str(word), choices, 1, 0.6)
-    return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(choices)}"
+    return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(choices[:MOST_CHOICES])}" + (
+        f" and {len(choices) - MOST_CHOICES} more" if len(choices) > MOST_CHOICES else "")
 
 
 def parse_bytes(text: str) -> int:

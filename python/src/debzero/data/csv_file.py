@@ -54,7 +54,8 @@ class CsvFile:
         self._start, self._lines = mark + length, self._first - 1 + lines
         double = next((name for name in wanted if self.columns.count(name) > 1), None)
         if double is not None:
-            raise broken(f"{self.name} line {self._first} names the column {double!r} twice", "give each column its own name")
+            raise broken(f"{self.name} line {self._first} names the column {double!r} twice",
+                         "give each column its own name")
 
     def _header(self, start: bytes, separator: str) -> tuple[list[str], int, int]:
         """The columns' names, and the bytes and lines that they take."""
@@ -76,9 +77,11 @@ class CsvFile:
         text = "".join(taken)
         if "\0" in text:
             raise no_character(self.path, self._first)
-        if not "".join(names).strip() or len(start) > LONGEST_ROW >= len(text.encode()) and not text.endswith(("\n", "\r")):
-            raise broken(f"{self.name} line {self._first} names no columns", "the first line of a CSV file names its columns")
-        return names, len(text.encode()), len(taken)
+        size = len(text.encode())
+        if not "".join(names).strip() or len(start) > LONGEST_ROW >= size and not text.endswith(("\n", "\r")):
+            raise broken(f"{self.name} line {self._first} names no columns",
+                         "the first line of a CSV file names its columns")
+        return names, size, len(taken)
 
     def pieces(self, wanted: Mapping[str, str]) -> Iterator[Any]:
         done = 0

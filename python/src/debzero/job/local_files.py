@@ -72,7 +72,9 @@ def _holds(path: Path, model: bool) -> bool:
     """Whether a job could name this as its model, or as its data."""
     if model:
         return os.path.isfile(path / "config.json")
-    return path.suffix in FORMATS if os.path.isfile(path) else "train" in local_files(str(path))
+    if os.path.isdir(path):
+        return "train" in local_files(str(path))
+    return path.suffix in FORMATS and os.path.isfile(path)
 
 
 def hub_name(dataset: str) -> tuple[str, Optional[str]]:

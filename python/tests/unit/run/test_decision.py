@@ -87,7 +87,7 @@ def test_what_makes_another_training_is_named(bench):
     with (bench.folder / "rows.csv").open("a") as rows:
         rows.write("one more,animal\n")
     assert says(bench, folder, train__seed=1) == (
-        "starts anew because this is another training: train.seed 42 -> 1, the data's content (rows.csv)" + moves)
+        "starts anew because this is another training: train.seed 101 -> 1, the data's content (rows.csv)" + moves)
 
 
 def test_a_setting_is_named_where_it_is_written(bench):
@@ -145,7 +145,6 @@ def test_a_killed_start_of_a_finished_run_is_no_finished_one(bench, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         folder.begin("job.yml", longer.identity, 26)
     assert folder.status().state == "failed" and folder.status().step == 26
-    assert says(bench, folder, train__max_steps=99) == "has finished, after step 26 of 26", "epochs end it all the same"
     assert says(bench, folder, train__epochs=4).startswith("continues after step 26 of 52")
     assert says(bench, folder) == "resumes after step 26 of 26"
 
