@@ -40,7 +40,7 @@ def held(key: str, file: str, place: str, column: str, kind: str) -> DataError:
     if kind not in ("lists", "mappings"):
         fix = "write it as texts or numbers"
     elif key == "label":
-        fix = "multi-label classification is not supported: give each row one class"
+        fix = "give each row one answer: multi-label classification is not supported"
     else:
         fix = "give each row one text; of a chat, what the model's chat template makes of it"
     return DataError(Fault(key, f"{where}: the column {column} holds {kind}", fix))

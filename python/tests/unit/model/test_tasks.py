@@ -222,7 +222,7 @@ def test_what_a_model_cannot_do_is_named(make, bench):
     ({"task": "causal-lm", "train__metric": "f1"}, "train.metric"),
     ({"task": "regression", "train__metric": "matthews"}, "train.metric"),
     ({"task": "causal-lm", "data__text": ["text", "label"]}, "data.text"),
-    ({"data__prefix": ["a", "b"]}, "data.prefix"),
+    ({"data__prefix": ["a", "b"]}, "data.prefix"), ({"data__text": ["label"]}, "data.text"),
     ({"task": "regression", "data__dataset": "debian-sections"}, "task"), ({"task": "text-to-text"}, "model.type"),
     ({"task": "causal-lm", "model": SMALL["t5"]}, "model.type"), ({}, None),
     ({"data__answers": "text"}, "data.answers"), ({**WRITING, "train__metric": "accuracy"}, "train.metric"),
