@@ -53,8 +53,9 @@ def local_parts(data: Data, wanted: Wanted) -> Parts:
     files = files_read(data)
     missing = [file for file in files.values() if not file.is_file()] or ([] if files else [Path(data.dataset)])
     if missing:
-        raise broken(f"{missing[0]} is no regular file" if missing[0].exists() else
-                     f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
+        if missing[0].exists() and not missing[0].is_dir():
+            raise broken(f"{missing[0]} is no regular file", "name a file or a folder in data.dataset")
+        raise broken(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
     others = files_of(data.dataset) if Path(data.dataset).is_dir() else []
     for split in files:
         both = [other.name for other in others if other.stem == split and other.suffix in FORMATS]
