@@ -10,6 +10,7 @@ import pytest
 
 from debzero.base.files import read_json
 
+pytestmark = pytest.mark.slow
 GPT2 = {"type": "gpt2", "vocab_size": 200, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
 T5 = {"type": "t5", "vocab_size": 200, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
 JOBS = {
