@@ -139,6 +139,6 @@ def _tokenizer(job: Job, read: DataSet) -> Any:
         training[read.train.rows] = True
         columns = joined(read.train.survey.sample(training), job.data)
         texts = [text for column in columns for text in column] + read.labels * 2
-        return load_tokenizer(job.model, lambda: texts, job.data.max_length)
+        return load_tokenizer(job.model, lambda: texts, job.data.max_length, continues=job.task == "causal-lm")
     folder = source.folder_here(job)
     return None if folder is None or flaws(folder, weights=False) else load_tokenizer(str(folder), list, 0)

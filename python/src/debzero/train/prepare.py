@@ -32,7 +32,7 @@ from debzero.model.tokens import class_token, refuse_ends
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows tokenised at a time: what a set needs in memory does not grow with it
-LAYOUT = 2      # of the tokenised folders; with another number all are written anew
+LAYOUT = 3      # of the tokenised folders; with another number all are written anew
 
 
 def _answers(tokenizer: Any, limit: int) -> Callable[[list[str]], Piece]:
@@ -132,7 +132,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     model = source.local(job)
     if isinstance(model, str):
         _check_model(job, resolved.origins.file, Path(model), read.labels)
-    tokenizer = load_tokenizer(model, lambda: _corpus(sides[0][1], job.data, read.labels), job.data.max_length)
+    tokenizer = load_tokenizer(model, lambda: _corpus(sides[0][1], job.data, read.labels), job.data.max_length,
+                               continues=job.task == "causal-lm")
     end = class_token(model, tokenizer) if has_new_head(job) else None
     lengths: list[np.ndarray] = []
 

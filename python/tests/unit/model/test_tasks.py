@@ -104,6 +104,7 @@ def test_text_to_text_answers_the_likeliest_name(make):
     assert len(unlikely) == len(WORDS)
 
 
+@pytest.mark.slow
 def test_text_to_text_learns(make):
     """The words are the classes' own, so a few dozen steps tell them apart."""
     own, loaded, model = make("t5", "text-to-text",

@@ -159,6 +159,7 @@ def test_the_ways_to_start_ranks(monkeypatch):
     assert meeting(monkeypatch, WORLD_SIZE="1").folder is None
 
 
+@pytest.mark.slow
 def test_ranks_of_another_launcher_meet_and_exchange(bench):
     """Two ranks as torch's launcher starts them, in children of one process."""
     bench.output().mkdir()
