@@ -37,9 +37,13 @@ def html_text(text: str) -> str:
     return html.escape(printable(text))
 
 
+# What is markup in a line of Markdown. GitHub's also makes links of bare addresses, and emphasis of _ beside a word.
+MARKUP = re.compile(r"[\\`*\[\]<|&~]|:(?=//)|(?<=www)\.|(?<!\w)_|_(?!\w)", re.IGNORECASE)
+
+
 def markdown_text(text: str) -> str:
     """A text for a line or a table's cell of Markdown, in which nothing is markup, a link or HTML."""
-    return re.sub(r"([\\`*\[\]<|&])", r"\\\1", printable(text))
+    return MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def csv_cell(value: object) -> object:

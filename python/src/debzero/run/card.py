@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from debzero.base.files import read_json, write_text
-from debzero.base.text import computing_text, count_text, duration_text, markdown_text, memory_text
+from debzero.base.text import computing_text, count_text, duration_text, markdown_text, memory_text, printable
 from debzero.job.batch import Batch
 from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.run.records import Report
@@ -41,15 +41,17 @@ def _metadata(report: Report, job: Job, name: str) -> str:
 
     from debzero.job.local_files import hub_name
 
-    dataset, part = hub_name(job.data.dataset) if _on_hub(job.data.dataset) else (Path(job.data.dataset).name, None)
-    results = [EvalResult(task_type=PIPELINES[job.task], dataset_type=dataset, dataset_name=Path(job.data.dataset).name,
+    own = printable(Path(job.data.dataset).name)
+    dataset, part = hub_name(job.data.dataset) if _on_hub(job.data.dataset) else (own, None)
+    results = [EvalResult(task_type=PIPELINES[job.task], dataset_type=dataset, dataset_name=own,
                           dataset_config=part, metric_type=METRICS.get(metric, metric), metric_name=metric,
                           metric_value=value)
                for metric, value in report.evaluation.items()]
     tags = ["debzero", *(["deepspeed"] if "deepspeed" in report.versions else [])]
     data = ModelCardData(
         base_model=job.model if _on_hub(job.model) else None, datasets=[dataset] if _on_hub(job.data.dataset) else None,
-        library_name="transformers", pipeline_tag=PIPELINES[job.task], tags=tags, model_name=name, eval_results=results)
+        library_name="transformers", pipeline_tag=PIPELINES[job.task], tags=tags, model_name=printable(name),
+        eval_results=results)
     return str(data.to_yaml()).strip()
 
 

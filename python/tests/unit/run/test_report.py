@@ -61,6 +61,15 @@ def test_the_card_of_local_things_names_no_path(tmp_path):
     assert "text -> x\\|y" in read.content, "a bar would end the table's cell"
 
 
+@pytest.mark.parametrize("name", ["cost_$5_{x$", "\\$\\frac{$", "\x1b[31m\u202e\udcff\r"])
+def test_any_name_of_a_job_gives_a_picture_and_a_card(tmp_path, name):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.7}\n')
+    assert plots.draw(tmp_path / "metrics.jsonl", "loss", None, tmp_path, name)
+    job = Job.model_validate({**MRPC, "data": {"dataset": f"/data/{name}.csv".replace("\udcff", ""), "label": "x"}})
+    card.write(Report.model_validate({**REPORT.as_json(), "job": f"/jobs/{name}.yml"}), job, tmp_path)
+    assert (tmp_path / "README.md").read_text().replace("\n", "").isprintable()
+
+
 def test_the_report_says_whose_weights_and_how_fast():
     text = report.text(REPORT)
     for words in ("AutoModelForSequenceClassification.from_pretrained", "0.8750 (majority-class baseline 0.6800)",

@@ -111,6 +111,17 @@ def test_prepared_data_is_reused_until_something_it_depends_on_changes(bench):
     assert other != folder and not folder.exists()
 
 
+def test_links_and_files_in_the_place_of_prepared_data_go_and_what_they_name_stays(bench):
+    cache, others = bench.folder / "cache", bench.folder / "others"
+    (others / "kept").mkdir(parents=True)
+    cache.mkdir()
+    (cache / "tokenised-link").symlink_to(others)
+    (cache / "tokenised-file").touch()
+    (cache / "raw").symlink_to(others)
+    folder = prepare.prepare(plan_of(bench), cache)
+    assert list(cache.iterdir()) == [folder] and [path.name for path in others.iterdir()] == ["kept"]
+
+
 def test_a_local_model_that_changes_is_another(bench):
     folder = bench.folder / "lm"
     folder.mkdir()
@@ -219,8 +230,8 @@ def test_a_tokenizer_that_marks_no_end_gets_one(bench):
         __call__ = staticmethod(lambda text_target, **_: {"input_ids": [[ord(letter) for letter in text][:3]
                                                                         for text in text_target]})
 
-        def __len__(self):
-            return 256
+        def get_vocab(self):
+            return {chr(number): number for number in range(256)}
 
     pieces = prepare._answers(Letters(), 3)
     assert pieces(["a", "abc"])["answer_ids"].tolist() == [97, 0, 97, 98, 0]
