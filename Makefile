@@ -32,9 +32,9 @@ test: ## Run every test: lint, policies, units, the .deb, all roles in container
 	@ansible/bootstrap tests
 	$(PYTEST) -m "not prebuilt and not long" --cases 300
 
-test-quick: ## Run the tests that need no container
+test-quick: ## Run the tests that need neither a container nor many trainings
 	@ansible/bootstrap tests
-	$(PYTEST) -m "not container and not prebuilt and not long"
+	$(PYTEST) -m "not container and not prebuilt and not long and not slow"
 
 test-long: ## Run what takes too long for each change: kills at many moments
 	@ansible/bootstrap tests

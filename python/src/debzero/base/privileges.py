@@ -21,6 +21,8 @@ from debzero.base.errors import UserError
 
 OPEN = "is root's, and others may write to it"
 OPEN_LATER = "is root's, and its default access control list lets others write to what is created in it"
+CLOSE = ("let only root write to it (`chmod go-w`, `setfacl --remove-all`), or run this as the user who works there: "
+         "`runuser --pty -u USER -- debzero ...`")
 UMASK = 0o027  # of what commands write into their own folders: private training data is for its owner and group
 MOST_LINKS = 40  # as the kernel follows in one path
 # Variables that name folders in which libraries write.
@@ -137,7 +139,9 @@ def _owner(*paths: Path) -> Optional[pwd.struct_passwd]:
             try:
                 return pwd.getpwuid(user)
             except KeyError:
-                raise _refusal(path, f"is the user {user}'s, who has no account here") from None
+                raise _refusal(path, f"is the user {user}'s, who has no account here",
+                               f"make one (`useradd --uid {user} NAME`), as after a disk was moved or in a container; "
+                               "or give what is there to a user of this host (`chown -R`)") from None
     return None
 
 
@@ -194,7 +198,5 @@ def _cannot_become(account: pwd.struct_passwd, path: Path, error: OSError) -> Us
     return _refusal(path, f"is the user {account.pw_name}'s, whom root cannot become here ({error.strerror})")
 
 
-def _refusal(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} {reason}: root does not work with what others may have put there",
-                     "let only root write to it (`chmod go-w`, `setfacl --remove-all`), or run this as the user who "
-                     "works there: `runuser --pty -u USER -- debzero ...`")
+def _refusal(path: Path, reason: str, fix: str = CLOSE) -> UserError:
+    return UserError(f"{path} {reason}: root does not work with what others may have put there", fix)

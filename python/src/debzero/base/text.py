@@ -37,9 +37,13 @@ def html_text(text: str) -> str:
     return html.escape(printable(text))
 
 
+# What is markup in a line of Markdown. GitHub's also makes links of bare addresses, and emphasis of _ beside a word.
+MARKUP = re.compile(r"[\\`*\[\]<|&~]|:(?=//)|(?<=www)\.|(?<!\w)_|_(?!\w)", re.IGNORECASE)
+
+
 def markdown_text(text: str) -> str:
     """A text for a line or a table's cell of Markdown, in which nothing is markup, a link or HTML."""
-    return re.sub(r"([\\`*\[\]<|&])", r"\\\1", printable(text))
+    return MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def csv_cell(value: object) -> object:
@@ -47,10 +51,14 @@ def csv_cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
+MOST_CHOICES = 60
+
+
 def did_you_mean(word: object, choices: list[str]) -> str:
     """The choice that `word` resembles, else all of them."""
     close = difflib.get_close_matches(str(word), choices, 1, 0.6)
-    return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(choices)}"
+    return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(choices[:MOST_CHOICES])}" + (
+        f" and {len(choices) - MOST_CHOICES} more" if len(choices) > MOST_CHOICES else "")
 
 
 def parse_bytes(text: str) -> int:

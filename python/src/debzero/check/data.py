@@ -14,6 +14,7 @@ from debzero.base.text import printable
 from debzero.data import dataset
 from debzero.data.dataset import DataSet
 from debzero.data.faults import DataError, Fault
+from debzero.data.forms import fix_of_folder, fix_of_name, fix_of_path
 from debzero.data.lengths import KEPT, cut_share, in_tokens, joined, length_facts, length_that_keeps
 from debzero.data.sources import local_parts
 from debzero.data.survey import Wanted
@@ -94,8 +95,8 @@ def _place(job: Job, file: str) -> list[Problem]:
     if reason := unreadable(path):
         return [Problem(file, "data.dataset", f"{path} {reason}", "correct the path or its permissions")]
     if not path.exists():
-        return [Problem(file, "data.dataset", f"{path} does not exist", did_you_mean_path(path, model=False) or
-                        "check the path; it is relative to the job file")]
+        return [Problem(file, "data.dataset", f"{path} does not exist", fix_of_path(path)
+                        or did_you_mean_path(path, model=False) or "check the path; it is relative to the job file")]
     files = local_files(data.dataset)
     if "train" not in files or (path.is_file() and path.suffix not in FORMATS):
         programs = [found.name for found in files_of(data.dataset) if found.suffix == ".py"]
@@ -105,7 +106,7 @@ def _place(job: Job, file: str) -> list[Problem]:
                             "files")]
         return [Problem(file, "data.dataset",
                         f"{path} is neither a csv, json, jsonl or parquet file nor a folder with train.csv "
-                        "(or .json, .jsonl, .parquet)", "rename them accordingly, or convert them")]
+                        "(or .json, .jsonl, .parquet)", fix_of_folder(path) if path.is_dir() else fix_of_name(path))]
     return []
 
 
@@ -138,6 +139,6 @@ def _tokenizer(job: Job, read: DataSet) -> Any:
         training[read.train.rows] = True
         columns = joined(read.train.survey.sample(training), job.data)
         texts = [text for column in columns for text in column] + read.labels * 2
-        return load_tokenizer(job.model, lambda: texts, job.data.max_length)
+        return load_tokenizer(job.model, lambda: texts, job.data.max_length, continues=job.task == "causal-lm")
     folder = source.folder_here(job)
     return None if folder is None or flaws(folder, weights=False) else load_tokenizer(str(folder), list, 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional
@@ -20,6 +21,7 @@ SEPARATORS = (",", ";", "\t", "|")
 BLOCK = 2**20  # bytes that pyarrow parses at a time; faster here than larger ones
 WHOLE = 2**27  # bytes of a file that is read at once; a larger one takes no more memory
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+EXCELS = re.compile(rb'"?sep=([,;\t|])"?(\r\n|\r|\n)')  # the line before the header with which Excel says it
 
 csv.field_size_limit(LONGEST_ROW)
 
@@ -38,17 +40,23 @@ class CsvFile:
     def __init__(self, path: Path, wanted: Collection[str], classes: Optional[str] = None) -> None:
         self.path, self.name, self.classes = path, path.name, classes
         self._source: Optional[Source] = None
+        self._first = 1  # the header's line
         start = beginning(path)
         mark = len(BYTE_ORDER_MARK) if start.startswith(BYTE_ORDER_MARK) else 0
-        found = [self._header(start[mark:], separator) for separator in SEPARATORS]
+        said = EXCELS.match(start, mark)
+        separators = (said[1].decode(),) if said else SEPARATORS
+        if said:
+            mark, self._first = said.end(), 2
+        found = [self._header(start[mark:], separator) for separator in separators]
         best = next((i for i, (names, _, _) in enumerate(found) if {*wanted} <= {*names}),
                     max(range(len(found)), key=lambda i: len(found[i][0])))
-        self.separator = SEPARATORS[best]
-        self.columns, length, self._lines = found[best]
-        self._start = mark + length
+        self.separator = separators[best]
+        self.columns, length, lines = found[best]
+        self._start, self._lines = mark + length, self._first - 1 + lines
         double = next((name for name in wanted if self.columns.count(name) > 1), None)
         if double is not None:
-            raise broken(f"{self.name} line 1 names the column {double!r} twice", "give each column its own name")
+            raise broken(f"{self.name} line {self._first} names the column {double!r} twice",
+                         "give each column its own name")
 
     def _header(self, start: bytes, separator: str) -> tuple[list[str], int, int]:
         """The columns' names, and the bytes and lines that they take."""
@@ -65,14 +73,16 @@ class CsvFile:
             check_utf8(self.path)
             names = []  # a character is cut off at the end of a line that is too long
         except csv.Error as error:
-            raise broken(f"{self.name} line 1 cannot be read: {error}",
+            raise broken(f"{self.name} line {self._first} cannot be read: {error}",
                          "the first line of a CSV file names its columns") from None
         text = "".join(taken)
         if "\0" in text:
-            raise no_character(self.path, 1)
-        if not names or len(start) > LONGEST_ROW >= len(text.encode()) and not text.endswith(("\n", "\r")):
-            raise broken(f"{self.name} line 1 names no columns", "the first line of a CSV file names its columns")
-        return names, len(text.encode()), len(taken)
+            raise no_character(self.path, self._first)
+        size = len(text.encode())
+        if not "".join(names).strip() or len(start) > LONGEST_ROW >= size and not text.endswith(("\n", "\r")):
+            raise broken(f"{self.name} line {self._first} names no columns",
+                         "the first line of a CSV file names its columns")
+        return names, size, len(taken)
 
     def pieces(self, wanted: Mapping[str, str]) -> Iterator[Any]:
         done = 0
@@ -164,10 +174,17 @@ class CsvFile:
         extra = f", from {short(first.fields[columns])} on" if fields > columns else (
             f": no {self.columns[fields]}" if fields else "")
         others = f"; so have {count - 1} other lines" if count > 2 else "; so has 1 other line" if count == 2 else ""
+        if fields > columns and '\\"' in "".join(first.fields):
+            fix = 'write "" for a quotation mark within quotation marks, not \\"'
+        elif fields > columns and not any(first.fields[columns:]):
+            fix = f"remove the {self.separator!r} at the end of these lines, or add one to the header"
+        elif fields > columns:
+            fix = f"put a text that holds {self.separator!r}, a quotation mark or a line break between quotation marks"
+        else:
+            fix = "give the row a value for each column, or put a text that holds a line break between quotation marks"
         return broken(
             f"{self.name} line {first.line} has {count_text(fields, 'field')}, and the header names "
-            f"{count_text(columns, 'column')} ({', '.join(self.columns[:8])}){extra}{others}",
-            f"put a text that holds {self.separator!r}, a quotation mark or a line break between quotation marks")
+            f"{count_text(columns, 'column')} ({', '.join(self.columns[:8])}){extra}{others}", fix)
 
     def _records(self, errors: str = "strict") -> Iterator[Record]:
         """All rows, blank lines left out. Raises a DataError with the line."""
@@ -196,8 +213,10 @@ class CsvFile:
                 check_utf8(self.path)
                 raise
             except csv.Error as error:
-                raise broken(f"{self.name} line {at + 1} cannot be read: {error}",
-                             "look there for a quotation mark that is not closed") from None
+                reason = (f"has a value of more than {LONGEST_ROW // 2**20} MiB" if "field limit" in str(error)
+                          else f"cannot be read: {error}")
+                raise broken(f"{self.name} line {at + 1} {reason}",
+                             "look there for a quotation mark that is not closed, or shorten the value") from None
         if _open_ended(last, self.separator):
             raise broken(f"{self.name} line {begins}: a quotation mark opens a value that never ends",
                          'close it, or write "" for a quotation mark within quotation marks')

@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
@@ -17,6 +18,7 @@ from debzero.data.survey import Seen, Survey, Wanted
 from debzero.job.schema import Data
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 WHOLE = re.compile(r"-?\d{1,18}")
 QUIET_SECONDS = 2.0  # that reading may take before it says how far it is
 SHOWN = 12           # classes that are listed
@@ -94,9 +96,10 @@ class DataSet:
 
     def faults(self) -> list[Fault]:
         """All that is wrong with the rows, errors first."""
-        found = [fault for survey in self.surveys for fault in _of_rows(survey)]
-        if not any(fault.severity == "error" for fault in found):
-            found += [*self._classes(), *self._sides()]
+        found: list[Fault] = []
+        for some in (chain.from_iterable(map(_of_rows, self.surveys)), self._classes(), self._sides()):
+            if not any(fault.severity == "error" for fault in found):  # which the next may come from
+                found += some
         return sorted(found, key=lambda fault: fault.severity)
 
     def _classes(self) -> Iterator[Fault]:
@@ -112,6 +115,7 @@ class DataSet:
             example = next(name for name in present if not float(name).is_integer())
             yield Fault("label", f"the column {column} of {file} holds numbers, not classes (for example {example})",
                         "name a column of class labels in data.label, or set task: regression")
+            return
         yield from self._lookalikes(present)
         for survey in self.surveys[1:]:
             new = [name for name in survey.classes if name not in self.surveys[0].classes]
@@ -141,6 +145,11 @@ class DataSet:
         for side, name in ((self.train, "training"), (self.held_out, "held-out")):
             if not len(side.rows):
                 count = self.surveys[0].count
+                if self.wanted.kind == "class" and count == len(self.labels) > 2:
+                    yield Fault("label", f"each row of {self.surveys[0].rows.name} has another {self.wanted.label} "
+                                f"({', '.join(map(short, self.labels[:3]))}, ...), so these are no classes",
+                                "name a column of class labels in data.label")
+                    return
                 yield Fault("held_out", f"{self.data.dataset} has {count_text(count, 'row')}: too few to keep "
                             f"{self.data.held_out or 0:g} of them for evaluation"
                             + (" and one of each class for training" if count > 1 else ""), "give it more rows")
@@ -158,8 +167,10 @@ def _of_rows(survey: Survey) -> Iterator[Fault]:
     if survey.unlabelled.count:
         yield Fault("label", f"{_seen(survey, survey.unlabelled)} no {wanted.label}", "fill it in or remove the row")
     if survey.no_number.count:
+        fix = "write the decimal point as a point" if DECIMAL_COMMA.fullmatch(survey.example.strip()) else (
+            "correct the row, name a column of numbers in data.label, or set task: classification")
         yield Fault("label", f"{_seen(survey, survey.no_number)} {short(survey.example)} where task regression needs a "
-                    "number", "correct the row, name a column of numbers in data.label, or set task: classification")
+                    "number", fix)
     for column, seen in survey.empty.items():
         if seen.count == survey.count:
             yield Fault("text", f"the column {column} of {name} is empty in all {count_text(seen.count, 'row')}",

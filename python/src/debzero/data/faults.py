@@ -37,6 +37,10 @@ def broken(reason: str, fix: str) -> DataError:
 def held(key: str, file: str, place: str, column: str, kind: str) -> DataError:
     """A column whose values are neither texts nor numbers nor classes."""
     where = f"{file} {place}" if place else file
-    fix = "multi-label classification is not supported: give each row one class" if key == "label" else (
-        "give each row one text; of a chat, what the model's chat template makes of it")
+    if kind not in ("lists", "mappings"):
+        fix = "write it as texts or numbers"
+    elif key == "label":
+        fix = "give each row one answer: multi-label classification is not supported"
+    else:
+        fix = "give each row one text; of a chat, what the model's chat template makes of it"
     return DataError(Fault(key, f"{where}: the column {column} holds {kind}", fix))

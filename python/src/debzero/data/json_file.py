@@ -104,12 +104,23 @@ class JsonFile:
         if key is not None and not {*wanted} <= {*only}:
             raise broken(f"the rows of {self.name} lie under {key!r}, {len(tables[key])} of them",
                          _alone(key, self.name))
+        if not {*wanted} <= {*only}:
+            self._refuse_pandas(only, wanted)
         if only and all(isinstance(value, (dict, list)) for value in only.values()) and {*wanted} <= {*only} \
                 and len({len(value) for value in only.values()}) == 1:
             count = len(next(iter(only.values())))
             raise broken(f"{self.name} is written column by column, {count} rows each, not row by row",
-                         f"convert it: python3 -c \"import pandas; pandas.read_json({self.name!r}).to_json("
-                         "'rows.jsonl', orient='records', lines=True)\"")
+                         _by_pandas(self.name))
+
+    def _refuse_pandas(self, only: dict[str, Any], wanted: Collection[str]) -> None:
+        """Raises a DataError for the other forms that a DataFrame's to_json writes."""
+        if {*only} >= {"columns", "data"} and isinstance(only["data"], list):
+            raise broken(f"{self.name} has its rows under 'data' and their columns under 'columns', as pandas' "
+                         "orient='split' writes them", _by_pandas(self.name, ", orient='split'"))
+        rows = list(only.values())
+        if rows and all(isinstance(row, dict) and {*wanted} <= {*row} for row in rows):
+            raise broken(f"{self.name} has each of its {len(rows)} rows under a key of its own ({short([*only][0])}, "
+                         "...)", _by_pandas(self.name, ", orient='index'"))
 
     def places(self, rows: Collection[int]) -> dict[int, str]:
         last = max(rows, default=-1)
@@ -231,6 +242,11 @@ class _Text:
 def _alone(key: str, file: str) -> str:
     where = f".{key}" if key.isidentifier() and key.isascii() else shlex.quote(f".[{json.dumps(key)}]")
     return f"write that list alone to a file: jq {where} {shlex.quote(file)} > rows.json"
+
+
+def _by_pandas(file: str, more: str = "") -> str:
+    return (f"convert it: python3 -c \"import pandas; pandas.read_json({file!r}{more}).to_json('rows.jsonl', "
+            "orient='records', lines=True)\"")
 
 
 def _whole_characters(text: str) -> bool:

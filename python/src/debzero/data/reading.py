@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Optional, Protocol
 
 from debzero.base.reading import open_regular
 from debzero.data.faults import DataError, broken
+from debzero.data.forms import refuse_others
 
 LONGEST_ROW = 2**24  # bytes; a longer one is no sample, but the sign of a quotation mark or a bracket that is missing
 ROWS = 2**14         # in a piece, at most
@@ -72,6 +73,7 @@ def beginning(path: Path) -> bytes:
     for mark, name in marks.items():
         if start.startswith(mark):
             raise broken(f"{path.name} is {name} text, not UTF-8", f"convert it: iconv -f {name} -t UTF-8")
+    refuse_others(path, start)
     return start
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from debzero.data import debian_sections, hub
 from debzero.data.csv_file import CsvFile
 from debzero.data.faults import DataError, Fault, broken
+from debzero.data.forms import VALIDATION
 from debzero.data.json_file import JsonFile
 from debzero.data.reading import Rows
 from debzero.data.survey import Wanted
 from debzero.data.tables import HubRows, ParquetFile
-from debzero.job.local_files import local_files
+from debzero.job.local_files import FORMATS, files_of, files_read
 from debzero.job.schema import SECTIONS_DATASET, Data
 
 HELD_OUT = 0.1  # of debian-sections, when the job does not say
@@ -49,12 +50,23 @@ def parts(data: Data, wanted: Wanted, cache: Path) -> Parts:
 
 def local_parts(data: Data, wanted: Wanted) -> Parts:
     """Of a file or a folder on this host."""
-    files = local_files(data.dataset)
-    missing = [str(file) for file in files.values() if not file.is_file()] or ([] if files else [data.dataset])
+    files = files_read(data)
+    missing = [file for file in files.values() if not file.is_file()] or ([] if files else [Path(data.dataset)])
     if missing:
+        if missing[0].exists() and not missing[0].is_dir():
+            raise broken(f"{missing[0]} is no regular file", "name a file or a folder in data.dataset")
         raise broken(f"the data file {missing[0]} is not there any more", "put it back, or change data.dataset")
-    if "validation" in files or data.held_out:
-        files.pop("test", None)
+    others = files_of(data.dataset) if Path(data.dataset).is_dir() else []
+    for split in files:
+        both = [other.name for other in others if other.stem == split and other.suffix in FORMATS]
+        if len(both) > 1:
+            raise broken(f"{data.dataset} holds {' and '.join(both)}, and only one of them can be its {split} split",
+                         "take the others out of the folder")
+    if [*files] == ["train"] and not data.held_out:
+        called = next((other for other in others if other.stem.lower() in VALIDATION), None)
+        if called is not None:
+            raise DataError(Fault("held_out", f"{data.dataset} has no validation split to measure on, but "
+                                  f"{called.name}", f"name it validation{called.suffix}"))
     return _chosen(data, {split: opened(path, wanted) for split, path in files.items()})
 
 

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from debzero.base.reading import open_regular
 from debzero.data.faults import DataError, broken, held
+from debzero.data.forms import refuse_others
 from debzero.data.reading import ROWS
 
 
@@ -19,6 +20,8 @@ class ParquetFile:
 
         self.path, self.name, self._done = path, path.name, 0.0
         with open_regular(path) as file:
+            refuse_others(path, file.read(64))
+            file.seek(0)
             try:
                 schema = pyarrow.parquet.read_schema(file)
                 self.rows = pyarrow.parquet.read_metadata(file).num_rows
@@ -45,15 +48,31 @@ class ParquetFile:
                     check_type(content.schema_arrow.field(name).type, wanted[name], self.name, name)
                 batches = content.iter_batches(ROWS, columns=list(wanted))
                 while (batch := next(batches, None)) is not None:
+                    texts = as_texts(batch, [*wanted], self.names if "label" in wanted.values() else None, wanted)
+                    self._refuse_no_text(texts, done)
                     done += len(batch)
                     self._done = done / max(1, self.rows)
-                    yield as_texts(batch, [*wanted], self.names if "label" in wanted.values() else None, wanted)
+                    yield texts
             except (OSError, MemoryError) as error:
                 if isinstance(error, MemoryError) or error.errno:  # of the disk, not of the content
                     raise
                 raise _no_parquet(self.path, error) from None
             except (pyarrow.ArrowException, ValueError, TypeError, RuntimeError, LookupError) as error:
                 raise _no_parquet(self.path, error) from None
+
+    def _refuse_no_text(self, texts: Any, before: int) -> None:
+        """A column of strings may hold any bytes."""
+        import pyarrow
+
+        for name, values in zip(texts.schema.names, texts.columns):
+            try:
+                values.validate(full=True)
+            except pyarrow.ArrowInvalid:
+                raw = values.cast(pyarrow.binary()).to_pylist()
+                row = next(row for row, cell in enumerate(raw) if (cell or b"").decode("utf-8", "ignore").encode()
+                           != (cell or b""))
+                raise broken(f"{self.name} row {before + row + 1}: the {name} is no UTF-8 text",
+                             "write the file again with texts in UTF-8") from None
 
     def places(self, rows: Collection[int]) -> dict[int, str]:
         return {row: f"row {row + 1}" for row in rows}

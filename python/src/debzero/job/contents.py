@@ -17,7 +17,7 @@ from pathlib import Path
 
 from debzero.base import own_files
 from debzero.base.files import sha256, write_json
-from debzero.job.local_files import files_of
+from debzero.job.local_files import files_of, files_read
 from debzero.job.schema import Job
 
 KEPT = "data/digests.json"  # in the output folder
@@ -28,17 +28,23 @@ Stamp = tuple[int, int, int, int]  # bytes, modification and change in nanosecon
 
 
 def digests(job: Job) -> list[tuple[str, str]]:
-    """The name and the SHA-256 of each file of a local data set and a local model, in order."""
+    """The split or the name, and the SHA-256, of each file of a local data set and a local model, in order."""
     return [named for part in by_part(job).values() for named in part.items()]
 
 
 def by_part(job: Job) -> dict[str, dict[str, str]]:
-    """The SHA-256 of each file by its name, of a local data set below "data" and of a local model below "model". A file
-    that this user may not read counts as such: `debzero check` refuses it."""
-    paths = {"data": job.data.dataset, "model": job.model}
-    parts = {part: [file for file in files_of(path) if os.path.isfile(file)] for part, path in paths.items()
-             if isinstance(path, str) and os.path.isabs(path)}
-    files = [file for part in parts.values() for file in part]
+    """The SHA-256 of each file: of a local data set by its split below "data", for what its files are called does not
+    matter; of a local model by its name below "model", but for notes. A file that this user may not read counts as
+    such: `debzero check` refuses it."""
+    parts: dict[str, dict[str, Path]] = {}
+    if os.path.isabs(job.data.dataset):
+        parts["data"] = files_read(job.data)
+    if isinstance(job.model, str) and os.path.isabs(job.model):
+        parts["model"] = {file.name: file for file in files_of(job.model)
+                          if not file.name.startswith(".") and file.suffix != ".md"}
+    parts = {part: {name: file for name, file in named.items() if os.path.isfile(file)}
+             for part, named in parts.items()}
+    files = [file for named in parts.values() for file in named.values()]
     if not files:
         return {}
     keeper = Path(job.output) / KEPT
@@ -50,7 +56,7 @@ def by_part(job: Job) -> dict[str, dict[str, str]]:
         with suppress(OSError):  # then it is read again
             _keep(keeper, settled)
     known = {file: digest for file, (_, digest) in zip(files, found)}
-    return {part: {file.name: known[file] for file in files} for part, files in parts.items()}
+    return {part: {name: known[file] for name, file in named.items()} for part, named in parts.items()}
 
 
 def _digest(file: Path, kept: dict[str, list[object]]) -> tuple[Stamp, str]:

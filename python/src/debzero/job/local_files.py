@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from debzero.base.files import unreadable
-from debzero.job.schema import SECTIONS_DATASET
+from debzero.job.schema import SECTIONS_DATASET, Data
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
@@ -32,11 +32,18 @@ def is_path(name: str, folder: Path) -> bool:
 
 def local_files(dataset: str) -> dict[str, Path]:
     """Split name -> file of a local data set: a file is all training, a folder holds train.*, validation.*, test.*."""
-    path = Path(dataset)
-    if not path.is_dir():
-        return {"train": path}
+    if not os.path.isdir(dataset):
+        return {"train": Path(dataset)}
     named = {p.stem: p for p in files_of(dataset) if p.suffix in FORMATS}
     return {split: named[split] for split in ("train", "validation", "test") if split in named}
+
+
+def files_read(data: Data) -> dict[str, Path]:
+    """As local_files, without a test split that a job with other held-out rows never reads."""
+    files = local_files(data.dataset)
+    if "validation" in files or data.held_out:
+        files.pop("test", None)
+    return files
 
 
 def near_names(name: str, folder: Path, model: bool) -> list[str]:
@@ -65,7 +72,9 @@ def _holds(path: Path, model: bool) -> bool:
     """Whether a job could name this as its model, or as its data."""
     if model:
         return os.path.isfile(path / "config.json")
-    return path.suffix in FORMATS if os.path.isfile(path) else "train" in local_files(str(path))
+    if os.path.isdir(path):
+        return "train" in local_files(str(path))
+    return path.suffix in FORMATS and os.path.isfile(path)
 
 
 def hub_name(dataset: str) -> tuple[str, Optional[str]]:

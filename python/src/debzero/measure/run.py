@@ -21,6 +21,7 @@ from debzero.base.files import write_text
 from debzero.job.schema import Job
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.resolve import nvme_swap
+from debzero.run import lock
 from debzero.run.folder import RunFolder
 from debzero.run.records import read_metrics
 
@@ -118,6 +119,7 @@ def measure(job: Job, folder: Path, warmup: int, limit: float, cap: Optional[int
     shutil.rmtree(folder, ignore_errors=True)
     output.mkdir(parents=True)
     (output / "data").symlink_to(_shared_data(folder), target_is_directory=True)
+    os.close(lock.open_own(RunFolder(job.output).lock_file))  # a folder of debzero's own: it has samples already
     file, log = folder / "job.yml", folder / "train.log"
     write_text(file, job.as_yaml())
     watch, started = MemoryWatch(), time.monotonic()

@@ -200,6 +200,9 @@ def problems(job: Job, file: str) -> list[Problem]:
     if task is CausalLM and len(data.text) > 1:
         found.append(Problem(file, "data.text", f"task causal-lm reads one column, not {len(data.text)}",
                              f"name one, for example `text: {data.text[0]}`"))
+    if data.label in data.text and task not in (CausalLM, FreeText):
+        found.append(Problem(file, "data.text", f"the column {data.label} is also the label, so the model would read "
+                             "the answer", "name the column of texts in data.text, that of the answers in data.label"))
     if data.prefix and (task is CausalLM or len(data.prefix) != len(data.text)):
         wrong = "task causal-lm takes no prefix" if task is CausalLM else (
             f"{count_text(len(data.prefix), 'text')} cannot come before {count_text(len(data.text), 'column')}")

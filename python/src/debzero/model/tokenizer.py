@@ -19,15 +19,19 @@ TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sent
 ALPHABET = 1000  # characters a tokenizer from scratch knows
 
 
-def load_tokenizer(model: Model, texts: Callable[[], Iterable[str]], max_length: int) -> Any:
-    """The model's own tokenizer; for a model from scratch, a WordPiece tokenizer trained on the training texts."""
+def load_tokenizer(model: Model, texts: Callable[[], Iterable[str]], max_length: int, continues: bool = False) -> Any:
+    """The model's own tokenizer; for a model from scratch, a WordPiece tokenizer trained on the training texts.
+
+    `continues`: the model is to continue texts, so a new tokenizer adds no tokens to a prompt. After one that ends with
+    the end token the model would begin another text.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()  # of texts too long for the model, which are cut later
     if isinstance(model, dict):
         names = input_names(from_scratch(model))
         return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=_wordpiece(list(texts()), model["vocab_size"]), model_max_length=max_length,
+            tokenizer_object=_wordpiece(list(texts()), model["vocab_size"], continues), model_max_length=max_length,
             model_input_names=names, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
             mask_token="[MASK]", bos_token="[CLS]", eos_token="[SEP]")
     tokenizer = _loaded(model)
@@ -70,14 +74,16 @@ def highest(tokenizer: Any) -> int:
     return max(tokenizer.get_vocab().values(), default=-1)
 
 
-def _wordpiece(texts: list[str], size: int) -> Any:
+def _wordpiece(texts: list[str], size: int, bare: bool) -> Any:
     """A lower-case WordPiece tokenizer with `size` tokens, trained on `texts`. The same texts give the same tokenizer.
+    `bare`: it adds no [CLS] and [SEP].
 
     The library numbers the inner characters ("##a") in the order of a randomly seeded hash table and breaks ties by
     these numbers, so that two trainings differ. Passed as special tokens they get fixed numbers; only the vocabulary is
     kept.
     """
     from tokenizers import BertWordPieceTokenizer
+    from tokenizers.processors import TemplateProcessing
 
     pieces = BertWordPieceTokenizer(lowercase=True)
     normalise = pieces._tokenizer.normalizer.normalize_str
@@ -87,4 +93,7 @@ def _wordpiece(texts: list[str], size: int) -> Any:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces.train_from_iterator(texts, vocab_size=size, min_frequency=2, limit_alphabet=ALPHABET, show_progress=False,
                                special_tokens=special + [f"##{char}" for char in alphabet])
-    return BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)._tokenizer
+    made = BertWordPieceTokenizer(vocab=pieces.get_vocab(), lowercase=True)._tokenizer
+    if bare:
+        made.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    return made

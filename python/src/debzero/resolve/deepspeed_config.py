@@ -8,6 +8,7 @@ from debzero.deepspeed_json.keys import without_notes
 from debzero.resolve.resolve import ResolvedJob
 
 BETAS, EPS = [0.9, 0.999], 1e-8
+TORCHS = {"lr", "betas", "eps", "weight_decay", "amsgrad"}  # what torch's Adam takes as DeepSpeed's does
 # A first loss scale of 2^16, DeepSpeed's and torch's default, wastes the first steps of a short fine-tuning on
 # overflows.
 LOSS_SCALE_POWER = 12
@@ -27,13 +28,23 @@ def generate(resolved: ResolvedJob, hidden: int, steps: int, swap: str = "",
     theirs = {key: value for key, value in without_notes(resolved.deepspeed or {}).items()
               if value != "auto" or not isinstance(ours.get(key), dict)}  # a whole section is left to debzero
     if "optimizer" in theirs:
-        ours.pop("optimizer")  # another type takes other parameters
+        own = ours.pop("optimizer")["params"]  # another type takes other parameters
+        if "torch_adam" in own:
+            theirs["optimizer"] = _of_torch(theirs["optimizer"])
     merged = _merge(ours, theirs)
     for part in ("offload_optimizer", "offload_param"):
         offload = merged["zero_optimization"].get(part) or {}
         if swap and offload.get("device") == "nvme":
             offload["nvme_path"] = swap  # also over the JSON's own: DeepSpeed empties the folder that it is given
     return _without_auto(merged, _autos(resolved, hidden, steps))
+
+
+def _of_torch(optimizer: Any) -> Any:
+    """Adam as torch has it, which is the same, where nothing is set that only DeepSpeed's has."""
+    kind, params = (optimizer.get("type"), optimizer.get("params", {})) if isinstance(optimizer, dict) else (None, None)
+    if str(kind).lower() not in ("adam", "adamw") or not isinstance(params, dict) or {*params} - TORCHS:
+        return optimizer
+    return {**optimizer, "params": {**params, "torch_adam": True}}
 
 
 def _ours(resolved: ResolvedJob, swap: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from debzero.base.files import write_text
-from debzero.base.text import computing_text, count_text, duration_text, markdown_text, memory_text
+from debzero.base.files import read_json, write_text
+from debzero.base.text import computing_text, count_text, duration_text, markdown_text, memory_text, printable
 from debzero.job.batch import Batch
 from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.run.records import Report
@@ -14,6 +14,7 @@ from debzero.run.report import sharding_text
 # What model hubs call the tasks, and the metrics that are not called there as here.
 PIPELINES = {"classification": "text-classification", "regression": "text-classification",
              "causal-lm": "text-generation", "text-to-text": "text2text-generation"}
+MOST_CLASSES = 50  # whose names are listed
 METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr", "rouge_l": "rouge"}
 
 
@@ -25,7 +26,7 @@ def write(report: Report, job: Job, folder: Path) -> None:
         f"---\n{_metadata(report, job, name)}\n---", f"# {markdown_text(name)}", _summary(report, job),
         "\n".join(_scores(report)), _held_out(report, job),
         *(["![Loss, score and speed over the steps](loss.svg)"] if (folder / "loss.svg").is_file() else []),
-        "## Use", _code(report.auto, job),
+        "## Use", *_use(report.auto, job, folder),
         "## Training", "\n".join(["| | |", "|---|---|", *rows])]
     write_text(folder / "README.md", "\n\n".join(parts) + "\n")
 
@@ -40,15 +41,17 @@ def _metadata(report: Report, job: Job, name: str) -> str:
 
     from debzero.job.local_files import hub_name
 
-    dataset, part = hub_name(job.data.dataset) if _on_hub(job.data.dataset) else (Path(job.data.dataset).name, None)
-    results = [EvalResult(task_type=PIPELINES[job.task], dataset_type=dataset, dataset_name=Path(job.data.dataset).name,
+    own = printable(Path(job.data.dataset).name)
+    dataset, part = hub_name(job.data.dataset) if _on_hub(job.data.dataset) else (own, None)
+    results = [EvalResult(task_type=PIPELINES[job.task], dataset_type=dataset, dataset_name=own,
                           dataset_config=part, metric_type=METRICS.get(metric, metric), metric_name=metric,
                           metric_value=value)
                for metric, value in report.evaluation.items()]
     tags = ["debzero", *(["deepspeed"] if "deepspeed" in report.versions else [])]
     data = ModelCardData(
         base_model=job.model if _on_hub(job.model) else None, datasets=[dataset] if _on_hub(job.data.dataset) else None,
-        library_name="transformers", pipeline_tag=PIPELINES[job.task], tags=tags, model_name=name, eval_results=results)
+        library_name="transformers", pipeline_tag=PIPELINES[job.task], tags=tags, model_name=printable(name),
+        eval_results=results)
     return str(data.to_yaml()).strip()
 
 
@@ -84,14 +87,35 @@ def _held_out(report: Report, job: Job) -> str:
     return f"Measured on {count_text(report.eval_samples, 'sample')} not seen in training.{chosen}"
 
 
-def _code(auto: str, job: Job) -> str:
-    writes = ["", 'inputs = tokenizer("...", return_tensors="pt")  # text as in training, with its prefix',
-              f"answer = model.generate(**inputs, max_new_tokens={job.data.max_answer_length}, use_cache=True)[0]",
-              "print(tokenizer.decode(answer, skip_special_tokens=True))"]
-    return "\n".join(["```python", f"from transformers import AutoTokenizer, {auto}", "",
-                      'folder = "."  # where this file lies',
-                      "tokenizer = AutoTokenizer.from_pretrained(folder)", f"model = {auto}.from_pretrained(folder)",
-                      *(writes if job.data.answers == "text" else []), "```"])
+def _use(auto: str, job: Job, folder: Path) -> list[str]:
+    """Code that runs where this file lies, and the classes that it answers with."""
+    if job.task == "text-to-text":
+        limit = job.data.max_answer_length
+        lines = [f"from transformers import AutoTokenizer, {auto}", "",
+                 'tokenizer = AutoTokenizer.from_pretrained(".")', f'model = {auto}.from_pretrained(".")',
+                 f"inputs = tokenizer({_example(job)}, return_tensors=\"pt\")",
+                 f"answer = model.generate(**inputs, max_new_tokens={limit})[0]",
+                 "print(tokenizer.decode(answer, skip_special_tokens=True))"]
+    else:
+        text = "a text to continue" if job.task == "causal-lm" else None
+        options = {"regression": ', function_to_apply="none"', "causal-lm": ", max_new_tokens=50"}.get(job.task, "")
+        lines = ["from transformers import pipeline", "", f'model = pipeline("{PIPELINES[job.task]}", model=".")',
+                 f"print(model({repr(text) if text else _example(job)}{options}))"]
+    names = (read_json(folder / "config.json") or {}).get("id2label") if job.task == "classification" else None
+    classes = [markdown_text(str(name)) for name in (names or {}).values()]
+    more = f" and {len(classes) - MOST_CLASSES} more" if len(classes) > MOST_CLASSES else ""
+    return ["\n".join(["```python", *lines, "```"]),
+            *([f"Classes: {', '.join(classes[:MOST_CLASSES])}{more}."] if classes else [])]
+
+
+def _example(job: Job) -> str:
+    """A sample as the arguments of a call, put together as in training."""
+    texts = ["a text", "its pair"][: len(job.data.text)]
+    if job.data.prefix:
+        texts = ["".join(prefix + text for prefix, text in zip(job.data.prefix, texts))]
+    if len(texts) == 2 and job.task != "text-to-text":  # for a pipeline
+        return f'{{"text": {texts[0]!r}, "text_pair": {texts[1]!r}}}'
+    return ", ".join(map(repr, texts))
 
 
 def _facts(report: Report, job: Job) -> dict[str, str]:

@@ -171,7 +171,12 @@ class _Choice:
     def _left(self, run: Kept) -> list[Change]:
         """The changes that give a finished run something to do."""
         return [change for change in self._changes(run) if change.key.startswith(f"{OF_THE_JSON}.")
-                or change.key in EFFECTS and EFFECTS[change.key].counts_when_finished]
+                or change.key in EFFECTS and EFFECTS[change.key].counts_when_finished
+                and (change.key not in SCHEDULED or self._ends_elsewhere(run))]
+
+    def _ends_elsewhere(self, run: Kept) -> bool:
+        """Whether the job ends at another step than the run was to: `epochs` and `max_steps` hide one another."""
+        return not run.status or self._total(run) != run.status.total_steps
 
     def _past(self, run: Kept) -> bool:
         total = self._total(run)
@@ -193,7 +198,8 @@ class _Choice:
         changes, archived = tuple(self._changes(run)), run if run is not current else None
         if run.finished and not self._left(run):
             return Decision("has finished", current, archived, total=run.status.total_steps if run.status else None)
-        own = "scheduler" not in (self.resolved.deepspeed or {}) and any(change.key in SCHEDULED for change in changes)
+        own = "scheduler" not in (self.resolved.deepspeed or {}) and self._ends_elsewhere(run) and any(
+            change.key in SCHEDULED for change in changes)
         return Decision("continues" if changes else "resumes", current, archived, changes, total=self._total(run),
                         reschedules=own)
 
@@ -253,7 +259,9 @@ def _contents(record: RunRecord, identity: Identity) -> Iterator[Content]:
     for part, now in identity.contents.items():
         before = record.contents.get(part)
         if before and before != now:
-            yield Content(part, sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
+            names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+            one = part == "data" and {*before, *now} == {"train"}
+            yield Content(part, [Path(str(identity.others.get("data.dataset"))).name] if one else names)
 
 
 def _shown(value: Any) -> str:

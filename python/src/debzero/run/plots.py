@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from debzero.base.files import write_bytes
+from debzero.base.text import printable
 from debzero.run.exporters import EVALUATION
 from debzero.run.records import read_rows
 
@@ -85,7 +86,7 @@ def _figure(curves: Curves, metric: str, baseline: Optional[float], title: str) 
     figure = Figure(figsize=(7.2, 6.0 if curves.scores else 4.6), layout="constrained")
     heights = [2.2, 1.3, 1.0] if curves.scores else [2.2, 1.0]
     panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
-    panels[0].set_title(title, loc="left", fontsize=12, fontweight="bold")
+    panels[0].set_title(printable(title), loc="left", fontsize=12, fontweight="bold", parse_math=False)
     _line(panels[0], thinned(curves.loss), TRAINING, "training")
     _line(panels[0], curves.held_out, HELD_OUT, "held out", dots=True)
     panels[0].set_ylabel("loss")

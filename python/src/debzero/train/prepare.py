@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Callable
@@ -13,7 +12,7 @@ from typing import Any, Callable
 import numpy as np
 
 from debzero.base.errors import InputError, Problem, as_text
-from debzero.base.files import new_folder, write_json
+from debzero.base.files import new_folder, remove, write_json
 from debzero.data import dataset, debian_sections, seal, tokens
 from debzero.data.dataset import DataSet, Side
 from debzero.data.faults import DataError, Fault
@@ -32,7 +31,7 @@ from debzero.model.tokens import class_token, refuse_ends
 from debzero.resolve.resolve import ResolvedJob
 
 CHUNK = 2048    # rows tokenised at a time: what a set needs in memory does not grow with it
-LAYOUT = 2      # of the tokenised folders; with another number all are written anew
+LAYOUT = 3      # of the tokenised folders; with another number all are written anew
 
 
 def _answers(tokenizer: Any, limit: int) -> Callable[[list[str]], Piece]:
@@ -122,9 +121,9 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     if folder.is_dir() and seal.is_intact(folder):
         return folder
     for stale in cache.glob("*tokenised-*"):
-        shutil.rmtree(stale)
+        remove(stale)
     raw = cache / "raw"  # the texts, which are not needed again
-    shutil.rmtree(raw, ignore_errors=True)
+    remove(raw)
     try:
         read, sides = _read(job, cache, raw)
     except DataError as error:
@@ -132,7 +131,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
     model = source.local(job)
     if isinstance(model, str):
         _check_model(job, resolved.origins.file, Path(model), read.labels)
-    tokenizer = load_tokenizer(model, lambda: _corpus(sides[0][1], job.data, read.labels), job.data.max_length)
+    tokenizer = load_tokenizer(model, lambda: _corpus(sides[0][1], job.data, read.labels), job.data.max_length,
+                               continues=job.task == "causal-lm")
     end = class_token(model, tokenizer) if has_new_head(job) else None
     lengths: list[np.ndarray] = []
 
@@ -161,7 +161,8 @@ def prepare(resolved: ResolvedJob, cache: Path) -> Path:
                     "facts": {**read.facts(), **length_facts(lengths, job.data)},
                     "revisions": {**source.revisions(model), **({"data": commit} if commit else {})}})
         seal.seal(temporary)
-    shutil.rmtree(raw, ignore_errors=True)
+    with suppress(OSError):  # the next time, then
+        remove(raw)
     return folder
 
 

@@ -52,6 +52,7 @@ def main() -> int:
         os.environ.setdefault(name, value)
     block_signals()
     _die_with_launcher()
+    launcher = rendezvous.local_launcher()
     try:
         resolved = _resolve(arguments)
     except InputError as error:
@@ -72,7 +73,7 @@ def main() -> int:
     stop.listen(stopped, folder.error_file.exists)
     code = 0
     try:
-        _run(resolved, folder, arguments.job or "mrpc", arguments.again, stop)
+        _run(resolved, rendezvous.Meeting(folder.folder, launcher), arguments.job or "mrpc", arguments.again, stop)
     except Stopping:
         stopped()
         code = SIGNALS[stop.number]
@@ -170,12 +171,12 @@ def _join_deepspeed(device: Any) -> None:
     deepspeed.init_distributed()  # stage 3 shards the model while it is built, before deepspeed.initialize
 
 
-def _run(resolved: ResolvedJob, folder: RunFolder, name: object, again: bool, stop: Stop) -> None:
+def _run(resolved: ResolvedJob, meeting: rendezvous.Meeting, name: object, again: bool, stop: Stop) -> None:
     """Bring the ranks together, open the output folder (unless `debzero train` has), and train."""
     speed_up_imports()
     device = _device(resolved.host, resolved)
     opens = environment().launcher_pid is None
-    meeting = rendezvous.Meeting(folder.folder)
+    folder = RunFolder(resolved.job.output)
     # Who makes the ranks' folder must hold the one that it is in.
     opened = opens and meeting.makes_folder and open_folder(resolved, folder, str(name), again)
     try:

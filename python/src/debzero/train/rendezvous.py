@@ -47,12 +47,13 @@ def meeting_folder(output: Path) -> Iterator[Path]:
 class Meeting:
     """One rank's way to the others. `folder` is None where they do not meet in one."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, launcher: Optional[str]) -> None:
+        """`launcher`: as local_launcher has named it."""
         self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         made = environment().meeting_folder
         self.makes_folder = False
         self.folder = made
-        if made is None and self.ranks > 1 and (launcher := _local_launcher()):
+        if made is None and self.ranks > 1 and launcher:
             self.folder = output / f".ranks.{launcher}.new"
             self.makes_folder = self.rank == 0
 
@@ -68,11 +69,12 @@ class Meeting:
             os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
         store = self._store()
         place = {} if store is None else {"store": store, "rank": self.rank, "world_size": self.ranks}
-        with peers.checked(), _connecting():
+        nccl = backend == "nccl"
+        with peers.checked(proven=nccl), _connecting():
             dist.init_process_group(backend, **place)
-            if backend == "nccl":  # which connects when it is first used
+            if nccl:  # which connects when it is first used
                 dist.barrier()
-        _check_new_groups()
+        _check_new_groups(nccl)
 
     def leave(self) -> None:
         """Remove what this rank has made, when no rank needs it any more."""
@@ -128,21 +130,26 @@ def _wait_for(folder: Path, seconds: float) -> None:
         time.sleep(PAUSE)
 
 
-def _local_launcher() -> Optional[str]:
+def local_launcher() -> Optional[str]:
     """16 hexadecimal digits for this start by torch's or DeepSpeed's launcher, the same for all its ranks; None where
-    another program has started them, or ranks are on other hosts, too."""
+    another program has started them, ranks are on other hosts, too, or the launcher cannot be seen. To be called before
+    a change of user, which may hide the launcher and put a process of this rank's own in its place."""
     local = os.environ.get("LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else (
         os.environ.get("LOCAL_SIZE") if "CROSS_SIZE" in os.environ else None)
     if local != os.environ["WORLD_SIZE"]:
         return None
     parent = os.getppid()
-    began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]  # ticks since the host's boot
+    try:
+        began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]  # ticks since the host's boot
+    except (OSError, IndexError):  # another user's where /proc hides those, or outside this container
+        return None
     start = f"{parent} {began} {os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
     return hashlib.sha256(start.encode()).hexdigest()[:16]
 
 
-def _check_new_groups() -> None:
-    """Check the connections of each new group as well, of those that DeepSpeed makes, too."""
+def _check_new_groups(nccl: bool) -> None:
+    """Check the connections of each new group as well, of those that DeepSpeed makes, too; `nccl`: the process has
+    NCCL's among its own."""
     import torch.distributed as dist
 
     create = dist.new_group
@@ -150,7 +157,7 @@ def _check_new_groups() -> None:
         return
 
     def new_group(*arguments: Any, **options: Any) -> Any:
-        with peers.checked(), _connecting():
+        with peers.checked(proven=nccl), _connecting():
             return create(*arguments, **options)
 
     new_group.checked = True  # type: ignore[attr-defined]

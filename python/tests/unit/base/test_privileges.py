@@ -168,7 +168,8 @@ def test_what_root_may_not_look_at_is_refused(public, monkeypatch):
 
 def test_a_user_without_an_account_is_refused(public):
     os.chown(public, 54321, 54321)
-    assert "the user 54321's, who has no account here" in in_child(lambda: privileges.become_owner(public))
+    refused = in_child(lambda: privileges.become_owner(public))
+    assert "the user 54321's, who has no account here" in refused and "`useradd --uid 54321 NAME`" in refused
 
 
 def test_acting_as_the_owner_ends_with_the_block(public, other):

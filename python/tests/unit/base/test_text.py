@@ -85,5 +85,7 @@ def test_no_later_line_looks_like_one_of_debzeros_own():
 def test_no_text_is_markup_or_a_formula():
     assert text.html_text('<b a="x">\x1b') == "&lt;b a=&quot;x&quot;&gt;\\x1b"
     assert text.markdown_text("[x](y) <b> | `c`\n") == r"\[x\](y) \<b> \| \`c\`\\n"
+    assert text.markdown_text("https://a WWW.b ~~c~~ _d_ e_f __g__") == (
+        r"https\://a WWW\.b \~\~c\~\~ \_d\_ e_f \__g_\_")
     cells = ["=1", "@x", "\t1", "a=1", -1, None]
     assert list(map(text.csv_cell, cells)) == ["'=1", "'@x", "'\t1", "a=1", -1, None]

@@ -226,6 +226,7 @@ def test_earlier_results_that_cannot_be_read_are_named_and_again_archives_them(p
     assert [path.read_text() for path in file.parent.glob("archive/*/results.json")] == ['{"format": 1}']
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_real_bench_that_is_interrupted_ends_with_all_its_figures(bench, capsys):
     folder = bench.folder / "results"

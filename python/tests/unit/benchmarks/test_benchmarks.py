@@ -136,6 +136,7 @@ def published_command(folder, *parts):
     return [sys.executable, BENCH / "published.py", "--tiny", "--results", folder, "--only", *parts]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_published_measurements_are_rehearsed_after_an_interruption_that_leaves_no_training_behind(tmp_path):
     process = psutil.Popen(published_command(tmp_path, "bert-large-1", "tune"), text=True, stdout=subprocess.PIPE,
@@ -174,6 +175,7 @@ def finish(program, folder, *arguments):
     return json.loads((folder / "results.json").read_text()), done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("options", [["--ranks", "1", "--stage", "none"], pytest.param([], marks=pytest.mark.long)],
                          ids=["one rank", "as measured"])
@@ -188,6 +190,7 @@ def test_both_sides_of_the_race_finish(tmp_path, options):
     assert f"{results['verdict']['speed_ratio']:.2f}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("programs", [["plain"], pytest.param(["hf", "article", "bucketed"], marks=pytest.mark.long)],
                          ids=["plain", "others"])

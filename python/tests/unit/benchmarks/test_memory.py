@@ -24,6 +24,7 @@ def memory_bench(monkeypatch):
     return start
 
 
+@pytest.mark.slow
 def test_the_bench_measures_a_cell_and_judges_it(tmp_path, memory_bench, capsys):
     results = tmp_path / "memory.json"
     assert memory_bench("--tiny", "--results", results, "--cells", "bert-large-uncased/none/1") == 0

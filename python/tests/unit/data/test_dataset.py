@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from debzero.data import csv_file, dataset, json_file, split
+from debzero.data import csv_file, dataset, forms, json_file, split
 from debzero.data.faults import DataError
 from debzero.data.sources import local_parts
 from debzero.data.survey import Wanted
@@ -42,7 +42,23 @@ def table(**columns):
 GOOD = "a,x\nb,y\n" * 5
 FILES = {
     "one comma more": ("r.csv", "text,label\na,x\nb, c,y\nd,x\n", "line 3 has 3 fields, and the header names 2"),
+    "a comma at the end of each line": ("r.csv", "text,label\na,x,\nb,y,\n", "remove the ',' at the end"),
+    "quotation marks after a backslash": ("r.csv", 'text,label\n"a \\"b, c\\" d",x\n', 'write "" for a quotation mark'),
     "a field less": ("r.csv", "text,label\na,x\n\nb\n", "line 4 has 1 field, and the header names 2"),
+    "a field less, and its fix": ("r.csv", "text,label\na\n", "give the row a value for each column"),
+    "a field less below Excel's line": ("r.csv", "sep=;\ntext;label\na;x\nb\n", "line 4 has 1 field"),
+    "a value of 17 MiB": ("r.csv", "text,label\na,x\n" + "a" * 17 * 2**20 + ",y\n",
+        "line 3 has a value of more than 16"),
+    "an Excel workbook": ("r.csv", b"PK\x03\x04\x14\0\xff", "is a zip archive or an Excel workbook"),
+    "gzip": ("r.jsonl", b"\x1f\x8b\x08\0", "is compressed by gzip"),
+    "parquet by another name": ("r.csv", b"PAR1\x15\xc8", "name it r.parquet"),
+    "Git's large files": ("r.parquet", "version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
+    "pandas' split": ("r.json", json.dumps({"columns": ["text", "label"], "data": [["a", 1], ["b", 0]]}),
+        "orient='split'"),
+    "pandas' index": ("r.json", json.dumps({"0": {"text": "a", "label": 1}, "1": {"text": "b", "label": 0}}),
+        "each of its 2 rows under a key of its own"),
+    "no text in parquet": ("r.parquet", table(text=pyarrow.Array.from_buffers(pyarrow.string(), 2, pyarrow.array(
+        [b"a", b"\xff"]).buffers()), label=[1, 2]), "row 2: the text is no UTF-8 text"),
     "a line break in a value": ("r.csv", 'text,label\n"a\nb",x\nc\n', "line 4 has 1 field"),
     "an open quotation mark": ("r.csv", f'text,label\n{GOOD}"a,x\nb,y\n', "line 12: a quotation mark opens"),
     "no such column": ("r.csv", f"text,kind\n{GOOD}", "has no column 'label'"),
@@ -58,9 +74,12 @@ FILES = {
     "a zero byte": ("r.csv", f"text,label\n{GOOD}a\0,x\n", "line 12 holds a zero byte"),
     "nothing": ("r.csv", "", "line 1 names no columns"),
     "a blank first line": ("r.csv", f"\ntext,label\n{GOOD}", "line 1 names no columns"),
+    "blanks alone": ("r.csv", "   \n\n", "line 1 names no columns"),
     "a header alone": ("r.csv", "text,label\n", "has 0 rows"),
     "one row": ("r.csv", "text,label\na,x\n", "has 1 "),
     "a row of each class": ("r.csv", "text,label\na,x\nb,y\n", "too few to keep 0.2 of them"),
+    "texts for labels": ("r.csv", "text,label\na,x\nb,y\nc,z\n", "each row of r.csv has another label ('x', 'y', 'z'"),
+    "numbers that are all different": ("r.csv", "text,label\na,1.5\nb,2\nc,3\n", "holds numbers"),
     "a label missing": ("r.csv", f"text,label\n{GOOD}a,\nb,\n", "line 12 and 1 other row have no label"),
     "a blank label": ("r.csv", f"text,label\n{GOOD}a, \n", "line 12 has no label"),
     "one class": ("r.csv", "text,label\n" + "a,x\n" * 9, "has 1 class, 'x'"),
@@ -100,7 +119,7 @@ FILES = {
     "bytes": ("r.parquet", table(text=[b"a", b"b"], label=[1, 2]), "the column text holds bytes"),
     "lists in parquet": ("r.parquet", table(text=["a", "b"], label=[[1], [2]]), "the column label holds lists"),
     "dates": ("r.parquet", table(text=["a"], label=pyarrow.array([1], pyarrow.date32())),
-        "values of the type date32"),
+        "values of the type date32[day] -> write it as texts or numbers"),
     "no columns": ("r.parquet", table(), "has no columns"),
     "NaN in parquet": ("r.parquet", table(text=["a", "b"], label=[1.0, float("nan")]), "row 2 has no label"),
     "no parquet": ("r.parquet", "PAR1", "is no parquet file"),
@@ -140,6 +159,7 @@ SAME = {
     "commas": ("r.csv", lambda: _csv(",")), "semicolons": ("r.csv", lambda: _csv(";")),
     "tabs": ("r.csv", lambda: _csv("\t")), "bars": ("r.csv", lambda: _csv("|")),
     "a byte order mark": ("r.csv", lambda: "\ufeff" + _csv(",")),
+    "Excel's separator line": ("r.csv", lambda: "\ufeffsep=;\r\n" + _csv(";").replace('"\n', '"\r\n')),
     "line breaks of Windows": ("r.csv", lambda: _csv(",").replace('"\n', '"\r\n')),
     "a column more": ("r.csv", lambda: _csv(",", "id,text,label", '"7",')),
     "JSON lines": ("r.jsonl", lambda: lines(*_objects())),
@@ -230,3 +250,39 @@ def test_a_check_of_a_large_file_ends_at_its_limit_and_says_so(tmp_path, monkeyp
     (tmp_path / "r.csv").write_text("text,label\n" + GOOD * 1000)
     found, rows, faults = read(tmp_path / "r.csv", most_rows=1000)
     assert 1000 <= len(rows) < 2000 and found.facts()["rows"].startswith("the first ") and not faults
+
+
+NAMES = {
+    "d.tsv": "name it d.csv: the separator", "d.CSV": "name it d.csv", "d.ndjson": "name it d.jsonl",
+    "d.xlsx": "save the sheet as CSV", "d.csv.gz": "unpack it", "d.txt": "name a table .csv",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_another_name_gets_the_fix_that_belongs_to_it(tmp_path, name):
+    assert NAMES[name] in forms.fix_of_name(tmp_path / name)
+
+
+@pytest.mark.parametrize(("files", "expected"), [
+    (["train.tsv"], "train.tsv: name it train.csv"), (["Train.csv"], "name it train.csv"), (["a.csv"], "rows train"),
+    (["train-0.csv", "train-1.csv"], "into one file"), (["train.csv", "train.json"], "holds train.csv and train.json"),
+    (["train.csv", "val.csv"], "but val.csv -> name it validation.csv"), (["train.csv"], "no validation split")])
+def test_a_folder_of_other_names_gets_the_fix_that_belongs_to_it(tmp_path, files, expected):
+    for name in files:
+        (tmp_path / name).write_text("text,label\na,x\n")
+    if "train.csv" not in files:
+        assert expected in forms.fix_of_folder(tmp_path)
+        return
+    settings = Data(dataset=str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        local_parts(settings, Wanted.by(settings, "class"))
+    assert expected in " -> ".join([caught.value.faults[0].reason, caught.value.faults[0].fix])
+
+
+def test_a_path_that_is_not_there_gets_the_fix_that_belongs_to_it(tmp_path):
+    (tmp_path / "link.csv").symlink_to("gone.csv")
+    places = {"link.csv": "a link to gone.csv", "https:/example.org/r.csv": "download", "a\\r.csv": "with /",
+              "*.csv": "one file"}
+    for name, expected in places.items():
+        assert expected in forms.fix_of_path(tmp_path / name)
+    assert not forms.fix_of_path(tmp_path / "r.csv")

@@ -226,7 +226,7 @@ def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(benc
     """DeepSpeed's own "getting started" switches ZeRO on with true; other programs write 2.0 for 2."""
 
     config = {"zero_optimization": True, "gradient_accumulation_steps": 2.0, "train_micro_batch_size_per_gpu": 4.0}
-    resolved, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
+    resolved, warnings, _ = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
     assert [(p.code, p.key) for p in warnings] == [("DZ104", "deepspeed.zero_optimization")]
     assert (resolved.stage, resolved.batch.total, resolved.batch.micro, resolved.batch.accumulation) == (1, 16, 4, 2)
     made = deepspeed_config.generate(resolved, 32, 10)

@@ -34,6 +34,30 @@ def test_a_file_is_read_once_and_again_when_it_looks_changed(bench, reads):
     assert fingerprint(bench) == first and len(reads) == 4
 
 
+def test_what_files_are_called_and_what_no_run_reads_does_not_matter(bench):
+    first, rows = plan_of(bench).fingerprint, bench.folder / "rows.csv"
+    named = bench.folder / "other.csv"
+    rows.rename(named)
+    assert plan_of(bench, data__dataset=str(named)).fingerprint == first
+    folder = bench.folder / "set"
+    folder.mkdir()
+    named.rename(folder / "train.csv")
+    for name in ("README.md", "notes.txt", "test.csv"):
+        (folder / name).write_text(name)
+        assert plan_of(bench, data__dataset=str(folder)).fingerprint == first, name
+    (folder / "validation.csv").write_text("text,label\na,tool\n")
+    assert plan_of(bench, data__dataset=str(folder)).fingerprint != first
+    model = bench.folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    of_model = plan_of(bench, data__dataset=str(folder), model=str(model)).fingerprint
+    for name in ("README.md", ".gitattributes"):
+        (model / name).write_text(name)
+    assert plan_of(bench, data__dataset=str(folder), model=str(model)).fingerprint == of_model
+    (model / "config.json").write_text("{}")
+    assert plan_of(bench, data__dataset=str(folder), model=str(model)).fingerprint != of_model
+
+
 def test_other_content_is_seen_although_size_and_time_are_the_same(bench, reads):
     (bench.folder / "out").mkdir()
     rows, before = bench.folder / "rows.csv", fingerprint(bench)

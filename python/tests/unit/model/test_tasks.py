@@ -104,6 +104,7 @@ def test_text_to_text_answers_the_likeliest_name(make):
     assert len(unlikely) == len(WORDS)
 
 
+@pytest.mark.slow
 def test_text_to_text_learns(make):
     """The words are the classes' own, so a few dozen steps tell them apart."""
     own, loaded, model = make("t5", "text-to-text",
@@ -222,7 +223,7 @@ def test_what_a_model_cannot_do_is_named(make, bench):
     ({"task": "causal-lm", "train__metric": "f1"}, "train.metric"),
     ({"task": "regression", "train__metric": "matthews"}, "train.metric"),
     ({"task": "causal-lm", "data__text": ["text", "label"]}, "data.text"),
-    ({"data__prefix": ["a", "b"]}, "data.prefix"),
+    ({"data__prefix": ["a", "b"]}, "data.prefix"), ({"data__text": ["label"]}, "data.text"),
     ({"task": "regression", "data__dataset": "debian-sections"}, "task"), ({"task": "text-to-text"}, "model.type"),
     ({"task": "causal-lm", "model": SMALL["t5"]}, "model.type"), ({}, None),
     ({"data__answers": "text"}, "data.answers"), ({**WRITING, "train__metric": "accuracy"}, "train.metric"),

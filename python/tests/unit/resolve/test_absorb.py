@@ -89,3 +89,17 @@ def test_a_swap_folder_of_the_json_is_blamed_there(bench):
         check(path)
     assert [p.key for p in caught.value.problems if "none" in p.reason] == [
         "deepspeed.zero_optimization.offload_optimizer.nvme_path"]
+
+
+def test_an_adam_of_the_json_is_torchs_where_deepspeeds_would_be_compiled_first():
+    def params(host=HostGpus(0, False), **optimizer):  # noqa: B008
+        made = deepspeed_config.generate(resolved({"optimizer": optimizer}, host=host, zero__stage=2), 8, 10)
+        return made["optimizer"].get("params", {})
+
+    plain = {"lr": 0.1, "betas": [0.9, 0.99]}
+    assert params(type="AdamW", params=plain) == {**plain, "torch_adam": True}
+    assert params(type="Adam") == {"torch_adam": True}
+    for more in ({"torch_adam": False}, {"bias_correction": False}):
+        assert params(type="AdamW", params={**plain, **more}) == {**plain, **more}
+    assert params(type="Lion", params={"lr": 0.1}) == {"lr": 0.1}
+    assert params(host=VOLTA, type="AdamW", params=plain) == plain

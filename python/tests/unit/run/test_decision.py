@@ -46,6 +46,7 @@ def test_a_run_that_is_lengthened_or_watched_otherwise_continues(bench):
             ({"train__epochs": 3}, "continues after step 10 of 39 with train.epochs 2 -> 3" + schedule),
             ({"train__epochs": 1}, "continues after step 10 of 13 with train.epochs 2 -> 1" + schedule),
             ({"train__max_steps": 10}, "continues after step 10 of 10 with train.max_steps not set -> 10" + schedule),
+            ({"train__max_steps": 99}, "continues after step 10 of 26 with train.max_steps not set -> 99"),
             ({"train__metric": "f1", "train__patience": 2, "train__evaluate_every": 5},
              "continues after step 10 of 26 with train.evaluate_every not set -> 5, train.metric auto -> f1, "
              "train.patience not set -> 2")]:
@@ -56,6 +57,7 @@ def test_a_finished_run_is_continued_only_where_something_is_left_to_do(bench):
     folder = leave(bench.folder / "out", plan_of(bench), 26, "finished")
     assert says(bench, folder) == "has finished, after step 26 of 26"
     assert says(bench, folder, train__evaluate_every=5, train__log_every=3) == "has finished, after step 26 of 26"
+    assert says(bench, folder, train__max_steps=99) == "has finished, after step 26 of 26", "epochs end it all the same"
     assert says(bench, folder, train__epochs=4).startswith("continues after step 26 of 52 with train.epochs 2 -> 4")
     assert says(bench, folder, train__metric="f1") == (
         "continues after step 26 of 26 with train.metric auto -> f1. Its result so far is kept in archive/")
@@ -85,7 +87,7 @@ def test_what_makes_another_training_is_named(bench):
     with (bench.folder / "rows.csv").open("a") as rows:
         rows.write("one more,animal\n")
     assert says(bench, folder, train__seed=1) == (
-        "starts anew because this is another training: train.seed 42 -> 1, the data's content (rows.csv)" + moves)
+        "starts anew because this is another training: train.seed 101 -> 1, the data's content (rows.csv)" + moves)
 
 
 def test_a_setting_is_named_where_it_is_written(bench):

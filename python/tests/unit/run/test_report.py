@@ -32,7 +32,7 @@ def test_the_card_says_what_hubs_and_people_ask(tmp_path):
     assert results["f1"].dataset_config == "mrpc"
     for words in ("| **f1** | **0.9000** | 0.8100 |", "64 = micro-batch 16 x 2 accumulation steps x 2 ranks",
                   "step 58", "(loss.svg)", "DeepSpeed ZeRO-2 + CPU", "bf16", "A100", "deepspeed 7.2",
-                  "AutoModelForSequenceClassification.from_pretrained", "40.5 TFLOP/s (13% of peak)",
+                  'pipeline("text-classification", model=".")', '"text_pair": ', "40.5 TFLOP/s (13% of peak)",
                   "| held out | this model | majority-class baseline |", "sentence1, sentence2 -> label"):
         assert words in read.text, words
 
@@ -59,6 +59,15 @@ def test_the_card_of_local_things_names_no_path(tmp_path):
         assert secret not in read.content
     assert "loss.svg" not in read.content, "there is none"
     assert "text -> x\\|y" in read.content, "a bar would end the table's cell"
+
+
+@pytest.mark.parametrize("name", ["cost_$5_{x$", "\\$\\frac{$", "\x1b[31m\u202e\udcff\r"])
+def test_any_name_of_a_job_gives_a_picture_and_a_card(tmp_path, name):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.7}\n')
+    assert plots.draw(tmp_path / "metrics.jsonl", "loss", None, tmp_path, name)
+    job = Job.model_validate({**MRPC, "data": {"dataset": f"/data/{name}.csv".replace("\udcff", ""), "label": "x"}})
+    card.write(Report.model_validate({**REPORT.as_json(), "job": f"/jobs/{name}.yml"}), job, tmp_path)
+    assert (tmp_path / "README.md").read_text().replace("\n", "").isprintable()
 
 
 def test_the_report_says_whose_weights_and_how_fast():

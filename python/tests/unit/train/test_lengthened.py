@@ -10,6 +10,7 @@ from debzero.train.engine import rate_at
 JOB = {"ranks": 1, "train__global_batch": 64, "train__select": "best"}  # 7 steps an epoch
 
 
+@pytest.mark.slow
 def test_a_finished_run_continues_with_more_epochs_and_is_found_again(bench, capsys):
     out = bench.output("longer")
     first = bench.train("longer", train__epochs=1, **JOB)

@@ -119,6 +119,17 @@ def test_a_training_sees_the_rows_that_check_prints(bench):
     assert prepared(bench).facts == checked
 
 
+def test_links_and_files_in_the_place_of_prepared_data_go_and_what_they_name_stays(bench):
+    cache, others = bench.folder / "cache", bench.folder / "others"
+    (others / "kept").mkdir(parents=True)
+    cache.mkdir()
+    (cache / "tokenised-link").symlink_to(others)
+    (cache / "tokenised-file").touch()
+    (cache / "raw").symlink_to(others)
+    folder = prepare.prepare(plan_of(bench), cache)
+    assert list(cache.iterdir()) == [folder] and [path.name for path in others.iterdir()] == ["kept"]
+
+
 def test_a_local_model_that_changes_is_another(bench):
     folder = bench.folder / "lm"
     folder.mkdir()

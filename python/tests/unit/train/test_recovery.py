@@ -41,7 +41,7 @@ def undisturbed(bench, stage):
     return name
 
 
-@pytest.mark.parametrize("stage", ["none", 2, 3])
+@pytest.mark.parametrize("stage", ["none", 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_stopped_run_saves_its_last_step_and_resumes_to_the_same_weights(trained, stage):
     whole, name = undisturbed(trained, stage), f"stopped-{stage}"
     job = trained.job(name, zero__stage=stage, **LONG)
@@ -61,6 +61,7 @@ def test_a_stopped_run_saves_its_last_step_and_resumes_to_the_same_weights(train
     assert trained.losses(name) == trained.losses(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after", "ranks"), [
     ("native", "native", 2), ("native", "deepspeed", 2), ("deepspeed", "native", 1)])
 def test_either_engine_resumes_from_the_others_checkpoints(trained, before, after, ranks):
@@ -130,6 +131,7 @@ def kill(process, victim, trains):
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("begin", "stage", "count"), [
     (start, 2, len(VICTIMS)), pytest.param(launch, 2, 2 * len(VICTIMS), marks=pytest.mark.long),
@@ -148,6 +150,7 @@ OWN = {"zero_optimization": {"stage": 0}, "scheduler": {"type": "WarmupLR", "par
     "warmup_min_lr": 0, "warmup_max_lr": 0.002, "warmup_num_steps": 2, "warmup_type": "linear"}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["none", 2, 3, "own"])
 def test_another_number_of_ranks_resumes(trained, stage):
     """Sums come in another order, so the outcome is as close as it is between stages, not the same to the bit: all

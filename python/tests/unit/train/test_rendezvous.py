@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import stat
+import sys
 import textwrap
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import psutil
 import pytest
 from running import end, ranks_of, start, step_of, wait_for
 
-from debzero.base.errors import PassingError, UserError
-from debzero.train import peers, rendezvous
+from debzero.base.errors import InputError, PassingError, UserError
+from debzero.train import peers, rank, rendezvous
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -119,6 +120,57 @@ def test_a_rank_that_has_not_accepted_yet_is_no_stranger():
         waiting.close()
 
 
+OURS, THEIRS, LISTENER, FREE = "0100007F:1F90", "0100007F:C000", "00000000:1F90", "00000000:0000"
+ME, OTHER = os.geteuid(), os.geteuid() + 1
+
+
+def found(monkeypatch, *rows, before=(), proven=False):
+    """Who is a stranger among sockets of which those with the inodes 1 and 2 are this process's."""
+    monkeypatch.setattr(peers, "sockets", lambda: [peers.Socket(*row) for row in rows])
+    monkeypatch.setattr(peers, "own", lambda: {"1", "2"})
+    return peers.strangers(set(before), proven)
+
+
+@pytest.mark.parametrize(("rows", "gloo", "nccl"), [
+    ([(OURS, THEIRS, "01", ME, "1"), (THEIRS, OURS, "01", OTHER, "9")], "the user", "the user"),
+    ([(OURS, THEIRS, "08", ME, "1"), (THEIRS, OURS, "05", OTHER, "9")], "the user", "the user"),
+    ([(OURS, THEIRS, "08", ME, "1"), (THEIRS, OURS, "05", 0, "0")], None, None),
+    ([(OURS, THEIRS, "08", ME, "1")], None, None),
+    ([(OURS, THEIRS, "01", ME, "1")], "a process", None),
+    ([(OURS, THEIRS, "01", ME, "1"), (THEIRS, OURS, "05", 0, "0")], "a process", None),
+    ([(OURS, THEIRS, "01", ME, "1"), (THEIRS, OURS, "01", 0, "0"), ("0200007F:C000", FREE, "0A", OTHER, "9")],
+     "a process", None),
+    ([(OURS, THEIRS, "01", ME, "1"), (THEIRS, OURS, "01", 0, "0"), ("00000000:C000", FREE, "0A", ME, "8")], None, None),
+    ([(OURS, THEIRS, "01", ME, "1"), (THEIRS, OURS, "01", ME, "8")], None, None)])
+def test_only_what_is_proven_ends_a_run_of_nccl(rows, gloo, nccl, monkeypatch):
+    for proven, answer in ((False, gloo), (True, nccl)):
+        stranger = found(monkeypatch, *rows, proven=proven)
+        assert stranger is None if answer is None else stranger.startswith(answer)
+
+
+def test_a_connection_to_a_service_of_roots_is_no_stranger(monkeypatch):
+    """As to a name server or a monitor of GPUs."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    rows = [(OURS, THEIRS, "01", 1000, "1"), (THEIRS, OURS, "01", 0, "9")]
+    assert found(monkeypatch, *rows) is None
+    came_in = [*rows, (LISTENER, FREE, "0A", 1000, "2")]
+    assert found(monkeypatch, *came_in, before={"1", "2"}) and not found(monkeypatch, *came_in, proven=True)
+
+
+def test_what_proc_hides_ends_no_run(tmp_path, monkeypatch):
+    table = tmp_path / "tcp"
+    table.write_text("  sl  local_address\n  0: short\n  1: 0100007F:1F90 00000000:0000 0A a a a who 0 12\n")
+    monkeypatch.setattr(peers, "TABLES", (str(table), str(tmp_path), str(tmp_path / "none")))
+    with peers.checked():
+        assert not peers.sockets()
+    assert not peers.own(0)
+    for name, value in {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert rendezvous.local_launcher()
+    monkeypatch.setattr(os, "getppid", lambda: 0)  # as in a container whose launcher is outside, or with hidepid
+    assert rendezvous.local_launcher() is None
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o770])
 def test_a_folder_that_others_can_enter_is_refused(tmp_path, mode):
     folder = tmp_path / "ranks"
@@ -140,7 +192,7 @@ def meeting(monkeypatch, **variables):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"RANK": "0", **variables}.items():
         monkeypatch.setenv(name, value)
-    return rendezvous.Meeting(Path("/out"))
+    return rendezvous.Meeting(Path("/out"), rendezvous.local_launcher())
 
 
 def test_the_ways_to_start_ranks(monkeypatch):
@@ -159,6 +211,25 @@ def test_the_ways_to_start_ranks(monkeypatch):
     assert meeting(monkeypatch, WORLD_SIZE="1").folder is None
 
 
+def test_the_launcher_is_named_before_root_becomes_another_user(monkeypatch):
+    """Which on a terminal puts a process of each rank's own between it and the launcher."""
+    calls = []
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    for name in ("make_printable", "block_signals", "_die_with_launcher"):
+        monkeypatch.setattr(rank, name, lambda: None)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(rendezvous, "local_launcher", lambda: calls.append("named"))
+
+    def resolved(_):
+        calls.append("became the owner")
+        raise InputError([])
+
+    monkeypatch.setattr(rank, "_resolve", resolved)
+    assert rank.main() == 2 and calls == ["named", "became the owner"]
+
+
+@pytest.mark.slow
 def test_ranks_of_another_launcher_meet_and_exchange(bench):
     """Two ranks as torch's launcher starts them, in children of one process."""
     bench.output().mkdir()
@@ -181,7 +252,7 @@ def test_ranks_of_another_launcher_meet_and_exchange(bench):
             assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
             os._exit(0)
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-        meeting = rendezvous.Meeting(Path({str(bench.output())!r}))
+        meeting = rendezvous.Meeting(Path({str(bench.output())!r}), rendezvous.local_launcher())
         meeting.join("gloo")
         group = dist.new_group(backend="gloo")
         answers = [exchange.broadcast([rank, "x" * 70000]) == [0, "x" * 70000],

@@ -292,6 +292,7 @@ def test_the_published_search_is_read():
         assert json.loads(json.dumps(trial.as_json())) == written
 
 
+@pytest.mark.slow
 def test_a_real_search_writes_what_it_found_and_the_job_still_checks(bench, capsys):
     path = bench.job(train__global_batch=8, train__micro_batch=None, train__max_steps=3)
     before = yaml.safe_load(path.read_text())
