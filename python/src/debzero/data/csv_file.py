@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional
 
@@ -101,21 +102,15 @@ class CsvFile:
         import pyarrow
         from pyarrow import csv as arrow
 
-        self._source = source = Source(file, self._start)
         types = {name: pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if name == self.classes
                  else pyarrow.string() for name in wanted}
-        # At once is faster: all cores take part. Where nothing is quoted, a line break always ends a row.
-        content = source.read() if source.size <= WHOLE else None
-        settings = (pyarrow.PythonFile(source, "r") if content is None else pyarrow.BufferReader(content),
-                    arrow.ReadOptions(column_names=self.columns, block_size=BLOCK),
-                    arrow.ParseOptions(delimiter=self.separator,
-                                       newlines_in_values=content is None or b'"' in content),
-                    arrow.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""],
-                                         strings_can_be_null=True))
+        options = {"read_options": arrow.ReadOptions(column_names=self.columns, block_size=BLOCK),
+                   "convert_options": arrow.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""],
+                                                           strings_can_be_null=True)}
         try:
-            reader = arrow.open_csv(*settings) if content is None else arrow.read_csv(*settings).to_batches()
-            for piece in reader:
-                if source.nul:
+            reads = self._at_once if os.fstat(file.fileno()).st_size <= WHOLE else self._in_turn
+            for piece in reads(file, options):
+                if self._source and self._source.nul:
                     break
                 yield piece
             else:
@@ -123,6 +118,29 @@ class CsvFile:
         except pyarrow.ArrowInvalid:
             pass
         yield None
+
+    def _in_turn(self, file: BinaryIO, options: dict[str, Any]) -> Iterable[Any]:
+        from pyarrow import PythonFile
+        from pyarrow import csv as arrow
+
+        self._source = Source(file, self._start)
+        parse = arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True)
+        return arrow.open_csv(PythonFile(self._source, "r"), parse_options=parse, **options)
+
+    def _at_once(self, file: BinaryIO, options: dict[str, Any], unquoted: bool = True) -> Iterable[Any]:
+        """All cores take part. `unquoted`: until a quotation mark is met, every line break ends a row, which is faster
+        again."""
+        from pyarrow import ArrowInvalid, PythonFile
+        from pyarrow import csv as arrow
+
+        self._source = source = Source(file, self._start, unquoted)
+        parse = arrow.ParseOptions(delimiter=self.separator, newlines_in_values=not unquoted)
+        try:
+            table = arrow.read_csv(PythonFile(source, "r"), parse_options=parse, **options)
+        except ArrowInvalid:
+            if not source.quoted:
+                raise
+        return self._at_once(file, options, unquoted=False) if source.quoted else table.to_batches()
 
     def _by_python(self, wanted: list[str], skip: int) -> Iterator[Any]:
         """What follows the first `skip` rows. Raises a DataError for what pyarrow could not read."""

@@ -74,10 +74,9 @@ class DataSet:
 
     def counts(self) -> dict[str, int]:
         """The rows of each class, training and held-out ones together, in the order of the labels."""
-        total = np.zeros(len(self.labels), np.int64)
-        for side in (self.train, self.held_out):
-            total += np.bincount(side.labels[side.labels >= 0], minlength=len(total))
-        return dict(zip(self.labels, total.tolist()))
+        total = sum(np.bincount(side.labels + 1, minlength=len(self.labels) + 1)[1:]  # -1: of no class
+                    for side in (self.train, self.held_out))
+        return dict(zip(self.labels, np.asarray(total).tolist()))
 
     def facts(self) -> dict[str, str]:
         """Rows and classes, for people."""

@@ -38,16 +38,20 @@ class Rows(Protocol):
 
 
 class Source:
-    """The bytes of a regular file for pyarrow, from `start` on. `nul`: whether a zero byte was among them."""
+    """The bytes of a regular file for pyarrow, from `start` on. `nul`: whether a zero byte was among them.
+    `unquoted`: it ends before the first block with a quotation mark, which `quoted` then says."""
 
-    def __init__(self, file: BinaryIO, start: int) -> None:
+    def __init__(self, file: BinaryIO, start: int, unquoted: bool = False) -> None:
         self.file, self.size, self.nul = file, max(1, os.fstat(file.fileno()).st_size), False
+        self.unquoted, self.quoted = unquoted, False
         file.seek(start)
 
     closed = False
 
     def read(self, size: int = -1) -> bytes:
-        content = self.file.read(size)
+        content = b"" if self.quoted else self.file.read(size)
+        if self.unquoted and b'"' in content:
+            self.quoted, content = True, b""
         self.nul = self.nul or b"\0" in content
         return content
 

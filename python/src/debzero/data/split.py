@@ -32,5 +32,7 @@ def held_out(count: int, share: float, seed: int, codes: Optional[np.ndarray] = 
     chosen = np.zeros(count, bool)
     for begin, size, rows in zip(np.cumsum(sizes) - sizes, sizes, taken):
         if rows:
-            chosen[by_class[begin + np.argpartition(lots[begin : begin + size], rows - 1)[:rows]]] = True
+            lot = lots[begin : begin + size]
+            low = np.flatnonzero(lot <= np.partition(lot, rows - 1)[rows - 1])[:rows]
+            chosen[by_class[begin + low]] = True
     return chosen

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain, compress
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -74,7 +75,8 @@ class Survey:
     no_number: Seen = field(default_factory=Seen)
     example: str = ""                                       # of what is no number
     stride: int = 1                                         # of the sample
-    _sample: list[tuple[int, list[str]]] = field(default_factory=list)  # rows and their texts
+    _sample: list[tuple[range, list[list[str]]]] = field(default_factory=list)  # rows and each column's texts
+    _rows_sampled: int = 0
     _size: int = 0                                          # of the sample, in characters
     _codes: list[np.ndarray] = field(default_factory=list)
     _values: list[np.ndarray] = field(default_factory=list)
@@ -114,26 +116,37 @@ class Survey:
             blank &= without
             self.empty.setdefault(name, Seen()).add(self.count + np.flatnonzero(without))
         self._blank.append(blank)
-        rows = range(-self.count % self.stride, len(piece), self.stride)
-        while len(self._sample) + len(rows) > SAMPLED_ROWS:
+        while (rows := self._sampled(len(piece))) and self._rows_sampled + len(rows) > SAMPLED_ROWS:
             self._thin()
-            rows = range(-self.count % self.stride, len(piece), self.stride)
-        for row, cells in zip(rows, zip(*(_cells(values, rows) for values in texts))):
-            self._sample.append((self.count + row, [*cells]))
-            self._size += sum(map(len, cells))
-        while self._size > SAMPLED_CHARACTERS and len(self._sample) > 1:
+        if rows:
+            inside = range(rows.start - self.count, len(piece), self.stride)
+            self._keep(rows, [_cells(values, inside) for values in texts])
+        while self._size > SAMPLED_CHARACTERS and self._rows_sampled > 1:
             self._thin()
+
+    def _sampled(self, length: int) -> range:
+        """Which of the next rows belong to the sample."""
+        return range(self.count + -self.count % self.stride, self.count + length, self.stride)
+
+    def _keep(self, rows: range, columns: list[list[str]]) -> None:
+        self._sample.append((rows, columns))
+        self._rows_sampled += len(rows)
+        self._size += sum(sum(map(len, column)) for column in columns)
 
     def _thin(self) -> None:
         self.stride *= 4
-        self._sample = [(row, cells) for row, cells in self._sample if row % self.stride == 0]
-        self._size = sum(len(cell) for _, cells in self._sample for cell in cells)
+        before, self._sample, self._rows_sampled, self._size = self._sample, [], 0, 0
+        for rows, columns in before:
+            first = next((i for i in range(min(4, len(rows))) if rows[i] % self.stride == 0), None)
+            if first is not None:
+                self._keep(rows[first::4], [column[first::4] for column in columns])
 
     def sample(self, of: Optional[np.ndarray] = None) -> list[list[str]]:
         """Each column's texts, of every row whose number is a multiple of `stride`; `of` (bool[count]): of which
         rows."""
-        some = [cells for row, cells in self._sample if of is None or of[row]]
-        return [[cells[number] for cells in some] for number in range(len(self.wanted.texts))]
+        some = [of is None or of[row] for rows, _ in self._sample for row in rows]
+        return [list(compress(chain.from_iterable(columns[number] for _, columns in self._sample), some))
+                for number in range(len(self.wanted.texts))]
 
     def _labels(self, labels: Any) -> None:
         if self.wanted.kind == "class":

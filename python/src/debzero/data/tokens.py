@@ -52,7 +52,7 @@ class Tokens:
 class Prepared:
     """A job's tokenised samples. `labels`: the classes' names; for regression the column's; for causal-lm none.
     `digest` is the same for the same samples; `revisions`: the hub's commits of the "model" and the "data" that
-    they were made with."""
+    they were made with; `facts`: what check, too, says of the rows, for people."""
 
     train: Tokens
     held_out: Tokens
@@ -60,6 +60,7 @@ class Prepared:
     digest: str
     tokenizer: Any
     revisions: dict[str, str]
+    facts: dict[str, str]
 
 
 def write(folder: Path, pieces: Iterable[Piece]) -> str:

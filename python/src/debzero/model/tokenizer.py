@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Callable, Union
 
 from debzero.base.errors import UserError
@@ -86,8 +87,9 @@ def _wordpiece(texts: list[str], size: int, bare: bool) -> Any:
 
     pieces = BertWordPieceTokenizer(lowercase=True)
     normalise = pieces._tokenizer.normalizer.normalize_str
-    common = Counter(char for text in texts for char in normalise(text) if not char.isspace())
-    alphabet = sorted(char for char, _ in sorted(common.items(), key=lambda item: (-item[1], item[0]))[:ALPHABET])
+    counts = Counter(chain.from_iterable(map(normalise, texts)))
+    common = sorted((-count, char) for char, count in counts.items() if not char.isspace())
+    alphabet = sorted(char for _, char in common[:ALPHABET])
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces.train_from_iterator(texts, vocab_size=size, min_frequency=2, limit_alphabet=ALPHABET, show_progress=False,
                                special_tokens=special + [f"##{char}" for char in alphabet])

@@ -215,6 +215,6 @@ def load(folder: Path, task: tasks.Task) -> Prepared:
     train, held_out = (tokens.read(folder / side, facts["max_length"], targets, facts.get("max_answer_length", 0))
                        for side in ("train", "held_out"))
     return Prepared(train, held_out, facts["labels"], facts["digest"], tokenizer,
-                    facts.get("revisions", {}))
+                    facts.get("revisions", {}), facts.get("facts", {}))
 
 

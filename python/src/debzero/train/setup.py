@@ -9,7 +9,7 @@ from typing import Any, Optional
 import torch
 import torch.distributed as dist
 
-from debzero.base.text import count_text
+from debzero.base.text import count_text, printable
 from debzero.data.collator import Collator
 from debzero.data.sampler import steps_per_epoch, total_steps
 from debzero.data.tokens import Prepared
@@ -64,6 +64,7 @@ def set_up(context: Context) -> Setup:
     resolved, progress = context.resolved, context.progress
     progress.state("preparing", "preparing the data", world_size=context.ranks, zero_stage=resolved.stage or "none")
     samples = _samples(context)
+    progress.say(printable("data: " + "; ".join(f"{key} {value}" for key, value in samples.prepared.facts.items())))
     progress.say(_summary(context, samples))
     progress.state("preparing", "preparing the model", total_steps=samples.steps)
     identity = RunIdentity(fingerprint=resolved.fingerprint, data=samples.prepared.digest)

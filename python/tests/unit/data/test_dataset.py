@@ -234,6 +234,17 @@ def test_a_split_spares_what_it_can(count, share, expected):
     assert split.held_out(count, share, 1).sum() == expected
 
 
+def test_a_sample_is_every_nth_row_whatever_the_pieces_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_file, "BLOCK", 300)
+    monkeypatch.setattr("debzero.data.survey.SAMPLED_ROWS", 100)
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(2000)))
+    survey = read(path)[0].surveys[0]
+    assert survey.stride == 64 and survey.sample() == [[f"text {i}" for i in range(0, 2000, 64)]]
+    some = np.arange(2000) % 128 == 0
+    assert survey.sample(some) == [[f"text {i}" for i in range(0, 2000, 128)]]
+
+
 def test_a_check_of_a_large_file_ends_at_its_limit_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(csv_file, "BLOCK", 2**10)
     (tmp_path / "r.csv").write_text("text,label\n" + GOOD * 1000)
