@@ -140,10 +140,15 @@ RULES = [
     ("DZ140", adam(max_grad_norm=1.0), "optimizer.params.max_grad_norm", {**adam(), "gradient_clipping": 1.0}),
     ("DZ141", adam("AdanW"), "optimizer.type", adam("adamw")),
     ("DZ141", adam("sgd"), "optimizer.type", adam("SGD")),
+    ("DZ141", adam("FusedAdam"), "optimizer.type", adam("Adam")),
+    ("DZ141", {**adam("Adafactor"), "zero_allow_untested_optimizer": True}, "optimizer.type", adam("NAdam")),
+    ("DZ141", {**adam("Muon"), "zero_allow_untested_optimizer": True}, "optimizer.type", adam("Lion")),
+    ("DZ109", adam("OneBitAdam", freeze_step=10), "optimizer.type", adam("AdamW")),
+    ("DZ109", adam("MuSGD"), "optimizer.type", adam("SGD")),
     ("DZ142", {**zero(1), **adam("SGD")}, "optimizer.type",
      {**zero(1), **adam("SGD"), "zero_allow_untested_optimizer": True}),
     ("DZ142", {**zero(1), **adam("OneBitAdam"), "zero_allow_untested_optimizer": True}, "optimizer.type",
-     {**zero(0), **adam("OneBitAdam")}),
+     {**zero(0), **adam("OneBitAdam", comm_backend_name="compressed")}),
     ("DZ143", {**zero(2, offload_optimizer=CPU), **adam(torch_adam=True)}, "optimizer.params.torch_adam",
      {**zero(2), **adam(torch_adam=True)}),
     ("DZ143", {**zero(2, offload_optimizer=CPU), "zero_force_ds_cpu_optimizer": False}, "zero_force_ds_cpu_optimizer",
@@ -226,7 +231,7 @@ def test_what_deepspeed_takes_in_an_old_or_another_form_runs_as_it_means_it(benc
     """DeepSpeed's own "getting started" switches ZeRO on with true; other programs write 2.0 for 2."""
 
     config = {"zero_optimization": True, "gradient_accumulation_steps": 2.0, "train_micro_batch_size_per_gpu": 4.0}
-    resolved, warnings = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
+    resolved, warnings, _ = checks.examine(bench.job(deepspeed=config, train__micro_batch=1.0))
     assert [(p.code, p.key) for p in warnings] == [("DZ104", "deepspeed.zero_optimization")]
     assert (resolved.stage, resolved.batch.total, resolved.batch.micro, resolved.batch.accumulation) == (1, 16, 4, 2)
     made = deepspeed_config.generate(resolved, 32, 10)
