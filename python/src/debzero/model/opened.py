@@ -116,7 +116,7 @@ def kernel_problems(job: Job, file: str, config: Any) -> list[Problem]:
     packages = [name for name in ("mamba_ssm", "causal_conv1d") if find_spec(name) is None]
     if not getattr(config, "use_mamba_kernels", False) or torch.cuda.is_available() and not packages:
         return []
-    lacking = f"the package {' and '.join(packages)}" if packages else "a GPU"
+    lacking = f"the Python package {' and '.join(packages)}" if packages else "a GPU"
     key, place = ("model", "its config.json") if isinstance(job.model, str) else ("model.use_mamba_kernels", "`model:`")
     return [Problem(file, key, f"{config.model_type} models use Mamba's kernels here (use_mamba_kernels), which need "
                     f"{lacking}", f"write use_mamba_kernels: false in {place}; training then is slower")]

@@ -296,6 +296,14 @@ def test_a_model_that_insists_on_kernels_is_refused_where_there_are_none(tmp_pat
     model = transformers.JambaForSequenceClassification(transformers.JambaConfig(**sizes))
     folder = saved(tmp_path / "jamba", model)
     problem, = found(folder)
-    assert "need the package mamba_ssm and causal_conv1d" in problem.reason and "config.json" in problem.fix
+    assert "need the Python package mamba_ssm and causal_conv1d" in problem.reason and "config.json" in problem.fix
     settings(use_mamba_kernels=False)(folder)
     assert not found(folder)
+
+
+def test_weights_that_only_loading_finds_unfit_are_a_sentence(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "pruned")
+    settings(pruned_heads={"0": [0]})(tmp_path / "pruned")
+    with pytest.raises(UserError, match="do not fit its config.json: size mismatch for bert.encoder"), \
+            build._misfits_explained(str(tmp_path / "pruned")):
+        transformers.BertForSequenceClassification.from_pretrained(tmp_path / "pruned")
