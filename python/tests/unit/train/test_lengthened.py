@@ -21,6 +21,7 @@ def test_a_finished_run_continues_with_more_epochs_and_is_found_again(bench, cap
     assert ("this job continues after step 7 of 14 with train.epochs 1 -> 2, train.metric auto -> f1. Its learning "
             "rate is from now on that of a run of the new length") in done.stdout
     assert "the best f1 counts from step 7 on" in done.stdout
+    assert "\ndata: rows " in done.stdout and "; classes 2: " in done.stdout and " tokens (median)" in done.stdout
     lines = read_lines(out / "metrics.jsonl")
     assert lines[:len(before)] == before, "what was done and measured stays"
     rates = [line["learning_rate"] for line in lines if "loss" in line]
@@ -31,7 +32,7 @@ def test_a_finished_run_continues_with_more_epochs_and_is_found_again(bench, cap
     assert (read_json(out / "run.json")["steps_per_epoch"], read_json(out / "status.json")["step"]) == (7, 14)
 
     done = bench.quick("train", bench.job("longer", train__max_steps=1, train__seed=1, **JOB))
-    assert done.returncode == 0 and "starts anew because this is another training: train.seed 42 -> 1" in done.stdout
+    assert done.returncode == 0 and "starts anew because this is another training: train.seed 101 -> 1" in done.stdout
     assert read_json(out / "report.json")["steps"] == 1
     done = bench.quick("train", bench.job("longer", train__epochs=2, train__metric="f1", **JOB))
     assert done.returncode == 0 and "which fits, and has finished, after step 14 of 14" in done.stdout, done.stdout
