@@ -54,9 +54,9 @@ def csv_cell(value: object) -> object:
 MOST_CHOICES = 60
 
 
-def did_you_mean(word: object, choices: list[str]) -> str:
-    """The choice that `word` resembles, else all of them."""
-    close = difflib.get_close_matches(str(word), choices, 1, 0.6)
+def did_you_mean(word: object, choices: list[str], least: float = 0.6) -> str:
+    """The choice that `word` resembles, else all of them. `least`: how much of both must be the same, 1 for all."""
+    close = difflib.get_close_matches(str(word), choices, 1, least)
     return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(choices[:MOST_CHOICES])}" + (
         f" and {len(choices) - MOST_CHOICES} more" if len(choices) > MOST_CHOICES else "")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ GLUE = {"cola": ["sentence"], "sst2": ["sentence"], "mrpc": PAIR, "rte": PAIR, "
 METRICS = {"accuracy": "accuracy", "f1": "f1", "matthews_correlation": "matthews", "pearson": "pearson",
            "spearmanr": "spearman", "loss": "loss", "rougeL": "rouge_l", "exact_match": "exact_match"}
 WRITING = {"predict_with_generate", "max_target_length", "summary_column", "source_lang"}  # its scripts for texts
-SHARDING = {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "HYBRID_SHARD": 3, "1": 3, "2": 2}
+SHARDING = {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "NO_SHARD": 0, "HYBRID_SHARD": 3, "1": 3, "2": 2, "3": 0}
 # What needs no word: it is so in every training of debzero, or concerns the other program's own work.
 NEEDLESS = {
     "bf16", "compute_environment", "dataloader_num_workers", "dataset_config_name", "dataset_prepared_path",
@@ -107,6 +108,9 @@ def _flat(values: Mapping[str, Any], made: Conversion) -> dict[str, Any]:
     """The keys of a file with those of its sections that matter here."""
     flat: dict[str, Any] = dict(TRAINERS) if made.program in ("transformers", "LLaMA-Factory") else {}
     flat.update({str(key): value for key, value in values.items() if value is not None})
+    for key, value in flat.items():  # quoted numbers would be no factors of the batch
+        if isinstance(value, str) and re.fullmatch(r"\d{1,15}", value):
+            flat[key] = int(value)
     for section in ("deepspeed_config", "training_args"):
         inner = flat.pop(section, None)
         flat.update(inner if isinstance(inner, dict) else {})
@@ -132,7 +136,7 @@ def _take(made: Conversion, key: str, value: Any) -> None:
         made.set("data.padding", "max_length")
     elif key == "metric_for_best_model" and (metric := METRICS.get(str(value).replace("eval_", ""))):
         made.set("train.metric", metric)
-    elif name == "train.epochs" and isinstance(value, float):
+    elif name == "train.epochs" and isinstance(value, float) and math.isfinite(value):
         made.set(name, math.ceil(value))
         if value != math.ceil(value):
             made.left_out[key] = f"debzero counts whole epochs: {math.ceil(value)} instead of {value}"

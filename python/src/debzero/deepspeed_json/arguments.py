@@ -7,6 +7,15 @@ from typing import Any
 OPTIMIZERS = ("Adam", "AdamW", "Adagrad", "Lion", "Lamb", "OneBitAdam", "ZeroOneAdam", "OneBitLamb", "MuAdam",
               "MuAdamW", "MuSGD", "Muon")
 TESTED, ONE_BIT = {"adam", "adamw", "adagrad", "lion"}, {"onebitadam", "zerooneadam", "onebitlamb"}
+# Names of classes in DeepSpeed's code, which a configuration does not take, and what it takes.
+CLASSES = {"fusedadam": "AdamW", "deepspeedcpuadam": "AdamW", "cpuadam": "AdamW", "fusedlamb": "Lamb",
+           "fusedlion": "Lion", "deepspeedcpulion": "Lion", "deepspeedcpuadagrad": "Adagrad", "adamw_torch": "AdamW",
+           "adamw_hf": "AdamW", "adamw_torch_fused": "AdamW", "onebitadamw": "OneBitAdam", "1bitadam": "OneBitAdam"}
+# Packages without which DeepSpeed stops at the optimizer's import. The 1-bit ones' depends on comm_backend_name.
+PACKAGES = {"muadam": "mup", "muadamw": "mup", "musgd": "mup"}
+BACKENDS = {"nccl": "cupy", "mpi": "mpi4py"}
+MUON = (0, 17, 6)      # the first release of DeepSpeed that has Muon
+ADAFACTOR = (2, 5)     # the first release of torch that has Adafactor
 TORCH_OPTIMIZERS = ("SGD", "ASGD", "Adadelta", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "LBFGS", "SparseAdam",
                     "Adafactor")
 OPTIMIZER_PARAMS = {"lr": "number", "betas": "list", "eps": "number", "weight_decay": "number", "torch_adam": "bool",

@@ -4,12 +4,14 @@ A rule is a generator of what it finds. It ignores values of the wrong type: rul
 """
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from debzero.base.text import count_text, did_you_mean
 from debzero.deepspeed_json import arguments, keys
+from debzero.deepspeed_json.releases import parsed
 from debzero.deepspeed_json.rules_state import asks_for
 from debzero.deepspeed_json.view import BATCH, ZERO, ConfigView, Path, Violation, is_number, removal
 
@@ -111,6 +113,24 @@ def precision(view: ConfigView) -> Iterator[Violation]:
                         "set 12, or remove it: debzero sets 12")
 
 
+def _later_release(view: ConfigView, kind: str) -> str:
+    """Why the installed releases do not have this optimizer yet; empty where they do."""
+    ours = view.releases
+    for name, package, first, here in (("Muon", "DeepSpeed", arguments.MUON, ours.deepspeed),
+                                       ("Adafactor", "torch", arguments.ADAFACTOR, ours.torch)):
+        if kind.lower() == name.lower() and parsed(here) < first:
+            return f"{name} is an optimizer of {package} since {'.'.join(map(str, first))}, and here is {here}"
+    return ""
+
+
+def _lacking_package(view: ConfigView, params: dict[Any, Any]) -> str:
+    """The package that DeepSpeed imports for the optimizer, where it is not installed."""
+    package = arguments.PACKAGES.get(view.optimizer, "")
+    if view.optimizer in arguments.ONE_BIT and view.below(1):  # else it is refused anyway
+        package = arguments.BACKENDS.get(str(params.get("comm_backend_name", "nccl")), "")
+    return package if package and importlib.util.find_spec(package) is None else ""
+
+
 def optimizer(view: ConfigView) -> Iterator[Violation]:
     params, kind, path = view.section("optimizer", "params"), view.text("optimizer", "type"), ("optimizer", "type")
     if "max_grad_norm" in params:
@@ -122,8 +142,15 @@ def optimizer(view: ConfigView) -> Iterator[Violation]:
                         "use gradient_clipping at the top level", move)
     known = view.optimizer in {name.lower() for name in arguments.OPTIMIZERS} or kind in arguments.TORCH_OPTIMIZERS
     if kind and not known:
+        usual = arguments.CLASSES.get(view.optimizer)
         yield Violation("DZ141", path, f"{kind!r} is not an optimizer of DeepSpeed or torch",
-                        did_you_mean(kind, [*arguments.OPTIMIZERS, *arguments.TORCH_OPTIMIZERS]))
+                        f"write {usual}: DeepSpeed chooses the class by the device" if usual else
+                        did_you_mean(kind, [*arguments.OPTIMIZERS, *arguments.TORCH_OPTIMIZERS], 0.7))
+    elif late := _later_release(view, kind):
+        yield Violation("DZ141", path, late, "use AdamW")
+    elif package := _lacking_package(view, params):
+        yield Violation("DZ109", path, f"{kind} needs the Python package {package}, which is not installed",
+                        "use AdamW")
     elif kind and not view.below(1) and view.optimizer in arguments.ONE_BIT:
         yield Violation("DZ142", path, f"{kind} does not work with ZeRO, whatever its stage", "use AdamW, or stage 0")
     elif (kind and not view.below(1) and view.optimizer not in arguments.TESTED

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Optional
 
 # What a file of each program has, and how many of these keys are enough to be sure. The first that fits is it.
@@ -35,10 +36,14 @@ NAMES: dict[str, str] = {
     "logging_steps": "train.log_every", "eval_steps": "train.evaluate_every",
     "early_stopping_patience": "train.patience", "metric_for_best_model": "train.metric",
     "torch_compile": "train.compile", "save_steps": "checkpoint.steps", "save_total_limit": "checkpoint.keep",
-    "max_seq_length": "data.max_length", "max_length": "data.max_length", "sequence_len": "data.max_length",
+    "max_seq_len": "data.max_length", "max_seq_length": "data.max_length",
+    "max_length": "data.max_length", "sequence_len": "data.max_length",
     "cutoff_len": "data.max_length", "block_size": "data.max_length", "model_max_length": "data.max_length",
     "val_set_size": "data.held_out", "val_size": "data.held_out", "dataset_name": "data.dataset",
     "train_file": "data.dataset", "text_column": "data.text", "text_column_name": "data.text",
+    "text_columns": "data.text", "target_column": "data.label", "grad_clip": "train.gradient_clipping",
+    "clip_grad_norm": "train.gradient_clipping", "model_name": "model", "train_micro_batch_size_per_gpu":
+    "train.micro_batch", "num_gpus": "ranks", "n_gpu": "ranks", "warmup_proportion": "train.warmup",
     "label_column": "data.label", "label_column_name": "data.label", "summary_column": "data.label",
     "max_source_length": "data.max_length", "source_prefix": "data.prefix",
     "max_target_length": "data.max_answer_length", "generation_max_length": "data.max_answer_length",
@@ -46,13 +51,30 @@ NAMES: dict[str, str] = {
     "offload_optimizer_device": "zero.offload_optimizer", "offload_param_device": "zero.offload_param",
     "offload_optimizer_nvme_path": "zero.nvme_path", "offload_param_nvme_path": "zero.nvme_path",
 }
+_STEPS = "remove it: train.global_batch is micro-batch x accumulation steps x ranks"
+_BATCH = "use train.global_batch, for all ranks in a step, or train.micro_batch, for one rank at a time"
+_RATE = "remove it: the rate falls linearly; DeepSpeed's JSON can have another scheduler"
+_ADAMW = "remove it: the optimizer is AdamW; DeepSpeed's JSON can have another"
+_HELD_OUT = "use data.held_out, a share of the rows"
+_CURVES = "remove it: the output has TensorBoard's files, and metrics.jsonl"
 # Other names, and what to write here instead.
 INSTEAD: dict[str, str] = {
+    "gradient_accumulation": _STEPS, "grad_accum": _STEPS, "accumulation_steps": _STEPS,
+    "batch_size": _BATCH, "train_batch_size": _BATCH, "per_device_batch_size": _BATCH,
+    "lr_scheduler": _RATE, "scheduler": _RATE, "optimizer": _ADAMW, "optim": _ADAMW,
+    "amp": "use train.precision", "dtype": "use train.precision", "torch_dtype": "use train.precision",
+    "target": "use data.label", "target_text": "use data.label", "validation_split": _HELD_OUT, "test_size": _HELD_OUT,
+    "validation_file": "give a folder with train.* and validation.* as data.dataset",
+    "report_to": _CURVES, "logging_dir": _CURVES, "logging_strategy": "use train.log_every",
+    "resume_from_checkpoint": "remove it: a start continues the run in the output folder, if it fits",
+    "lora": "remove it: debzero trains all weights", "peft_config": "remove it: debzero trains all weights",
+    "tokenizer_name": "remove it: the tokenizer lies with the model", "gpus": "use ranks",
+    "trust_remote_code": "remove it: debzero runs no code of a model",
+    "cpu_offload": "write zero.offload_optimizer: cpu",
     "fp16": "write train.precision: fp16", "bf16": "write train.precision: bf16",
-    "gradient_accumulation_steps": "remove it: train.global_batch is micro-batch x accumulation steps x ranks",
-    "lr_scheduler_type": "remove it: the rate falls linearly; DeepSpeed's JSON can have another scheduler",
+    "gradient_accumulation_steps": _STEPS, "lr_scheduler_type": _RATE,
     "warmup_steps": "use train.warmup, the share of all steps", "load_best_model_at_end": "write train.select: best",
-    "pad_to_max_length": "write data.padding: max_length", "optim": "remove it: the optimizer is AdamW",
+    "pad_to_max_length": "write data.padding: max_length",
     "predict_with_generate": "write task: text-to-text and data.answers: text",
     "val_max_target_length": "use data.max_answer_length", "generation_num_beams": "remove it: evaluations are greedy",
     "per_device_eval_batch_size": "remove it: evaluation takes train.micro_batch",
@@ -64,6 +86,11 @@ INSTEAD: dict[str, str] = {
 def instead_of(name: str) -> str:
     """What to write in a job for another program's name of a setting; empty where there is nothing known."""
     return INSTEAD.get(name) or (f"here it is {NAMES[name]}" if name in NAMES else "")
+
+
+def near(name: str) -> Optional[str]:
+    """The known name of another program's that this is a misspelling of."""
+    return next(iter(get_close_matches(name, [*NAMES, *INSTEAD], 1, 0.88)), None)
 
 
 def program_of(values: Mapping[Any, Any]) -> Optional[str]:

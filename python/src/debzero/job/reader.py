@@ -28,6 +28,23 @@ def _known(location: tuple[Any, ...]) -> dict[str, Any]:
     return fields
 
 
+def _instead(name: str, fields: list[str]) -> str:
+    """What to write for an unknown key of a section with these `fields`: another program's name is known by itself and
+    misspelt, and a job's own also in a wrong section. A far-fetched guess would lead astray."""
+    if known := others.instead_of(name):
+        return known
+    for section, field in Job.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and name in inner.model_fields:
+            return f"it belongs to {section}: write {section}.{name}"
+    if name in Job.model_fields:
+        return "it belongs to the top level: move it there"
+    own = did_you_mean(name, fields, 0.7)
+    if own.startswith("use") and (meant := others.near(name)):
+        return f"did you mean {meant}? If so, {others.instead_of(meant)}"
+    return own
+
+
 def _location(values: Any, error: Any) -> tuple[Any, ...]:
     """The path of the key that one of pydantic's errors is about, without the types that pydantic puts in between."""
     location = []
@@ -51,7 +68,7 @@ def _problem(file: str, values: dict[str, Any], error: Any) -> Problem:
     example = f"for example {' or '.join(f'`{name}: {value}`' for value in shown)}" if shown else "see `man debzero`"
     key = ".".join(map(str, location))
     if kind == "extra_forbidden":
-        return Problem(file, key, "is not a known key", others.instead_of(name) or did_you_mean(name, sorted(fields)))
+        return Problem(file, key, "is not a known key", _instead(name, sorted(fields)))
     if kind == "missing":
         return Problem(file, key, "is missing", f"add it, {example}")
     if kind == "literal_error":

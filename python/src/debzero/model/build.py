@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from debzero.model.opened import has_new_head, skeleton
 from debzero.model.settings import from_scratch
 from debzero.model.sharded import whole_initialisation
 from debzero.model.tokenizer import Model
-from debzero.model.weights import fit, tensors
+from debzero.model.weights import AGAIN, fit, tensors
 from debzero.resolve.resolve import ResolvedJob
 
 
@@ -73,7 +74,8 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
         model = auto._model_mapping[type(settings)].from_pretrained(
             None, config=settings, state_dict=kept, use_safetensors=True, **no_code(), **dtype)
     elif isinstance(where, str):
-        model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
+        with _misfits_explained(where):
+            model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
     else:
         with whole_initialisation(auto._model_mapping[type(settings)]) if stage3 else nullcontext():
             model = auto.from_config(settings, **no_code(), **dtype)
@@ -87,6 +89,18 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
         # then.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": stage3})
     return model
+
+
+@contextmanager
+def _misfits_explained(where: str) -> Iterator[None]:
+    """Of models that check cannot build without memory, such as those with pruned heads."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        first = next(line.strip() for line in str(error).splitlines() if "size mismatch" in line)
+        raise UserError(f"{where}: its weights do not fit its config.json: {first[:200]}", AGAIN) from None
 
 
 def _unfit_head(job: Job, where: Model, settings: Any) -> set[str]:

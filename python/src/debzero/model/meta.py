@@ -32,7 +32,15 @@ class OnMeta(TorchFunctionMode):
         if reads_data and args and args[0].device.type == "meta":
             # Models ask whether a mask hides nothing and whether there is padding. False: use the mask, rows are full
             return False
+        if getattr(function, "__name__", "") == "repeat_interleave" and not kwargs.get("output_size"):
+            kwargs.update(_repeated_size(*args, **kwargs))
         return function(*args, **kwargs)
+
+
+def _repeated_size(tensor: Any, repeats: Any = None, dim: Any = None, **more: Any) -> dict[str, int]:
+    """The `output_size` of torch.repeat_interleave, which releases before 2 do not compute on the meta device."""
+    size = tensor.numel() if dim is None else tensor.shape[dim]
+    return {"output_size": size * repeats} if isinstance(repeats, int) else {}
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Optional
 
@@ -33,7 +34,7 @@ def opened_problems(job: Job, file: str, folder: Path, labels: Optional[list[str
         config, found = _configured(job, file, folder)
     if config is None or found:
         return found
-    found += checkpointing_problems(job, file, config)
+    found += [*checkpointing_problems(job, file, config), *kernel_problems(job, file, config)]
     model = None
     try:
         model = skeleton(job, config, labels)
@@ -106,6 +107,19 @@ def skeleton(job: Job, config: Any, labels: Optional[list[str]] = None, seconds:
     if more := inputs.needs_more(type(model)):
         raise ValueError(f"it needs more than texts: {', '.join(more)}")
     return model
+
+
+def kernel_problems(job: Job, file: str, config: Any) -> list[Problem]:
+    """Why a model, such as Jamba, would stop: by transformers' default it takes Mamba's kernels or nothing."""
+    import torch
+
+    packages = [name for name in ("mamba_ssm", "causal_conv1d") if find_spec(name) is None]
+    if not getattr(config, "use_mamba_kernels", False) or torch.cuda.is_available() and not packages:
+        return []
+    lacking = f"the Python package {' and '.join(packages)}" if packages else "a GPU"
+    key, place = ("model", "its config.json") if isinstance(job.model, str) else ("model.use_mamba_kernels", "`model:`")
+    return [Problem(file, key, f"{config.model_type} models use Mamba's kernels here (use_mamba_kernels), which need "
+                    f"{lacking}", f"write use_mamba_kernels: false in {place}; training then is slower")]
 
 
 def refusal(job: Job, model: Any) -> str:

@@ -57,7 +57,7 @@ def _too_long(job: Job, file: str, config: Any, padding: Optional[int]) -> list[
             "(axial_pos_shape)", f"set max_length: {length} and padding: max_length, or another axial_pos_shape")]
     longest = usable_positions(config, padding)
     if longest is None or job.data.max_length <= longest:
-        return []
+        return _not_in_chunks(job, file, config)
     key = next(name for name in NAMES if getattr(config, name, None) is not None)
     unused = getattr(config, key) - longest
     reason = f"{job.data.max_length} tokens are more than the model's {longest} positions"
@@ -65,6 +65,20 @@ def _too_long(job: Job, file: str, config: Any, padding: Optional[int]) -> list[
         reason += f" ({key} is {getattr(config, key)}, and {config.model_type} models never use the first {unused})"
     larger = f", or a larger model.{key}" if isinstance(job.model, dict) else ", or a model with more positions"
     return [Problem(file, "data.max_length", reason, f"use at most {longest}{larger}")]
+
+
+def _not_in_chunks(job: Job, file: str, config: Any) -> list[Problem]:
+    """Reformer's attention goes by chunks, which padding fills up only outside a training."""
+    if config.model_type != "reformer":
+        return []
+    chunks = {getattr(config, f"{kind}_attn_chunk_length") for kind in set(config.attn_layers)}
+    step, length = math.lcm(*chunks), job.data.max_length
+    if length <= min(chunks) or job.data.padding == "max_length" and length % step == 0:
+        return []
+    nearest = max(step, math.ceil(length / step) * step)
+    return [Problem(file, "data.max_length", f"{config.model_type} models train with samples of a multiple of {step} "
+                    f"tokens (their attention's chunks), or of at most {min(chunks)}",
+                    f"set max_length: {nearest} and padding: max_length")]
 
 
 def local_config(job: Job) -> Any:

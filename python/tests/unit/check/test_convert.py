@@ -4,6 +4,7 @@ import json
 import pytest
 import yaml
 
+from debzero.check import convert
 from debzero.job import others
 from debzero.job.schema import Job
 
@@ -142,3 +143,13 @@ def test_names_of_other_programs_in_a_job_are_answered_with_a_jobs(bench, capsys
     for text in ("here it is train.epochs", "here it is train.learning_rate", "write train.precision: fp16"):
         assert text in printed
     assert "use one of" not in printed
+
+
+def test_numbers_in_quotes_and_without_end_are_converted_as_what_they_are(tmp_path):
+    path = tmp_path / "arguments.yml"
+    path.write_text("output_dir: o\nlearning_rate: 1e-5\nper_device_train_batch_size: '8'\nmax_steps: '100'\n"
+                    "gradient_accumulation_steps: '2'\nnum_processes: '4'\nnum_train_epochs: .inf\n")
+    made = convert.convert(path)
+    assert made.job["train"]["global_batch"] == 64 and made.job["ranks"] == 4 and "num_train_epochs" in made.left_out
+    path.write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_sharding_strategy: NO_SHARD}\n")
+    assert convert.convert(path).job["zero"]["stage"] == "none"

@@ -16,6 +16,14 @@ from debzero.resolve.resolve import resolve
 # The change to a valid job, the key that must be named, and a piece of the fix.
 MISTAKES = [
     ({"trian": {}}, "trian", "did you mean train"),
+    ({"train.max_grad_nrom": 1}, "train.max_grad_nrom", "did you mean max_grad_norm"),
+    ({"train.amp": True}, "train.amp", "use train.precision"),
+    ({"train.logging_stratgey": "no"}, "train.logging_stratgey", "use train.log_every"),
+    ({"train.gradient_accumulation": 2}, "train.gradient_accumulation", "remove it: train.global_batch is"),
+    ({"train.cls": 2}, "train.cls", "use one of"),
+    ({"epochs": 3}, "epochs", "write train.epochs"),
+    ({"train.ranks": 3}, "train.ranks", "move it there"),
+    ({"data.stage": 3}, "data.stage", "write zero.stage"),
     ({"train.epocs": 3}, "train.epocs", "did you mean epochs"),
     ({"train.epochs": "many"}, "train.epochs", "epochs: 3"),
     ({"train.epochs": True}, "train.epochs", "epochs: 3"),

@@ -287,3 +287,23 @@ def test_check_knows_the_datas_classes(bench, whole, tmp_path):
     (warning,) = examine(bench.job(model=str(folder))).warnings
     assert (warning.key, warning.severity) == ("model", "warning")
     assert "by other names (good, bad; in the data animal" in warning.reason
+
+
+def test_a_model_that_insists_on_kernels_is_refused_where_there_are_none(tmp_path):
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0, "num_experts": 2,
+             "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
+    model = transformers.JambaForSequenceClassification(transformers.JambaConfig(**sizes))
+    folder = saved(tmp_path / "jamba", model)
+    problem, = found(folder)
+    assert "need the Python package mamba_ssm and causal_conv1d" in problem.reason and "config.json" in problem.fix
+    settings(use_mamba_kernels=False)(folder)
+    assert not found(folder)
+
+
+def test_weights_that_only_loading_finds_unfit_are_a_sentence(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "pruned")
+    settings(pruned_heads={"0": [0]})(tmp_path / "pruned")
+    with pytest.raises(UserError, match="do not fit its config.json: size mismatch for bert.encoder"), \
+            build._misfits_explained(str(tmp_path / "pruned")):
+        transformers.BertForSequenceClassification.from_pretrained(tmp_path / "pruned")

@@ -77,6 +77,15 @@ def test_reformer_takes_samples_of_one_length():
         assert (position_problems(Job.model_validate(changed(JOB, changes)), "job.yml", own) == []) is right
 
 
+def test_reformer_without_axial_positions_fills_its_chunks():
+    own = transformers.ReformerConfig(axial_pos_embds=False, attn_layers=["local", "lsh"], local_attn_chunk_length=8,
+                                      lsh_attn_chunk_length=12)
+    for changes, right in (({}, False), ({"data.max_length": 8}, True), ({"data.max_length": 24}, False),
+                           ({"data.padding": "max_length"}, False),
+                           ({"data.max_length": 48, "data.padding": "max_length"}, True)):
+        assert (position_problems(Job.model_validate(changed(JOB, changes)), "job.yml", own) == []) is right
+
+
 def test_check_knows_the_positions_of_a_folder_and_of_a_cached_model(bench, monkeypatch):
     from huggingface_hub import constants
 

@@ -112,13 +112,6 @@ def test_prepared_data_is_reused_until_something_it_depends_on_changes(bench):
     assert other != folder and not folder.exists()
 
 
-def test_a_training_sees_the_rows_that_check_prints(bench):
-    job = plan_of(bench).job
-    checked = data_found(job, "job.yml", "lengths").facts
-    assert {"rows", "classes", "lengths"} <= {*checked}
-    assert prepared(bench).facts == checked
-
-
 def test_links_and_files_in_the_place_of_prepared_data_go_and_what_they_name_stays(bench):
     cache, others = bench.folder / "cache", bench.folder / "others"
     (others / "kept").mkdir(parents=True)
@@ -128,6 +121,13 @@ def test_links_and_files_in_the_place_of_prepared_data_go_and_what_they_name_sta
     (cache / "raw").symlink_to(others)
     folder = prepare.prepare(plan_of(bench), cache)
     assert list(cache.iterdir()) == [folder] and [path.name for path in others.iterdir()] == ["kept"]
+
+
+def test_a_training_sees_the_rows_that_check_prints(bench):
+    job = plan_of(bench).job
+    checked = data_found(job, "job.yml", "lengths").facts
+    assert {"rows", "classes", "lengths"} <= {*checked}
+    assert prepared(bench).facts == checked
 
 
 def test_a_local_model_that_changes_is_another(bench):
