@@ -111,7 +111,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import datasets
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(prepare, "load_tokenizer", lambda *_: Tokenizer())
+    monkeypatch.setattr(prepare, "load_tokenizer", lambda *_, **__: Tokenizer())
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     return tmp_path

@@ -122,7 +122,7 @@ def as_text_of(cell: Any) -> str:
 
 
 WHOLE_FILE = ("has no column", "has 0 rows", "names no columns", "UTF-16", "column by column", "lie under", "1 class",
-              "numbers", "too few", "in all", "is not an object")
+              "numbers", "too few", "in all", "is not an object", "so these are no classes")
 
 
 def check(folder: Path, given: tuple[int, tuple[str, bytes]]) -> int:  # noqa: F811
