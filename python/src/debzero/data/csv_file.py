@@ -104,7 +104,8 @@ class CsvFile:
 
         types = {name: pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if name == self.classes
                  else pyarrow.string() for name in wanted}
-        options = {"read_options": arrow.ReadOptions(column_names=self.columns, block_size=BLOCK),
+        # With threads, read_csv of pyarrow 17 has waited for ever for one of them; they save little here.
+        options = {"read_options": arrow.ReadOptions(column_names=self.columns, block_size=BLOCK, use_threads=False),
                    "convert_options": arrow.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""],
                                                            strings_can_be_null=True)}
         try:
@@ -128,8 +129,7 @@ class CsvFile:
         return arrow.open_csv(PythonFile(self._source, "r"), parse_options=parse, **options)
 
     def _at_once(self, file: BinaryIO, options: dict[str, Any], unquoted: bool = True) -> Iterable[Any]:
-        """All cores take part. `unquoted`: until a quotation mark is met, every line break ends a row, which is faster
-        again."""
+        """`unquoted`: until a quotation mark is met, every line break ends a row, which is faster."""
         from pyarrow import ArrowInvalid, PythonFile
         from pyarrow import csv as arrow
 
