@@ -195,8 +195,8 @@ def _obstacles(facts: Facts, settings: Settings, action: str) -> list[str]:
     if (settings.state == "present" and settings.source == "none" and not idle
             and not _has_wanted_driver(facts, settings)):
         branch = f" of branch {settings.branch}" if settings.branch else ""
-        found.append(f"nvidia_driver_source is none, and no driver{branch} works here ({facts.running or facts.why}): install "
-                     "it, or set nvidia_driver_source to debian or nvidia.")
+        found.append(f"nvidia_driver_source is none, and no driver{branch} works here "
+                     f"({facts.running or facts.why}): install it, or set nvidia_driver_source to debian or nvidia.")
     if settings.manage and _in_vain(facts, settings):
         found.append(f"{facts.why}, and building the same driver again would not help: {facts.advice}.")
     if changes and facts.run_file:

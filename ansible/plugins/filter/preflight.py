@@ -12,8 +12,8 @@ from typing import Any, Callable
 Result = dict[str, Any]
 DRIVER_PACKAGES = ["nvidia-kernel-dkms", "libcuda1", "nvidia-smi"]
 PACKAGE_ADVICE = {
-    "headers": "apt update, then apt install linux-image-{0} linux-headers-{0} and reboot into that kernel, whose headers "
-               "the archives have",
+    "headers": "apt update, then apt install linux-image-{0} linux-headers-{0} and reboot into that kernel, whose "
+               "headers the archives have",
     "cuda": "set base_apt_mirror to a mirror that has it, or cuda_source to nvidia or local",
     "fail": "set base_apt_mirror to a mirror that has it, or base_apt_components to its component",
     "warn": "set base_apt_mirror to a mirror that has it; else the role nvidia_driver takes an older driver that it "

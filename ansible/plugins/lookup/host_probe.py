@@ -1,6 +1,7 @@
 """`lookup('host_probe')`: the path of an archive that a bare host's python3 runs.
 
-It holds debzero.doctor, with what it needs, and runs host.py, which documents the arguments. Each look-up builds a new one.
+It holds debzero.doctor, with what it needs, and runs host.py, which documents the arguments. Each look-up builds a new
+one.
 The tests run this file by itself: `host_probe.py ARCHIVE` writes the archive.
 """
 from __future__ import annotations

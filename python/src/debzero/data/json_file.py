@@ -203,7 +203,9 @@ class _Text:
                     raise self._too_long() from None
                 self._pass(min(self.at + after, len(self.buffer)))
                 raise self.wrong(error.msg) from None
-            except ContentError as error:  # a number with too many digits
+            except ContentError as error:  # a number with too many digits, of which more may follow
+                if len(self.buffer) - self.at <= LONGEST_ROW and self._fill(BLOCK):
+                    continue
                 raise broken(f"{self.of.name} line {line} {error}", "write it as text, or shorter") from None
             if end == len(self.buffer) and not self.done and not isinstance(value, (dict, list)):
                 self._fill(BLOCK)  # a number may have more digits

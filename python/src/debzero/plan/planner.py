@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job import batch as batches
@@ -51,9 +51,9 @@ class Row:
                 "lacks": self.lacks, "largest_micro_batch": self.largest_micro_batch, "relative_speed": self.speed}
 
 
-def _variant(own: ResolvedJob, job: Job, config: Optional[dict[str, Any]],
-             sharding: Sharding) -> tuple[Job, Optional[dict[str, Any]]]:
-    """The job and its DeepSpeed JSON with another sharding in them. `own`: what they come to as they are."""
+def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding,
+             own: Callable[[], ResolvedJob]) -> tuple[Job, Optional[dict[str, Any]]]:
+    """The job and its DeepSpeed JSON with another sharding in them. `own`: gives what they come to as they are."""
     # If the job names no NVMe folder, any path will do: nothing is written.
     zero = sharding.in_section(job.zero).model_copy(update={"nvme_path": job.zero.nvme_path or "/"})
     if config is not None:
@@ -64,8 +64,9 @@ def _variant(own: ResolvedJob, job: Job, config: Optional[dict[str, Any]],
                 section.pop(key, None)
         if not sharding.stage:
             # Plain DDP reads no DeepSpeed JSON, but is compared with what the JSON asks for.
-            config, train = None, own.job.train.model_copy(update={"precision": own.precision})
-            job = own.job.model_copy(update={"train": train, "deepspeed": None})
+            as_it_is = own()
+            config, train = None, as_it_is.job.train.model_copy(update={"precision": as_it_is.precision})
+            job = as_it_is.job.model_copy(update={"train": train, "deepspeed": None})
     return job.model_copy(update={"zero": zero}), config
 
 
@@ -117,7 +118,7 @@ class Planner:
         """The job with this sharding, or with its own."""
         job, config = self.job, self.config
         if sharding:
-            job, config = _variant(self.resolved(None), job, config, sharding)
+            job, config = _variant(job, config, sharding, lambda: self.resolved(None))
         return resolve(job, HostGpus(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
     def memory(self, resolved: ResolvedJob) -> Memory:

@@ -312,5 +312,6 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         return evaluate(model, samples, torch.device("cpu"), 4, beat).scores, beats
 
     (alone, _), (together, beats) = scored(1), scored(3)
-    assert alone == pytest.approx(together, rel=1e-5) and "loss" in alone
+    # The answers of a new model are nearly constant, so their correlation shows the rounding of another batch.
+    assert alone == pytest.approx(together, rel=1e-4) and "loss" in alone
     assert beats == [-(-34 // 8)] * 3, "ZeRO-3 needs as many forward passes on each rank"

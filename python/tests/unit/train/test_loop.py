@@ -194,7 +194,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(bench):
                                                  model__num_hidden_layers=2))
         assert refused.returncode == 2 and "MiB free" in refused.stderr, refused.stdout + refused.stderr
         # Small enough for the estimate of the checkpoints; but the data, tokenised, fills the disk.
-        (bench.folder / "rows.csv").write_text(rows(40_000))
+        (bench.folder / "rows.csv").write_text(rows(120_000))
         done = bench.quick("train", bench.job("full"))
         assert done.returncode == 1, done.stdout + done.stderr
         assert "is full" in done.stderr and "Traceback" not in done.stderr
