@@ -111,5 +111,5 @@ def test_offloaded_training_has_the_loss_curve_of_plain_ddp(host):
         "-r python/requirements-test.lock")
     assert prepare.rc == 0, prepare.stderr
     tests = host.run(
-        "cd /var/tmp && tests/bin/python -m pytest -c python/pyproject.toml python/tests/unit -m prebuilt -q")
+        "cd /var/tmp && tests/bin/python -m pytest -c python/pyproject.toml python/tests/unit/train -m prebuilt -q")
     assert tests.rc == 0 and "2 passed" in tests.stdout, tests.stdout + tests.stderr

@@ -35,7 +35,7 @@ class Shell:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
-            signal.alarm(20)  # a terminal that it has got would never end
+            signal.alarm(90)  # a terminal that it has got would never end
             os.tcsetpgrp(0, os.getpid())
             signal.signal(signal.SIGTTOU, signal.SIG_DFL)
             sys.stdin, sys.stdout, sys.stderr = (os.fdopen(os.dup2(n, n), "w" if n else "r") for n in (0, 1, 2))
