@@ -7,6 +7,9 @@ import transformers
 settings = transformers.BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                                    intermediate_size=32)
 transformers.BertModel(settings).save_pretrained("/srv/pickled", safe_serialization=False)
+words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxy"]
+with open("/srv/pickled/vocab.txt", "w") as file:
+    file.write(chr(10).join(words))
 """
 JOB = "{model: /srv/pickled, data: {dataset: debian-sections}, output: /var/lib/debzero/pickled}"
 
