@@ -1,4 +1,5 @@
-"""One optimizer step, in two ways with one interface: plain DDP (the baseline) and DeepSpeed ZeRO."""
+"""One optimizer step, in three ways with one interface: plain data parallelism, ZeRO by DeepSpeed, and ZeRO without
+it."""
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -6,7 +6,6 @@ But nothing stands between the kernels that a CUDA graph cannot record.
 """
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable
@@ -14,13 +13,12 @@ from typing import Any, Callable
 import torch
 import torch.distributed as dist
 
-from debzero.data.stream import Micro
-from debzero.model import compiled
 from debzero.resolve import deepspeed_config
 from debzero.resolve.native import BUCKET, IN_FLIGHT
 from debzero.resolve.resolve import ResolvedJob
 from debzero.train import gloo, native_checkpoint
-from debzero.train.engine import HALF, Engine, on_host, parameter_groups, to_device
+from debzero.train.engine import HALF, parameter_groups
+from debzero.train.engine_own import OwnEngine
 from debzero.train.gradient_mean import listen
 
 GROWTH, BACKOFF, WINDOW = 2.0, 0.5, 2000  # of fp16's loss scale, as torch's GradScaler has them
@@ -59,14 +57,14 @@ class Bucket:
         return whole
 
 
-class NativeEngine(Engine):
+class NativeEngine(OwnEngine):
     """Each rank updates its share of every bucket. At stage 1 gradients accumulate on every rank; at stage 2 each
     micro-batch's are reduced to the shares at once."""
 
     def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, say: Callable[[str], None]) -> None:
-        train, self.batch = resolved.job.train, resolved.batch
-        self.device, self.task, self.clip = device, task, train.gradient_clipping
-        self.updating, self.fp16 = False, resolved.precision == "fp16"
+        super().__init__(resolved, device, task)
+        train = resolved.job.train
+        self.fp16 = resolved.precision == "fp16"
         half = HALF.get(resolved.precision, torch.float32)
         self.sends_each = resolved.stage == 2
         keeps = not self.sends_each and self.batch.accumulation > 1
@@ -81,27 +79,16 @@ class NativeEngine(Engine):
         self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
         self.nodes = [listen(parameter, self._ready) for parameter in self.bucket_of]
         self.sending, self.sent, self.works = False, 0, list[tuple[Any, Bucket, Any, Any]]()
-        self.rate = torch.tensor(train.learning_rate, device=device)
-        self.fused = device.type == "cuda" and "fused" in inspect.signature(torch.optim.AdamW).parameters
-        fused = {"fused": True, "capturable": True} if self.fused else {}
-        self.optimizer = torch.optim.AdamW(
-            shares, lr=self.rate if self.fused else train.learning_rate, betas=tuple(deepspeed_config.BETAS),
-            eps=deepspeed_config.EPS, **fused)
+        self.optimizer = self._adamw(shares, train.learning_rate)
         self.scale = torch.full((), 2.0**deepspeed_config.LOSS_SCALE_POWER if self.fp16 else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
-        layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
-        self.graphs = None
-        if layers and not train.gradient_checkpointing and not resolved.shares_gpus:
-            self.graphs = compiled.StepGraphs(list(self.bucket_of), say)
+        self.graphs = self._step_graphs(resolved, list(self.bucket_of), say)
 
     def __call__(self, **inputs: Any) -> Any:
         return self.model(**inputs)
 
     def generate(self, **inputs: Any) -> Any:
         return self.model.generate(**inputs, synced_gpus=False)
-
-    def rate_of(self, rate: float) -> float:
-        return rate
 
     def _ready(self, parameter: Any) -> None:
         if self.sending:
@@ -125,7 +112,6 @@ class NativeEngine(Engine):
             bucket.master.grad += share
 
     def _accumulate(self, batch: dict[str, Any], weights: Any, last: bool = False) -> Any:
-        """Add a micro-batch to the gradients; its part of the step's loss."""
         losses = self.task.losses(self.model, batch)
         loss = (losses * weights).sum() / self.batch.accumulation
         self.sending, self.sent, self.works = last or self.sends_each, 0, []
@@ -171,29 +157,9 @@ class NativeEngine(Engine):
         for work in works:
             work.wait()
 
-    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
-        self.updating = False
-        self.model.train()
-        if self.fused:
-            self.rate.fill_(rate)
-        else:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-        total = torch.zeros((), device=self.device)
-        for number, micro in enumerate(micros, 1):
-            work = self._finish if number == len(micros) else self._accumulate
-            batch, weights = to_device(micro.batch, self.device), micro.weights.to(self.device)
-            total += self.graphs.run(work, batch, weights) if self.graphs else work(batch, weights)
-        return total
-
     @property
     def loss_scale(self) -> float:
         return float(self.scale)
-
-    @property
-    def applied_steps(self) -> int:
-        states = self.optimizer.state.values()
-        return int(next(iter(states))["step"]) if states else 0
 
     def save(self, root: Path, tag: str) -> None:
         states = [(bucket, self.optimizer.state.get(bucket.master, {})) for bucket in self.buckets]
@@ -209,9 +175,6 @@ class NativeEngine(Engine):
             self.scale.fill_(read.scale[0])
             self.good_steps.fill_(read.scale[1])
         self._share_weights()
-
-    def weights(self) -> dict[str, Any]:
-        return on_host(self.model.state_dict()) if dist.get_rank() == 0 else {}
 
 
 def _parts(parameters: Sequence[Any]) -> Iterator[list[Any]]:

@@ -1,8 +1,6 @@
 """Plain PyTorch: every rank holds the whole model, and the gradients are averaged."""
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, ContextManager
@@ -10,51 +8,33 @@ from typing import Any, Callable, ContextManager
 import torch
 import torch.distributed as dist
 
-from debzero.data.stream import Micro
-from debzero.model import compiled
 from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import tensor_file
-from debzero.train.engine import HALF, Engine, on_host, parameter_groups, to_device
+from debzero.train.engine import HALF, parameter_groups
+from debzero.train.engine_own import OwnEngine
 from debzero.train.gradient_mean import GradientMean, broadcast
 
 STATE = "state.safetensors"
 
 
-class PlainEngine(Engine):
-    """torch's AdamW; fp16 and bf16 by autocast. `say` gets what somebody should know about this rank."""
+class PlainEngine(OwnEngine):
+    """fp16 and bf16 by autocast. `say` gets what somebody should know about this rank."""
 
     def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, say: Callable[[str], None]) -> None:
-        train, self.batch = resolved.job.train, resolved.batch
-        self.device, self.task, self.clip = device, task, train.gradient_clipping
-        self.updating = False
+        super().__init__(resolved, device, task)
+        train = resolved.job.train
         self.half = HALF.get(resolved.precision)
         self.model = model.to(device)
-        # A tensor, so that a recorded step reads what the host has written since.
-        self.rate = torch.tensor(train.learning_rate, device=device)
-        cuda = device.type == "cuda"
-        self.fused = cuda and "fused" in inspect.signature(torch.optim.AdamW).parameters
-        self.optimizer = self._optimizer(train.learning_rate, train.weight_decay)
+        self.optimizer = self._adamw(parameter_groups(self.model, train.weight_decay), train.learning_rate)
         scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
         self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=resolved.precision == "fp16")
-        layers = train.compile == "auto" and compiled.can_compile(device) and compiled.compile_layers(self.model)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.mean = None
         if self.batch.ranks > 1:
             broadcast(self.model)
             self.mean = GradientMean(parameters)
-        self.graphs = None
-        if layers and not train.gradient_checkpointing and not resolved.shares_gpus:
-            self.graphs = compiled.StepGraphs(parameters, say)
-
-    def _optimizer(self, rate: float, decay: float) -> Any:
-        """AdamW in the fastest way that this torch has on the device."""
-        options: dict[str, Any] = {"lr": rate, "betas": tuple(deepspeed_config.BETAS), "eps": deepspeed_config.EPS}
-        if self.fused:
-            options.update(fused=True, capturable=True, lr=self.rate)
-        elif self.device.type == "cuda":
-            options["foreach"] = True
-        return torch.optim.AdamW(parameter_groups(self.model, decay), **options)
+        self.graphs = self._step_graphs(resolved, parameters, say)
 
     def _autocast(self) -> ContextManager[Any]:
         return torch.autocast(self.device.type, self.half) if self.half else nullcontext()
@@ -68,7 +48,6 @@ class PlainEngine(Engine):
             return self.model.generate(**inputs, synced_gpus=False)
 
     def _accumulate(self, batch: dict[str, Any], weights: Any, last: bool = False) -> Any:
-        """Add a micro-batch to the gradients; its part of the step's loss."""
         with self._autocast():
             losses = self.task.losses(self.model, batch)
         loss = (losses * weights).sum() / self.batch.accumulation
@@ -78,7 +57,6 @@ class PlainEngine(Engine):
         return loss.detach()
 
     def _finish(self, batch: dict[str, Any], weights: Any) -> Any:
-        """Add the step's last micro-batch, average the gradients and update the weights."""
         loss = self._accumulate(batch, weights, last=True)
         if self.mean:
             self.mean.finish()
@@ -101,32 +79,9 @@ class PlainEngine(Engine):
         # A graph that adds to gradients needs them where they were.
         self.optimizer.zero_grad(set_to_none=self.batch.accumulation == 1)
 
-    def rate_of(self, rate: float) -> float:
-        return rate
-
-    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
-        self.updating = False
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-        total = torch.zeros((), device=self.device)
-        for number, micro in enumerate(micros, 1):
-            work = self._finish if number == len(micros) else self._accumulate
-            batch, weights = to_device(micro.batch, self.device), micro.weights.to(self.device)
-            total += self.graphs.run(work, batch, weights) if self.graphs else work(batch, weights)
-        return total
-
     @property
     def loss_scale(self) -> float:
         return float(self.scaler.get_scale())
-
-    @property
-    def applied_steps(self) -> int:
-        states = self.optimizer.state.values()
-        return int(next(iter(states))["step"]) if states else 0
 
     def save(self, root: Path, tag: str) -> None:
         if dist.get_rank() == 0:
@@ -142,6 +97,3 @@ class PlainEngine(Engine):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate
         self.scaler.load_state_dict(state["scaler"])
-
-    def weights(self) -> dict[str, Any]:
-        return on_host(self.model.state_dict()) if dist.get_rank() == 0 else {}
