@@ -1,9 +1,11 @@
-"""Where the native engine's shares lie in DeepSpeed's files, and fp16's loss scale in both."""
+"""The native engine's checkpoints are DeepSpeed's: where its shares lie in the files, fp16's loss scale, whole runs."""
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from running import end, start, step_of, wait_for
 
 from debzero.train import native_checkpoint
 from debzero.train.native_checkpoint import SCALE, Places
@@ -51,3 +53,23 @@ def test_the_loss_scale_goes_both_ways(monkeypatch):
     native_checkpoint.complete(state, other)
     assert native_checkpoint._scale({"loss_scaler": other.loss_scaler}) == (2.0**15, 2)
     assert state["base_optimizer_state"]["param_groups"][0]["lr"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after", "ranks"), [
+    ("native", "native", 2), ("native", "deepspeed", 2), ("deepspeed", "native", 1)])
+def test_either_engine_resumes_from_the_others_checkpoints(trained, before, after, ranks):
+    whole, name = f"whole-{before}", f"{before}-{after}"
+    calm = {"train__epochs": 4, "train__log_every": 5, "zero__stage": 2}  # 52 steps
+    if not trained.output(whole).exists():
+        trained.train(whole, **calm, zero__engine=before)
+    process = start(trained, trained.job(name, **calm, zero__engine=before))
+    wait_for(process, lambda: step_of(trained, name) >= 15)
+    process.terminate()
+    end(process)
+    done = trained.quick("train", trained.job(name, **calm, zero__engine=after), "--ranks", str(ranks))
+    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stdout
+    if (before, ranks) == (after, 2):
+        one, other = ((trained.output(run) / "model" / "model.safetensors").read_bytes() for run in (name, whole))
+        assert one == other
+    assert np.abs(np.array(trained.losses(name)) - np.array(trained.losses(whole))).max() < 2e-4

@@ -61,25 +61,6 @@ def test_a_stopped_run_saves_its_last_step_and_resumes_to_the_same_weights(train
     assert trained.losses(name) == trained.losses(whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("before", "after", "ranks"), [
-    ("native", "native", 2), ("native", "deepspeed", 2), ("deepspeed", "native", 1)])
-def test_either_engine_resumes_from_the_others_checkpoints(trained, before, after, ranks):
-    whole, name = f"whole-{before}", f"{before}-{after}"
-    calm = {**LONG, "model__hidden_dropout_prob": 0.0, "zero__stage": 2}
-    if not trained.output(whole).exists():
-        trained.train(whole, **calm, zero__engine=before)
-    process = start(trained, trained.job(name, **calm, zero__engine=before))
-    wait_for(process, lambda: step_of(trained, name) >= 15)
-    process.terminate()
-    end(process)
-    done = trained.quick("train", trained.job(name, **calm, zero__engine=after), "--ranks", str(ranks))
-    assert done.returncode == 0 and "resuming from step" in done.stdout, done.stdout
-    if (before, ranks) == (after, 2):
-        assert weights(trained, name) == weights(trained, whole)
-    assert np.abs(np.array(trained.losses(name)) - np.array(trained.losses(whole))).max() < 2e-4
-
-
 def kill_settings(stage, count):
     return {"zero__stage": stage, "train__epochs": 10 + 3 * count, "train__log_every": 10, "train__evaluate_every": 200,
             "model__hidden_dropout_prob": 0.1, "checkpoint": {"steps": 20}}
