@@ -22,10 +22,10 @@ STATE = 2**24     # of a run: status, report, a checkpoint's record
 RESULTS = 2**24   # of bench and tune
 LINE = 2**20      # of a file with one object per line
 LINES = 2**27     # such a file
-ROW = 2**24       # the first row of a data file
 
 DEEPEST = 64      # levels of lists and objects in each other
 DIGITS = 40       # of a whole number
+LFS_POINTER = b"version https://git-lfs"  # what a file begins with in whose place Git LFS has left a pointer
 NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # half a character is none
 PAIRS = Optional[Callable[[list[tuple[str, Any]]], dict[str, Any]]]
 

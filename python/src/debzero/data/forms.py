@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from debzero.base.reading import LFS_POINTER
 from debzero.data.faults import broken
 from debzero.job.local_files import FORMATS, files_of
 
@@ -11,7 +12,7 @@ OTHERS = {  # by the first bytes
     b"\x1f\x8b": ("is compressed by gzip", "unpack it: gunzip"),
     b"PK\x03\x04": ("is a zip archive or an Excel workbook", "unpack it, or save the sheet as CSV UTF-8"),
     b"\xd0\xcf\x11\xe0": ("is an Excel workbook", "save the sheet as CSV UTF-8"),
-    b"version https://git-lfs": ("is a pointer of Git LFS in place of the file", "fetch the file: git lfs pull"),
+    LFS_POINTER: ("is a pointer of Git LFS in place of the file", "fetch the file: git lfs pull"),
 }
 EXCELS = (".xlsx", ".xls", ".xlsm", ".ods")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz")

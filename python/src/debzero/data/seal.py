@@ -1,14 +1,13 @@
 """The digests of what is in a folder, so that a later run can tell whether it is as it was written."""
 from __future__ import annotations
 
-import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from debzero.base import own_files
-from debzero.base.files import write_json
+from debzero.base.files import sha256, write_json
 
 SEAL = "files.json"
 LIMIT = 2**20  # bytes of it
@@ -34,8 +33,5 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    sha = hashlib.sha256()
     with own_files.opened(path) as file:
-        while block := file.read(2**22):
-            sha.update(block)
-    return sha.hexdigest()
+        return sha256(file)

@@ -23,8 +23,8 @@ class ParquetFile:
             refuse_others(path, file.read(64))
             file.seek(0)
             try:
-                schema = pyarrow.parquet.read_schema(file)
-                self.rows = pyarrow.parquet.read_metadata(file).num_rows
+                content = pyarrow.parquet.ParquetFile(file)
+                schema, self.rows = content.schema_arrow, content.metadata.num_rows
             except Exception as error:  # pyarrow raises errors of its own, a ValueError, an OSError, ...
                 raise _no_parquet(path, error) from None
         self.columns = list(schema.names)

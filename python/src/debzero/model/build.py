@@ -55,8 +55,7 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     if not tasks.suits(type(task), settings.model_type):
         raise UserError(f"{settings.model_type} models cannot do the task {job.task}",
                         "choose another model, or another task")
-    if isinstance(task, tasks.CausalLM) and hasattr(settings, "is_decoder"):
-        settings.is_decoder = True  # without it a BERT would see the tokens that it shall predict
+    tasks.look_back_only(type(task), settings)
     unfit = _unfit_head(job, where, settings)
     stage3 = deepspeed.get("zero_optimization", {}).get("stage") == 3
     reference = None

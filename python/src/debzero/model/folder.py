@@ -23,7 +23,6 @@ PICKLES = "pytorch_model*.bin"  # what convert.py reads
 OTHERS = (PICKLES, "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "tf_model*", "*.gguf")
 HEADER = 10_000_000  # bytes: a hundred thousand tensors, more than any shard has
 DANGER = "loading such a file can run what its author wrote"
-POINTER = b"version https://git-lfs"
 PULL = "run `git lfs pull` in its repository"
 CONVERT = Path(__file__).resolve().parents[2] / "convert.py"
 
@@ -162,7 +161,7 @@ def _pointers(folder: Path) -> Iterator[Flaw]:
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix != ".safetensors" and os.path.getsize(path) < 1024:
             with open(path, "rb") as file:
-                if file.read(len(POINTER)) == POINTER:
+                if file.read(len(reading.LFS_POINTER)) == reading.LFS_POINTER:
                     yield Flaw(f"its {path.name} is a Git LFS pointer, not the file itself", PULL)
 
 
@@ -230,7 +229,7 @@ def _file(folder: Path, name: str) -> Iterator[Flaw]:
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             return  # _strange_files reports it
-        if file.read(len(POINTER)) == POINTER:
+        if file.read(len(reading.LFS_POINTER)) == reading.LFS_POINTER:
             yield Flaw(f"its {name} is a Git LFS pointer, not the weights", PULL)
             return
     values = header(folder / name)

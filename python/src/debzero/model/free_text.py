@@ -21,6 +21,7 @@ from debzero.model.task import (
     rows_of,
     token_losses,
 )
+from debzero.model.tokenizer import end_token
 
 SHOWN = 5        # held-out samples, the first ones
 COUNTED = 2**17  # training targets among which the commonest is looked for
@@ -42,7 +43,7 @@ class FreeText(Task):
 
     def bind(self, tokenizer: Any, labels: list[str]) -> None:
         # What targets end with, which an answer then ends with, too.
-        self.end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        self.end = end_token(tokenizer)
 
     def losses(self, forward: Forward, batch: dict[str, Any]) -> Any:
         # The model derives the decoder's inputs from the labels. Its own loss is not used: it is the batch's mean.

@@ -95,8 +95,7 @@ def skeleton(job: Job, config: Any, labels: Optional[list[str]] = None, seconds:
     if labels:
         config.num_labels = len(labels)
     config.pad_token_id = 0  # build.config() sets the tokenizer's, which is in the vocabulary; the type's may not be
-    if task is tasks.CausalLM and hasattr(config, "is_decoder"):
-        config.is_decoder = True  # as build() does
+    tasks.look_back_only(task, config)
     try:
         with OnMeta(LONGEST_BUILD if seconds is None else seconds):
             model = getattr(transformers, task.auto).from_config(config, **no_code())

@@ -213,6 +213,12 @@ def problems(job: Job, file: str) -> list[Problem]:
     return found + _unsuited(job, task, file)
 
 
+def look_back_only(task: type[Task], config: Any) -> None:
+    """Let a model of this configuration see no later tokens where the task is to predict them, as a BERT would."""
+    if task is CausalLM and hasattr(config, "is_decoder"):
+        config.is_decoder = True
+
+
 def suits(task: type[Task], kind: str) -> bool:
     """Whether transformers can do the task with models of this type, such as bert."""
     from transformers.models.auto import modeling_auto

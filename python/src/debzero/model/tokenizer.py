@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 
 from debzero.base.errors import UserError
 from debzero.base.failures import as_user_error
@@ -67,6 +67,12 @@ def _loaded(model: str) -> Any:
         raise UserError(f"{model}: its tokenizer ({', '.join(files)}) cannot be loaded: {type(error).__name__}: "
                         f"{first}", "copy its files again, or save it there with save_pretrained") from error
     return tokenizer
+
+
+def end_token(tokenizer: Any) -> Optional[int]:
+    """The token that ends a text; None where the tokenizer marks no end."""
+    found: Optional[int] = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return found
 
 
 def highest(tokenizer: Any) -> int:

@@ -11,7 +11,7 @@ from debzero.base.text import count_text
 from debzero.job.schema import Job
 from debzero.model import tasks
 from debzero.model.folder import no_code
-from debzero.model.tokenizer import Model, highest
+from debzero.model.tokenizer import Model, end_token, highest
 
 TEXT = "The cat sat. ☃ 0"  # letters, digits, signs, and one character that few vocabularies have
 # Types that classify at the end-of-text token, of which each sample must have as many.
@@ -51,7 +51,7 @@ def _special(job: Job, file: str, config: Any, tokenizer: Any, tried: tuple[list
     """`tried`: the tokens of TEXT, and those of an empty text."""
     place, task, (ids, added) = str(job.model), tasks.TASKS[job.task], tried
     if task is tasks.CausalLM:
-        if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
+        if end_token(tokenizer) is None:
             yield Problem(file, "model", f"{place}: its tokenizer has no end-of-text token (eos_token), which ends "
                           "each text of task causal-lm", "set eos_token in its tokenizer_config.json to a token of "
                           "its vocabulary")

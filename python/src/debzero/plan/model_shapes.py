@@ -120,8 +120,7 @@ class Shapes:
         if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
             config.decoder_start_token_id = config.pad_token_id
         config.use_cache = False
-        if self.job.task == "causal-lm" and hasattr(config, "is_decoder"):
-            config.is_decoder = True
+        tasks.look_back_only(type(self.task), config)
         return name, config
 
     def _build(self) -> Any:

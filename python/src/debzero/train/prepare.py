@@ -26,7 +26,7 @@ from debzero.job.schema import SECTIONS_DATASET, Data, Job
 from debzero.model import source, tasks
 from debzero.model.folder import no_code
 from debzero.model.opened import has_new_head, opened_problems
-from debzero.model.tokenizer import highest, load_tokenizer
+from debzero.model.tokenizer import end_token, highest, load_tokenizer
 from debzero.model.tokens import class_token, refuse_ends
 from debzero.resolve.resolve import ResolvedJob
 
@@ -37,7 +37,7 @@ LAYOUT = 3      # of the tokenised folders; with another number all are written 
 def _answers(tokenizer: Any, limit: int) -> Callable[[list[str]], Piece]:
     """Takes the targets of some rows, one call after the other, to the tokens that the model is to write."""
     kind, written = tokens.smallest(highest(tokenizer)), 0
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    end = end_token(tokenizer)
 
     def pieces(targets: list[str]) -> Piece:
         nonlocal written
@@ -85,7 +85,7 @@ def _blocks(texts: Texts, data: Data, tokenizer: Any) -> Iterator[Piece]:
     What does not fill the last block is left out, unless it is all there is.
     """
     kind, size = tokens.smallest(highest(tokenizer)), data.max_length
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    end = end_token(tokenizer)
     rest, blocks = np.empty(0, kind), 0
     for chunk in texts.chunks(CHUNK):
         some = [text for text in chunk.columns[0] if text]
