@@ -7,7 +7,7 @@ from debzero.check.checks import check
 
 
 @pytest.mark.parametrize(("kind", "zero", "refused"), [
-    ("Lion", {"stage": 1}, True), ("lamb", {"stage": "none"}, True), ("Adagrad", {"stage": 1}, False),
+    ("Lion", {"stage": 1}, True), ("lamb", {"stage": "none"}, True), ("Adagrad", {"stage": "none"}, False),
     ("Adagrad", {"stage": 2, "offload_optimizer": "cpu"}, True)])
 def test_an_optimizer_that_processors_lack_is_an_error(bench, monkeypatch, kind, zero, refused):
     monkeypatch.setattr(operators, "unavailable", lambda name, on_gpus: "")
