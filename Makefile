@@ -1,7 +1,7 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint lock docs audit clean
-.PHONY: bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused
+.PHONY: bench-provision bench-train bench-predict bench-gpu bench-memory bench-oom bench-published bench-fused
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -55,6 +55,10 @@ bench-provision: ## Time site.yml against the commands typed by hand, on bare co
 bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, data, batch, 2 CPU ranks (12 minutes)
 	@ansible/bootstrap tests
 	.cache/test/bin/python python/benchmarks/race.py
+
+bench-predict: ## `debzero predict` against a plain transformers pipeline: 10,000 rows, on this machine's processors
+	@ansible/bootstrap tests
+	.cache/test/bin/python python/benchmarks/predict.py
 
 bench-gpu: ## On a GPU with current releases in $(PYTHON): debzero beside transformers' Trainer and a plain loop
 	$(or $(PYTHON),python3) python/benchmarks/gpu.py
