@@ -9,13 +9,14 @@ import time
 
 import pyarrow.parquet
 import pytest
-from others import OTHER, give, public_folder
+from others import OTHER, give, in_child, public_folder
 from predicting import answers, saved
 from support import Bench
 from warm import server
 
 from debzero import cli
 from debzero.base.files import read_json
+from debzero.predict.output import OutputFile
 
 ROWS = 3000  # three pieces
 
@@ -167,6 +168,43 @@ def test_fifty_kills_at_random_moments(place):
     files, continued = killed(*place, 50, random.Random())
     print(f"50 kills, {files} files, {continued} starts continued")
     assert continued
+
+
+@pytest.mark.parametrize("suffix", [".csv", pytest.param(".parquet", marks=pytest.mark.slow)])
+def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(tmp_path, suffix):
+    """Each in a child that ends at that call; the next start completes the file."""
+    calls = [(os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "ftruncate")]
+
+    def write(name, ends_at):
+        seen = 0
+
+        def counted(call):
+            def do(*arguments, **options):
+                nonlocal seen
+                seen += 1
+                if seen == ends_at:
+                    os._exit(9)
+                return call(*arguments, **options)
+            return do
+
+        for module, call in calls if ends_at else ():
+            setattr(module, call, counted(getattr(module, call)))
+        made = OutputFile(tmp_path / name, ["text", "answer"], False, {"a": 1})
+        made.begin(7)
+        for first in range(made.rows, 7, 3):
+            made.add([{"text": f"{row}", "answer": "a"} for row in range(first, min(first + 3, 7))])
+        made.finish()
+
+    assert in_child(lambda: write(f"whole{suffix}", 0)) == "None"
+    whole, number, deaths = (tmp_path / f"whole{suffix}").read_bytes(), 0, 0
+    while deaths == number:
+        number += 1
+        said = [in_child(lambda number=number, end=end: write(f"{number}{suffix}", end)) for end in (number, 0)]
+        assert said[1] == "None"
+        deaths += said[0] == ""
+        assert (tmp_path / f"{number}{suffix}").read_bytes() == whole
+        assert not (tmp_path / f".{number}{suffix}.predict").exists()
+    assert deaths > 15
 
 
 def interrupted(folder, model, name):
