@@ -1,15 +1,19 @@
 """The command line as people type it: suggestions, help, exit codes."""
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import SOURCE
 
 from debzero import cli
+from debzero.data import json_file
 
 
 def mistyped(capsys, *arguments):
@@ -108,3 +112,18 @@ def test_help_needs_no_library():
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True,
                           env={"PYTHONPATH": str(SOURCE)})
     assert done.stdout.strip() == "[]"
+
+
+def test_commands_in_messages_work_with_any_file_name(tmp_path, monkeypatch, capsys):
+    """What is copied from a message to a shell names the file, and runs nothing of its name."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("my $(touch ran) jobs")
+    folder.mkdir()
+    (folder / "theirs.yml").write_text(json.dumps({"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO",
+                                                   "num_machines": 1}))
+    assert cli.main(["check", str(folder / "theirs.yml")]) == cli.main(["check", str(folder / "none.yml")]) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"--convert '{folder}/theirs.yml'`" in printed and f"`ls '{folder}'`" in printed
+    command = json_file._by_pandas("a'b $(c) \"d\".json", ', orient="split"').partition(": ")[2]
+    *_, program = shlex.split(command)
+    assert ast.parse(program).body[1].value.func.value.args[0].value == "a'b $(c) \"d\".json"

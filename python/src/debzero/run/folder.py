@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,7 +80,8 @@ class RunFolder:
                     raise InputError([Problem(
                         str(self.folder), "output",
                         f"another run (process {self.holder() or 'unknown'}) is writing to this folder",
-                        f"wait for it (`debzero status {self.folder} --watch`), stop it, or set another output",
+                        f"wait for it (`{shlex.join(['debzero', 'status', str(self.folder), '--watch'])}`), stop it, "
+                        "or set another output",
                     )]) from None
                 time.sleep(0.2)
         self._lock = handle
