@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem, without_known
 from debzero.base.privileges import become_owner
@@ -26,31 +26,36 @@ from debzero.resolve.resolve import resolve
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """`settings`: the job's own DeepSpeed JSON."""
+class Opened:
+    """A job file, and what is wrong with its text. `config`: the path of --config."""
 
-    hardware: Hardware
-    shapes: Shapes
-    settings: Optional[dict[str, Any]]
+    path: Path
+    config: Optional[Path]
+    job: Optional[Job]
+    wrong: list[Problem]
+
+    def inputs(self, hardware: Hardware, problems: list[Problem],
+               ranks: Optional[int] = None) -> tuple[Shapes, Optional[dict[str, Any]]]:
+        """The model's shapes and the job's own DeepSpeed JSON. `problems`: those of the options; `ranks`: to check the
+        job with, where they are not its own. Raises an InputError with every problem of the job and the options."""
+        problems, config = list(problems), self.config
+        if config is not None and not config.exists():
+            problems.append(Problem("the command line", "--config", f"{config} does not exist",
+                                    "give a config.json, or the folder that holds one"))
+            config = None
+        job = self.job and self.job.model_copy(update={"ranks": ranks or self.job.ranks})
+        shapes, settings, of_job = _read(self.path, job, hardware, config, bool(problems or self.wrong))
+        problems += [*self.wrong, *without_known(of_job, self.wrong)]
+        if problems or shapes is None:
+            raise InputError(problems)
+        return shapes, settings
 
 
-def read_inputs(path: Path, config: Optional[Path], find: Callable[[], tuple[Hardware, list[Problem]]],
-                ranks: Optional[int] = None) -> Inputs:
-    """`config`: the path of --config; `find`: the hardware and what is wrong with the options about it; `ranks`: to
-    check the job with (None: its own). Raises an InputError with every problem of the job and the command line."""
+def open_job(path: Path, config: Optional[Path]) -> Opened:
+    """Read the job file, as its owner from here on."""
     job, wrong = parse(path)
     _become_owner(path, job, config)
-    hardware, problems = find()
-    if config is not None and not config.exists():
-        problems.append(Problem("the command line", "--config", f"{config} does not exist",
-                                "give a config.json, or the folder that holds one"))
-        config = None
-    checked = job and job.model_copy(update={"ranks": ranks or job.ranks})
-    shapes, settings, of_job = _read(path, checked, hardware, config, bool(problems or wrong))
-    problems += [*wrong, *without_known(of_job, wrong)]
-    if problems or shapes is None:
-        raise InputError(problems)
-    return Inputs(hardware, shapes, settings)
+    return Opened(path, config, job, wrong)
 
 
 @contextmanager

@@ -185,7 +185,8 @@ class Case:
                            2 * part if whole else part, seconds, exposed(seconds, window, pieces) if window else None)]
         if engine.stage:
             weights = count * engine.width
-            found.append(_transfer("weights, all-gather", 1, weights, part, pieces * group.all_gather(weights / pieces)))
+            gather = pieces * group.all_gather(weights / pieces)
+            found.append(_transfer("weights, all-gather", 1, weights, part, gather))
         return found
 
     def _of_stage_3(self, group: Group, size: float, windows: tuple[float, float]) -> list[Transfer]:

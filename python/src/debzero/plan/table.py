@@ -12,7 +12,7 @@ from debzero.base.text import bytes_text, count_text, printable
 from debzero.deepspeed_json.view import ZERO
 from debzero.plan.hardware import find_hardware
 from debzero.plan.host_memory import PROCESS, system_bytes
-from debzero.plan.inputs import read_inputs, tracing
+from debzero.plan.inputs import open_job, tracing
 from debzero.plan.memory import CONTEXT, FRAGMENTED
 from debzero.plan.planner import Planner, Row, recommend, speed_words
 from debzero.plan.speed import measured
@@ -28,10 +28,11 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
              as_json: bool) -> int:
     """The command; returns the exit code. `sizes`: the texts of --gpu-memory, --ram and --nvme; `config`: of --config.
     Raises an InputError with every problem of the job and the command line."""
-    inputs = read_inputs(path, config, lambda: find_hardware(gpus, sizes))
-    shapes = inputs.shapes
+    opened = open_job(path, config)
+    hardware, problems = find_hardware(gpus, sizes)
+    shapes, settings = opened.inputs(hardware, problems)
     with tracing(path, shapes):
-        planner = Planner(shapes.job, inputs.settings, inputs.hardware, str(path), shapes)
+        planner = Planner(shapes.job, settings, hardware, str(path), shapes)
         rows = [planner.row(sharding) for sharding in planner.shardings()]
     own = planner.resolved(None)
     best, why = recommend(rows, own.origins.text("train.micro_batch") if own.deepspeed and is_fixed(own) else "")
