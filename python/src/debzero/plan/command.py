@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from debzero.base.command_line import Commands, add_command, add_job, add_json, count, number
+from debzero.base.command_line import Commands, add_command, add_job, add_json, count, number, wrapped
 
 
 def add_plan(commands: Commands) -> None:
@@ -28,8 +28,8 @@ def add_plan(commands: Commands) -> None:
 
 def _add_scale(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "many hosts", "with --hosts: the step time of each layout (plain DDP, ZeRO, tensor, pipeline), the smallest "
-        "link that hides communication, checkpoints and failures")
+        "many hosts", wrapped("with --hosts: the step time of each layout (plain DDP, ZeRO, tensor, pipeline), the "
+                              "smallest link that hides communication, checkpoints and failures"))
     group.add_argument("--hosts", type=count, metavar="N", help="equal hosts")
     group.add_argument("--link", metavar="RATE", help="bits per second that a host's network reaches, e.g. 200G")
     group.add_argument("--latency", type=number(0), metavar="US",

@@ -14,7 +14,7 @@ from debzero.plan.scale import RESTARTING, Prediction, Scale
 from debzero.plan.site import Options, find_site
 from debzero.plan.step_time import HIDDEN
 
-WIDTH = 24  # columns of a layout's name
+WIDTH = 22  # columns of a layout's name
 
 
 def plan_scale(path: Path, options: Options, config: Optional[Path], as_json: bool) -> int:
@@ -67,7 +67,7 @@ def as_text(scale: Scale, found: list[Prediction]) -> Iterator[str]:
     for each in found:
         yield _mark(each, best) + _times(each)
     yield ""
-    yield "What a rank sends in a step and holds on its GPU, in GiB; the link that hides it; a host's checkpoint"
+    yield "What a rank sends in a step and has on its GPU, in GiB; the link that hides it; a host's checkpoint"
     yield (f"{'':<{WIDTH + 2}}{'sent':>8}{'GPU':>8}{'link':>13}{'GiB':>9}{'writing':>9}{'every':>10}{'lost':>7}"
            f"{'as set':>8}")
     for each in found:
