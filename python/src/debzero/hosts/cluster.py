@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from debzero.base.environment import environment
 from debzero.base.errors import InputError, Problem
 from debzero.base.privileges import acting_as_owner
 from debzero.base.reading import JOB, ContentError, open_regular, read_text, why
@@ -87,10 +88,10 @@ class Cluster:
         return bytes.fromhex(found)
 
 
-def find(job: Path, given: Optional[Path] = None) -> Optional[Cluster]:
-    """The cluster that trains a job: in the file `given`, or in that of the job's name where the job is one of this
-    host's. None where one host trains it. Raises an InputError."""
-    file = given
+def find(job: Path) -> Optional[Cluster]:
+    """The cluster that trains a job: in the file that the environment names (as `debzero train --cluster` does), or in
+    that of the job's name where the job is one of this host's. None where one host trains it. Raises an InputError."""
+    file = environment().cluster_file
     if file is None and job.parent.resolve() == jobs_folder().resolve():
         named = Path(stack().config, "cluster", f"{job.stem}.yml")
         file = named if os.path.lexists(named) else None

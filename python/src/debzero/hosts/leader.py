@@ -24,7 +24,7 @@ GRACE = 3.0     # after the first report that ranks have failed, for the report 
 STOPPING = 10.0  # the same after a stop: the others may still be writing
 STRANGERS = 64  # connections that have not yet proven anything, at most
 # Which report is the cause, where several hosts have one: the others merely lost their partner.
-KINDS = ("lost", "killed", "stopped", "input", "failed")
+KINDS = ("lost", "killed", "stopped", "input", "failed", "partner")
 
 
 class Host:
@@ -166,11 +166,11 @@ class Leader:
         complete = len({report["host"] for _, _, report in self._reports}) == len(self.cluster.hosts)
         if bad:
             rank, _, report = min(bad, key=lambda one: one[:2])
-            wait = STOPPING if KINDS[rank:rank + 1] == ("stopped",) and self.met else GRACE
-            if complete or rank == 0 or time.monotonic() - min(at for _, at, _ in bad) > wait:
+            wait = STOPPING if KINDS[rank:rank + 1] == ("stopped",) else GRACE
+            if complete or rank == 0 or not self.met or time.monotonic() - min(at for _, at, _ in bad) > wait:
                 self.end = report
         elif complete:
-            self.end = {"kind": "finished", "code": 0, "host": report_host(self._reports)}
+            self.end = {"kind": "finished", "code": 0, "host": self.cluster.first}
         if self.end:
             self._tell({"end": self.end})
 
@@ -231,6 +231,3 @@ class Leader:
 def _value(value: Optional[bytes]) -> dict[str, Any]:
     return {"value": None if value is None else base64.b64encode(value).decode()}
 
-
-def report_host(reports: list[tuple[int, float, dict[str, Any]]]) -> str:
-    return str(reports[-1][2]["host"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Callable, Optional
 
 from debzero.hosts.channel import Channel, ChannelError, connect
@@ -45,12 +46,12 @@ class Member:
         self._state, self._show, self.table = state, show, Table(cluster)
         self.ended: Callable[[], object] = lambda: None
         self.end: Optional[dict[str, Any]] = None
-        self._met = False
+        self.met = False  # all hosts are here
         self._round, self._mine = 0, dict[int, Any]()
         self._values: dict[int, dict[str, Any]] = {}
         self._changed = threading.Condition()
         self._channel: Optional[Channel] = None
-        self._closed = False
+        self._closing = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
     def gather(self, value: Any, stopped: Callable[[], object]) -> dict[str, Any]:
@@ -71,6 +72,8 @@ class Member:
     def report(self, report: dict[str, Any]) -> dict[str, Any]:
         """Say how this host's part of the run ended; returns how the whole run did."""
         with self._changed:
+            if not self.met and self._channel is None:
+                return {**report, "host": self.cluster.host}
             self._send({"ended": report})
             until = time.monotonic() + PATIENCE
             # A part that is done waits for the others, whose loss would be noticed.
@@ -79,20 +82,20 @@ class Member:
             return self.end or {**report, "host": self.cluster.host}
 
     def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         if self._channel:
             self._channel.close()
 
     def _run(self) -> None:
-        while not self._closed and not self.end:
+        while not self._closing.is_set() and not self.end:
             try:
                 self._follow(connect(self.address, self.cluster.port, self.key))
             except ChannelError as error:
                 with self._changed:
                     self._channel = None
-                    if self._closed:
+                    if self._closing.is_set():
                         return
-                    if self._met:
+                    if self.met:
                         self._over({"kind": "lost", "code": 1, "host": self.cluster.first, "error": str(error),
                                     "passing": True})
                         return
@@ -110,7 +113,7 @@ class Member:
                 channel.send({"round": number, "value": value})
         began = heard = time.monotonic()
         said = 0.0
-        while not self._closed and not self.end:
+        while not self._closing.is_set() and not self.end:
             if time.monotonic() - said > BEAT:
                 channel.send({"beat": self._state()})
                 said = time.monotonic()
@@ -132,7 +135,7 @@ class Member:
             self.table.missing = {name: "" for name, state in self.table.hosts.items() if state is None}
             self._show(self.table)
         elif type(message.get("round")) is int and isinstance(message.get("values"), dict):
-            self._met = True
+            self.met = True
             self._values[message["round"]] = message["values"]
             self._changed.notify_all()
         elif isinstance(message.get("end"), dict):
@@ -145,7 +148,5 @@ class Member:
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._channel:
-            try:
+            with suppress(ChannelError):  # the thread that receives learns of it
                 self._channel.send(message)
-            except ChannelError:
-                pass  # the thread that receives learns of it

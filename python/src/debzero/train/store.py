@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import torch.distributed as dist
 
-from debzero.hosts.channel import HANDSHAKE, Channel, ChannelError, connect
+from debzero.hosts.channel import Channel, ChannelError, connect
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two looks for a key
 RPC_SECONDS = 60.0                      # for an answer: the first host may be busy importing

@@ -74,6 +74,8 @@ def test_a_job_of_this_host_has_the_cluster_of_its_name(tmp_path, monkeypatch):
     (tmp_path / "cluster" / "demo.yml").write_text(GOOD)
     assert cluster.find(job).host == "gpu2"
     assert cluster.find(tmp_path / "demo.yml") is None, "another file of that name is another job"
-    assert cluster.find(tmp_path / "demo.yml", tmp_path / "cluster" / "demo.yml").host == "gpu2"
     (tmp_path / "cluster" / "demo.yml").write_text("hosts: {gpu1: 10.0.0.1}\nhost: gpu1\nport: 29510\n")
     assert cluster.find(job) is None, "one host trains as before"
+    (tmp_path / "cluster" / "demo.yml").write_text(GOOD)
+    monkeypatch.setenv("DEBZERO_CLUSTER", str(tmp_path / "cluster" / "demo.yml"))
+    assert cluster.find(tmp_path / "demo.yml").host == "gpu2"
