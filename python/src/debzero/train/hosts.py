@@ -183,7 +183,7 @@ def _facts(resolved: ResolvedJob) -> dict[str, Any]:
         if os.path.isabs(str(settings.get(key, ""))):
             del settings[key]
     return {"versions": versions, "settings": settings,
-            "contents": {f"{part}: {name}": digest for part, files in identity.contents.items()
+            "contents": {f"{part}: {name}": digest[:16] for part, files in identity.contents.items()
                          for name, digest in files.items()}}
 
 
