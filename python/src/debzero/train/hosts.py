@@ -27,6 +27,7 @@ from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import RunFolder
 from debzero.run.records import ErrorNote, HostsRecord
+from debzero.run.status import waiting_text
 
 LIBRARIES = ("torch", "deepspeed", "transformers")
 PAUSE = 2.0    # seconds between two hosts.json, unless a host comes or goes
@@ -149,7 +150,7 @@ class Hosts:
 
     def _show(self, table: Table) -> None:
         """Write down where the hosts are, and say for whom this one waits."""
-        waiting = ", ".join(f"{name}, which {why}" if why else name for name, why in table.missing.items())
+        waiting = waiting_text(table.missing)
         if waiting != self._shown and not self._begun():
             text = f"waiting for {waiting}" if waiting else "all hosts are here"
             print(printable(text), flush=True)

@@ -1,4 +1,5 @@
 """One job over two hosts: here two folders and two addresses of the loopback, or two network namespaces."""
+import json
 import os
 import re
 import secrets
@@ -131,6 +132,9 @@ def ends_like_one(pair, whole, **changes):
 @pytest.mark.slow
 def test_a_stop_on_one_host_stops_all_with_a_checkpoint(pair, whole):
     processes = started(pair, **LONG)
+    for bench in pair.benches.values():
+        status = json.loads(server().run(["status", str(bench.output()), "--json"], bench.folder).stdout)
+        assert {name: host["state"] for name, host in status["hosts"].items()} == dict.fromkeys(ADDRESSES, "training")
     processes["gpu2"].terminate()
     texts, _ = ended(processes)
     assert [code for _, code in texts.values()] == [143, 143], texts
@@ -163,6 +167,9 @@ def test_a_lost_host_ends_the_others_which_wait_for_it(pair, whole, name):
     again = pair.start(other, **LONG)
     hosts = pair.benches[other].output() / "hosts.json"
     wait_until(lambda: name in (read_json(hosts).get("missing") or {}))
+    shown = server().run(["status", str(pair.benches[other].output())], pair.benches[other].folder)
+    assert shown.returncode == 0 and shown.stdout.startswith(f"waiting for {name}"), shown.stdout
+    assert re.search(rf"^  {name}  not there$", shown.stdout, re.MULTILINE), shown.stdout
     back = pair.start(name, **LONG)
     texts, _ = ended({other: again, name: back}, 300)
     assert f"waiting for {name}" in texts[other][0] and [code for _, code in texts.values()] == [0, 0], texts
