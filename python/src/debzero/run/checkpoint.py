@@ -54,11 +54,13 @@ class Savable(Protocol):
 
 
 class Contents(NamedTuple):
-    """What a checkpoint holds: whose it is, where the loop was, and the engine that writes the rest."""
+    """What a checkpoint holds: whose it is, where the loop was, and the engine that writes the rest. `leads`: this rank
+    is the first of its host, which keeps what its own ranks write."""
 
     engine: Savable
     identity: RunIdentity
     state: TrainingState
+    leads: bool = True
 
 
 def _digest(path: Path, alive: Heartbeat) -> str:
@@ -111,7 +113,7 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
     read and synced."""
     import torch.distributed as dist
 
-    tag, first = f"step-{contents.state.step}", dist.get_rank() == 0
+    tag, first = f"step-{contents.state.step}", contents.leads
     temporary = f".{tag}"
     try:
         if first:
@@ -125,9 +127,10 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
             _seal(root / temporary, contents, dist.get_world_size(), alive)
             sync_tree(root / temporary, alive)
             replace_folder(root / temporary, root / tag)
+        dist.barrier()  # an older one goes when every host has the new one
+        if first:
             for old in tags(root)[:-keep]:
                 _remove(root / old)
-        dist.barrier()
     except BaseException:
         _remove(root / temporary)
         raise

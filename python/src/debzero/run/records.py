@@ -98,6 +98,15 @@ class Status(Metrics):
     given_up: Optional[str] = None    # why no further start is tried
 
 
+class HostsRecord(Record):
+    """hosts.json, where several hosts train: `host` is this one; what each last said of itself (None: it is not there),
+    and of those that are missing, what is known about why."""
+
+    host: str
+    hosts: dict[str, Optional[dict[str, Any]]]
+    missing: dict[str, str] = {}
+
+
 class RunRecord(Record):
     """run.json: what the run in a folder trains (resolve.identity.Identity), and how many optimizer steps an epoch
     takes, once that is known."""

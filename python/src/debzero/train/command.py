@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from debzero.base.command_line import Commands, add_command, add_job, add_ranks
 
@@ -17,6 +18,9 @@ def add_train(commands: Commands) -> None:
         ["debzero train mrpc.yml", "debzero train mrpc.yml --ranks 2", "debzero train mrpc.yml --again"])
     add_job(parser)
     add_ranks(parser)
+    parser.add_argument("--cluster", type=Path, metavar="FILE",
+                        help="the hosts that train it together (default: cluster/NAME.yml beside the folder of jobs, "
+                             "for a job from there)")
     parser.add_argument("--again", action="store_true", help="train a finished job again; its results move to archive/")
 
 
@@ -25,12 +29,15 @@ def run(options: argparse.Namespace) -> int:
 
     block_signals()
     from debzero.base import privileges
+    from debzero.base.environment import NAMES
     from debzero.base.errors import InputError, Problem, as_text, passing
     from debzero.base.files import unreadable, without_dots
     from debzero.check.checks import examine
     from debzero.train.launch import train
 
     privileges.tighten_umask()
+    if options.cluster:
+        os.environ[NAMES["cluster_file"]] = str(without_dots(options.cluster))
     job = without_dots(options.job)
     try:
         resolved, warnings, _ = examine(options.job, options.ranks, options.again)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from debzero.base import errors
 from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.failures import as_user_error
+from debzero.train import placement
 
 LIMIT = 2**26  # bytes of one message
 ERRORS = {kind.__name__: kind for kind in (UserError, errors.HiddenError, errors.PassingError, errors.OutOfMemory)}
@@ -120,17 +121,26 @@ class Outcome:
         return {"result": self.result}
 
 
-def settle(values: dict[str, Any]) -> Any:
-    """The result in an outcome's JSON; raises its error."""
+def settle(values: dict[str, Any], host: str = "") -> Any:
+    """The result in an outcome's JSON; raises its error. `host`: whose it is, where there are several."""
     if "problems" in values:
-        raise InputError([PROBLEMS[kind](**problem) for kind, problem in values["problems"]])
+        problems = [PROBLEMS[kind](**problem) for kind, problem in values["problems"]]
+        raise InputError([replace(problem, file=f"{host}: {problem.file}" if host else problem.file)
+                          for problem in problems])
     if "error" in values:
-        raise ERRORS[values["error"]](values["reason"], values["fix"])
+        raise ERRORS[values["error"]](f"{host}: {values['reason']}" if host else values["reason"], values["fix"])
     return values["result"]
 
 
-def agree(work: Callable[[], Any]) -> Any:
-    """Rank 0 does `work`, which returns what JSON can hold; all ranks get what it returned, or raise its error."""
-    import torch.distributed as dist
+def everywhere(work: Callable[[], Any]) -> list[Any]:
+    """The first rank of each host does `work`, which returns what JSON can hold; all ranks get what each host's
+    returned, or raise the first error."""
+    outcome, names = Outcome(work).as_json() if placement.leads() else None, placement.hosts()
+    if len(names) == 1:
+        return [settle(broadcast(outcome))]
+    return [settle(found, name) for name, found in zip(names, gather(outcome)[::placement.local_ranks()])]
 
-    return settle(broadcast(Outcome(work).as_json() if dist.get_rank() == 0 else None))
+
+def agree(work: Callable[[], Any]) -> Any:
+    """As everywhere; each rank gets what its own host's returned."""
+    return everywhere(work)[placement.host()]

@@ -132,6 +132,6 @@ def _load(context: Context, engine: Engine, start: Start) -> TrainingState:
     state = resumed_state(start.found, context.ranks)
     if start.resharded:
         dist.barrier()
-        if context.rank == 0:
+        if context.leads:
             checkpoint.drop_resharded(context.folder.checkpoints)
     return state
