@@ -28,7 +28,7 @@ SAME_FAILURES = 3
 # All that debzero makes in an output folder (patterns): the results and the state of one run, which move to archive/
 # together, and what stays for the next. Anything else there is somebody else's, and is left alone.
 RUNS = ("status.json", "run.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints",
-        "model", "report.json", "aio.json", ".error.json", ".failures.json")
+        "model", "export", "report.json", "aio.json", ".error.json", ".failures.json")
 MODEL_FACTS = "debzero.json"  # in model/
 KEPT = ("data", archive.FOLDER, ".lock")
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
