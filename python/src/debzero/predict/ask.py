@@ -11,7 +11,7 @@ from typing import Any, Optional
 from debzero import __version__
 from debzero.base.errors import InputError, Problem
 from debzero.base.text import count_text, duration_text, printable, rate_text, short
-from debzero.predict import output, rows, trained
+from debzero.predict import exported, output, rows, trained
 from debzero.predict.answers import Answers, ends
 from debzero.predict.engine import Choice, Writing
 from debzero.predict.engines import ENGINES
@@ -28,7 +28,12 @@ OF_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "seed": None}  # a
 def predict(options: Namespace) -> int:
     """The exit code."""
     _check(options)
-    model = trained.load(trained.find(options.name, options.output))
+    folder = trained.find(options.name, options.output)
+    if options.engine == "onnx":
+        model, record = exported.load(folder, options.precision)
+        options.precision = record.precision
+    else:
+        model = trained.load(folder)
     texts, how = _columns(options, model), _writing(options, model)
     file = File(options.input, texts, options.keep) if options.input else None
     if file is not None:

@@ -161,7 +161,8 @@ def _precision(wanted: str, gpu: bool, kind: str) -> str:
     bf16 = gpu and this_host().bf16
     if wanted == "auto":
         return "fp32" if not gpu else "bf16" if bf16 else "fp32" if kind in OVERFLOWING else "fp16"
-    reason = ("needs a GPU" if wanted != "fp32" and not gpu else
+    reason = ("is for --engine onnx" if wanted == "int8" else
+              "needs a GPU" if wanted != "fp32" and not gpu else
               "is more than this GPU has: it came with Ampere" if wanted == "bf16" and not bf16 else
               "overflows in models of the T5 family" if wanted == "fp16" and kind in OVERFLOWING else "")
     if reason:

@@ -15,4 +15,10 @@ def _torch(trained: Trained, choice: Choice) -> Engine:
     return TorchEngine(trained, choice)
 
 
-ENGINES: dict[str, Callable[[Trained, Choice], Engine]] = {"torch": _torch}
+def _onnx(trained: Trained, choice: Choice) -> Engine:
+    from debzero.predict.engine_onnx import OnnxEngine
+
+    return OnnxEngine(trained, choice)
+
+
+ENGINES: dict[str, Callable[[Trained, Choice], Engine]] = {"torch": _torch, "onnx": _onnx}

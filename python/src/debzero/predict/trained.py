@@ -80,9 +80,10 @@ def _start(run: RunFolder, name: str) -> str:
             "train it first, or name a folder that save_pretrained wrote")
 
 
-def load(folder: Path) -> Trained:
-    """Raises an InputError for a folder that cannot be used, and a UserError where its tokenizer cannot."""
-    if found := flaws(folder):
+def load(folder: Path, weights: bool = True) -> Trained:
+    """Raises an InputError for a folder that cannot be used, and a UserError where its tokenizer cannot. `weights`:
+    whether it must have them."""
+    if found := flaws(folder, weights):
         raise InputError([Problem(str(folder), "model", flaw.reason, flaw.fix) for flaw in found])
     from transformers import AutoConfig
 
