@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Optional
 
 from debzero.base.command_line import Commands, add_command, add_job, add_ranks
 
@@ -15,7 +16,8 @@ def add_train(commands: Commands) -> None:
         "Train a job, from its data to a saved model and a report. A finished job is not trained twice; "
         "an interrupted one resumes from its newest checkpoint, and one that was only lengthened continues. The run of "
         "a job that trained something else moves to archive/. `debzero check` says beforehand which it will be.",
-        ["debzero train mrpc.yml", "debzero train mrpc.yml --ranks 2", "debzero train mrpc.yml --again"])
+        ["debzero train mrpc.yml", "debzero train mrpc.yml --ranks 2", "debzero train mrpc.yml --again",
+         "srun --ntasks-per-node=1 debzero train mrpc.yml"])
     add_job(parser)
     add_ranks(parser)
     parser.add_argument("--cluster", type=Path, metavar="FILE",
@@ -28,6 +30,13 @@ def run(options: argparse.Namespace) -> int:
     from debzero.train.agreement import block_signals
 
     block_signals()
+    from debzero.train import schedulers
+
+    with schedulers.launcher(options.job, options.cluster) as ranks:
+        return 0 if ranks == 0 else _train(options, options.ranks or ranks)
+
+
+def _train(options: argparse.Namespace, ranks: Optional[int]) -> int:
     from debzero.base import privileges
     from debzero.base.environment import NAMES
     from debzero.base.errors import InputError, Problem, as_text, passing
@@ -42,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         os.environ[NAMES["cluster_file"]] = str(without_dots(options.cluster))
     job = without_dots(options.job)
     try:
-        resolved, warnings, _ = examine(options.job, options.ranks, options.again)
+        resolved, warnings, _ = examine(options.job, ranks, options.again)
     except InputError as error:
         later = passing(error)
         if later is None and (among := find_unless_wrong(job)):
