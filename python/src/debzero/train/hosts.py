@@ -113,6 +113,8 @@ class Hosts:
             text = described(end)
             self.folder.replace_error(ErrorNote(rank=end.get("rank") or 0, error=text, memory=bool(end.get("memory")),
                                                 passing=bool(end.get("passing"))))
+            with suppress(OSError):  # a rank may have written first that it lost another
+                self.folder.update(state="failed", error=text)
             if end["host"] != self.cluster.host:
                 print(f"debzero: {printable_lines(text)}", file=sys.stderr, flush=True)
         elif end["code"] == 2 and part.code != 2:
