@@ -26,7 +26,7 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.port, self.key = next(PORTS), secrets.token_hex(32)
-        self.benches = {}
+        self.benches, self.variables = {}, {}
         for name in ADDRESSES:
             (folder / name).mkdir()
             self.benches[name] = Bench(folder / name)
@@ -40,10 +40,10 @@ class Pair:
         file.with_suffix(".key").write_text(key or self.key)
         file.with_suffix(".key").chmod(0o600)
 
-    def start(self, name, *options, **changes):
+    def start(self, name, **changes):
         bench = self.benches[name]
-        return server().start(["train", str(bench.job(**changes)), "--cluster", str(bench.folder / "cluster.yml"),
-                               *options], bench.folder)
+        return server().start(["train", str(bench.job(**changes)), "--cluster", str(bench.folder / "cluster.yml")],
+                              bench.folder, self.variables.get(name))
 
     def both(self, **changes):
         """What each printed, with its exit code."""
@@ -240,3 +240,18 @@ def test_shards_that_no_host_has_are_missed_and_not_replaced_by_nothing(pair):
     texts = pair.both(**LONG)
     for text, code in texts.values():
         assert code == 1 and "no host has the shards of rank 1 of the checkpoint step-" in text, texts
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_on_one_host_makes_all_start_with_less(pair):
+    pair.variables["gpu2"] = {"DEBZERO_MEMORY_CAP": str(300 * 2**20)}
+    job = {"ranks": 1, "train__micro_batch": 64, "train__global_batch": 128, "train__max_steps": 1,
+           "data__max_length": 512, "data__padding": "max_length"}
+    for _ in range(6):
+        texts = pair.both(**job)
+        if [code for _, code in texts.values()] == [0, 0]:
+            break
+        assert [code for _, code in texts.values()] == [1, 1], texts
+        assert all("out of memory with a micro-batch of" in text for text, _ in texts.values()), texts
+    reports = [json.loads((bench.output() / "report.json").read_text()) for bench in pair.benches.values()]
+    assert reports[0]["micro_batch"] == reports[1]["micro_batch"] < 64 and reports[0]["global_batch"] == 128
