@@ -11,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from support import Bench
+from support import Bench, plan_of
 from warm import server
 
 from debzero.base.files import read_json
+from debzero.hosts.cluster import Cluster
+from debzero.run.folder import RunFolder
+from debzero.train import hosts
 
 PORTS = iter(range(29600 + 20 * (os.getpid() % 1000), 65000))
 ADDRESSES = {"gpu1": "127.0.0.2", "gpu2": "127.0.0.3"}
@@ -81,6 +84,25 @@ def test_each_host_has_the_whole_result_and_its_own_part_of_the_checkpoints(done
         assert {path for path in files if "optim" in path} == {shard} and "mp_rank_00_model_states.pt" in files, files
         assert (bench.output() / "report.json").is_file()
     assert done.benches["gpu1"].losses("job") == done.benches["gpu2"].losses("job")
+
+
+def test_a_job_that_has_finished_everywhere_is_not_trained_again(done):
+    texts = {name: (process.communicate(100)[0], process.returncode) for name, process in {
+        name: done.start(name, **ZERO2) for name in ADDRESSES}.items()}
+    assert all(code == 0 and "Finished: " in text and "resuming" not in text for text, code in texts.values()), texts
+
+
+def test_a_finished_host_does_not_wait_for_ever(bench, monkeypatch):
+    monkeypatch.setattr(hosts, "DONE_PATIENCE", 0.3)
+    resolved = plan_of(bench)
+    cluster = Cluster(bench.folder / "cluster.yml", ADDRESSES, "gpu2", next(PORTS))
+    cluster.key_file.write_text("a1" * 32)
+    cluster.key_file.chmod(0o600)
+    alone = hosts.Hosts(cluster, RunFolder(str(bench.folder)), lambda: 0)
+    try:
+        assert alone.meet(resolved, "job.yml", done=True)
+    finally:
+        alone.close()
 
 
 @pytest.fixture
@@ -166,8 +188,8 @@ def test_a_lost_host_ends_the_others_which_wait_for_it(pair, whole, name):
     text, code = ended({other: processes[other]})[0][other]
     assert code == 1 and f"debzero: {name} closed the connection" in text, text
     again = pair.start(other, **LONG)
-    hosts = pair.benches[other].output() / "hosts.json"
-    wait_until(lambda: name in (read_json(hosts).get("missing") or {}))
+    table = pair.benches[other].output() / "hosts.json"
+    wait_until(lambda: name in (read_json(table).get("missing") or {}))
     shown = server().run(["status", str(pair.benches[other].output())], pair.benches[other].folder)
     assert shown.returncode == 0 and shown.stdout.startswith(f"waiting for {name}"), shown.stdout
     assert re.search(rf"^  {name}  not there$", shown.stdout, re.MULTILINE), shown.stdout
@@ -240,6 +262,16 @@ def test_shards_that_no_host_has_are_missed_and_not_replaced_by_nothing(pair):
     texts = pair.both(**LONG)
     for text, code in texts.values():
         assert code == 1 and "no host has the shards of rank 1 of the checkpoint step-" in text, texts
+
+
+@pytest.mark.slow
+def test_hosts_that_were_lost_at_the_very_end_finish_again(done):
+    """One of them had written that it has finished, the other had not."""
+    status = done.benches["gpu2"].output() / "status.json"
+    status.write_text(status.read_text().replace('"finished"', '"saving"'))
+    texts = done.both(**ZERO2)
+    assert [code for _, code in texts.values()] == [0, 0] and "resuming from step 13" in texts["gpu1"][0], texts
+    assert done.weights() == [done.alone, done.alone]
 
 
 @pytest.mark.slow
