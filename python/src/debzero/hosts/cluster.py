@@ -88,13 +88,17 @@ class Cluster:
         return bytes.fromhex(found)
 
 
+def file_of(job: Path) -> Path:
+    """Where the cluster file of a job of this host lies."""
+    return Path(stack().config, "cluster", f"{job.stem}.yml")
+
+
 def find(job: Path) -> Optional[Cluster]:
     """The cluster that trains a job: in the file that the environment names (as `debzero train --cluster` does), or in
     that of the job's name where the job is one of this host's. None where one host trains it. Raises an InputError."""
     file = environment().cluster_file
     if file is None and job.parent.resolve() == jobs_folder().resolve():
-        named = Path(stack().config, "cluster", f"{job.stem}.yml")
-        file = named if os.path.lexists(named) else None
+        file = file_of(job) if os.path.lexists(file_of(job)) else None
     cluster = read(file.absolute()) if file else None
     return cluster if cluster and len(cluster.hosts) > 1 else None
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Optional
 
 from debzero.base.text import printable
+from debzero.hosts import probe
 from debzero.hosts.channel import HANDSHAKE, Channel, ChannelError, KeyMismatchError, listen
 from debzero.hosts.cluster import Cluster
 
@@ -40,7 +41,8 @@ class Leader:
     """Serves until it is closed. Raises an OSError where the port is taken."""
 
     def __init__(self, cluster: Cluster, key: bytes, address: str) -> None:
-        self.cluster, self.key = cluster, key
+        self.cluster, self.key, self.address = cluster, key, address
+        self.probed, self.probing = set[str](), 0  # the hosts whose doctor has come, and how many are here now
         self.hosts: dict[str, Host] = {}
         self.met = False                          # all have begun: losing one now ends the run
         self.end: Optional[dict[str, Any]] = None
@@ -96,8 +98,8 @@ class Leader:
                 self._serve_host(str(first["join"]), channel)
             elif "store" in first:
                 self._serve_rank(channel, str(first["store"]))
-            elif "probe" in first:
-                self._serve_probe(channel)
+            elif first.get("probe") == "hello":
+                self._serve_probe(channel, str(first.get("host")))
         except ChannelError:
             pass
         finally:
@@ -222,10 +224,16 @@ class Leader:
             return {"count": len(self._store)}
         return _value(self._store.get(key))
 
-    def _serve_probe(self, channel: Channel) -> None:
-        """Of `debzero doctor`: send back what comes."""
-        while (message := channel.receive(HANDSHAKE)) is not None:
-            channel.send({**message, "time": time.time(), "peer": channel.peer})
+    def _serve_probe(self, channel: Channel, name: str) -> None:
+        """Of `debzero doctor`."""
+        with self._lock:
+            self.probed.add(name)
+            self.probing += 1
+        try:
+            probe.serve(channel, self.address)
+        finally:
+            with self._lock:
+                self.probing -= 1
 
 
 def _value(value: Optional[bytes]) -> dict[str, Any]:

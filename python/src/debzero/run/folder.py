@@ -21,7 +21,7 @@ from debzero.base.reading import lines_of, parse_json
 from debzero.job import contents
 from debzero.resolve.identity import Identity
 from debzero.run import archive, checkpoint, lock
-from debzero.run.records import AnyReport, ErrorNote, Failures, RunRecord, Status, read_record, read_report
+from debzero.run.records import AnyReport, ErrorNote, Failures, HostsRecord, RunRecord, Status, read_record, read_report
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
@@ -30,6 +30,8 @@ SAME_FAILURES = 3
 RUNS = ("status.json", "run.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints",
         "model", "report.json", "aio.json", "hosts.json", ".error.json", ".failures.json")
 MODEL_FACTS = "debzero.json"  # in model/
+NO_STATUS = Status(state="preparing", step=0, total_steps=None, epoch=0, loss=None, learning_rate=None,
+                   samples_per_second=None, eta_seconds=None)
 KEPT = ("data", archive.FOLDER, ".lock")
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
             errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # of a path where no folder can be written
@@ -42,6 +44,15 @@ def now() -> str:
 def is_runs(name: str) -> bool:
     """Whether a name in an output folder is that of one run's results or state."""
     return any(fnmatchcase(name, pattern) for pattern in RUNS)
+
+
+def _among(hosts: HostsRecord, status: Optional[Status]) -> Status:
+    """The status of a run that other hosts train as well. One that waits for some of them has not begun, and what
+    status.json says is of the start before."""
+    if not hosts.missing:
+        return (status or NO_STATUS).model_copy(update={"hosts": hosts.hosts})
+    return (status or NO_STATUS).model_copy(update={"state": "waiting", "error": None, "given_up": None,
+                                                    "hosts": hosts.hosts, "waiting_for": hosts.missing})
 
 
 class RunFolder:
@@ -141,7 +152,8 @@ class RunFolder:
                 gone = {"state": "failed",
                         "error": "the process ended without reporting an error (killed, or the host went down)"}
                 status = status.model_copy(update=gone)
-        return status
+        hosts = read_record(self.hosts_file, HostsRecord)
+        return _among(hosts, status) if hosts and self.held() else status
 
     def written_status(self) -> Optional[Status]:
         """status.json as the run wrote it."""

@@ -22,13 +22,13 @@ ERRORS = {kind.__name__: kind for kind in (UserError, errors.HiddenError, errors
 PROBLEMS = {kind.__name__: kind for kind in (Problem, errors.PassingProblem)}
 
 
-def _device() -> Any:
+def device() -> Any:
     """Where the tensors of a collective must be: NCCL takes none in the host's memory."""
     import torch
     import torch.distributed as dist
 
     nccl = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.currentdevice()) if nccl else torch.device("cpu")
 
 
 def _encoded(value: Any) -> Any:
@@ -36,7 +36,7 @@ def _encoded(value: Any) -> Any:
     import torch
 
     text = json.dumps(value).encode()
-    return torch.from_numpy(np.frombuffer(text, np.uint8).copy()).to(_device())
+    return torch.from_numpy(np.frombuffer(text, np.uint8).copy()).to(device())
 
 
 def _checked(size: int) -> int:
@@ -56,11 +56,11 @@ def broadcast(value: Any) -> Any:
 
     first = dist.get_rank() == 0
     message = _encoded(value if first else None)
-    size = torch.tensor([len(message)], device=_device())
+    size = torch.tensor([len(message)], device=device())
     dist.broadcast(size, 0)
     count = _checked(int(size.item()))
     if not first:
-        message = torch.empty(count, dtype=torch.uint8, device=_device())
+        message = torch.empty(count, dtype=torch.uint8, device=device())
     dist.broadcast(message, 0)
     return _decoded(message)
 
@@ -71,11 +71,11 @@ def gather(value: Any) -> list[Any]:
     import torch.distributed as dist
 
     ranks, message = dist.get_world_size(), _encoded(value)
-    sizes = torch.zeros(ranks, dtype=torch.int64, device=_device())
+    sizes = torch.zeros(ranks, dtype=torch.int64, device=device())
     sizes[dist.get_rank()] = len(message)
     dist.all_reduce(sizes)
     counts = [_checked(size) for size in sizes.tolist()]
-    padded = torch.zeros(max(counts), dtype=torch.uint8, device=_device())
+    padded = torch.zeros(max(counts), dtype=torch.uint8, device=device())
     padded[: len(message)] = message
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
@@ -91,7 +91,7 @@ def gather_rows(indices: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray
     table = torch.zeros(count, 1 + rows.shape[1], dtype=torch.float64)
     table[torch.from_numpy(indices), 0] = 1  # how often the index was there
     table[torch.from_numpy(indices), 1:] = torch.from_numpy(rows)
-    table = table.to(_device())
+    table = table.to(device())
     dist.all_reduce(table)
     assert bool((table[:, 0] == 1).all()), "each index belongs to exactly one rank"
     return np.asarray(table[:, 1:].cpu().numpy())

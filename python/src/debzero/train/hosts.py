@@ -2,7 +2,6 @@
 together, for the reason that any of them had."""
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import sys
@@ -13,13 +12,12 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import psutil
 
-from debzero import __version__
 from debzero.base import systemd
 from debzero.base.environment import NAMES
 from debzero.base.errors import InputError, PassingError, Problem
 from debzero.base.files import write_json
 from debzero.base.text import printable, printable_lines, short
-from debzero.hosts import network
+from debzero.hosts import network, probe
 from debzero.hosts.cluster import Cluster
 from debzero.hosts.leader import Leader
 from debzero.hosts.member import Member, Table
@@ -27,8 +25,8 @@ from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import RunFolder
 from debzero.run.records import ErrorNote, HostsRecord
+from debzero.run.status import waiting_text
 
-LIBRARIES = ("torch", "deepspeed", "transformers")
 PAUSE = 2.0    # seconds between two hosts.json, unless a host comes or goes
 SHOWN = 10     # differences
 # What a rank says that has merely lost another one.
@@ -149,7 +147,7 @@ class Hosts:
 
     def _show(self, table: Table) -> None:
         """Write down where the hosts are, and say for whom this one waits."""
-        waiting = ", ".join(f"{name}, which {why}" if why else name for name, why in table.missing.items())
+        waiting = waiting_text(table.missing)
         if waiting != self._shown and not self._begun():
             text = f"waiting for {waiting}" if waiting else "all hosts are here"
             print(printable(text), flush=True)
@@ -173,17 +171,13 @@ def described(end: Mapping[str, Any]) -> str:
 
 def _facts(resolved: ResolvedJob) -> dict[str, Any]:
     """What must be the same on all hosts."""
-    versions = {"debzero": __version__, "python": ".".join(map(str, sys.version_info[:2]))}
-    for name in LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
     identity = resolved.identity
     settings = {**identity.weights, **identity.others, "ranks": resolved.local_ranks}
     for key in ("data.dataset", "model"):  # local files count by their contents, wherever they lie
         if os.path.isabs(str(settings.get(key, ""))):
             del settings[key]
-    return {"versions": versions, "settings": settings,
-            "contents": {f"{part}: {name}": digest for part, files in identity.contents.items()
+    return {"versions": probe.versions(), "settings": settings,
+            "contents": {f"{part}: {name}": digest[:16] for part, files in identity.contents.items()
                          for name, digest in files.items()}}
 
 
