@@ -127,9 +127,9 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
                         "choose another output folder")]
     if not os.access(above, os.W_OK | os.X_OK):
         user = os.environ.get("USER") or str(os.getuid())
-        return [Problem(file, "output", f"the user {user} may not write to {above}",
-                        "choose another output" + (f", or as root: install -d -o {user} {shlex.quote(str(folder))}"
-                                                   if privileges.is_roots_alone(folder) else ""))]
+        make = f", or as root: {shlex.join(['install', '-d', '-o', user, str(folder)])}"
+        return [Problem(file, "output", f"the user {user} may not write to {above}", "choose another output"
+                        + (make if privileges.is_roots_alone(folder) else ""))]
     if reason := unreadable(folder):
         return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
     paths = {"the job file": file, "data.dataset": job.data.dataset, "model": job.model, "deepspeed": job.deepspeed}

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ SAME_FAILURES = 3
 # All that debzero makes in an output folder (patterns): the results and the state of one run, which move to archive/
 # together, and what stays for the next. Anything else there is somebody else's, and is left alone.
 RUNS = ("status.json", "run.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints",
-        "model", "report.json", "aio.json", "hosts.json", ".error.json", ".failures.json")
+        "model", "export", "report.json", "aio.json", "hosts.json", ".error.json", ".failures.json")
 MODEL_FACTS = "debzero.json"  # in model/
 NO_STATUS = Status(state="preparing", step=0, total_steps=None, epoch=0, loss=None, learning_rate=None,
                    samples_per_second=None, eta_seconds=None)
@@ -91,7 +92,8 @@ class RunFolder:
                     raise InputError([Problem(
                         str(self.folder), "output",
                         f"another run (process {self.holder() or 'unknown'}) is writing to this folder",
-                        f"wait for it (`debzero status {self.folder} --watch`), stop it, or set another output",
+                        f"wait for it (`{shlex.join(['debzero', 'status', str(self.folder), '--watch'])}`), stop it, "
+                        "or set another output",
                     )]) from None
                 time.sleep(0.2)
         self._lock = handle

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
-from debzero.model.publish import as_published
+from debzero.model.publish import as_published, inputs_of
 from debzero.run import checkpoint
 from debzero.run.folder import MODEL_FACTS
 from debzero.train.meter import Meter
@@ -59,10 +59,11 @@ class Saver:
         weights = engine.weights()
         if self.context.leads:
             with self._watched(folder.folder), new_folder(folder.model, self.context.progress.alive) as temporary:
-                with as_published(engine.model, self.context.resolved.job.task):
+                job = self.context.resolved.job
+                with as_published(engine.model, job.task):
                     engine.model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
                 self.setup.samples.prepared.tokenizer.save_pretrained(temporary)
-                write_json(temporary / MODEL_FACTS, {"step": self.setup.state.step})
+                write_json(temporary / MODEL_FACTS, {"step": self.setup.state.step, "inputs": inputs_of(job)})
         dist.barrier()
 
     @contextmanager

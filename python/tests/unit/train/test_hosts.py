@@ -3,6 +3,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -200,3 +201,42 @@ def test_other_data_on_one_host_is_named_with_both_hosts(pair):
     for text, code in texts.values():
         assert code == 2 and re.search(
             r"data: train differs between the hosts: '\w+' on gpu1, '\w+' on gpu2", " ".join(text.split())), texts
+
+
+def stopped(pair, **changes):
+    """A run that both hosts have stopped in the middle."""
+    processes = started(pair, **changes)
+    processes["gpu1"].terminate()
+    texts, _ = ended(processes)
+    assert [code for _, code in texts.values()] == [143, 143], texts
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_gets_the_shards_of_all_hosts(pair):
+    stopped(pair, **LONG)
+    texts = pair.both(**{**LONG, "ranks": 2})
+    assert [code for _, code in texts.values()] == [0, 0], texts
+    assert all("was written by 2 ranks; resharding it for 4 ranks" in text for text, _ in texts.values()), texts
+    assert len(set(pair.weights())) == 1
+    left = [path.name for bench in pair.benches.values() for path in bench.output().glob("checkpoints/.*")]
+    assert not left, "copies for one start"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"zero__engine": "native"}, {"zero__stage": "none"}, {"zero__stage": 3}])
+def test_every_engine_resumes_on_several_hosts(pair, tmp_path, changes):
+    stopped(pair, **{**LONG, **changes})
+    if changes == {"zero__stage": "none"}:  # a new disk: all of it is on the other host, too
+        shutil.rmtree(pair.benches["gpu2"].output())
+    alone = Bench(tmp_path)
+    alone.train(**{**LONG, **changes, "ranks": 2})
+    ends_like_one(pair, weights_of(alone.output()), **changes)
+
+
+@pytest.mark.slow
+def test_shards_that_no_host_has_are_missed_and_not_replaced_by_nothing(pair):
+    stopped(pair, **LONG)
+    shutil.rmtree(pair.benches["gpu2"].output())
+    texts = pair.both(**LONG)
+    for text, code in texts.values():
+        assert code == 1 and "no host has the shards of rank 1 of the checkpoint step-" in text, texts
