@@ -34,6 +34,7 @@ from debzero.plan.step_time import Case, Engine, Work  # noqa: E402
 
 PAGE, BENCHMARKS = ROOT / "docs" / "scale.md", ROOT / "docs" / "benchmarks"
 GPUS, LINK, DEVICE = (8, 64, 256, 1024), "400G", "H100"
+BETWEEN = link_text(rates.parse_link(LINK))
 SIZES = {"gpu_memory": "80G", "ram": "2T", "nvme": "0"}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
@@ -195,7 +196,7 @@ How it predicts (the formulas and their sources are in `plan/step_time`, `plan/c
 - Communication: the bytes that each engine sends, over the slowest link on their way. The backward pass hides them (at
   stage 3 both passes do), except for the last piece. Between hosts all-reduces are trees, other collectives rings.
 - Tensor parallelism stays within a host, and nothing hides its all-reduces. A pipeline adds its bubble, and exchanges
-  gradients at the end.
+  gradients at the end. Offload to the host or to NVMe is not predicted: `debzero bench` measures it.
 - Checkpoints: at Daly's interval, with one failure of a host in 264 days (`--mtbf`), which is Llama 3's rate, and a
   disk that takes 1 GiB/s of each host (`--disk`).
 
@@ -204,9 +205,9 @@ How it predicts (the formulas and their sources are in `plan/step_time`, `plan/c
 LINK_TEXT = """
 ### Two ranks over a slow link
 
-`link.json`: a BERT of 50 M parameters in fp32 over gloo, one thread a rank, in two network namespaces whose link `tc`
-limits. `plan` was given what one rank trains alone and what a TCP connection reaches over the link. (!): more than 25 %
-off.
+`link.json`: a BERT of 36 M parameters in fp32 over gloo, one thread a rank, in two network namespaces whose link `tc`
+limits. `plan` was given what one rank trains alone (the slower of two that train at the same time), and what an
+all-reduce of a bucket reaches over the link. Both cores had other work to do as well. (!): more than 25 % off.
 """
 GPU_TEXT = """
 ### One and two GPUs
@@ -222,12 +223,11 @@ two runs of that one job differed by 23 %. Several hosts with GPUs have never be
 PREDICTED = f"""
 ## Predicted
 
-**Nothing below was measured.** Hosts have eight {DEVICE}s with 80 GB and NVLink, and each sends up to
-{link_text(rates.parse_link(LINK))} to the others. The releases are the pinned ones, which record no CUDA graphs, so
-small models wait for the processor most of all. A cell has the samples per second and GPU, and the share of the step in
-which the GPU computes. Tensor and pipeline layouts shard the optimizer among their copies, as ZeRO-1 does.
-Communication counts as hidden where at most 5 % of a step waits for it; where no link does that, the links within a
-host or the latency take more.
+**Nothing below was measured.** Hosts have eight {DEVICE}s with 80 GB and NVLink, and {BETWEEN} between them. The
+releases are the pinned ones, which record no CUDA graphs, so small models wait for the processor most of all. A cell
+has the samples per second and GPU, and the share of the step in which the GPU computes. Tensor and pipeline layouts
+shard the optimizer among their copies, as ZeRO-1 does. Communication counts as hidden where at most 5 % of a step waits
+for it; where no link does that, the links within a host or the latency take more.
 """
 
 
