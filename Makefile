@@ -1,7 +1,8 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint lock docs audit clean
-.PHONY: bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused bench-link
+.PHONY: bench-provision bench-train bench-predict bench-gpus bench-memory bench-oom bench-published bench-fused
+.PHONY: bench-link
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -56,8 +57,12 @@ bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, 
 	@ansible/bootstrap tests
 	.cache/test/bin/python python/benchmarks/race.py
 
-bench-gpu: ## On a GPU with current releases in $(PYTHON): debzero beside transformers' Trainer and a plain loop
-	$(or $(PYTHON),python3) python/benchmarks/gpu.py
+bench-predict: ## `debzero predict` against a plain transformers pipeline: 10,000 rows, on this machine's processors
+	@ansible/bootstrap tests
+	.cache/test/bin/python python/benchmarks/predict.py
+
+bench-gpus: ## On GPUs with current releases in $(PYTHON): debzero's stages beside DDP, FSDP2 and the Trainer
+	$(or $(PYTHON),python3) python/benchmarks/gpus.py
 
 bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings really take
 	$(or $(PYTHON),python3) python/benchmarks/memory.py --results .cache/bench/memory.json

@@ -54,10 +54,11 @@ def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
     parser.add_argument("--json", action="store_true", help=text)
 
 
-def add_run_name(parser: argparse.ArgumentParser, **options: Any) -> None:
-    """A run, by the name of its job; the shell completes it."""
-    name = parser.add_argument("name", metavar="NAME",
-                               help="a job in /etc/debzero/jobs, a job file, or an output folder", **options)
+def add_run_name(parser: argparse.ArgumentParser, more: str = "", **options: Any) -> None:
+    """A run, by the name of its job; the shell completes it. `more`: what else may be named."""
+    last = f"an output folder, {more}" if more else "or an output folder"
+    name = parser.add_argument("name", metavar="NAME", help=f"a job in /etc/debzero/jobs, a job file, {last}",
+                               **options)
     name.completer = _job_names  # type: ignore[attr-defined]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
-from debzero.model import build, meta, settings, tasks
+from debzero.model import build, compiled, meta, settings, tasks
 from debzero.model.folder import flaws, no_code
 from debzero.model.inputs import input_names
 from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
@@ -143,7 +143,8 @@ class Shapes:
         # Stage 3 gathers embeddings while there are no activations yet, unless they are the output's weights as well.
         modules = [module for _, _, stack in stacks(model) for module in stack.modules()]
         modules.append(model.get_output_embeddings() or torch.nn.Identity())
-        largest = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in modules)
+        whole = set(compiled.blocks(model) if self.job.zero.favour == "speed" else [])
+        largest = max(sum(p.numel() for p in module.parameters(recurse=module in whole)) for module in modules)
         counts = ParameterCounts(tuple(p.numel() for p in parameters if p.dim() > 1),
                                  tuple(p.numel() for p in parameters if p.dim() <= 1),
                                  sum(b.numel() * b.element_size() for b in model.buffers()), largest, self.hidden)

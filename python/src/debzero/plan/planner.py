@@ -80,7 +80,8 @@ def setting_of(resolved: ResolvedJob, hidden: int) -> Setting:
     batch = resolved.batch
     return Setting(resolved.stage, batch.ranks, batch.micro, batch.accumulation, resolved.precision, zero,
                    fused="fused" in inspect.signature(torch.optim.AdamW).parameters,
-                   deepspeed_release=_deepspeed_release())
+                   deepspeed_release=_deepspeed_release(),
+                   whole_layers=resolved.stage == 3 and resolved.job.zero.favour == "speed")
 
 
 def _deepspeed_release() -> tuple[int, int]:
