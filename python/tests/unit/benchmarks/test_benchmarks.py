@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ sys.path.insert(0, str(BENCH))
 import common  # noqa: E402
 import gpu  # noqa: E402
 import pairs  # noqa: E402
+import predict  # noqa: E402
 import published  # noqa: E402
 import race  # noqa: E402
 
@@ -200,3 +202,11 @@ def test_the_gpu_programs_finish_on_a_cpu(tmp_path, programs):
     for row in results["rows"].values():
         assert row["samples_per_second"] > 0 and row["step_ms"] > 0 and row["peak_memory_bytes"][0] > 0
     assert programs[-1] in printed
+
+
+@pytest.mark.slow
+def test_predict_and_a_pipeline_answer_alike(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the pipeline's threads spin while they wait for each other
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--folder", str(tmp_path), "--rows", "100", "--repeats", "1"])
+    assert predict.main() in (0, 1), "so few rows are mostly imports"
+    assert re.search(r"(?m)^pipeline +\d+ .*\n^debzero +\d+ .*\n^ratio ", capsys.readouterr().out)
