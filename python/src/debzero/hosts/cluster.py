@@ -103,6 +103,14 @@ def find(job: Path) -> Optional[Cluster]:
     return cluster if cluster and len(cluster.hosts) > 1 else None
 
 
+def find_unless_wrong(job: Path) -> Optional[Cluster]:
+    """As find; None where the file is wrong, too."""
+    try:
+        return find(job)
+    except InputError:
+        return None
+
+
 def read(file: Path) -> Cluster:
     """Raises an InputError with all that is wrong with the file."""
     try:

@@ -25,6 +25,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
                            "intermediate_size": 4096},
     "gpt2": {"type": "gpt2"},
     "gpt2-medium": {"type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "gpt2-xl": {"type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25},
     "t5-small": {"type": "t5"},
     "t5-base": {"type": "t5", "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
 }

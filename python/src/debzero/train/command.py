@@ -42,6 +42,8 @@ def _train(options: argparse.Namespace, ranks: Optional[int]) -> int:
     from debzero.base.errors import InputError, Problem, as_text, passing
     from debzero.base.files import unreadable, without_dots
     from debzero.check.checks import examine
+    from debzero.hosts.cluster import find_unless_wrong
+    from debzero.train.hosts import tell
     from debzero.train.launch import train
 
     privileges.tighten_umask()
@@ -51,7 +53,10 @@ def _train(options: argparse.Namespace, ranks: Optional[int]) -> int:
     try:
         resolved, warnings, _ = examine(options.job, ranks, options.again)
     except InputError as error:
-        raise passing(error) or error from None
+        later = passing(error)
+        if later is None and (among := find_unless_wrong(job)):
+            tell(among, error)
+        raise later or error from None
     if reason := unreadable(job):  # by the owner of the output, whom root has become
         raise InputError([Problem(str(options.job), "file", f"{reason}, and the output is that user's",
                                   f"let the owner of {resolved.job.output} read the job file")])

@@ -18,6 +18,7 @@ from debzero.base.errors import InputError, PassingError, Problem
 from debzero.base.files import write_json
 from debzero.base.text import printable, printable_lines, short
 from debzero.hosts import network, probe
+from debzero.hosts.channel import ChannelError, connect
 from debzero.hosts.cluster import Cluster
 from debzero.hosts.leader import Leader
 from debzero.hosts.member import Member, Table
@@ -29,6 +30,7 @@ from debzero.run.status import waiting_text
 
 PAUSE = 2.0    # seconds between two hosts.json, unless a host comes or goes
 SHOWN = 10     # differences
+TELLING = 3.0  # seconds
 # What a rank says that has merely lost another one.
 PARTNER = re.compile(r"closed by peer|Connection re(set|fused)|gloo/|NCCL|timed out waiting|the first host ")
 
@@ -70,6 +72,7 @@ class Hosts:
                                    f"{error.strerror or error}",
                                    f"see who does: ss -ltnp 'sport = {self.cluster.port}'; or choose another port in "
                                    f"{self.cluster.file} on all hosts") from None
+        self.folder.hosts_file.unlink(missing_ok=True)
         self.member = Member(self.cluster, key, first, self._state, self._show)
         facts = self._gather({**_facts(resolved), "cluster": [list(self.cluster.hosts.items()), self.cluster.port],
                               "done": done})
@@ -116,6 +119,11 @@ class Hosts:
             print(printable(f"debzero: {described(end)}"), file=sys.stderr, flush=True)
         return int(end["code"])
 
+    def refuse(self, error: InputError) -> None:
+        """Tell the others, who would wait for this host, why it does not come."""
+        if not self._begun():
+            tell(self.cluster, error)
+
     def stop(self) -> int:
         """Take the others along where this host is asked to stop while they meet."""
         assert self.member
@@ -158,6 +166,18 @@ class Hosts:
         with suppress(OSError):
             write_json(self.folder.hosts_file, HostsRecord(host=self.cluster.host, hosts=table.hosts,
                                                            missing=table.missing).as_json())
+
+
+def tell(cluster: Cluster, error: InputError) -> None:
+    """Tell the hosts that wait already why this one will not come; where none does, nothing happens."""
+    problem = error.problems[0]
+    with suppress(ChannelError, InputError, PassingError):
+        channel = connect(network.addresses(cluster)[cluster.first], cluster.port, cluster.key(), TELLING)
+        channel.send({"join": cluster.host})
+        channel.send({"ended": {"kind": "input", "code": 2, "error": f"{problem.key}: {problem.reason}"}})
+        while channel.receive(TELLING):  # until the first host has told all, and ends
+            pass
+        channel.close()
 
 
 def described(end: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import psutil
 
 from debzero.base import interpreter, systemd
 from debzero.base.environment import environment
+from debzero.base.errors import InputError
 from debzero.base.failures import disk_full
 from debzero.base.text import printable_lines
 from debzero.hosts import cluster
@@ -84,6 +85,9 @@ def train(resolved: ResolvedJob, job: Path, again: bool) -> int:
     hosts = Hosts(several, folder, lambda: relay.code)
     try:
         return _train(resolved, job, again, folder, relay, hosts)
+    except InputError as error:
+        hosts.refuse(error)
+        raise
     except Stopped:
         return hosts.stop()
     except Ended as ended:

@@ -54,7 +54,7 @@ def simulated(transfer, window, pieces):
     return free - window
 
 
-@pytest.mark.parametrize("transfer", [0.1, 1.0, 3.75, 4.25, 50.0])
+@pytest.mark.parametrize("transfer", [0.1, 1.0, 3.5, 4.5, 50.0])
 @pytest.mark.parametrize("pieces", [1, 2, 10])
 def test_what_computing_hides_is_what_a_simulation_finds(transfer, pieces):
     assert exposed(transfer, 4.0, pieces) == pytest.approx(simulated(transfer, 4.0, pieces))
