@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 import debzero.bench.command
 import debzero.check.command
@@ -46,7 +46,19 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, which quotes nothing that a terminal would obey."""
+    """argparse's, which quotes nothing that a terminal would obey, and takes options between a list's words, too."""
+
+    _parsing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        lists = [action for action in self._get_positional_actions() if action.nargs == "*"]
+        if not lists or self._parsing or "_ARGCOMPLETE" in os.environ:
+            return super().parse_known_args(args, namespace)
+        self._parsing = True  # for it calls this method
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._parsing = False
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))

@@ -75,6 +75,20 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(above: float, most: float = float("inf")) -> Callable[[str], float]:
+    """A parser of numbers above `above` and up to `most`."""
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not above < value <= most or value == float("inf"):
+            limit = "" if most == float("inf") else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"must be a number above {above:g}{limit}, not {text!r}")
+        return value
+    return parse
+
+
 def list_of(*choices: Any) -> Callable[[str], list[Any]]:
     """A parser of comma-separated lists of `choices`."""
     def parse(text: str) -> list[Any]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -95,6 +96,9 @@ def _share(text: str) -> float:
 
 def predict(options: argparse.Namespace) -> int:
     """The exit code."""
+    # Before torch is loaded: its threads sleep while they wait for each other. Spinning, as they do by default, makes
+    # small batches several times as slow where other processes want the processors, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from debzero.predict.ask import predict as ask
 
     return ask(options)

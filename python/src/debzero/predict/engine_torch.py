@@ -86,7 +86,9 @@ class TorchEngine:
             torch.manual_seed(how.seed)
         skipped = 1 if self.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
         try:
-            return self._in_parts(batch, lambda part: self.model.generate(**part)[:, skipped:].cpu().numpy(), how.pad)
+            # Unless it is said that no GPUs wait for each other, transformers imports FSDP to find out.
+            return self._in_parts(batch, lambda part: self.model.generate(**part, synced_gpus=False)[:, skipped:].cpu()
+                                  .numpy(), how.pad)
         finally:
             self.model.generation_config = kept
 

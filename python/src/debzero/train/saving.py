@@ -47,7 +47,8 @@ class Saver:
     def save(self) -> None:
         self.meter.share_losses()
         root = self.context.folder.checkpoints
-        contents = checkpoint.Contents(self.setup.engine, self.setup.identity, self.setup.state)
+        contents = checkpoint.Contents(self.setup.engine, self.setup.identity, self.setup.state,
+                                       self.context.leads)
         with self._watched(root):
             checkpoint.save(root, contents, self.context.resolved.job.checkpoint.keep, self.context.progress.alive)
         self.saved_at, self.saved_step = time.monotonic(), self.setup.state.step
@@ -56,7 +57,7 @@ class Saver:
         """Write a folder that transformers' from_pretrained loads: safetensors, configuration and tokenizer."""
         engine, folder = self.setup.engine, self.context.folder
         weights = engine.weights()
-        if self.context.rank == 0:
+        if self.context.leads:
             with self._watched(folder.folder), new_folder(folder.model, self.context.progress.alive) as temporary:
                 job = self.context.resolved.job
                 with as_published(engine.model, job.task):
@@ -78,7 +79,7 @@ class Saver:
                     self.context.progress.alive()
                 before = size
 
-        if self.context.rank == 0:
+        if self.context.leads:
             threading.Thread(target=watch, daemon=True).start()
         try:
             yield
