@@ -1,7 +1,7 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint lock docs audit clean
-.PHONY: bench-provision bench-train bench-gpus bench-memory bench-oom bench-published bench-fused
+.PHONY: bench-provision bench-train bench-gpus bench-losses bench-memory bench-oom bench-published bench-fused
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -58,6 +58,9 @@ bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, 
 
 bench-gpus: ## On GPUs with current releases in $(PYTHON): debzero's stages beside DDP, FSDP2 and the Trainer
 	$(or $(PYTHON),python3) python/benchmarks/gpus.py
+
+bench-losses: ## On GPUs: whether every stage and engine trains as plain fp32 DDP does, and a resumed run as a whole one
+	$(or $(PYTHON),python3) python/benchmarks/losses.py
 
 bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings really take
 	$(or $(PYTHON),python3) python/benchmarks/memory.py --results .cache/bench/memory.json
