@@ -161,11 +161,11 @@ class Shapes:
         if self.job.task == "regression":
             batch["labels"] = tensor(PRIME, dtype=torch.float32)
         elif self.job.task != "causal-lm":
-            batch["labels"] = tensor(PRIME, self._answer) if self.job.task == "text-to-text" else tensor(PRIME)
+            batch["labels"] = tensor(PRIME, self.answer) if self.job.task == "text-to-text" else tensor(PRIME)
         return batch
 
     @property
-    def _answer(self) -> int:
+    def answer(self) -> int:
         """The most tokens that a text-to-text model answers with."""
         return self.job.data.max_answer_length if self.job.data.answers == "text" else NAME_TOKENS
 

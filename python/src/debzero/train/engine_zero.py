@@ -12,7 +12,7 @@ from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import reshard, tensor_file
-from debzero.train import native_checkpoint
+from debzero.train import native_checkpoint, placement
 from debzero.train.engine import Engine, on_host, parameter_groups, to_device
 
 
@@ -64,8 +64,9 @@ class ZeroEngine(Engine):
     def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, config: dict[str, Any]) -> None:
         import deepspeed
 
-        # Universal checkpoints, which a user's JSON may ask for, are pickle.
-        config = {**config, "checkpoint": {**(config.get("checkpoint") or {}), "load_universal": False}}
+        # Universal checkpoints, which a user's JSON may ask for, are pickle. And each host keeps what its ranks need.
+        config = {**config, "checkpoint": {**(config.get("checkpoint") or {}), "load_universal": False,
+                                           "use_node_local_storage": len(placement.hosts()) > 1}}
         self.device, self.task, self.updating = device, task, False
         self.stage3 = config["zero_optimization"]["stage"] == 3
         if self.stage3:
@@ -131,7 +132,7 @@ class ZeroEngine(Engine):
         """Stage 3 gathers one parameter at a time: all of them may not fit on the device."""
         import deepspeed
 
-        first = dist.get_rank() == 0
+        first = placement.leads()
         if not self.stage3:
             return on_host(self.model.state_dict()) if first else {}
         whole: dict[str, Any] = {}
