@@ -40,7 +40,8 @@ def test_what_is_misspelled_gets_a_suggestion(capsys, arguments, expected):
 
 def test_a_word_like_nothing_gets_the_list_of_commands(capsys):
     line = mistyped(capsys, "xyzzy")
-    assert "unknown command 'xyzzy': use one of: train, check, plan, status, stop, doctor, tune, bench" in line
+    assert ("unknown command 'xyzzy': use one of: train, check, plan, status, stop, predict, export, doctor, tune, "
+            "bench") in line
 
 
 def test_without_a_command_the_help_is_printed(capsys):
@@ -77,10 +78,19 @@ def test_each_command_fits_one_line_of_the_overview(monkeypatch):
 def test_the_examples_are_commands_that_parse():
     parser = cli.parser()
     for command in parser.commands.choices.values():
-        examples = [line.partition(" >")[0].split()[1:] for line in command.epilog.splitlines()[1:]]
+        lines = [line.partition(" >")[0] for line in command.epilog.splitlines()[1:]]
+        examples = [line.partition("debzero ")[2].split() for line in lines]  # `srun` may stand before it
         assert examples
         for words in examples:
             assert parser.parse_args(words).command == words[0]
+
+
+def test_options_may_stand_before_and_between_the_texts():
+    for words in (["demo", "--json", "a", "b"], ["--json", "demo", "a", "b"], ["demo", "a", "--json", "b"]):
+        options = cli.parser().parse_args(["predict", *words])
+        assert (options.name, options.texts, options.json) == ("demo", ["a", "b"], True)
+    assert cli.parser().parse_args(["predict", "demo"]).texts == []
+    assert cli.parser().parse_args(["predict", "demo", "--json", "--", "-a"]).texts == ["-a"]
 
 
 @pytest.mark.parametrize("json_wanted", [True, False])

@@ -18,6 +18,7 @@ from debzero.check.inputs import require_roots
 from debzero.check.operators import operator_problems
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
+from debzero.hosts.cluster import find
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 from debzero.model import tasks
@@ -70,7 +71,8 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
         config, wrong = read_deepspeed(job, file)
         problems += without_known(wrong, in_the_file)
         try:
-            resolved = resolve(job, this_host(), ranks, file, config)
+            cluster = find(path) if works_in is output_of else None  # bench and tune measure this host alone
+            resolved = resolve(job, this_host(), ranks, file, config, len(cluster.hosts) if cluster else 1)
         except InputError as error:
             problems += without_known(error.problems, in_the_file)
         if config is not None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from debzero.job.schema import Data
 KEPT = 0.99  # of the rows: the length that keeps as many whole is worth knowing
 
 
-def joined(columns: list[list[str]], data: Data) -> list[list[str]]:
+class Prefixed(Protocol):
+    @property
+    def prefix(self) -> list[str]: ...
+
+
+def joined(columns: list[list[str]], data: Prefixed) -> list[list[str]]:
     """The tokenizer's input: the columns, or with prefixes one text joined from them."""
     if not data.prefix:
         return columns

@@ -41,7 +41,7 @@ _KEYS = {
     # Micro-batch, padding and ranks change the numbers that dropout draws, not what is trained; and both engines read
     # each other's checkpoints.
     Effect.SPEED: ("train.micro_batch", "train.gradient_checkpointing", "train.compile", "data.padding",
-                   "zero.nvme_path", "zero.engine", "ranks"),
+                   "zero.nvme_path", "zero.engine", "zero.favour", "ranks"),
     Effect.PLACE: ("output",),
 }
 OF_THE_JSON = "deepspeed"  # has the effect of its own keys

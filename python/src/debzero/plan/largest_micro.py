@@ -28,7 +28,7 @@ def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = 
     if hardware is None:
         disk = Path(zero.nvme_path) if zero.nvme_path else None
         space = str(shutil.disk_usage(nearest(disk)).total) if disk else None
-        hardware = find_hardware(resolved.host.gpus, {"nvme": space})[0]
+        hardware = find_hardware(resolved.host.gpus * resolved.hosts, {"nvme": space})[0]
     if gpus_alone:
         hardware = replace(hardware, ram=ENDLESS, nvme=ENDLESS)
     try:

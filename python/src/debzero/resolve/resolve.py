@@ -30,6 +30,7 @@ class ResolvedJob:
     stage: int
     deepspeed: Optional[dict[str, Any]]
     host: HostGpus
+    hosts: int = 1   # that train it together, each with an equal share of the ranks
     origins: Origins = field(default_factory=lambda: Origins(""))
 
     @property
@@ -48,7 +49,12 @@ class ResolvedJob:
     @property
     def shares_gpus(self) -> bool:
         """More ranks than GPUs: a rehearsal, in which every rank needs its own NCCL identity."""
-        return 0 < self.host.gpus < self.batch.ranks
+        return 0 < self.host.gpus < self.local_ranks
+
+    @property
+    def local_ranks(self) -> int:
+        """Those on each host."""
+        return self.batch.ranks // self.hosts
 
     @property
     def identity(self) -> Identity:
@@ -61,12 +67,13 @@ class ResolvedJob:
         return self.identity.fingerprint
 
 
-def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:
-    """`job` on `host` with `ranks` (None: as the job says). `file`: the job's, for messages; `config`: the user's
-    DeepSpeed JSON. Raises InputError with everything that cannot run."""
-    count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))
+def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]],
+            hosts: int = 1) -> ResolvedJob:
+    """`job` on `host` with `ranks` (None: as the job says), on each of `hosts`. `file`: the job's, for messages;
+    `config`: the user's DeepSpeed JSON. Raises InputError with everything that cannot run."""
+    count = hosts * (ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks)))
     config = None if config is None else normalized(config)
-    problems = [p for p in lint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
+    problems = [p for p in lint.problems(config, file, count, host.gpus * hosts, job) if p.severity == "error"]
     codes, accumulation, origins = {p.code for p in problems}, None, Origins(file)
     if config is not None and not codes & WRONG_VALUES:
         try:
@@ -85,7 +92,8 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
     if problems or batch is None:
         raise InputError(problems)
     stage = 0 if job.zero.stage == "none" else int(job.zero.stage)
-    return ResolvedJob(job, batch, *precision.choose(job, host, off), stage, config, host, origins)
+    return ResolvedJob(job, batch, *precision.choose(job, host, off), stage, config, host, hosts,
+                       origins)
 
 
 def _names(origins: Origins) -> Names:
