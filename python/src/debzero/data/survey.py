@@ -19,7 +19,7 @@ from debzero.job.schema import Data
 
 MOST_CLASSES = 10_000  # more are no classes
 WHOLE_ROWS = 5_000    # a set of no more is its own sample: the rows whose texts are kept
-SAMPLED_ROWS = 500    # of a larger one, at most: every 16th, 32nd, ... row, so that every part of a file gives its share
+SAMPLED_ROWS = 500    # at most, of a larger one: every 16th, 32nd, ... row, so that every part of a file has its share
 SAMPLED_CHARACTERS = 4_000_000
 
 
