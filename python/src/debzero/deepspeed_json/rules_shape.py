@@ -10,7 +10,18 @@ from typing import Any
 from debzero.base.text import did_you_mean
 from debzero.deepspeed_json import arguments, keys
 from debzero.deepspeed_json.keys import Kind
-from debzero.deepspeed_json.view import ZERO, ConfigView, Path, Violation, dotted, is_number, removal, replacement
+from debzero.deepspeed_json.view import (
+    GATHER,
+    OLD_GATHER,
+    ZERO,
+    ConfigView,
+    Path,
+    Violation,
+    dotted,
+    is_number,
+    removal,
+    replacement,
+)
 
 
 def _fits(value: Any, kind: Kind) -> bool:
@@ -162,10 +173,9 @@ def renamed(view: ConfigView) -> Iterator[Violation]:
         yield Violation("DZ104", (ZERO, "cpu_offload_use_pin_memory"), "is an old key without effect here",
                         'set "pin_memory" within offload_optimizer or offload_param',
                         removal(ZERO, "cpu_offload_use_pin_memory"))
-    old, now_key = "stage3_gather_fp16_weights_on_model_save", "stage3_gather_16bit_weights_on_model_save"
-    if isinstance(zero.get(old), bool):
-        yield Violation("DZ104", (ZERO, old), f"is the old name of {now_key}", "rename it",
-                        replacement((ZERO, old), now_key, zero[old]))
+    if isinstance(zero.get(OLD_GATHER), bool):
+        yield Violation("DZ104", (ZERO, OLD_GATHER), f"is the old name of {GATHER}", "rename it",
+                        replacement((ZERO, OLD_GATHER), GATHER, zero[OLD_GATHER]))
     if "bfloat16" in view.config and "bf16" not in view.config:
         yield Violation("DZ104", ("bfloat16",), "is the old name of bf16", "rename it",
                         replacement(("bfloat16",), "bf16", view.config["bfloat16"]))

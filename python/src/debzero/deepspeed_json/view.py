@@ -12,6 +12,7 @@ Edit = Callable[[dict[str, Any]], None]
 ZERO = "zero_optimization"
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 # The keys of older releases that moved a part to the CPU with `true`.
+GATHER, OLD_GATHER = "stage3_gather_16bit_weights_on_model_save", "stage3_gather_fp16_weights_on_model_save"
 OLD_OFFLOAD = {"offload_param": ("cpu_offload_param", "cpu_offload_params"), "offload_optimizer": ("cpu_offload",)}
 
 
@@ -59,11 +60,13 @@ def renamed(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         if "bf16" not in made:  # else DeepSpeed does not look at it
             made["bf16"], written["bf16.enabled"] = old, "bfloat16.enabled"
     zero = made.get(ZERO)
-    if isinstance(zero, dict) and zero.get("cpu_offload") is True:
-        rest = {key: value for key, value in zero.items() if key != "cpu_offload"}
-        made[ZERO] = {"offload_optimizer": {"device": "cpu"}, **rest}
-        if "offload_optimizer" not in zero:
-            written[f"{ZERO}.offload_optimizer.device"] = f"{ZERO}.cpu_offload"
+    if isinstance(zero, dict):
+        made[ZERO] = zero = dict(zero)
+        for old, part in (("cpu_offload", "offload_optimizer"), ("cpu_offload_param", "offload_param")):
+            if isinstance(zero.get(old), bool) and zero.pop(old) and part not in zero:
+                zero[part], written[f"{ZERO}.{part}.device"] = {"device": "cpu"}, f"{ZERO}.{old}"
+        if OLD_GATHER in zero:  # DeepSpeed refuses it beside today's, which debzero sets
+            zero.setdefault(GATHER, zero.pop(OLD_GATHER))
     return made, written
 
 

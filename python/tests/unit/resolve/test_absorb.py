@@ -70,6 +70,11 @@ def test_the_old_names_that_deepspeed_takes_count(bench):
     assert made["bf16"]["enabled"] and "bfloat16" not in made and not made["fp16"]["enabled"]
     assert made["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert "cpu_offload" not in made["zero_optimization"]
+    zero = {"stage": 3, "cpu_offload": False, "cpu_offload_param": True,
+            "stage3_gather_fp16_weights_on_model_save": False}
+    made = deepspeed_config.generate(resolved({"zero_optimization": zero}, host=AMPERE), 8, 10)["zero_optimization"]
+    assert made["offload_param"]["device"] == "cpu" and "offload_optimizer" not in made
+    assert made["stage3_gather_16bit_weights_on_model_save"] is False and not set(zero) - {"stage"} & set(made)
 
 
 @pytest.mark.parametrize("section", ["optimizer", "fp16", "zero_optimization"])
