@@ -155,7 +155,7 @@ def _cluster(found: Tasks, job: Path, given: Optional[Path]) -> Iterator[None]:
         return
     if not found.nodes:
         raise InputError([Problem(found.scheduler, "--cluster", "is missing: it does not say on which nodes it runs",
-                                  "name a file on each node, as docs/troubleshooting.md shows")])
+                                  "name a cluster file that each node has (docs/hosts.md)")])
     for name in found.nodes:
         _require_reachable(name)
     key = _key_file(job)
