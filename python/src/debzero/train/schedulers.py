@@ -116,6 +116,8 @@ def launcher(job: Path, cluster: Optional[Path]) -> Iterator[Optional[int]]:
     else:
         if found.on_node > 1:
             _use_all_cores()
+        for name in [name for name in os.environ if name.startswith("OMPI_COMM_WORLD_")]:
+            del os.environ[name]  # DeepSpeed refuses a rank whose number is another than that of the task
         with _cluster(found, job, cluster):
             yield found.on_node if found.on_node > 1 else None
 
