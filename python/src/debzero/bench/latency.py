@@ -30,7 +30,7 @@ from debzero.measure.run import claim
 from debzero.model.tasks import TextToText
 from debzero.predict import exported, trained
 from debzero.predict.engine import Batch, Choice, Engine, Writing
-from debzero.predict.engine_onnx import ON_GPU, OnnxEngine
+from debzero.predict.engine_onnx import OnnxEngine, precisions
 from debzero.predict.engine_torch import TorchEngine
 from debzero.predict.trained import Trained
 from debzero.run.folder import RunFolder, now
@@ -122,11 +122,7 @@ def _engines(model: Trained, held_out: HeldOut, folder: Path, stack: ExitStack
     gpu = torch.cuda.is_available()
     for precision in ("fp32", "auto") if gpu else ("fp32",):
         yield "torch", precision, torch_in(precision)
-    try:
-        import onnxruntime
-    except ImportError:
-        return
-    for precision in ("fp32", "fp16") if ON_GPU in onnxruntime.get_available_providers() else ("fp32", "int8"):
+    for precision in precisions():
         yield "onnx", precision, onnx_in(precision)
 
 
