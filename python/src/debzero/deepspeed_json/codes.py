@@ -136,7 +136,7 @@ _CODES = (
          '{"optimizer": {"type": "AdanW"}}', '{"optimizer": {"type": "AdamW"}}'),
     Code("DZ142", "an optimizer that ZeRO has not been tested with",
          "DeepSpeed refuses it unless zero_allow_untested_optimizer is true. The 1-bit optimizers never "
-         "work with ZeRO.",
+         "work with ZeRO, and Adagrad works with ZeRO when it is offloaded.",
          '{"zero_optimization": {"stage": 1}, "optimizer": {"type": "SGD"}}',
          '{"zero_optimization": {"stage": 1}, "optimizer": {"type": "SGD"},\n'
          ' "zero_allow_untested_optimizer": true}'),
@@ -158,6 +158,10 @@ _CODES = (
          '{"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 500, "total_num_steps": 100}}}',
          '{"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 10, "total_num_steps": 100}}}',
          "warning"),
+    Code("DZ147", "an optimizer's parameter that is unknown",
+         "Each optimizer is a class whose arguments these are; DeepSpeed stops at a wrong one.",
+         '{"optimizer": {"type": "AdamW", "params": {"momentum": 0.9}}}',
+         '{"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.999]}}}'),
     Code("DZ150", "load_universal set by hand",
          "debzero neither writes nor reads universal checkpoints, which hold pickle. It reshards its own when the "
          "number of ranks has changed.",

@@ -140,6 +140,11 @@ def optimizer(view: ConfigView) -> Iterator[Violation]:
                 config.setdefault("gradient_clipping", value)
         yield Violation("DZ140", ("optimizer", "params", "max_grad_norm"), "DeepSpeed refuses it there",
                         "use gradient_clipping at the top level", move)
+    takes = arguments.TAKES.get(view.optimizer, set())
+    for key in sorted(set(map(str, params)) - takes - {"max_grad_norm"} if takes else ()):
+        if not key.startswith("_"):
+            yield Violation("DZ147", ("optimizer", "params", key), f"is not a parameter of {kind}",
+                            did_you_mean(key, sorted(takes)))
     known = view.optimizer in {name.lower() for name in arguments.OPTIMIZERS} or kind in arguments.TORCH_OPTIMIZERS
     if kind and not known:
         usual = arguments.CLASSES.get(view.optimizer)
@@ -153,6 +158,9 @@ def optimizer(view: ConfigView) -> Iterator[Violation]:
                         "use AdamW")
     elif kind and not view.below(1) and view.optimizer in arguments.ONE_BIT:
         yield Violation("DZ142", path, f"{kind} does not work with ZeRO, whatever its stage", "use AdamW, or stage 0")
+    elif view.optimizer == "adagrad" and not view.below(1) and not view.offload("offload_optimizer").device:
+        yield Violation("DZ142", path, "with ZeRO, DeepSpeed makes torch's Adagrad anew with one group of parameters, "
+                        "and debzero's are two, with weight decay and without", "use AdamW, or stage 0")
     elif (kind and not view.below(1) and view.optimizer not in arguments.TESTED
           and view.get("zero_allow_untested_optimizer") is not True):
         yield Violation("DZ142", path, f"DeepSpeed has not tested ZeRO with {kind} and refuses it",
