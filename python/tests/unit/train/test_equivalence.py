@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 # In fp32 a sum's order is all that may differ. Adam makes steps of its learning rate of whatever gradients it gets, so
-# differences grow with the steps; a planted fault makes them a hundred times as large.
-LOSS_TOLERANCE = 2e-5
-WEIGHT_TOLERANCE = 2e-4
+# differences grow with the steps; a planted fault makes them more than a hundred times as large.
+LOSS_TOLERANCE = 5e-6
+WEIGHT_TOLERANCE = 5e-5
 STEPS = 50
 # Gradients here are about as long as what train.gradient_clipping leaves of them, 1. So clipping shows a factor that
 # AdamW alone would take out again.
@@ -46,7 +46,8 @@ class Trained(NamedTuple):
 def train(bench, family, layout, fault=None) -> Trained:
     name = "-".join(filter(None, (family, layout, fault))).replace(" ", "-")
     settings = {"train__epochs": 10, "train__max_steps": STEPS, "train__evaluate_every": STEPS,
-                "train__global_batch": 16, "train__micro_batch": 4, "train__learning_rate": RATE[family], **FAMILIES[family], **LAYOUTS[layout]}
+                "train__global_batch": 16, "train__micro_batch": 4, "train__learning_rate": RATE[family],
+                **FAMILIES[family], **LAYOUTS[layout]}
     done = bench.quick("train", bench.job(name, **settings), **({"PLANTED": fault} if fault else {}))
     assert done.returncode == 0, done.stdout
     output = Path(bench.output(name))
