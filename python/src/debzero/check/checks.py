@@ -173,6 +173,6 @@ def summary(examined: Examined, path: Path) -> dict[str, Any]:
     return {
         "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",
         "data": f"{job.data.dataset}: {', '.join(job.data.text)}{label}", **examined.facts,
-        "batch": str(resolved.batch), "ranks": resolved.batch.ranks, "stage": ", ".join([stage, *offload]),
+        "batch": resolved.batch_text, "ranks": resolved.layout.ranks, "stage": ", ".join([stage, *offload]),
         "precision": resolved.precision, "output": job.output, "fingerprint": resolved.fingerprint,
     }

@@ -28,6 +28,7 @@ from debzero.plan.memory import CONTEXT, FRAGMENTED
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner, Row, recommend, speed_words
 from debzero.plan.speed import measured
+from debzero.resolve import layout
 from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import is_fixed
 from debzero.resolve.resolve import resolve
@@ -96,6 +97,7 @@ def _read(path: Path, job: Optional[Job], hardware: Hardware, config: Optional[P
         return None, None, []
     shapes, file = None, str(path)
     settings, found = read_deepspeed(job, file)
+    found += layout.undivided(job, file)
     found += tasks.problems(job, file)
     try:
         resolve(job, HostGpus(hardware.gpus, hardware.bf16), None, file, settings)

@@ -9,10 +9,11 @@ from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job.batch import Batch, BatchError, Names, split
 from debzero.job.schema import Job
-from debzero.resolve import native, precision
+from debzero.resolve import layout, native, precision
 from debzero.resolve.absorb import ACCUMULATION, Origins, absorb, switched_off
 from debzero.resolve.host import HostGpus
 from debzero.resolve.identity import Identity, identity
+from debzero.resolve.layout import Layout
 from debzero.resolve.sharding import Sharding
 
 WRONG_VALUES = {"DZ102", "DZ106"}  # findings after which the JSON's values cannot be taken in
@@ -46,9 +47,18 @@ class ResolvedJob:
         return self.job.zero.engine == "native"
 
     @property
+    def layout(self) -> Layout:
+        return Layout(self.batch.ranks, self.job.parallel.tensor)
+
+    @property
+    def batch_text(self) -> str:
+        """The batch arithmetic, for people."""
+        return f"{self.batch}{self.layout}"
+
+    @property
     def shares_gpus(self) -> bool:
         """More ranks than GPUs: a rehearsal, in which every rank needs its own NCCL identity."""
-        return 0 < self.host.gpus < self.batch.ranks
+        return 0 < self.host.gpus < self.layout.ranks
 
     @property
     def identity(self) -> Identity:
@@ -64,7 +74,7 @@ class ResolvedJob:
 def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:
     """`job` on `host` with `ranks` (None: as the job says). `file`: the job's, for messages; `config`: the user's
     DeepSpeed JSON. Raises InputError with everything that cannot run."""
-    count = ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks))
+    count = layout.count(job, host.gpus, ranks)
     config = None if config is None else normalized(config)
     problems = [p for p in lint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
     codes, accumulation, origins = {p.code for p in problems}, None, Origins(file)
@@ -76,9 +86,11 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
             raise InputError([*problems, *error.problems]) from None
     off = switched_off(config)
     problems += precision.problems(job, host, origins) + native.problems(job, config, file)
+    problems += layout.problems(job, config, count, file)
     batch = None
     try:
-        batch = split(job.train.global_batch, job.train.micro_batch, count, accumulation, _names(origins))
+        copies = max(1, count // job.parallel.each)
+        batch = split(job.train.global_batch, job.train.micro_batch, copies, accumulation, _names(origins))
     except BatchError as error:
         if not codes & {"DZ106", "DZ120"}:  # already reported, with the JSON's own keys
             problems += origins.placed([Problem(file, error.key, error.reason, error.fix)])

@@ -38,9 +38,9 @@ def _environment(resolved: ResolvedJob, meeting: Path) -> None:
     """What the ranks inherit."""
     os.environ.update(replace(environment(), launcher_pid=os.getpid(), micro_batch=resolved.batch.micro,
                               meeting_folder=meeting).variables())
-    os.environ["LOCAL_SIZE"] = str(resolved.batch.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
+    os.environ["LOCAL_SIZE"] = str(resolved.layout.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", "4" if resolved.host.gpus else str(max(1, cores // resolved.batch.ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", "4" if resolved.host.gpus else str(max(1, cores // resolved.layout.ranks)))
 
 
 class Relay:
@@ -130,7 +130,7 @@ def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path) -> int:
 
     _environment(resolved, meeting)
     logging.disable(logging.CRITICAL)  # the launcher's: the ranks report themselves why they failed
-    ranks = range(resolved.batch.ranks)
+    ranks = range(resolved.layout.ranks)
     common = {"WORLD_SIZE": str(len(ranks)), "LOCAL_WORLD_SIZE": str(len(ranks)),
               "NCCL_ASYNC_ERROR_HANDLING": os.environ.get("NCCL_ASYNC_ERROR_HANDLING", "1")}
     arguments = (*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))

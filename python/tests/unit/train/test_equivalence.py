@@ -1,80 +1,9 @@
 """However a job is divided over ranks, it computes the same: losses and weights of tiny models over 50 steps, in fp32
 and without dropout, beside those of plain data parallelism on two ranks. And a fault that is planted shows."""
-import json
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from layouts import FAMILIES, LAYOUTS, Trained, same, train
 
-# In fp32 a sum's order is all that may differ. Adam makes steps of its learning rate of whatever gradients it gets, so
-# differences grow with the steps; a planted fault makes them more than a hundred times as large.
-LOSS_TOLERANCE = 5e-6
-WEIGHT_TOLERANCE = 5e-5
-STEPS = 50
-# Gradients here are about as long as what train.gradient_clipping leaves of them, 1. So clipping shows a factor that
-# AdamW alone would take out again.
-RATE = {"bert": 3e-3, "gpt2": 3e-3, "t5": 1e-3}
-
-FAMILIES = {
-    "bert": {"model": {"type": "bert", "vocab_size": 201, "hidden_size": 32, "num_hidden_layers": 2,
-                       "num_attention_heads": 4, "intermediate_size": 64, "hidden_dropout_prob": 0.0,
-                       "attention_probs_dropout_prob": 0.0}},
-    "gpt2": {"model": {"type": "gpt2", "vocab_size": 201, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32,
-                       "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}, "task": "causal-lm"},
-    "t5": {"model": {"type": "t5", "vocab_size": 201, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2,
-                     "num_heads": 4, "dropout_rate": 0.0}, "task": "text-to-text"},
-}
-LAYOUTS = {
-    "ddp": {},
-    "zero1": {"zero__stage": 1},
-    "zero2": {"zero__stage": 2},
-    "zero3": {"zero__stage": 3},
-    "native2": {"zero__stage": 2, "zero__engine": "native"},
-}
-QUICK = {("bert", "zero2")}
-
-
-class Trained(NamedTuple):
-    """`losses`: of each step; `weights`: by name."""
-
-    losses: np.ndarray
-    weights: dict
-
-
-def train(bench, family, layout, fault=None) -> Trained:
-    name = "-".join(filter(None, (family, layout, fault))).replace(" ", "-")
-    settings = {"train__epochs": 10, "train__max_steps": STEPS, "train__evaluate_every": STEPS,
-                "train__global_batch": 16, "train__micro_batch": 4, "train__learning_rate": RATE[family],
-                **FAMILIES[family], **LAYOUTS[layout]}
-    done = bench.quick("train", bench.job(name, **settings), **({"PLANTED": fault} if fault else {}))
-    assert done.returncode == 0, done.stdout
-    output = Path(bench.output(name))
-    lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
-    losses = np.array([line["loss"] for line in lines if "learning_rate" in line])
-    assert len(losses) == STEPS
-    return Trained(losses, load_file(output / "model" / "model.safetensors"))
-
-
-def differences(one: Trained, other: Trained) -> tuple[float, float]:
-    """The largest between their losses and between their weights. The biases of attention's keys do not count: they
-    change no attention, so their gradients are rounding errors alone, of which AdamW makes steps all the same."""
-    assert one.weights.keys() == other.weights.keys()
-    weights = 0.0
-    for name, weight in one.weights.items():
-        gap = np.abs(weight - other.weights[name])
-        if name.endswith("c_attn.bias"):
-            gap = np.delete(gap, np.s_[len(gap) // 3 : 2 * len(gap) // 3])
-        if not name.endswith("key.bias"):
-            weights = max(weights, float(gap.max()))
-    return float(np.abs(one.losses - other.losses).max()), weights
-
-
-def same(one: Trained, other: Trained) -> bool:
-    losses, weights = differences(one, other)
-    print(f"losses differ by {losses:.1e}, weights by {weights:.1e}")
-    return losses < LOSS_TOLERANCE and weights < WEIGHT_TOLERANCE
+QUICK = {("bert", "zero2"), ("t5", "tensor2")}
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +34,7 @@ def test_a_layout_computes_what_plain_data_parallelism_does(runs, family, layout
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "layout", "fault"), [
     ("bert", "ddp", "gradient scaled twice"), ("bert", "ddp", "mask forgotten"),
-    ("t5", "zero2", "mask forgotten"), ("gpt2", "ddp", "gradient scaled twice")])
+    ("t5", "zero2", "mask forgotten"), ("gpt2", "ddp", "gradient scaled twice"),
+    ("bert", "tensor2", "gradient summed twice"), ("gpt2", "tensor2", "gradient summed twice")])
 def test_a_planted_fault_shows(trained, runs, family, layout, fault):
     assert not same(train(trained, family, layout, fault), runs(family, "ddp"))

@@ -1,0 +1,80 @@
+"""Models that are divided over ranks: dropout, checkpoints for any division, what is refused."""
+import itertools
+import json
+
+import pytest
+from layouts import FAMILIES, LAYOUTS, result, same, settings, train
+from support import changed
+
+WITH_DROPOUT = {"bert": {"model.hidden_dropout_prob": 0.2, "model.attention_probs_dropout_prob": 0.2},
+                "gpt2": {"model.resid_pdrop": 0.2, "model.embd_pdrop": 0.2, "model.attn_pdrop": 0.2},
+                "t5": {"model.dropout_rate": 0.2}}
+INNER = 64  # values of a feed-forward layer
+
+
+def dropping(family):
+    return changed(FAMILIES[family], WITH_DROPOUT[family])
+
+
+def dropped(bench, family, layout, fault="dropout recorded"):
+    """{rank: [(shape, digest) of each mask]} of two steps."""
+    for path in bench.folder.glob("dropped-*"):
+        path.unlink()
+    job = bench.job(f"dropping-{family}", **{**dropping(family), **LAYOUTS[layout]}, train__global_batch=16,
+                    train__micro_batch=4, train__max_steps=2, data__padding="max_length")
+    done = bench.quick("train", job, "--again", PLANTED=fault)
+    assert done.returncode == 0, done.stdout
+    ranks = int((json.loads((bench.output(f"dropping-{family}") / "report.json").read_text()))["world_size"])
+    lines = [(bench.folder / f"dropped-{rank}").read_text().splitlines() for rank in range(ranks)]
+    assert len({len(own) for own in lines}) == 1
+    return [[(tuple(map(int, shape.split(","))), digest) for shape, digest in map(str.split, own)] for own in lines]
+
+
+def drops_right(ranks, tensor):
+    """Whether ranks of a copy drop alike what they all have, and nothing else is ever dropped alike."""
+    for own in ranks:
+        if len({digest for _, digest in own}) < len(own):
+            return False
+    for one, other in itertools.combinations(range(len(ranks)), 2):
+        together = one // tensor == other // tensor
+        for (shape, mine), (_, theirs) in zip(ranks[one], ranks[other]):
+            divided = len(shape) == 4 or shape[-1] == INNER // tensor
+            if (mine == theirs) != (together and not divided):
+                return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranks_drop_alike_what_they_share_and_nothing_else(trained, family):
+    # T5's inner values are as many on two ranks as all have of a token.
+    assert drops_right(dropped(trained, family, "tensor2 x data2"), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["parts drop alike", "copies drop alike", "shared dropped apart"])
+def test_dropout_that_is_repeated_or_apart_shows(trained, fault):
+    assert not drops_right(dropped(trained, "gpt2", "tensor2 x data2", fault), 2)
+
+
+@pytest.mark.slow
+def test_layers_that_are_computed_again_drop_the_same_again(trained):
+    plain, again = (train(trained, dropping("bert"), "tensor2", name=f"checkpointing-{on}".lower(),
+                          train__gradient_checkpointing=on) for on in (False, True))
+    assert same(plain, again)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "first", "then"), [
+    ("bert", "tensor2", "ddp"), ("gpt2", "ddp", "tensor2 x data2, zero1"), ("t5", "tensor2 x data2, zero1", "tensor2")])
+def test_a_run_continues_with_another_division(trained, family, first, then):
+    reached = []
+    for number, layouts in enumerate(((first, then), ("ddp", "ddp"))):
+        name = f"continued-{family}-{number}"
+        for layout, steps in zip(layouts, (10, 20)):
+            job = trained.job(name, **settings(family, layout, train__max_steps=steps))
+            done = trained.quick("train", job)
+            assert done.returncode == 0, done.stdout
+        assert "resuming from step 10" in done.stdout
+        reached.append(result(trained.output(name)))
+    assert len(reached[0].losses) == 20 and same(*reached)
