@@ -33,8 +33,14 @@ LAYOUTS = {
     "native2": {"zero__stage": 2, "zero__engine": "native"},
     "tensor2": {"parallel__tensor": 2},
     "tensor2 x data2": {"parallel__tensor": 2, "ranks": 4},
+    "pipeline2": {"parallel__pipeline": 2},
+    "pipeline2 x data2": {"parallel__pipeline": 2, "ranks": 4},
+    "pipeline2 x data2, zero1": {"parallel__pipeline": 2, "ranks": 4, "zero__stage": 1, "zero__engine": "native"},
+    "pipeline2 x tensor2": {"parallel__pipeline": 2, "parallel__tensor": 2, "ranks": 4},
+    "pipeline3": {"parallel__pipeline": 3, "ranks": 3},
     "tensor2 x data2, zero1": {"parallel__tensor": 2, "ranks": 4, "zero__stage": 1, "zero__engine": "native"},
 }
+TOO_SHALLOW = {("bert", "pipeline3"), ("gpt2", "pipeline3")}  # two layers; T5 has four
 
 
 class Trained(NamedTuple):

@@ -63,6 +63,14 @@ def _gradient_summed_twice() -> None:
     parts._Sum.forward, parts._Sum.backward = staticmethod(keeping), staticmethod(backward)
 
 
+def _gradient_scaled_on_the_way() -> None:
+    """The earlier stages of a pipeline divide their gradients by the accumulation steps once more."""
+    from debzero.train.neighbours import Neighbours
+
+    receive = Neighbours.receive_up
+    Neighbours.receive_up = lambda self, shapes: [gradient / 4 for gradient in receive(self, shapes)]
+
+
 def _dropout_recorded() -> None:
     """No fault: each rank writes down what it drops, as the shape and the digest of each mask."""
     drop, folder = torch.nn.functional.dropout, os.getcwd()
@@ -102,7 +110,17 @@ def _shared_dropped_apart() -> None:
     _dropout_recorded()
 
 
+def _stages_drop_alike() -> None:
+    """Each stage of a pipeline drops the same."""
+    from debzero.resolve.layout import Layout
+
+    Layout.dropout_stream = lambda self, rank: self.place(rank).data
+    _dropout_recorded()
+
+
 PLANTS = {"gradient scaled twice": _gradient_scaled_twice, "mask forgotten": _mask_forgotten,
-          "gradient summed twice": _gradient_summed_twice, "dropout recorded": _dropout_recorded,
+          "gradient summed twice": _gradient_summed_twice,
+          "gradient scaled twice on the way": _gradient_scaled_on_the_way, "dropout recorded": _dropout_recorded,
           "parts drop alike": _parts_drop_alike, "copies drop alike": _copies_drop_alike,
+          "stages drop alike": _stages_drop_alike,
           "shared dropped apart": _shared_dropped_apart}

@@ -231,10 +231,17 @@ class Parallel(Section):
         "activations four times a layer. The number must divide `ranks` and the model's attention heads. For BERT, "
         "RoBERTa, GPT-2 and T5 models; with `zero.stage` none, or 1 with the native engine."))
 
+    pipeline: Count = Field(1, examples=["2"], description=(
+        "Stages that the model's layers are divided into, one after the other: each rank has the layers of one, with "
+        "their gradients and optimizer states, and passes its results on (pipeline parallelism). It moves far less "
+        "data than `tensor`, but stages wait for each other at the beginning and the end of each step, a share "
+        "(stages - 1) / (accumulation steps + stages - 1) of the time: choose a small `train.micro_batch`. Not with "
+        "`data.answers: text`. For the same models as `tensor`, also together with it."))
+
     @property
     def each(self) -> int:
         """Ranks of one copy of the model."""
-        return self.tensor
+        return self.pipeline * self.tensor
 
 
 class Checkpoint(Section):

@@ -90,7 +90,8 @@ class Head:
                 kwargs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels)
             output = forward(*args, **kwargs)
             if not self.whole:
-                output.logits = Logits(output.logits, own.start, part)
+                output.logits = self.divided(output.logits)
             return output
 
+        self.divided = lambda values: Logits(values, own.start, part)
         linear.forward, model.forward = predict, run

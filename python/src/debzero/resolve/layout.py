@@ -16,30 +16,36 @@ class Place(NamedTuple):
 
     data: int
     tensor: int
+    stage: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`data` copies of the model, each on `tensor` ranks. Ranks that follow each other share a copy: they talk most,
-    and are on one host."""
+    """`data` copies of the model, each in `stage` pipeline stages, each of these on `tensor` ranks. Ranks that follow
+    each other compute layers together: they talk most, and are on one host."""
 
     data: int
     tensor: int = 1
+    stage: int = 1
 
     @property
     def each(self) -> int:
         """Ranks of one copy."""
-        return self.tensor
+        return self.tensor * self.stage
 
     @property
     def ranks(self) -> int:
         return self.data * self.each
 
     def place(self, rank: int) -> Place:
-        return Place(rank // self.tensor, rank % self.tensor)
+        return Place(rank // self.tensor % self.data, rank % self.tensor, rank // self.tensor // self.data)
 
     def rank(self, place: Place) -> int:
-        return place.data * self.tensor + place.tensor
+        return (place.stage * self.data + place.data) * self.tensor + place.tensor
+
+    def dropout_stream(self, rank: int) -> int:
+        """Ranks with the same number drop alike: those that compute layers together, of what they all have."""
+        return rank // self.tensor
 
     def groups(self, field: str) -> Iterator[tuple[int, ...]]:
         """The ranks whose places differ in `field` alone, group by group."""
@@ -50,7 +56,8 @@ class Layout:
 
     def __str__(self) -> str:
         """What it adds to the batch arithmetic; empty where each copy has one rank."""
-        return "" if self.each == 1 else f" (each a group of {self.each}: parallel.tensor)"
+        keys = [f"parallel.{key}" for key, size in (("pipeline", self.stage), ("tensor", self.tensor)) if size > 1]
+        return f" (each a group of {self.each}: {' x '.join(keys)})" if keys else ""
 
 
 def count(job: Job, gpus: int, given: Optional[int]) -> int:
@@ -76,14 +83,18 @@ def problems(job: Job, config: Optional[dict[str, Any]], ranks: int, file: str) 
         return []
     found = []
     if ranks % each:
-        found.append(Problem(file, "parallel.tensor", f"{count_text(ranks, 'rank')} cannot be divided into groups of "
+        found.append(Problem(file, "parallel", f"{count_text(ranks, 'rank')} cannot be divided into groups of "
                              f"{each}", f"use {nearest(ranks, each)} ranks"))
     if config is not None:
-        found.append(Problem(file, "deepspeed", "debzero itself carries out parallel.tensor, and reads no DeepSpeed "
-                             "JSON for it", "remove it, or remove parallel"))
+        found.append(Problem(file, "deepspeed", "debzero itself trains divided models, and reads no DeepSpeed JSON "
+                             "for them", "remove it, or remove parallel"))
     if zero.stage in (2, 3):
-        found.append(Problem(file, "zero.stage", f"{zero.stage} does not go with parallel.tensor, which already leaves "
-                             "each rank a part of the parameters and gradients", "use none or 1"))
+        found.append(Problem(file, "zero.stage", f"{zero.stage} does not go with parallel, which already leaves each "
+                             "rank a part of the parameters and gradients", "use none or 1"))
     elif zero.stage == 1 and zero.engine != "native":
-        found.append(Problem(file, "zero.engine", "DeepSpeed does not carry out parallel.tensor", "set it to native"))
+        found.append(Problem(file, "zero.engine", "DeepSpeed does not train divided models here",
+                             "set it to native"))
+    if job.parallel.pipeline > 1 and job.data.answers == "text":
+        found.append(Problem(file, "parallel.pipeline", "a model in stages cannot write the texts of an evaluation",
+                             "use parallel.tensor instead, or answers: classes"))
     return found

@@ -48,7 +48,7 @@ class ResolvedJob:
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.batch.ranks, self.job.parallel.tensor)
+        return Layout(self.batch.ranks, self.job.parallel.tensor, self.job.parallel.pipeline)
 
     @property
     def batch_text(self) -> str:

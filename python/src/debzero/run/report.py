@@ -114,7 +114,8 @@ def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, 
         steps=outcome.steps, total_steps=outcome.total_steps, best_step=outcome.best_step, resumed=outcome.resumed,
         skipped_steps=outcome.skipped_steps, peak_memory_bytes=highest(folder, outcome.peaks),
         peak_memory_of=OF_GPU if device.type == "cuda" else OF_PROCESS,
-        world_size=resolved.layout.ranks, tensor=resolved.layout.tensor, zero_stage=resolved.stage or "none",
+        world_size=resolved.layout.ranks, tensor=resolved.layout.tensor, pipeline=resolved.layout.stage,
+        zero_stage=resolved.stage or "none",
         offload_optimizer=resolved.job.zero.offload_optimizer, offload_param=resolved.job.zero.offload_param,
         optimizer=_own(resolved, "optimizer") or "AdamW", schedule=_own(resolved, "scheduler"),
         precision=resolved.precision, global_batch=resolved.batch.total, micro_batch=resolved.batch.micro,
@@ -192,12 +193,14 @@ def sharding_text(report: Report) -> str:
     """What is sharded and offloaded, as all commands spell it."""
     stage = 0 if report.zero_stage == "none" else int(report.zero_stage)
     label = Sharding(stage, report.offload_optimizer, report.offload_param).label
-    return f"{label}, tensor parallel {report.tensor}" if report.tensor > 1 else label
+    ways = {"pipeline": report.pipeline, "tensor parallel": report.tensor}
+    return ", ".join([label, *(f"{way} {size}" for way, size in ways.items() if size > 1)])
 
 
 def batch_text(report: Report) -> str:
     """The batch arithmetic."""
-    layout = Layout(report.world_size // report.tensor, report.tensor)
+    copies = report.world_size // report.tensor // report.pipeline
+    layout = Layout(copies, report.tensor, report.pipeline)
     return f"{Batch(report.global_batch, report.micro_batch, report.accumulation, layout.data)}{layout}"
 
 

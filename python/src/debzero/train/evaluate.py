@@ -34,7 +34,7 @@ def evaluate(model: Model, samples: Samples, context: Context, between: Callable
         found = task.answers(model, to_device(samples.collate(held_out, indices), device))
         # Indices are empty for a batch that only keeps the ranks in step. Of the ranks that have answered together, the
         # first speaks.
-        kept = 0 if place.tensor else len(indices)
+        kept = 0 if place.tensor or place.stage else len(indices)
         seen.append(indices[:kept])
         answers.append(found[:kept])
         between()

@@ -90,9 +90,10 @@ class Training:
             if self._out_of_patience():
                 break
             # Dropout's numbers depend on the step and the rank's place alone, so that a resumed run equals one that
-            # never stopped. What the ranks of a tensor-parallel copy all have, they must drop alike.
+            # never stopped.
+            stream_number = self.context.resolved.layout.dropout_stream(self.context.rank)
             torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, state.step,
-                                                          self.context.place.data]).generate_state(1)[0]))
+                                                          stream_number]).generate_state(1)[0]))
             rate = self.setup.engine.rate_of(rate_at(state.step, self.samples.steps, self.settings.learning_rate,
                                                      self.settings.warmup))
             meter.loss_sum += self._step(batch, rate)
