@@ -1,7 +1,8 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint lock docs audit clean
-.PHONY: bench-provision bench-train bench-gpu bench-memory bench-oom bench-published bench-fused
+.PHONY: bench-provision bench-train bench-predict bench-gpus bench-memory bench-oom bench-published bench-fused
+.PHONY: bench-link
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -56,8 +57,12 @@ bench-train: ## Race a tutorial's DeepSpeed script against debzero: same model, 
 	@ansible/bootstrap tests
 	.cache/test/bin/python python/benchmarks/race.py
 
-bench-gpu: ## On a GPU with current releases in $(PYTHON): debzero beside transformers' Trainer and a plain loop
-	$(or $(PYTHON),python3) python/benchmarks/gpu.py
+bench-predict: ## `debzero predict` against a plain transformers pipeline: 10,000 rows, on this machine's processors
+	@ansible/bootstrap tests
+	.cache/test/bin/python python/benchmarks/predict.py
+
+bench-gpus: ## On GPUs with current releases in $(PYTHON): debzero's stages beside DDP, FSDP2 and the Trainer
+	$(or $(PYTHON),python3) python/benchmarks/gpus.py
 
 bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings really take
 	$(or $(PYTHON),python3) python/benchmarks/memory.py --results .cache/bench/memory.json
@@ -71,13 +76,18 @@ bench-published: ## On a GPU: what one GPU can measure of docs/benchmarks with `
 bench-fused: ## On a GPU: DeepSpeed's fused transformer layer beside BERT's own
 	$(or $(PYTHON),python3) python/benchmarks/fused.py
 
+bench-link: ## As root: `debzero plan --hosts` against the steps of two ranks with a slow link between them (40 minutes)
+	@ansible/bootstrap tests
+	.cache/test/bin/python python/benchmarks/link.py --results .cache/bench/link.json
+
 lock: ## Resolve the Python packages anew, from the *.in files and stack.yml
 	ansible/lock
 
-docs: ## Write the roles' READMEs, docs/reference, the job file's schema and the SBOM from their sources
+docs: ## Write the roles' READMEs, docs/reference, docs/scale.md, the job file's schema and the SBOM from their sources
 	@ansible/bootstrap tests
 	.cache/controller/bin/python ansible/role_docs.py
 	.cache/test/bin/python python/reference_docs.py
+	.cache/test/bin/python python/scale_docs.py
 	.cache/test/bin/python python/supply_chain.py
 
 audit: ## List the advisories that the ledger lacks: make audit ADVISORIES=a checkout of a database (OSV format)

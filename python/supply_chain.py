@@ -22,7 +22,8 @@ from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "docs" / "security"
-HOST_LOCKS = ("python/requirements.lock", "python/installer.lock")
+OPTIONAL = "python/requirements-inference.lock"  # on hosts that export models or predict with exported ones
+HOST_LOCKS = ("python/requirements.lock", "python/installer.lock", OPTIONAL)
 LOCKS = (*HOST_LOCKS, "ansible/requirements.lock")
 FINDINGS = ("torch", "transformers", "libraries", "controller")
 PAGE = ROOT / "docs" / "reference" / "advisories.md"
@@ -139,10 +140,13 @@ def sbom() -> str:
     made = subprocess.run(command, input=pins, check=True, capture_output=True, text=True, env={})
     document = json.loads(made.stdout)
     licenses = reviewed()["licenses"]
+    optional = {pin.name for pin, _ in requirements((ROOT / OPTIONAL).read_text())}
     purls = {}
     for component in document["components"]:
         purl = purls[component["name"]] = component["purl"]
         component.update({"bom-ref": purl, "licenses": [{"expression": licenses[component["name"]]}]})
+        if component["name"] in optional:
+            component["scope"] = "optional"
         del component["description"]
         for reference in component["externalReferences"]:
             reference.pop("comment")

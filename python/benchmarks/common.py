@@ -6,20 +6,26 @@ import json
 import os
 import platform
 import resource
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
+import psutil
 import yaml
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
 SOURCE = ROOT / "python" / "src"
 sys.path.insert(0, str(SOURCE))  # of this checkout, not one that is installed
+
+from debzero.measure.run import kill_tree  # noqa: E402
+
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -37,16 +43,21 @@ def variables_of(python: str, **environment: str) -> dict[str, str]:
 
 def run(command: Sequence[object], log: Path, timeout: float, **environment: str) -> dict[str, float]:
     """Run a command to its end, with its output in `log`; the seconds that it took, and the CPU seconds of all its
-    processes."""
+    processes. After `timeout` seconds, and where this program is interrupted, all of them are killed."""
     arguments = [str(argument) for argument in command]
     variables = variables_of(arguments[0], **environment)
     started, cpu = time.perf_counter(), _cpu_seconds()
     with open(log, "w", encoding="utf-8") as file:
+        process = psutil.Popen(arguments, stdout=file, stderr=subprocess.STDOUT, env=variables, start_new_session=True)
         try:
-            code = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=variables,
-                                  timeout=timeout).returncode
-        except subprocess.TimeoutExpired:
+            code: Union[int, str] = process.wait(timeout)
+        except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
             code = f"not done after {timeout:.0f} s"
+        finally:
+            if process.poll() is None:
+                kill_tree(process)
+            with suppress(ProcessLookupError):  # ranks that a failed launcher has left
+                os.killpg(process.pid, signal.SIGKILL)
     if code:
         tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-25:])
         raise Failed(f"{tail}\n{' '.join(arguments)}\nfailed ({code}); its whole output is in {log}")

@@ -7,12 +7,14 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 import debzero.bench.command
 import debzero.check.command
 import debzero.doctor.command
+import debzero.export.command
 import debzero.plan.command
+import debzero.predict.command
 import debzero.run.command
 import debzero.train.command
 import debzero.tune.command
@@ -24,8 +26,9 @@ from debzero.base.text import did_you_mean, printable
 # In the order of `debzero --help`.
 COMMANDS = (
     debzero.train.command.add_train, debzero.check.command.add_check, debzero.plan.command.add_plan,
-    debzero.run.command.add_status, debzero.run.command.add_stop, debzero.doctor.command.add_doctor,
-    debzero.tune.command.add_tune, debzero.bench.command.add_bench)
+    debzero.run.command.add_status, debzero.run.command.add_stop, debzero.predict.command.add_predict,
+    debzero.export.command.add_export, debzero.doctor.command.add_doctor, debzero.tune.command.add_tune,
+    debzero.bench.command.add_bench)
 
 EPILOG = """exit status:
   0  done
@@ -43,7 +46,19 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, which quotes nothing that a terminal would obey."""
+    """argparse's, which quotes nothing that a terminal would obey, and takes options between a list's words, too."""
+
+    _parsing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        lists = [action for action in self._get_positional_actions() if action.nargs == "*"]
+        if not lists or self._parsing or "_ARGCOMPLETE" in os.environ:
+            return super().parse_known_args(args, namespace)
+        self._parsing = True  # for it calls this method
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._parsing = False
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))

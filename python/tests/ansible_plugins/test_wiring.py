@@ -6,9 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import job
 import nvidia_driver
 import preflight
 import pytest
+import trainer
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,12 +27,17 @@ TASKS = [
         "results": "{{ {'rc': 2, 'stdout': '', 'stderr': 'no'} | preflight_host_results }}",
         "archives": "{{ [] | preflight_archive_results(results) }}",
         "wanted": "{{ results | preflight_packages_to_fetch(['a'], [], installs_driver=false) }}",
-        "packages": "{{ {'skipped': true} | preflight_package_results(wanted) }}"},
+        "packages": "{{ {'skipped': true} | preflight_package_results(wanted) }}",
+         "jobs": "{{ {'a': {'hosts': 'nobody'}} | trainer_plan(inventory_hostname, groups, hostvars, 29500) }}",
+         "row": "{{ {'unreachable': true, 'msg': 'no route'} | job_row({}, 'status') }}",
+         "table": "{{ {'a': row} | job_table(['a']) }}"},
      "ansible.builtin.assert": {"that": [
          "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
          "names.upstream == '470.256.02'", "names.services == ['nvidia-persistenced']", "reboot.needed",
          "results[0].status == 'fail'", "archives[0].status == 'ok'", "wanted.packages == ['a']",
-         "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1"]}},
+         "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1",
+         "jobs.problems == ['trainer_jobs.a: the inventory has no group nobody']",
+         "row.problem == 'no route'", "table | length == 2"]}},
 ]
 
 
@@ -49,6 +56,7 @@ def test_ansible_loads_the_plugins_by_the_root_s_configuration(tmp_path):
 
 
 def test_every_filter_is_used_above():
-    filters = {**nvidia_driver.FilterModule().filters(), **preflight.FilterModule().filters()}
+    filters = {**nvidia_driver.FilterModule().filters(), **preflight.FilterModule().filters(),
+               **trainer.FilterModule().filters(), **job.FilterModule().filters()}
     used = yaml.safe_dump(TASKS)
     assert [name for name in filters if name not in used] == []

@@ -39,6 +39,7 @@ MUST_CONTAIN = {
     "usr/share/debzero/debzero/_version.txt": 0o644,
     "usr/share/debzero/debzero/bench/page.css": 0o644,
     "usr/share/debzero/job.schema.json": 0o644,
+    "usr/share/debzero/requirements-inference.lock": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
     "usr/share/debzero/sbom.cdx.json": 0o644,
     "usr/share/debzero/stack.yml": 0o644,
@@ -102,7 +103,8 @@ def test_holds_every_source_file_unchanged(tree: Path) -> None:
     assert [name for name, text in wanted.items() if shipped[name] != text] == []
 
 
-@pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock", "debian/job.schema.json"])
+@pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock", "python/requirements-inference.lock",
+                                    "debian/job.schema.json"])
 def test_ships_the_one_copy_of_a_shared_file(tree: Path, source: str) -> None:
     assert (tree / "usr/share/debzero" / Path(source).name).read_bytes() == (ROOT / source).read_bytes()
 

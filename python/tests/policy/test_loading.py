@@ -15,7 +15,8 @@ BETWEEN_RANKS = {**dict.fromkeys(("broadcast_object_list", "all_gather_object", 
                                   "send_object_list", "recv_object_list", "TCPStore", "elastic_launch",
                                   "launch_agent", "rpc"), ()),
                  "init_process_group": ("python/src/debzero/train/rendezvous.py", "python/src/debzero/doctor/child.py",
-                                        "python/benchmarks/article.py")}
+                                        "python/benchmarks/article.py",
+                                        "python/benchmarks/contenders.py")}
 NEVER = {"load_from_disk", "read_pickle", "trust_remote_code=True", "use_safetensors=False", "allow_pickle=True"}
 
 

@@ -22,6 +22,7 @@ TYPED = {
     "debian/job.schema.json": "written from job/schema.py by make docs",
 }
 SOURCE = r"://.*|--(?:extra-)?index-url.*|--find-links.*"
+INFERENCE = r"/debzero/(export/|predict/engine_onnx\.py$)"  # may use what a host that only trains does not have
 PIN_WITHOUT_HASH = r"^\w.*==.*$(?!\n    --hash=sha256:)"
 
 
@@ -96,11 +97,13 @@ def test_the_lock_holds_the_pinned_torch_and_no_deepspeed():
     assert "deepspeed" not in versions, "its wheel is built by the role deepspeed_wheel"
 
 
-def test_both_locks_of_the_test_environment_agree():
-    runtime, tests = (locked((ROOT / f"python/requirements{part}.lock").read_text()) for part in ("", "-test"))
+def test_the_locks_of_the_test_environment_agree():
+    runtime, tests, inference = (locked((ROOT / f"python/requirements{part}.lock").read_text())
+                                 for part in ("", "-test", "-inference"))
     shared = runtime.keys() & tests.keys()
     assert shared
     refuse(f"{name}: {runtime[name]} and {tests[name]}" for name in shared if runtime[name] != tests[name])
+    refuse(f"{name} is in another lock already" for name in inference.keys() & {*runtime, *tests})
 
 
 def test_every_lock_has_an_input_and_hashes_alone():
@@ -115,15 +118,17 @@ def test_every_lock_has_an_input_and_hashes_alone():
 def test_everything_that_the_trainer_imports_is_locked():
     """Each module belongs to a package of the lock, by what the environment of these tests has installed."""
     versions = locked((ROOT / "python/requirements.lock").read_text())
+    inference = locked((ROOT / "python/requirements-inference.lock").read_text())
     owners: dict[str, set[str]] = {}
     for package in distributions():
         for module in {path.parts[0].partition(".")[0] for path in package.files or []}:
             owners.setdefault(module, set()).add(re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower())
-    wanted = {name: file for file, text in files("python/src/*.py").items() for name in imported(text)
+    wanted = {(name, file) for file, text in files("python/src/*.py").items() for name in imported(text)
               if name not in ("debzero", "deepspeed") and not in_the_standard_library(name)}
-    assert {"torch", "yaml"} <= wanted.keys()
+    assert {"torch", "yaml", "onnxruntime"} <= {name for name, _ in wanted}
     refuse(f"{file} imports {name}, which no package of python/requirements.lock provides"
-           for name, file in wanted.items() if not owners.get(name, set()) & versions.keys())
+           for name, file in wanted if not owners.get(name, set()) & versions.keys()
+           and not (re.search(INFERENCE, file) and owners.get(name, set()) & inference.keys()))
 
 
 def test_the_checks_see_what_is_wrong():

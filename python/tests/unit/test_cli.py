@@ -1,15 +1,19 @@
 """The command line as people type it: suggestions, help, exit codes."""
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import SOURCE
 
 from debzero import cli
+from debzero.data import json_file
 
 
 def mistyped(capsys, *arguments):
@@ -36,7 +40,8 @@ def test_what_is_misspelled_gets_a_suggestion(capsys, arguments, expected):
 
 def test_a_word_like_nothing_gets_the_list_of_commands(capsys):
     line = mistyped(capsys, "xyzzy")
-    assert "unknown command 'xyzzy': use one of: train, check, plan, status, stop, doctor, tune, bench" in line
+    assert ("unknown command 'xyzzy': use one of: train, check, plan, status, stop, predict, export, doctor, tune, "
+            "bench") in line
 
 
 def test_without_a_command_the_help_is_printed(capsys):
@@ -73,7 +78,8 @@ def test_each_command_fits_one_line_of_the_overview(monkeypatch):
 def test_the_examples_are_commands_that_parse():
     parser = cli.parser()
     for command in parser.commands.choices.values():
-        examples = [line.partition(" >")[0].split()[1:] for line in command.epilog.splitlines()[1:]]
+        lines = [line.partition(" >")[0] for line in command.epilog.splitlines()[1:]]
+        examples = [line.partition("debzero ")[2].split() for line in lines]  # `srun` may stand before it
         assert examples
         for words in examples:
             assert parser.parse_args(words).command == words[0]
@@ -108,3 +114,18 @@ def test_help_needs_no_library():
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True,
                           env={"PYTHONPATH": str(SOURCE)})
     assert done.stdout.strip() == "[]"
+
+
+def test_commands_in_messages_work_with_any_file_name(tmp_path, monkeypatch, capsys):
+    """What is copied from a message to a shell names the file, and runs nothing of its name."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("my $(touch ran) jobs")
+    folder.mkdir()
+    (folder / "theirs.yml").write_text(json.dumps({"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO",
+                                                   "num_machines": 1}))
+    assert cli.main(["check", str(folder / "theirs.yml")]) == cli.main(["check", str(folder / "none.yml")]) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"--convert '{folder}/theirs.yml'`" in printed and f"`ls '{folder}'`" in printed
+    command = json_file._by_pandas("a'b $(c) \"d\".json", ', orient="split"').partition(": ")[2]
+    *_, program = shlex.split(command)
+    assert ast.parse(program).body[1].value.func.value.args[0].value == "a'b $(c) \"d\".json"

@@ -26,6 +26,7 @@ from typing import Any, Optional
 
 # One thread in each process: with more, OpenMP's would not live through a fork. And no network.
 VARIABLES = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+HOUR = 3600.0  # seconds; pytest's own limit ends a test that hangs, and the long tests have more than its usual one
 
 
 class Process:
@@ -90,14 +91,14 @@ class Server:
     def run(self, arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess:
         """As subprocess.run; stdout and stderr are the same text."""
         process = self.start(arguments, folder, variables)
-        text = process.communicate(600)[0]
+        text = process.communicate(HOUR)[0]
         return subprocess.CompletedProcess(arguments, process.returncode, text, text)
 
     def run_apart(self, arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess:
         """As `run`, with stdout and stderr apart."""
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
             process = self.start(arguments, folder, variables, errors.fileno())
-            text = process.communicate(600)[0]
+            text = process.communicate(HOUR)[0]
             errors.seek(0)
             return subprocess.CompletedProcess(arguments, process.returncode, text, errors.read())
 

@@ -54,10 +54,11 @@ def add_json(parser: argparse.ArgumentParser, text: str = "print JSON") -> None:
     parser.add_argument("--json", action="store_true", help=text)
 
 
-def add_run_name(parser: argparse.ArgumentParser, **options: Any) -> None:
-    """A run, by the name of its job; the shell completes it."""
-    name = parser.add_argument("name", metavar="NAME",
-                               help="a job in /etc/debzero/jobs, a job file, or an output folder", **options)
+def add_run_name(parser: argparse.ArgumentParser, more: str = "", **options: Any) -> None:
+    """A run, by the name of its job; the shell completes it. `more`: what else may be named."""
+    last = f"an output folder, {more}" if more else "or an output folder"
+    name = parser.add_argument("name", metavar="NAME", help=f"a job in /etc/debzero/jobs, a job file, {last}",
+                               **options)
     name.completer = _job_names  # type: ignore[attr-defined]
 
 
@@ -72,6 +73,20 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
+
+
+def number(above: float, most: float = float("inf")) -> Callable[[str], float]:
+    """A parser of numbers above `above` and up to `most`."""
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not above < value <= most or value == float("inf"):
+            limit = "" if most == float("inf") else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"must be a number above {above:g}{limit}, not {text!r}")
+        return value
+    return parse
 
 
 def list_of(*choices: Any) -> Callable[[str], list[Any]]:

@@ -22,6 +22,7 @@ class Environment:
     micro_batch: Optional[int] = None        # samples; the launcher's decision for its ranks
     meeting_folder: Optional[Path] = None    # the launcher's, private to this start: where its ranks meet
     watchdog_seconds: Optional[int] = None   # without progress, outside systemd; 0: for ever
+    cluster_file: Optional[Path] = None      # which names the hosts of the job
     textfile_folder: Optional[Path] = None   # node_exporter's, for a copy of the run's Prometheus textfile
 
     def variables(self) -> dict[str, str]:
@@ -34,7 +35,7 @@ class Environment:
 NAMES = {"gpus": "DEBZERO_GPUS", "launcher_pid": "DEBZERO_LAUNCHER", "measured": "DEBZERO_MEASURED",
          "memory_cap_bytes": "DEBZERO_MEMORY_CAP", "micro_batch": "DEBZERO_MICRO_BATCH",
          "watchdog_seconds": "DEBZERO_WATCHDOG", "textfile_folder": "DEBZERO_TEXTFILE_DIR",
-         "meeting_folder": "DEBZERO_MEETING"}
+         "meeting_folder": "DEBZERO_MEETING", "cluster_file": "DEBZERO_CLUSTER"}
 
 
 FIX = "correct it there, or in the environment"
@@ -58,6 +59,6 @@ def environment(variables: Optional[Mapping[str, str]] = None, source: str = "th
         problems.append(Problem(source, NAMES["measured"], f"must be 0 or 1, not {measured[:DIGITS]!r}", FIX))
     if problems:
         raise InputError(problems)
-    folders: dict[str, Any] = {
-        field: Path(folder) for field in ("meeting_folder", "textfile_folder") if (folder := given.get(NAMES[field]))}
-    return Environment(**numbers, measured=measured == "1", **folders)
+    paths: dict[str, Any] = {field: Path(path) for field in ("meeting_folder", "textfile_folder", "cluster_file")
+                             if (path := given.get(NAMES[field]))}
+    return Environment(**numbers, measured=measured == "1", **paths)

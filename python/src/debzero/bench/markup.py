@@ -12,8 +12,8 @@ from debzero.bench import charts
 TableRow = tuple[str, str, Optional[Sequence[str]], str]
 
 
-def shell(title: str, body: str) -> str:
-    """A whole page around `body`."""
+def shell(title: str, body: str, writer: str = "debzero bench") -> str:
+    """A whole page around `body`. `writer`: the command that it comes from."""
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
             '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
@@ -21,7 +21,7 @@ def shell(title: str, body: str) -> str:
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'"/>'
             f"<title>{html_text(title)}</title><style>\n{style}</style></head>\n"
             f'<body>{charts.PATTERNS}<main class="page">{body}'
-            "<footer>Written by debzero bench. The JSON beside a bench's page holds the same figures, run by run."
+            f"<footer>Written by {html_text(writer)}. The JSON beside the page holds the same figures, run by run."
             "</footer></main></body></html>\n")
 
 

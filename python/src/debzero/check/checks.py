@@ -18,6 +18,7 @@ from debzero.check.inputs import require_roots
 from debzero.check.operators import operator_problems
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import read_deepspeed
+from debzero.hosts.cluster import find
 from debzero.job.reader import parse
 from debzero.job.schema import Job
 from debzero.model import tasks
@@ -70,7 +71,8 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
         config, wrong = read_deepspeed(job, file)
         problems += without_known(wrong, in_the_file)
         try:
-            resolved = resolve(job, this_host(), ranks, file, config)
+            cluster = find(path) if works_in is output_of else None  # bench and tune measure this host alone
+            resolved = resolve(job, this_host(), ranks, file, config, len(cluster.hosts) if cluster else 1)
         except InputError as error:
             problems += without_known(error.problems, in_the_file)
         if config is not None:
@@ -125,9 +127,9 @@ def _output(job: Job, file: str, own: Optional[str]) -> list[Problem]:
                         "choose another output folder")]
     if not os.access(above, os.W_OK | os.X_OK):
         user = os.environ.get("USER") or str(os.getuid())
-        return [Problem(file, "output", f"the user {user} may not write to {above}",
-                        "choose another output" + (f", or as root: install -d -o {user} {shlex.quote(str(folder))}"
-                                                   if privileges.is_roots_alone(folder) else ""))]
+        make = f", or as root: {shlex.join(['install', '-d', '-o', user, str(folder)])}"
+        return [Problem(file, "output", f"the user {user} may not write to {above}", "choose another output"
+                        + (make if privileges.is_roots_alone(folder) else ""))]
     if reason := unreadable(folder):
         return [Problem(file, "output", f"{folder} {reason}", "choose another output folder")]
     paths = {"the job file": file, "data.dataset": job.data.dataset, "model": job.model, "deepspeed": job.deepspeed}
@@ -163,7 +165,8 @@ def summary(examined: Examined, path: Path) -> dict[str, Any]:
     """What a valid job comes to, for people and for --json."""
     resolved = examined.resolved
     job = resolved.job
-    stage = "plain DDP" if not resolved.uses_deepspeed else f"ZeRO stage {resolved.stage}"
+    sharded = resolved.uses_deepspeed or resolved.stage
+    stage = f"ZeRO stage {resolved.stage}" if sharded else "plain DDP"
     parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
     label = "" if job.task == "causal-lm" else f" -> {job.data.label}"
     if job.task == "text-to-text":

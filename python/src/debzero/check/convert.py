@@ -25,7 +25,8 @@ GLUE = {"cola": ["sentence"], "sst2": ["sentence"], "mrpc": PAIR, "rte": PAIR, "
 METRICS = {"accuracy": "accuracy", "f1": "f1", "matthews_correlation": "matthews", "pearson": "pearson",
            "spearmanr": "spearman", "loss": "loss", "rougeL": "rouge_l", "exact_match": "exact_match"}
 WRITING = {"predict_with_generate", "max_target_length", "summary_column", "source_lang"}  # its scripts for texts
-SHARDING = {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "NO_SHARD": 0, "HYBRID_SHARD": 3, "1": 3, "2": 2, "3": 0}
+SHARDING = {"FULL_SHARD": 3, "SHARD_GRAD_OP": 2, "NO_SHARD": 0, "HYBRID_SHARD": 3, "1": 3, "2": 2, "3": 0,
+            "TRUE": 3, "FALSE": 2}
 # What needs no word: it is so in every training of debzero, or concerns the other program's own work.
 NEEDLESS = {
     "bf16", "compute_environment", "dataloader_num_workers", "dataset_config_name", "dataset_prepared_path",
@@ -44,7 +45,7 @@ WHY = {
     "load_in_8bit": "weights of 8 bits cannot be trained", "load_in_4bit": "weights of 4 bits cannot be trained",
     "template": "debzero puts no chat template around a text", "tf32": "debzero decides it itself",
     "chat_template": "debzero puts no chat template around a text", "num_machines": "debzero trains on one host",
-    "datasets": "give one file or data set with a column of texts", "fsdp": "debzero shards with ZeRO: zero.stage",
+    "datasets": "give one file or data set with a column of texts",
     "dataset": "it is a name of the program's own list: give the file",
     "warmup_steps": "train.warmup is a share of all steps",
     "validation_file": "give a folder with train.* and validation.* as data.dataset",
@@ -114,12 +115,26 @@ def _flat(values: Mapping[str, Any], made: Conversion) -> dict[str, Any]:
     for section in ("deepspeed_config", "training_args"):
         inner = flat.pop(section, None)
         flat.update(inner if isinstance(inner, dict) else {})
-    fsdp = flat.pop("fsdp_config", None)
-    if isinstance(fsdp, dict):
-        strategy = str(fsdp.get("fsdp_sharding_strategy", "FULL_SHARD"))
-        flat.setdefault("zero_stage", SHARDING.get(strategy, 3))
-        made.left_out["fsdp_config"] = f"ZeRO stage {flat['zero_stage']} shards the same as {strategy}"
+    fsdp, words = flat.pop("fsdp_config", None), flat.pop("fsdp", None)
+    words = words.split() if isinstance(words, str) else words if isinstance(words, list) else []
+    if isinstance(fsdp, dict) or words:
+        _fsdp({str(key).removeprefix("fsdp_"): value for key, value in (fsdp or {}).items()},
+              [str(word).upper() for word in words], flat, made)
     return flat
+
+
+def _fsdp(theirs: Mapping[str, Any], words: list[str], flat: dict[str, Any], made: Conversion) -> None:
+    """The stage and the offload of FSDP's section, and of TrainingArguments' words for it. Its second version has
+    reshard_after_forward for the strategy."""
+    said = [str(theirs[key]) for key in ("sharding_strategy", "reshard_after_forward") if key in theirs]
+    strategy = next((one for one in [*said, *words] if one.upper() in SHARDING), "FULL_SHARD")
+    flat.setdefault("zero_stage", SHARDING[strategy.upper()])
+    what = "reshard_after_forward: " if strategy.upper() in ("TRUE", "FALSE") else ""
+    made.left_out["fsdp"] = f"ZeRO stage {flat['zero_stage']} shards the same as {what}{strategy}"
+    if (theirs.get("offload_params") in (True, "true") or "OFFLOAD" in words) and flat["zero_stage"]:
+        flat.setdefault("offload_optimizer_device", "cpu")
+        if flat["zero_stage"] == 3:
+            flat.setdefault("offload_param_device", "cpu")
 
 
 def _take(made: Conversion, key: str, value: Any) -> None:

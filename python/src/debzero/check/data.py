@@ -123,7 +123,7 @@ def _lengths(job: Job, read: DataSet) -> tuple[list[Fault], dict[str, str]]:
         return [], {}
     lengths = np.concatenate([in_tokens(tokenizer, survey.sample(), job.data) for survey in read.surveys])
     share, about = cut_share(lengths, job.data), "" if whole else "about "
-    facts = length_facts([lengths], job.data, about=not whole)
+    facts = length_facts([lengths], job.data, sampled=not whole)
     if share <= NOTED_CUT:
         return [], facts
     keeps = length_that_keeps(lengths, KEPT)

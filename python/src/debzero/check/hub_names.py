@@ -30,16 +30,20 @@ def hub_problems(job: Job, file: str) -> list[Problem]:
 
 def _asked(file: str, key: str, name: str, is_known: Callable[[], bool]) -> list[Problem]:
     kind = "model" if key == "model" else "data set"
-    near = near_names(name, Path(file).absolute().parent, model=key == "model")
-    meant = f"did you mean {' or '.join(near)}, beside the job file? If not, " if near else ""
+    refused = None
     try:
         if is_known():
             return []
     except UserError as error:
-        if not near and isinstance(error, HiddenError) and "/" in name and not _has_token():
-            return [Unverified(file, key, f"{error.reason}, which shows private ones only to their owners", error.fix,
-                               severity="warning")]
-        return [Problem(file, key, error.reason, meant + error.fix)]
+        refused = error
+    # They are words of the fix alone: whoever may write beside the job has no say in the verdict.
+    near = near_names(name, Path(file).absolute().parent, model=key == "model")
+    meant = f"did you mean {' or '.join(near)}, beside the job file? If not, " if near else ""
+    if isinstance(refused, HiddenError) and "/" in name and not _has_token():
+        return [Unverified(file, key, f"{refused.reason}, which shows private ones only to their owners",
+                           meant + refused.fix, severity="warning")]
+    if refused:
+        return [Problem(file, key, refused.reason, meant + refused.fix)]
     return [Unverified(file, key, f"whether there is a {kind} {name!r} could not be verified: neither the job's folder "
                        "nor the hub's cache here has one of that name, and the hub cannot be asked",
                        f"{meant}check again where the hub can be reached (HF_HUB_OFFLINE must not be set)",

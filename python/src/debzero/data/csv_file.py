@@ -6,20 +6,19 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Optional
 
 from debzero.base.reading import open_regular
 from debzero.base.text import count_text, short
+from debzero.data.csv_source import Source, ahead
 from debzero.data.faults import DataError, broken
-from debzero.data.reading import LONGEST_ROW, ROWS, Source, beginning, check_utf8, no_character
+from debzero.data.reading import LONGEST_ROW, ROWS, beginning, check_utf8, no_character
 
 SEPARATORS = (",", ";", "\t", "|")
-BLOCK = 2**20  # bytes that pyarrow parses at a time; faster here than larger ones
-WHOLE = 2**27  # bytes of a file that is read at once; a larger one takes no more memory
+BLOCK = 2**20  # bytes that pyarrow parses at a time; faster here than fewer or more
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 EXCELS = re.compile(rb'"?sep=([,;\t|])"?(\r\n|\r|\n)')  # the line before the header with which Excel says it
 
@@ -102,45 +101,29 @@ class CsvFile:
         import pyarrow
         from pyarrow import csv as arrow
 
-        types = {name: pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if name == self.classes
-                 else pyarrow.string() for name in wanted}
-        # With threads, read_csv of pyarrow 17 has waited for ever for one of them; they save little here.
-        options = {"read_options": arrow.ReadOptions(column_names=self.columns, block_size=BLOCK, use_threads=False),
-                   "convert_options": arrow.ConvertOptions(column_types=types, include_columns=wanted, null_values=[""],
-                                                           strings_can_be_null=True)}
-        try:
-            reads = self._at_once if os.fstat(file.fileno()).st_size <= WHOLE else self._in_turn
-            for piece in reads(file, options):
-                if self._source and self._source.nul:
-                    break
-                yield piece
-            else:
-                return
-        except pyarrow.ArrowInvalid:
-            pass
-        yield None
-
-    def _in_turn(self, file: BinaryIO, options: dict[str, Any]) -> Iterable[Any]:
-        from pyarrow import PythonFile
-        from pyarrow import csv as arrow
-
-        self._source = Source(file, self._start)
+        self._source = source = Source(file, self._start)
+        convert = arrow.ConvertOptions(include_columns=wanted, column_types={
+            name: pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if name == self.classes else pyarrow.string()
+            for name in wanted})
         parse = arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True)
-        return arrow.open_csv(PythonFile(self._source, "r"), parse_options=parse, **options)
 
-    def _at_once(self, file: BinaryIO, options: dict[str, Any], unquoted: bool = True) -> Iterable[Any]:
-        """`unquoted`: until a quotation mark is met, every line break ends a row, which is faster."""
-        from pyarrow import ArrowInvalid, PythonFile
-        from pyarrow import csv as arrow
+        def options(size: int) -> Any:  # its own threads once waited for each other for ever (pyarrow 17)
+            return arrow.ReadOptions(column_names=self.columns, block_size=size, use_threads=False)
 
-        self._source = source = Source(file, self._start, unquoted)
-        parse = arrow.ParseOptions(delimiter=self.separator, newlines_in_values=not unquoted)
+        def parsed(rows: memoryview) -> list[Any]:
+            return arrow.read_csv(pyarrow.py_buffer(rows), options(len(rows)), parse, convert).to_batches()
+
         try:
-            table = arrow.read_csv(PythonFile(source, "r"), parse_options=parse, **options)
-        except ArrowInvalid:
-            if not source.quoted:
-                raise
-        return self._at_once(file, options, unquoted=False) if source.quoted else table.to_batches()
+            for batches in ahead(parsed, source.rows(self.separator, BLOCK)):
+                yield from batches
+            if source.at < source.size:
+                for piece in arrow.open_csv(pyarrow.PythonFile(source, "r"), options(BLOCK), parse, convert):
+                    if source.nul:
+                        yield None
+                        return
+                    yield piece
+        except pyarrow.ArrowInvalid:
+            yield None
 
     def _by_python(self, wanted: list[str], skip: int) -> Iterator[Any]:
         """What follows the first `skip` rows. Raises a DataError for what pyarrow could not read."""

@@ -116,11 +116,11 @@ class JsonFile:
         """Raises a DataError for the other forms that a DataFrame's to_json writes."""
         if {*only} >= {"columns", "data"} and isinstance(only["data"], list):
             raise broken(f"{self.name} has its rows under 'data' and their columns under 'columns', as pandas' "
-                         "orient='split' writes them", _by_pandas(self.name, ", orient='split'"))
+                         "orient='split' writes them", _by_pandas(self.name, ', orient="split"'))
         rows = list(only.values())
         if rows and all(isinstance(row, dict) and {*wanted} <= {*row} for row in rows):
             raise broken(f"{self.name} has each of its {len(rows)} rows under a key of its own ({short([*only][0])}, "
-                         "...)", _by_pandas(self.name, ", orient='index'"))
+                         "...)", _by_pandas(self.name, ', orient="index"'))
 
     def places(self, rows: Collection[int]) -> dict[int, str]:
         last = max(rows, default=-1)
@@ -247,8 +247,9 @@ def _alone(key: str, file: str) -> str:
 
 
 def _by_pandas(file: str, more: str = "") -> str:
-    return (f"convert it: python3 -c \"import pandas; pandas.read_json({file!r}{more}).to_json('rows.jsonl', "
-            "orient='records', lines=True)\"")
+    rows = f"pandas.read_json({json.dumps(file, ensure_ascii=False)}{more})"
+    program = f'import pandas; {rows}.to_json("rows.jsonl", orient="records", lines=True)'
+    return f"convert it: python3 -c {shlex.quote(program)}"
 
 
 def _whole_characters(text: str) -> bool:

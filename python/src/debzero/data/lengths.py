@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from debzero.job.schema import Data
 KEPT = 0.99  # of the rows: the length that keeps as many whole is worth knowing
 
 
-def joined(columns: list[list[str]], data: Data) -> list[list[str]]:
+class Prefixed(Protocol):
+    @property
+    def prefix(self) -> list[str]: ...
+
+
+def joined(columns: list[list[str]], data: Prefixed) -> list[list[str]]:
     """The tokenizer's input: the columns, or with prefixes one text joined from them."""
     if not data.prefix:
         return columns
@@ -23,7 +28,8 @@ def in_tokens(tokenizer: Any, columns: list[list[str]], data: Data) -> np.ndarra
     """int32[n]: how many tokens each row has, uncut."""
     if not columns[0]:
         return np.empty(0, np.int32)
-    encoded = tokenizer(*joined(columns, data), truncation=False, return_attention_mask=False)["input_ids"]
+    encoded = tokenizer(*joined(columns, data), truncation=False, return_attention_mask=False,
+                        return_token_type_ids=False)["input_ids"]
     return np.fromiter(map(len, encoded), np.int32, len(encoded))
 
 
@@ -41,17 +47,18 @@ def length_that_keeps(lengths: np.ndarray, share: float) -> int:
     return int(np.sort(lengths)[int(np.ceil(share * len(lengths))) - 1])
 
 
-def length_facts(lengths: Sequence[np.ndarray], data: Data, about: bool = False) -> dict[str, str]:
-    """The lengths for people; `about`: of a sample of the rows."""
+def length_facts(lengths: Sequence[np.ndarray], data: Data, sampled: bool = False) -> dict[str, str]:
+    """The lengths for people; `sampled`: they are of some of the rows."""
     every = np.concatenate([np.empty(0, np.int32), *lengths])
     if not len(every):
         return {}
     low, median, high = (length_that_keeps(every, share) for share in (0.05, 0.5, 0.95))
-    found = {"lengths": f"{'about ' if about else ''}{median} tokens (median), 5 % up to {low}, 95 % up to {high}, the "
-                        f"longest {every.max()}"}
+    about, of = ("about ", f" of the {len(every)} rows that were measured") if sampled else ("", "")
+    found = {"lengths": f"{about}{median} tokens (median), 5 % up to {low}, 95 % up to {high}, the longest{of} "
+                        f"{every.max()}"}
     share = cut_share(every, data)
     if share:
-        found["cut"] = f"{'about ' if about else ''}{share:.2%} of the rows, at max_length {data.max_length}; " \
+        found["cut"] = f"{about}{share:.2%} of the rows, at max_length {data.max_length}; " \
                        f"{length_that_keeps(every, KEPT)} would keep {KEPT:.0%} whole"
     return found
 

@@ -4,11 +4,10 @@ Every format gives its columns as text, so that what follows has one case. A mis
 """
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Optional, Protocol
+from typing import Any, Optional, Protocol
 
 from debzero.base.reading import open_regular
 from debzero.data.faults import DataError, broken
@@ -35,31 +34,6 @@ class Rows(Protocol):
 
     def share(self) -> float:
         """How much of it has been read."""
-
-
-class Source:
-    """The bytes of a regular file for pyarrow, from `start` on. `nul`: whether a zero byte was among them.
-    `unquoted`: it ends before the first block with a quotation mark, which `quoted` then says."""
-
-    def __init__(self, file: BinaryIO, start: int, unquoted: bool = False) -> None:
-        self.file, self.size, self.nul = file, max(1, os.fstat(file.fileno()).st_size), False
-        self.unquoted, self.quoted = unquoted, False
-        file.seek(start)
-
-    closed = False
-
-    def read(self, size: int = -1) -> bytes:
-        content = b"" if self.quoted else self.file.read(size)
-        if self.unquoted and b'"' in content:
-            self.quoted, content = True, b""
-        self.nul = self.nul or b"\0" in content
-        return content
-
-    def share(self) -> float:
-        return min(1.0, self.file.tell() / self.size)
-
-    def close(self) -> None:
-        """The file's opener closes it."""
 
 
 def beginning(path: Path) -> bytes:

@@ -18,7 +18,8 @@ from debzero.data.reading import Rows
 from debzero.job.schema import Data
 
 MOST_CLASSES = 10_000  # more are no classes
-SAMPLED_ROWS = 5_000  # whose texts are kept: all of a smaller set, every fourth, sixteenth, ... row of a larger one
+WHOLE_ROWS = 5_000    # a set of no more is its own sample: the rows whose texts are kept
+SAMPLED_ROWS = 1_000  # of a larger one: every eighth, sixteenth, ... row, so that every part of a file gives its share
 SAMPLED_CHARACTERS = 4_000_000
 
 
@@ -116,7 +117,8 @@ class Survey:
             blank &= without
             self.empty.setdefault(name, Seen()).add(self.count + np.flatnonzero(without))
         self._blank.append(blank)
-        while (rows := self._sampled(len(piece))) and self._rows_sampled + len(rows) > SAMPLED_ROWS:
+        while (rows := self._sampled(len(piece))) and self._rows_sampled + len(rows) > (
+                WHOLE_ROWS if self.stride == 1 else SAMPLED_ROWS):
             self._thin()
         if rows:
             inside = range(rows.start - self.count, len(piece), self.stride)
@@ -134,12 +136,12 @@ class Survey:
         self._size += sum(sum(map(len, column)) for column in columns)
 
     def _thin(self) -> None:
-        self.stride *= 4
+        self.stride *= 2
         before, self._sample, self._rows_sampled, self._size = self._sample, [], 0, 0
         for rows, columns in before:
-            first = next((i for i in range(min(4, len(rows))) if rows[i] % self.stride == 0), None)
-            if first is not None:
-                self._keep(rows[first::4], [column[first::4] for column in columns])
+            first = int(rows[0] % self.stride > 0)
+            if first < len(rows):
+                self._keep(rows[first::2], [column[first::2] for column in columns])
 
     def sample(self, of: Optional[np.ndarray] = None) -> list[list[str]]:
         """Each column's texts, of every row whose number is a multiple of `stride`; `of` (bool[count]): of which

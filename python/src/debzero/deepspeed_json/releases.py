@@ -29,6 +29,15 @@ def parsed(release: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", release.split("+")[0])[:3]))
 
 
+def overlap_loses_gradients(releases: Releases, stage: int) -> bool:
+    """Whether overlap_comm may read or free a buffer of `stage` too early.
+
+    Before DeepSpeed 0.19.0 stages 1 and 2 do not tell torch's allocator of the stream that still uses their buffers
+    (#7965), and stage 3 waits for the wrong stream from torch 2.10 on (#7898).
+    """
+    return parsed(releases.deepspeed) < (0, 19) and (stage < 3 or parsed(releases.torch) >= (2, 10))
+
+
 def overlap_breaks_compiled_layers(releases: Releases) -> bool:
     """Whether overlap_comm gives NaN at stage 1 and 2 where layers are compiled, which torch does from 2.4 on here.
 

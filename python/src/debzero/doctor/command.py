@@ -27,6 +27,7 @@ from debzero.doctor.probe import HostProbe
 
 FREE_MB = 1024  # in the state and the cache folder; what a job needs is for `debzero check` to say
 WIDEST = 140
+VERDICT = "This host {} train"  # can, or cannot
 
 
 def first_failure(results: Iterable[CheckResult]) -> Optional[CheckResult]:
@@ -52,7 +53,7 @@ def as_json(context: Context) -> dict[str, Any]:
             "pinned": {key: getattr(context.stack, key) for key in ("python", "cuda", "cudnn", "torch", "deepspeed")}}}
 
 
-def as_text(results: Iterable[CheckResult], width: int) -> str:
+def as_text(results: Iterable[CheckResult], width: int, verdict: str = VERDICT) -> str:
     """A line for each result, with its advice below it, and one for each reason to skip some; last, the cause."""
     results = list(results)
     column = max(len(result.check) for result in results) + 2
@@ -74,8 +75,8 @@ def as_text(results: Iterable[CheckResult], width: int) -> str:
     cause = first_failure(results)
     counts = ", ".join(f"{sum(result.status == status for result in results)} {status}"
                        for status in ("ok", "warn", "fail", "skip"))
-    end = [f"This host can train ({counts})."] if cause is None else [
-        f"This host cannot train ({counts}). First cause: {cause.check}: {cause.found}", f"-> {cause.advice}"]
+    end = [f"{verdict.format('can')} ({counts})."] if cause is None else [
+        f"{verdict.format('cannot')} ({counts}). First cause: {cause.check}: {cause.found}", f"-> {cause.advice}"]
     return "\n".join(map(printable, [*lines, "", *end]))
 
 
@@ -100,17 +101,39 @@ def add_doctor(commands: Commands) -> None:
         commands, "doctor", run,
         "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the cause, "
         "with what to do about it; what depends on it is skipped. Nothing is changed or left behind.",
-        ["debzero doctor", "debzero doctor --fast --gpus 2", "debzero doctor --nvme /data --json"])
+        ["debzero doctor", "debzero doctor --fast --gpus 2", "debzero doctor --nvme /data --json",
+         "debzero doctor --job demo"])
     parser.add_argument("--fast", action="store_true",
                         help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
     parser.add_argument("--gpus", type=count, metavar="N",
                         help="GPUs that must be present (default: $DEBZERO_GPUS, else however many are found)")
+    parser.add_argument("--job", metavar="NAME",
+                        help="examine the way between the hosts that train this job together instead; to be run on all "
+                             "of them at the same time")
     parser.add_argument("--nvme", type=Path, metavar="PATH", help="also test this folder as an offload path")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.job:
+        return between_hosts(options.job, options.json)
     return doctor(options.gpus, options.fast, options.nvme, options.json)
+
+
+def between_hosts(job: str, json_wanted: bool) -> int:
+    """The exit code, after printing what was found between the hosts of a job."""
+    from debzero.doctor import between
+
+    privileges.become_owner()
+    links = between.of_job(job)
+    context = Context(HostProbe(), Requirements(), stack())
+    try:
+        run_checks(links.checks(), context, _announce if sys.stderr.isatty() else lambda check: None)
+    finally:
+        links.close()
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return _show(context, json_wanted, f"{links.cluster.host} {{}} train with the other hosts")
 
 
 def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: bool) -> int:
@@ -129,12 +152,17 @@ def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: b
     finally:
         if terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+    code = _show(context, json_wanted)
+    cause = first_failure(context.results.values())
+    if cause is not None:
+        systemd.notify(f"STATUS=this host cannot train: {cause.check}: {cause.found} -> {cause.advice}")
+    return code
+
+
+def _show(context: Context, json_wanted: bool, verdict: str = VERDICT) -> int:
     results = context.results.values()
     if json_wanted:
         print(json.dumps(as_json(context), indent=2))
     else:
-        print(as_text(results, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)))
-    cause = first_failure(results)
-    if cause is not None:
-        systemd.notify(f"STATUS=this host cannot train: {cause.check}: {cause.found} -> {cause.advice}")
-    return 0 if cause is None else 1
+        print(as_text(results, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns), verdict))
+    return 0 if first_failure(results) is None else 1

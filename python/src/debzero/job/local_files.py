@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from itertools import chain, islice
 from pathlib import Path
 from typing import Optional
 
@@ -12,6 +13,7 @@ from debzero.job.schema import SECTIONS_DATASET, Data
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
 OWNERLESS = ("glue", "super_glue", "wikitext")
+MOST_LISTED = 10_000  # of a folder's entries, for a name that is near
 OF_A_RUN = (".lock", "status.json")  # the output folder of a job has one of them from its start on
 
 
@@ -51,15 +53,19 @@ def near_names(name: str, folder: Path, model: bool) -> list[str]:
     nearest first."""
     path = Path(os.path.expanduser(name))
     beside = folder / path.parent
-    if unreadable(beside) or not (os.path.isdir(beside) and os.access(beside, os.R_OK | os.X_OK)):
+    try:
+        with os.scandir(beside) as entries:
+            listed = sorted(entry.name for entry in islice(entries, MOST_LISTED) if not entry.name.startswith("."))
+    except (OSError, ValueError):  # it is not there, or not for this user
         return []
     names: dict[str, list[str]] = {}  # with and without their suffix
-    for found in sorted(beside.iterdir()):
-        if not found.name.startswith(".") and _holds(found, model):
-            for known in {found.name.lower(), found.stem.lower()}:
-                names.setdefault(known, []).append(found.name)
-    near = difflib.get_close_matches(path.name.lower(), names, 3, 0.75)
-    return list(dict.fromkeys(str(path.parent / name) for one in near for name in names[one]))
+    for found in listed:
+        for known in {found.lower(), Path(found).stem.lower()}:
+            names.setdefault(known, []).append(found)
+    near = difflib.get_close_matches(path.name.lower(), names, 20, 0.75)
+    suit = (found for found in dict.fromkeys(chain.from_iterable(map(names.__getitem__, near)))
+            if _holds(beside / found, model))
+    return [str(path.parent / found) for found in islice(suit, 3)]
 
 
 def did_you_mean_path(path: Path, model: bool) -> str:

@@ -1,6 +1,7 @@
 """Configuration files of other programs: how to tell whose one is, and their names for a job's settings."""
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Optional
@@ -108,4 +109,5 @@ def refusal(program: str, file: str) -> tuple[str, str]:
     instead = "a job's ranks, train.precision and zero say the same: " if program == "accelerate" else ""
     kind = " (TrainingArguments)" if program == "transformers" else ""
     return (f"this is {program}'s own configuration{kind}, not a job",
-            f"{instead}`debzero check --convert {file}` prints the job that it comes to, and names what is left out")
+            f"{instead}`debzero check --convert {shlex.quote(file)}` prints the job that it comes to, and names "
+            "what is left out")

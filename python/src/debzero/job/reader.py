@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any, Optional
 
@@ -109,7 +110,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
             text = read_text(path, JOB)
     except FileNotFoundError:
         base = "" if path.is_absolute() else ", relative to the current folder"
-        raise wrong("file", "does not exist", f"check the path{base}; `ls {path.parent}` shows what is there") from None
+        fix = f"check the path{base}; `{shlex.join(['ls', str(path.parent)])}` shows what is there"
+        raise wrong("file", "does not exist", fix) from None
     except IsADirectoryError:
         raise wrong("file", "is a folder, not a job file", "give the .yml file inside it") from None
     except (OSError, ValueError) as error:
@@ -164,7 +166,7 @@ def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
     further; it is None where that is impossible."""
     values, problems = _read(path)
     if program := others.program_of(values):
-        return None, [Problem(str(path), "file", *others.refusal(program, path.name))]
+        return None, [Problem(str(path), "file", *others.refusal(program, str(path)))]
     job = None
     try:
         job = Job.model_validate(values)

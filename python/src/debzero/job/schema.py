@@ -221,6 +221,11 @@ class Zero(Section):
     engine: Literal["deepspeed", "native"] = Field("deepspeed", examples=["native"], description=(
         "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
         "but has no offload and takes no DeepSpeed JSON. Either resumes from the other's checkpoints."))
+    favour: Literal["memory", "speed"] = Field("memory", examples=["speed"], description=(
+        "What DeepSpeed's buffers are chosen for; plain DDP and the native engine have none. `memory`: small ones. "
+        "`speed`: buckets of 1e8 elements, overlapped communication where the installed release does it right, and in "
+        "stage 3 whole layers gathered ahead and kept for the backward pass, which takes gigabytes more of the GPU; "
+        "`debzero plan` counts them. The speed of `speed` is not measured yet."))
 
 
 class Parallel(Section):

@@ -50,6 +50,19 @@ def _gated(config: Any) -> bool:
             or activation.startswith("gated") or family.startswith(("gemma", "modernbert")))
 
 
+def layers(config: Any) -> int:
+    """The model's repeated layers, of its encoder and its decoder; 0 for a configuration without a size."""
+    encoder = _first(config, "encoder_layers", "num_hidden_layers", "num_layers", "n_layer")
+    if not getattr(config, "is_encoder_decoder", False):
+        return encoder
+    return encoder + (_first(config, "num_decoder_layers", "decoder_layers") or encoder)
+
+
+def heads(config: Any) -> int:
+    """Of a layer's attention; 0 for a configuration without a size."""
+    return _first(config, "num_attention_heads", "num_heads", "n_head")
+
+
 def per_sample(config: Any, length: Lengths, task: str, answer: float = 0) -> Lengths:
     """Model FLOPs, forward and backward (twice the forward), of one sample of `length` tokens; an array of lengths
     gives an array.
@@ -60,12 +73,12 @@ def per_sample(config: Any, length: Lengths, task: str, answer: float = 0) -> Le
     the text once more. 0 for a configuration without a size.
     """
     width = _first(config, "hidden_size", "d_model", "n_embd")
-    layers = _first(config, "encoder_layers", "num_hidden_layers", "num_layers", "n_layer")
-    heads = _first(config, "num_attention_heads", "num_heads", "n_head")
-    if not (width and layers and heads):
+    encoder = _first(config, "encoder_layers", "num_hidden_layers", "num_layers", "n_layer")
+    count = heads(config)
+    if not (width and encoder and count):
         return length * 0.0
-    head = _first(config, "d_kv", "head_dim") or width // heads
-    queries, keys = heads * head, (_first(config, "num_key_value_heads") or heads) * head
+    head = _first(config, "d_kv", "head_dim") or width // count
+    queries, keys = count * head, (_first(config, "num_key_value_heads") or count) * head
     matrices = 3 if _gated(config) else 2
     inner = _first(config, "encoder_ffn_dim", "intermediate_size", "d_ff", "n_inner", "ffn_dim",
                    "hidden_dim") or 4 * width
@@ -76,12 +89,11 @@ def per_sample(config: Any, length: Lengths, task: str, answer: float = 0) -> Le
         return 2.0 * tokens * (2 * width * (queries + keys)
                                + matrices * width * inner) + 4.0 * queries * tokens * tokens
 
-    forward = layers * stack(length)
+    forward = encoder * stack(length)
     if getattr(config, "is_encoder_decoder", False):
         written = length * 0.0 + answer if task == "text-to-text" else length
         crossing = 4.0 * width * (queries * written + keys * length) + 4.0 * queries * written * length
-        forward = forward + (_first(config, "num_decoder_layers", "decoder_layers")
-                             or layers) * (stack(written) + crossing)
+        forward = forward + (layers(config) - encoder) * (stack(written) + crossing)
         if task == "text-to-text":
             forward = forward + 2.0 * width * _first(config, "vocab_size") * written
     if task == "causal-lm":

@@ -36,7 +36,7 @@ def opened_problems(job: Job, file: str, folder: Path, labels: Optional[list[str
     if config is None or found:
         return found
     found += [*checkpointing_problems(job, file, config), *kernel_problems(job, file, config),
-              *parallel_problems(job, file, config)]
+              *language_problems(job, file, config), *parallel_problems(job, file, config)]
     model = None
     try:
         model = skeleton(job, config, labels)
@@ -123,6 +123,18 @@ def kernel_problems(job: Job, file: str, config: Any) -> list[Problem]:
                     f"{lacking}", f"write use_mamba_kernels: false in {place}; training then is slower")]
 
 
+def language_problems(job: Job, file: str, config: Any) -> list[Problem]:
+    """Why X-MOD would stop: each language has layers of its own, and it must know whose to use."""
+    languages = getattr(config, "languages", None)
+    if config.model_type != "xmod" or not languages or config.default_language in languages:
+        return []
+    key, place = ("model", "its config.json") if isinstance(job.model, str) else ("model.default_language", "`model:`")
+    chosen = config.default_language
+    return [Problem(file, key, f"xmod models have layers for each language ({', '.join(map(str, languages[:8]))}), and "
+                    + ("the default_language says none" if chosen is None else f"{chosen!r} is none of them"),
+                    f"write default_language: {languages[0]}, or the data's language, in {place}")]
+
+
 def refusal(job: Job, model: Any) -> str:
     """What torch says to a batch for a model on the meta device whose sizes do not fit each other; empty if nothing."""
     import torch
@@ -162,12 +174,17 @@ def _head(job: Job, fits: Fit, config: Any, labels: Optional[list[str]]) -> Iter
     elif fits.heads:
         name, (shape, _) = next(iter(fits.heads.items()))
         here = f"the data's {len(labels)} classes" if labels and len(labels) > 1 else "the task"
+        new = "training starts with a new one"
+        if labels is None and job.task == "classification":  # the data may have as many as the head
+            here = f"the {len(there)} classes that its config.json names"
+            new += ", unless the data's classes fit it"
         rows = count_text(shape[0] if shape else 1, "row")
-        yield Flaw(f"its head ({name}: {rows}) does not fit {here}: training starts with a new one",
+        yield Flaw(f"its head ({name}: {rows}) does not fit {here}: {new}",
                    "use data with the head's classes, if it was meant to be trained further")
     elif labels and len(labels) > 1 and named and not fits.headless and labels != there:
-        other = "in another order" if sorted(labels) == sorted(there) else "by other names"
-        yield Flaw(f"its head has as many classes as the data, but {other} ({_few(there)}; in the data "
+        other = (f"its config.json names {len(there)}" if len(there) != len(labels) else
+                 "in another order" if sorted(labels) == sorted(there) else "by other names")
+        yield Flaw(f"its head has as many classes as the data ({len(labels)}), but {other} ({_few(there)}; in the data "
                    f"{_few(labels)}): training starts from it nevertheless",
                    "give the classes in the data the head's names, if they are the same")
 

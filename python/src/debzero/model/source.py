@@ -7,6 +7,7 @@ loaded.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Optional
 
@@ -40,8 +41,8 @@ def local(job: Job, commit: Optional[str] = None) -> Model:
             raise UserError(
                 f"the hub's model {name} has its weights as {', '.join(others[:3])} alone: {DANGER}",
                 f"look for a revision with safetensors (https://huggingface.co/{name}/discussions), or fetch it with "
-                f"`huggingface-cli download {name} --revision {commit} --local-dir FOLDER` and set `model: FOLDER`; "
-                "`debzero check` then shows how to convert it")
+                f"`huggingface-cli download {shlex.quote(name)} --revision {commit} --local-dir FOLDER` and set "
+                "`model: FOLDER`; `debzero check` then shows how to convert it")
     if found:
         raise UserError(f"the hub's model {name} cannot be used: {found[0].reason}", found[0].fix)
     return str(folder)

@@ -23,6 +23,7 @@ class Hardware:
     nvme: int
     bf16: bool
     source: str
+    device: str = ""  # the name of its GPUs, where it is this host
 
     def as_dict(self) -> dict[str, Any]:
         """As `debzero plan --json` has it."""
@@ -38,18 +39,19 @@ def find_hardware(gpus: Optional[int], sizes: dict[str, Optional[str]]) -> tuple
     if gpus:
         given["gpus"] = gpus
     host = this_host()
-    values, source = dict(ARTICLE), "the defaults, as this host has no GPU"
+    values, source, device = dict(ARTICLE), "the defaults, as this host has no GPU", ""
     if host.gpus:
         import psutil
         import torch
 
         memory = min(torch.cuda.get_device_properties(number).total_memory for number in range(host.gpus))
         values = {"gpus": host.gpus, "gpu_memory": memory, "ram": psutil.virtual_memory().total, "nvme": 0}
-        source = "this host's"
+        source, device = "this host's", torch.cuda.get_device_name(0)
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in values if name in given)
         source = f"as given by {options}" + (f"; the rest: {source}" if len(given) < len(values) else "")
-    return Hardware(**{**values, **given}, bf16=host.bf16 or not host.gpus, source=source), problems
+    return Hardware(**{**values, **given}, bf16=host.bf16 or not host.gpus, source=source,
+                    device=device), problems
 
 
 def _parsed(sizes: dict[str, Optional[str]]) -> tuple[dict[str, int], list[Problem]]:

@@ -37,7 +37,7 @@ class ParameterCounts:
     decayed: tuple[int, ...]
     others: tuple[int, ...]
     buffers_bytes: int
-    largest_layer: int      # elements of the largest module, without its children, between the embeddings and the loss
+    largest_layer: int      # elements that stage 3 gathers at once at most, between the embeddings and the loss
     hidden: int             # the hidden size
 
     @property
@@ -66,6 +66,7 @@ class Setting:
     zero: dict[str, Any]
     fused: bool = True      # AdamW's step is one kernel, without temporary tensors
     deepspeed_release: tuple[int, int] = (0, 19)
+    whole_layers: bool = False  # stage 3 gathers a repeated layer at once, and reduces its gradients together
 
     @property
     def width(self) -> int:
@@ -240,7 +241,7 @@ def _sharded_states(model: ParameterCounts, setting: Setting, rank: int) -> Engi
 def _sharded_parameters(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
     """ZeRO 3 (stage3.py, partitioned_param_coordinator.py). Each parameter is sharded by itself. A module's parameters
     are gathered when it runs, and freed unless they are used again within `stage3_max_reuse_distance` elements; small
-    ones always stay whole."""
+    ones always stay whole. With `whole_layers` (zero.favour: speed) the formula is not measured yet."""
     width, zero, ranks = setting.width, setting.zero, setting.ranks
     shard = sum(math.ceil(size / ranks) for size in model.each)
     threshold = int(zero.get("stage3_param_persistence_threshold", 100_000))
@@ -255,16 +256,21 @@ def _sharded_parameters(model: ParameterCounts, setting: Setting, rank: int) -> 
     # What is gathered stays while its next use is near (the backward pass uses it twice as far away as the forward pass
     # ends). Parameters are also gathered ahead: each module that runs, however small, prefetches some more, up to
     # `stage3_max_live_parameters`.
-    prefetches = zero.get("stage3_prefetch_bucket_size", 5 * 10**7)
+    prefetches = int(zero.get("stage3_prefetch_bucket_size", 5 * 10**7))
     ahead = int(zero.get("stage3_max_live_parameters", 10**9)) if prefetches else 0
     live = max(int(zero.get("stage3_max_reuse_distance", 10**9)) // 2, ahead + model.largest_layer)
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
         gathered = np.minimum(np.minimum(live, model.total - curve.gradients + model.largest_layer), rest)
-        # A gradient stays whole until the next one is complete; then it is sharded.
+        # A gradient stays whole until the next one is complete; then it is sharded. Those of a whole layer wait for its
+        # last one (stage3.py, reduce_leaf_module_grads).
         new = np.diff(curve.gradients, prepend=0.0)
         waiting = 2 * new[np.maximum.accumulate(np.where(new > 0, np.arange(len(new)), 0))]
-        return np.full_like(gathered, base.gradients), width * (gathered + waiting)
+        if setting.whole_layers:
+            waiting = np.maximum(waiting, np.minimum(curve.gradients, model.largest_layer))
+        # What is gathered ahead comes in one tensor, from which it is copied (all_gather_coalesced).
+        coming = np.minimum(gathered, prefetches)
+        return np.full_like(gathered, base.gradients), width * (gathered + coming + waiting)
 
     phases = {}
     if offload:

@@ -11,7 +11,7 @@ import torch
 
 from debzero.base.errors import InputError, Problem
 from debzero.job.schema import Job
-from debzero.model import build, meta, settings, tasks
+from debzero.model import build, compiled, meta, settings, tasks
 from debzero.model.folder import flaws, no_code
 from debzero.model.inputs import input_names
 from debzero.plan.activations import PRIME, Curve, shorten, stacks, trace
@@ -25,6 +25,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
                            "intermediate_size": 4096},
     "gpt2": {"type": "gpt2"},
     "gpt2-medium": {"type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "gpt2-xl": {"type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25},
     "t5-small": {"type": "t5"},
     "t5-base": {"type": "t5", "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
 }
@@ -142,7 +143,8 @@ class Shapes:
         # Stage 3 gathers embeddings while there are no activations yet, unless they are the output's weights as well.
         modules = [module for _, _, stack in stacks(model) for module in stack.modules()]
         modules.append(model.get_output_embeddings() or torch.nn.Identity())
-        largest = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in modules)
+        whole = set(compiled.blocks(model) if self.job.zero.favour == "speed" else [])
+        largest = max(sum(p.numel() for p in module.parameters(recurse=module in whole)) for module in modules)
         counts = ParameterCounts(tuple(p.numel() for p in parameters if p.dim() > 1),
                                  tuple(p.numel() for p in parameters if p.dim() <= 1),
                                  sum(b.numel() * b.element_size() for b in model.buffers()), largest, self.hidden)
@@ -159,11 +161,11 @@ class Shapes:
         if self.job.task == "regression":
             batch["labels"] = tensor(PRIME, dtype=torch.float32)
         elif self.job.task != "causal-lm":
-            batch["labels"] = tensor(PRIME, self._answer) if self.job.task == "text-to-text" else tensor(PRIME)
+            batch["labels"] = tensor(PRIME, self.answer) if self.job.task == "text-to-text" else tensor(PRIME)
         return batch
 
     @property
-    def _answer(self) -> int:
+    def answer(self) -> int:
         """The most tokens that a text-to-text model answers with."""
         return self.job.data.max_answer_length if self.job.data.answers == "text" else NAME_TOKENS
 

@@ -70,7 +70,7 @@ def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding,
     return job.model_copy(update={"zero": zero}), config
 
 
-def _setting(resolved: ResolvedJob, hidden: int) -> Setting:
+def setting_of(resolved: ResolvedJob, hidden: int) -> Setting:
     import torch
 
     zero: dict[str, Any] = {}
@@ -80,7 +80,8 @@ def _setting(resolved: ResolvedJob, hidden: int) -> Setting:
     batch = resolved.batch
     return Setting(resolved.stage, batch.ranks, batch.micro, batch.accumulation, resolved.precision, zero,
                    fused="fused" in inspect.signature(torch.optim.AdamW).parameters,
-                   deepspeed_release=_deepspeed_release())
+                   deepspeed_release=_deepspeed_release(),
+                   whole_layers=resolved.stage == 3 and resolved.job.zero.favour == "speed")
 
 
 def _deepspeed_release() -> tuple[int, int]:
@@ -95,7 +96,7 @@ def _deepspeed_release() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _compiles_layers(resolved: ResolvedJob) -> bool:
+def compiles_layers(resolved: ResolvedJob) -> bool:
     """Whether training on a GPU would compile the layers: see model/compiled.can_compile. Stage 3 never does."""
     import torch
 
@@ -125,10 +126,10 @@ class Planner:
         precision = resolved.precision
         halves = resolved.uses_deepspeed or resolved.is_native or precision == "fp32"
         kind = precision if halves else f"autocast {precision}"
-        compiled = _compiles_layers(resolved)
+        compiled = compiles_layers(resolved)
         if (kind, compiled) not in self.curves:
             self.curves[kind, compiled] = self.shapes.curve(kind, compiled)
-        return predict(self.counts, self.curves[kind, compiled], _setting(resolved, self.shapes.hidden), compiled)
+        return predict(self.counts, self.curves[kind, compiled], setting_of(resolved, self.shapes.hidden), compiled)
 
     def shardings(self) -> list[Sharding]:
         """SHARDINGS, and the job's own if it is not among them."""

@@ -2,36 +2,22 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Optional
 
-from debzero.base.errors import InputError, Problem, without_known
-from debzero.base.privileges import become_owner
 from debzero.base.text import bytes_text, count_text, printable
-from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.deepspeed_json.view import ZERO
-from debzero.job.local_files import files_of
-from debzero.job.reader import parse
-from debzero.job.schema import Job
-from debzero.model import tasks
-from debzero.model.checks import model_problems
-from debzero.model.positions import position_problems
-from debzero.plan.activations import LayersNotTrainedError
-from debzero.plan.hardware import Hardware, find_hardware
+from debzero.plan import divided
+from debzero.plan.hardware import find_hardware
 from debzero.plan.host_memory import PROCESS, system_bytes
+from debzero.plan.inputs import open_job, tracing
 from debzero.plan.memory import CONTEXT, FRAGMENTED
-from debzero.plan.model_shapes import Shapes
 from debzero.plan.planner import Planner, Row, recommend, speed_words
 from debzero.plan.speed import measured
-from debzero.resolve import layout
-from debzero.resolve.host import HostGpus
 from debzero.resolve.micro_batch import is_fixed
-from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import SHARDINGS
 
 # The parts of a peak, and their columns.
@@ -43,34 +29,17 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
              as_json: bool) -> int:
     """The command; returns the exit code. `sizes`: the texts of --gpu-memory, --ram and --nvme; `config`: of --config.
     Raises an InputError with every problem of the job and the command line."""
-    job, wrong = parse(path)
-    _become_owner(path, job, config)
+    opened = open_job(path, config)
     hardware, problems = find_hardware(gpus, sizes)
-    if config is not None and not config.exists():
-        problems.append(Problem("the command line", "--config", f"{config} does not exist",
-                                "give a config.json, or the folder that holds one"))
-        config = None
-    shapes, settings, of_job = _read(path, job, hardware, config, bool(problems or wrong))
-    problems += [*wrong, *without_known(of_job, wrong)]
-    if problems or shapes is None:
-        raise InputError(problems)
-    try:
+    shapes, settings = opened.inputs(hardware, problems)
+    if shapes.job.parallel.each > 1:
+        with tracing(path, shapes):
+            facts = divided.plan(shapes, settings, hardware, path)
+        print(json.dumps(facts, indent=2) if as_json else "\n".join(map(printable, divided.text(facts))))
+        return 0
+    with tracing(path, shapes):
         planner = Planner(shapes.job, settings, hardware, str(path), shapes)
         rows = [planner.row(sharding) for sharding in planner.shardings()]
-    except InputError:
-        raise
-    except LayersNotTrainedError as error:
-        checkpoints = shapes.job.train.gradient_checkpointing
-        cause = f": transformers {version('transformers')} drops their outputs when it checkpoints" * checkpoints
-        raise InputError([Problem(str(path), "train.gradient_checkpointing" if checkpoints else "model",
-                                  f"{shapes.name} would not learn: {error}{cause}",
-                                  "set gradient_checkpointing: false" if checkpoints else "choose another model")
-                          ]) from None
-    except Exception as error:  # the trace runs the model's own code, which may be anybody's
-        raise InputError([Problem(str(path), "model",
-                                  f"{shapes.name} cannot be traced: {type(error).__name__}: {error}",
-                                  "correct the model's settings; if they are right, `debzero tune` measures it without "
-                                  "a prediction")]) from error
     own = planner.resolved(None)
     best, why = recommend(rows, own.origins.text("train.micro_batch") if own.deepspeed and is_fixed(own) else "")
     if as_json:
@@ -78,43 +47,6 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     else:
         print("\n".join(map(printable, _as_text(planner, rows, best, why))))
     return 0
-
-
-def _become_owner(path: Path, job: Optional[Job], config: Optional[Path]) -> None:
-    """Nothing is written, so root may be whoever owns the first file that is not root's. Before CUDA is asked anything:
-    its state does not pass on to a child, in which this continues where there is a terminal."""
-    named = (job.deepspeed, job.model) if job else ()
-    paths = [part for part in named if isinstance(part, str) and os.path.isabs(part)]
-    files = [file for named_path in paths for file in (Path(named_path), *files_of(named_path))]
-    become_owner(path, *([config] if config else []), *files)
-
-
-def _read(path: Path, job: Optional[Job], hardware: Hardware, config: Optional[Path], refused: bool) -> tuple[
-        Optional[Shapes], Optional[dict[str, Any]], list[Problem]]:
-    """The job's model (None where a problem is in the way), its DeepSpeed JSON, and what is wrong with the job beside
-    its text. `refused`: the command line or the text is wrong, so the hub, which may take its time, is not asked."""
-    if job is None:
-        return None, None, []
-    shapes, file = None, str(path)
-    settings, found = read_deepspeed(job, file)
-    found += layout.undivided(job, file)
-    found += tasks.problems(job, file)
-    try:
-        resolve(job, HostGpus(hardware.gpus, hardware.bf16), None, file, settings)
-    except InputError as error:
-        found += error.problems
-    # Of a folder or a hub's model a plan needs only the configuration, which Shapes looks for.
-    if config is None and isinstance(job.model, dict):
-        found += model_problems(job, file)
-    at_hand = config is not None or isinstance(job.model, dict) or Path(job.model).is_absolute()
-    if not any(p.key.startswith("model") for p in found) and (at_hand or not (refused or found)):
-        try:
-            shapes = Shapes(job, file, config)
-            if config is not None or isinstance(job.model, str):  # else model_problems has looked
-                found += position_problems(job, file, shapes.config)
-        except InputError as error:
-            found += error.problems
-    return shapes, settings, found
 
 
 def _as_dict(path: Path, planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> dict[str, Any]:

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 from debzero.base.errors import Problem
 from debzero.base.text import count_text
-from debzero.job.batch import nearest
+from debzero.job.batch import LARGEST_AUTO_MICRO, divisors, nearest
 from debzero.job.schema import Job
+
+FULL = 4  # micro-batches a stage, from which on a pipeline waits little (Huang et al. 2019, "GPipe", section 2.3)
 
 
 class Place(NamedTuple):
@@ -68,16 +70,26 @@ def count(job: Job, gpus: int, given: Optional[int]) -> int:
 
 
 def undivided(job: Job, file: str) -> list[Problem]:
-    """Why a job is none for commands that compare what ZeRO shards and offloads: plan, tune and bench."""
+    """Why a job is none for commands that compare what ZeRO shards and offloads: tune and bench."""
     if job.parallel.each == 1:
         return []
     return [Problem(file, "parallel", "this command compares ZeRO's stages, which a divided model has none of",
-                    "remove it from a copy of the job to see what ZeRO alone needs; `debzero train` trains it as it "
-                    "is")]
+                    "remove it from a copy of the job to see what ZeRO alone needs; `debzero plan` and `debzero train` "
+                    "take the job as it is")]
 
 
-def problems(job: Job, config: Optional[dict[str, Any]], ranks: int, file: str) -> list[Problem]:
-    """What a job has that does not go with its `parallel:`. `config`: its DeepSpeed JSON."""
+def micro_batch(job: Job, copies: int) -> Union[int, str]:
+    """train.micro_batch; for a pipeline `auto` is the largest that leaves each stage FULL micro-batches a step."""
+    wanted, least = job.train.micro_batch, FULL * job.parallel.pipeline
+    if wanted != "auto" or job.parallel.pipeline == 1 or job.train.global_batch % copies:
+        return wanted
+    share = job.train.global_batch // copies
+    return max((size for size in divisors(share) if share // size >= least and size <= LARGEST_AUTO_MICRO), default=1)
+
+
+def problems(job: Job, config: Optional[dict[str, Any]], ranks: int, hosts: int,
+             file: str) -> list[Problem]:
+    """What a job has that does not go with its `parallel:`. `config`: its DeepSpeed JSON; `ranks`: on all `hosts`."""
     each, zero = job.parallel.each, job.zero
     if each == 1:
         return []
@@ -85,6 +97,9 @@ def problems(job: Job, config: Optional[dict[str, Any]], ranks: int, file: str) 
     if ranks % each:
         found.append(Problem(file, "parallel", f"{count_text(ranks, 'rank')} cannot be divided into groups of "
                              f"{each}", f"use {nearest(ranks, each)} ranks"))
+    if hosts > 1:
+        found.append(Problem(file, "parallel", f"a divided model trains on one host, not on {hosts}",
+                             "remove it, or take the job from the other hosts"))
     if config is not None:
         found.append(Problem(file, "deepspeed", "debzero itself trains divided models, and reads no DeepSpeed JSON "
                              "for them", "remove it, or remove parallel"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ def problems(nvme_path: str, output: str, file: str) -> list[Problem]:
     missing = _unmounted(path)
     if missing:  # yet: at boot a disk may come later
         return [PassingProblem(file, "zero.nvme_path", f"{missing} is a mount point in /etc/fstab with nothing mounted "
-                               "on it: the system's own disk would be filled", f"mount {missing}")]
+                               "on it: the system's own disk would be filled", f"mount {shlex.quote(str(missing))}")]
     if not os.path.isdir(path):
         reason = unreadable(path) or ("is not a folder" if os.path.exists(path) else "does not exist")
         return problem(f"{path} {reason}",

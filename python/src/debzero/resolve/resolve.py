@@ -31,6 +31,7 @@ class ResolvedJob:
     stage: int
     deepspeed: Optional[dict[str, Any]]
     host: HostGpus
+    hosts: int = 1   # that train it together, each with an equal share of the ranks
     origins: Origins = field(default_factory=lambda: Origins(""))
 
     @property
@@ -58,7 +59,12 @@ class ResolvedJob:
     @property
     def shares_gpus(self) -> bool:
         """More ranks than GPUs: a rehearsal, in which every rank needs its own NCCL identity."""
-        return 0 < self.host.gpus < self.layout.ranks
+        return 0 < self.host.gpus < self.local_ranks
+
+    @property
+    def local_ranks(self) -> int:
+        """Those on each host."""
+        return self.layout.ranks // self.hosts
 
     @property
     def identity(self) -> Identity:
@@ -71,12 +77,13 @@ class ResolvedJob:
         return self.identity.fingerprint
 
 
-def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]]) -> ResolvedJob:
-    """`job` on `host` with `ranks` (None: as the job says). `file`: the job's, for messages; `config`: the user's
-    DeepSpeed JSON. Raises InputError with everything that cannot run."""
-    count = layout.count(job, host.gpus, ranks)
+def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: Optional[dict[str, Any]],
+            hosts: int = 1) -> ResolvedJob:
+    """`job` on `host` with `ranks` (None: as the job says), on each of `hosts`. `file`: the job's, for messages;
+    `config`: the user's DeepSpeed JSON. Raises InputError with everything that cannot run."""
+    count = hosts * layout.count(job, host.gpus, ranks)
     config = None if config is None else normalized(config)
-    problems = [p for p in lint.problems(config, file, count, host.gpus, job) if p.severity == "error"]
+    problems = [p for p in lint.problems(config, file, count, host.gpus * hosts, job) if p.severity == "error"]
     codes, accumulation, origins = {p.code for p in problems}, None, Origins(file)
     if config is not None and not codes & WRONG_VALUES:
         try:
@@ -86,18 +93,19 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
             raise InputError([*problems, *error.problems]) from None
     off = switched_off(config)
     problems += precision.problems(job, host, origins) + native.problems(job, config, file)
-    problems += layout.problems(job, config, count, file)
+    problems += layout.problems(job, config, count, hosts, file)
     batch = None
     try:
         copies = max(1, count // job.parallel.each)
-        batch = split(job.train.global_batch, job.train.micro_batch, copies, accumulation, _names(origins))
+        batch = split(job.train.global_batch, layout.micro_batch(job, copies), copies, accumulation, _names(origins))
     except BatchError as error:
         if not codes & {"DZ106", "DZ120"}:  # already reported, with the JSON's own keys
             problems += origins.placed([Problem(file, error.key, error.reason, error.fix)])
     if problems or batch is None:
         raise InputError(problems)
     stage = 0 if job.zero.stage == "none" else int(job.zero.stage)
-    return ResolvedJob(job, batch, *precision.choose(job, host, off), stage, config, host, origins)
+    return ResolvedJob(job, batch, *precision.choose(job, host, off), stage, config, host, hosts,
+                       origins)
 
 
 def _names(origins: Origins) -> Names:

@@ -29,7 +29,8 @@ from debzero.run.records import CheckpointRecord, RunIdentity, TrainingState
 FACTS = "debzero.json"
 SUM = "debzero.json.sha256"  # as sha256sum writes it
 FACTS_LIMIT = 2**26  # bytes; it names each of a checkpoint's files
-RESHARDED = ".resharded"  # hidden: whatever a crash leaves of it goes at the next start
+# Copies for one start. They are hidden: whatever a crash leaves of them goes at the next.
+TEMPORARY = RESHARDED, GATHERED = ".resharded", ".gathered"
 # A bad block, a broken file system; and what becomes of a file that another replaces while it is read.
 DAMAGES = (errno.EIO, errno.EUCLEAN, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 ROOM = 1.1  # a new checkpoint is about as large as the last one
@@ -54,11 +55,13 @@ class Savable(Protocol):
 
 
 class Contents(NamedTuple):
-    """What a checkpoint holds: whose it is, where the loop was, and the engine that writes the rest."""
+    """What a checkpoint holds: whose it is, where the loop was, and the engine that writes the rest. `leads`: this rank
+    is the first of its host, which keeps what its own ranks write."""
 
     engine: Savable
     identity: RunIdentity
     state: TrainingState
+    leads: bool = True
 
 
 def _digest(path: Path, alive: Heartbeat) -> str:
@@ -111,7 +114,7 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
     read and synced."""
     import torch.distributed as dist
 
-    tag, first = f"step-{contents.state.step}", dist.get_rank() == 0
+    tag, first = f"step-{contents.state.step}", contents.leads
     temporary = f".{tag}"
     try:
         if first:
@@ -125,9 +128,10 @@ def save(root: Path, contents: Contents, keep: int, alive: Heartbeat = lambda: N
             _seal(root / temporary, contents, dist.get_world_size(), alive)
             sync_tree(root / temporary, alive)
             replace_folder(root / temporary, root / tag)
+        dist.barrier()  # an older one goes when every host has the new one
+        if first:
             for old in tags(root)[:-keep]:
                 _remove(root / old)
-        dist.barrier()
     except BaseException:
         _remove(root / temporary)
         raise
@@ -154,14 +158,31 @@ def newest(root: Path, identity: RunIdentity, say: Callable[[str], None]) -> Opt
     """The newest checkpoint that is whole, this user's own and of this run. Newer ones are renamed to unused-*, and
     `say` gets why."""
     for tag in reversed(tags(root)):
-        try:
-            return Found(tag, _usable(root / tag, identity))
-        except UnusableError as reason:
-            names = (f"unused-{tag}{end}" for end in ("", *(f".{number}" for number in range(2, 1000))))
-            aside = next(name for name in names if not (root / name).is_symlink() and not (root / name).exists())
-            replace(root / tag, root / aside)
-            say(f"the checkpoint {tag} {reason} and is not used; it is now {aside}")
+        if record := examined(root, tag, identity, say):
+            return Found(tag, record)
     return None
+
+
+def examined(root: Path, tag: str, identity: RunIdentity, say: Callable[[str], None]) -> Optional[CheckpointRecord]:
+    """What the checkpoint `tag` says of itself, where it is there and as `newest` wants it; else it is put aside."""
+    if tag not in tags(root):
+        return None
+    try:
+        return _usable(root / tag, identity)
+    except UnusableError as reason:
+        for line in put_aside(root, tag, str(reason)):
+            say(line)
+        return None
+
+
+def put_aside(root: Path, tag: str, reason: str) -> list[str]:
+    """Rename a checkpoint, where it is there, so that it is not used; what there is to say about it."""
+    if tag not in tags(root):
+        return []
+    names = (f"unused-{tag}{end}" for end in ("", *(f".{number}" for number in range(2, 1000))))
+    aside = next(name for name in names if not (root / name).is_symlink() and not (root / name).exists())
+    replace(root / tag, root / aside)
+    return [f"the checkpoint {tag} {reason} and is not used; it is now {aside}"]
 
 
 def any_intact(root: Path) -> bool:
@@ -226,11 +247,11 @@ def _record(folder: Path, files: dict[str, int]) -> CheckpointRecord:
     return record
 
 
-def is_sharded(folder: Path) -> bool:
-    """Whether each rank holds a part of the optimizer's states. Where all hold the same, any number of ranks can load
-    it."""
-    return any(folder.glob("*_optim_states.pt"))
+def is_sharded(names: list[str]) -> bool:
+    """Whether each rank holds a part of the optimizer's states, by the names of a checkpoint's files. Where all hold
+    the same, any number of ranks can load it."""
+    return any(name.endswith("_optim_states.pt") for name in names)
 
 
-def drop_resharded(root: Path) -> None:
-    _remove(root / RESHARDED)
+def drop_temporary(root: Path, name: str) -> None:
+    _remove(root / name)

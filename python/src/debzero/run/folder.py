@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,15 +22,17 @@ from debzero.base.reading import lines_of, parse_json
 from debzero.job import contents
 from debzero.resolve.identity import Identity
 from debzero.run import archive, checkpoint, lock
-from debzero.run.records import AnyReport, ErrorNote, Failures, RunRecord, Status, read_record, read_report
+from debzero.run.records import AnyReport, ErrorNote, Failures, HostsRecord, RunRecord, Status, read_record, read_report
 
 FINAL = ("finished", "failed", "stopped")
 SAME_FAILURES = 3
 # All that debzero makes in an output folder (patterns): the results and the state of one run, which move to archive/
 # together, and what stays for the next. Anything else there is somebody else's, and is left alone.
 RUNS = ("status.json", "run.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints",
-        "model", "report.json", "aio.json", ".error.json", ".failures.json")
+        "model", "export", "report.json", "aio.json", "hosts.json", ".error.json", ".failures.json")
 MODEL_FACTS = "debzero.json"  # in model/
+NO_STATUS = Status(state="preparing", step=0, total_steps=None, epoch=0, loss=None, learning_rate=None,
+                   samples_per_second=None, eta_seconds=None)
 KEPT = ("data", archive.FOLDER, ".lock")
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
             errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # of a path where no folder can be written
@@ -44,6 +47,15 @@ def is_runs(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in RUNS)
 
 
+def _among(hosts: HostsRecord, status: Optional[Status]) -> Status:
+    """The status of a run that other hosts train as well. One that waits for some of them has not begun, and what
+    status.json says is of the start before."""
+    if not hosts.missing:
+        return (status or NO_STATUS).model_copy(update={"hosts": hosts.hosts})
+    return (status or NO_STATUS).model_copy(update={"state": "waiting", "error": None, "given_up": None,
+                                                    "hosts": hosts.hosts, "waiting_for": hosts.missing})
+
+
 class RunFolder:
     """<output>/: status.json, metrics.jsonl, report.json, run.json, checkpoints/, model/, data/ (a cache), archive/."""
 
@@ -53,6 +65,7 @@ class RunFolder:
         self.status_file = self.folder / "status.json"
         self.run_file = self.folder / "run.json"
         self.report_file = self.folder / "report.json"
+        self.hosts_file = self.folder / "hosts.json"
         self.metrics_file = self.folder / "metrics.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         self.model = self.folder / "model"
@@ -79,7 +92,8 @@ class RunFolder:
                     raise InputError([Problem(
                         str(self.folder), "output",
                         f"another run (process {self.holder() or 'unknown'}) is writing to this folder",
-                        f"wait for it (`debzero status {self.folder} --watch`), stop it, or set another output",
+                        f"wait for it (`{shlex.join(['debzero', 'status', str(self.folder), '--watch'])}`), stop it, "
+                        "or set another output",
                     )]) from None
                 time.sleep(0.2)
         self._lock = handle
@@ -140,7 +154,8 @@ class RunFolder:
                 gone = {"state": "failed",
                         "error": "the process ended without reporting an error (killed, or the host went down)"}
                 status = status.model_copy(update=gone)
-        return status
+        hosts = read_record(self.hosts_file, HostsRecord)
+        return _among(hosts, status) if hosts and self.held() else status
 
     def written_status(self) -> Optional[Status]:
         """status.json as the run wrote it."""

@@ -1,6 +1,8 @@
 """Opening a run: hold its folder, and make its run the one that the job continues, if there is one."""
 from __future__ import annotations
 
+from typing import Callable
+
 from debzero.base import systemd
 from debzero.base.errors import InputError
 from debzero.base.text import printable
@@ -10,18 +12,20 @@ from debzero.run.decision import Decision, decide
 from debzero.run.folder import RunFolder
 
 
-def open_folder(resolved: ResolvedJob, folder: RunFolder, job: str, again: bool) -> bool:
+def open_folder(resolved: ResolvedJob, folder: RunFolder, job: str, again: bool,
+                meet: Callable[[bool], bool] = lambda done: done) -> bool:
     """Hold the output folder and make room; False when this very job has finished there already, after showing its
-    report."""
+    report. `meet` gets whether it has, before anything is moved, and returns whether it has on all hosts."""
     if foreign := folder.foreign_problems(job):
         raise InputError(foreign)
     folder.lock()
     folder.put_back()
     decision = decide(resolved, folder, again, checkpoint.any_intact)
+    done_everywhere = meet(decision.does == "has finished")
     if decision.is_news:
         print(printable(f"this job {decision}"), flush=True)
     _move(folder, decision)
-    if decision.does == "has finished" and (done := folder.report()):
+    if done_everywhere and (done := folder.report()):
         print(report.text(done), "  train it again  debzero train --again ...", sep="\n", flush=True)
         systemd.notify("READY=1", f"STATUS=finished before, {report.headline(done)}")
         return False

@@ -86,7 +86,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 class Status(Metrics):
     """status.json: how far a run is. The last progress line is part of it. Times are ISO 8601."""
 
-    state: str                        # preparing, training, evaluating, saving, stopping; finished, failed, stopped
+    state: str                        # waiting (for other hosts), preparing, training, evaluating, saving, stopping;
+                                      # finished, failed, stopped
     job: str = ""                     # the job file
     fingerprint: str = ""             # of the resolved job
     pid: Optional[int] = None
@@ -96,6 +97,18 @@ class Status(Metrics):
     error: Optional[str] = None
     warning: Optional[str] = None
     given_up: Optional[str] = None    # why no further start is tried
+    # Of the running start, from hosts.json, where several hosts train.
+    hosts: Optional[dict[str, Any]] = None          # what each last said of itself; None: it is not there
+    waiting_for: Optional[dict[str, str]] = None    # the missing hosts, with what is known about why
+
+
+class HostsRecord(Record):
+    """hosts.json, where several hosts train: `host` is this one; what each last said of itself (None: it is not there),
+    and of those that are missing, what is known about why."""
+
+    host: str
+    hosts: dict[str, Optional[dict[str, Any]]]
+    missing: dict[str, str] = {}
 
 
 class RunRecord(Record):

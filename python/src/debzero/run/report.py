@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
 import textwrap
 from dataclasses import dataclass
 from functools import cache
@@ -143,7 +144,7 @@ def _rates(resolved: ResolvedJob, outcome: Outcome, device: Any) -> dict[str, Op
 def _log(job: str) -> str:
     """Where what the run printed can be read."""
     under_systemd = "INVOCATION_ID" in os.environ and "JOURNAL_STREAM" in os.environ
-    return f"journalctl -u debzero@{Path(job).stem}" if under_systemd else "the terminal it ran in"
+    return f"journalctl -u {shlex.quote(f'debzero@{Path(job).stem}')}" if under_systemd else "the terminal it ran in"
 
 
 def headline(report: Optional[AnyReport]) -> str:
@@ -232,10 +233,10 @@ def text(report: AnyReport) -> str:
         "model": report.model, "checkpoint": report.checkpoint, "metrics": report.metrics,
         "log": report.log,
     }
-    curves = [f"  see the curves  tensorboard --logdir {report.curves}"]
+    curves = [f"  see the curves  tensorboard --logdir {shlex.quote(report.curves or '')}"]
     return "\n".join(map(printable, [
         "", f"Finished: {report.job}", *(f"  {name:<13}{value}" for name, value in rows.items()), *_samples(report),
         "", "What next", f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
         *(curves if report.curves and os.path.isdir(report.curves) else []),
         f"  train another   copy and change {report.job}, then: debzero check, debzero train",
-        f"  see this again  debzero status {Path(report.model).parent}"]))
+        f"  see this again  debzero status {shlex.quote(str(Path(report.model).parent))}"]))

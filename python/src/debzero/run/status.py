@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional, TextIO
 
@@ -58,14 +59,33 @@ def show(status: Status, width: Optional[int] = None) -> str:
     """One status as a line of at most `width` columns (or for a finished run, its first line), and below it what went
     wrong."""
     text = printable(status.state)
-    if status.loss is not None and status.state not in FINAL:
+    if status.waiting_for:
+        text += f" for {waiting_text(status.waiting_for)}"
+    elif status.loss is not None and status.state not in FINAL:
         text += "  " + progress.line(status, width and width - len(text) - 2)
     elif status.state != "finished":
         text += f"  at step {status.step}/{status.total_steps or '?'}"
-    notes = [status.error,
+    notes = [*_hosts(status), status.error,
              status.given_up and f"given up: {status.given_up}; fix the cause, then start it again",
              status.warning and f"warning: {status.warning}"]
     return text + "".join(f"\n  {printable_lines(note)}" for note in notes if note)
+
+
+def waiting_text(missing: Mapping[str, str]) -> str:
+    """The hosts that are missing, and why."""
+    return printable(", ".join(f"{name}, which {why}" if why else name for name, why in missing.items()))
+
+
+def _hosts(status: Status) -> list[str]:
+    """A line for each host of a run that several train."""
+    def shown(values: Any) -> str:
+        if not isinstance(values, dict):
+            return "not there"
+        return str(values.get("state")) + (f" at step {values['step']}" if values.get("step") else "")
+
+    hosts = status.hosts or {}
+    width = max(map(len, hosts), default=0)
+    return [f"{name:<{width}}  {shown(values)}" for name, values in hosts.items()]
 
 
 def status(name: Optional[str], as_json: bool, watch: bool) -> int:
@@ -137,7 +157,8 @@ def _row_of(folder: RunFolder, path: Path) -> dict[str, Any]:
         words = f"given up: {current.given_up}" if current.given_up else current.error or ""
     else:
         loss = f"loss {current.loss:.4f}, " if current.loss is not None else ""
-        words = f"{loss}ETA {duration_text(current.eta_seconds)}"
+        words = waiting_text(current.waiting_for) if current.waiting_for else (
+            f"{loss}ETA {duration_text(current.eta_seconds)}")
     return {**current.as_json(), "name": path.stem, "words": words.split("\n")[0][:100], "output": str(folder.folder)}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -27,11 +28,11 @@ def stop(name: str) -> int:
         try:
             subprocess.run(["systemctl", "stop", unit], check=True)
         except (subprocess.CalledProcessError, FileNotFoundError):
-            raise _not_allowed(folder, pid, f"run: sudo systemctl stop {unit}") from None
+            raise _not_allowed(folder, pid, f"run: sudo systemctl stop {shlex.quote(unit)}") from None
     privileges.become_owner(folder.folder)
     if pid is None and held:
         raise UserError(f"a process that is not of its owner holds {folder.lock_file}",
-                        f"see who it is, as root: fuser --verbose {folder.lock_file}")
+                        f"see who it is, as root: fuser --verbose {shlex.quote(str(folder.lock_file))}")
     if pid is None:
         print(printable(f"not running: no process is writing to {folder.folder}"))
         return 0

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Protocol, TypeVar
+from typing import Callable, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,14 +11,9 @@ from debzero.resolve.layout import Place
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import RunFolder
 from debzero.run.progress import Progress
+from debzero.train import exchange, placement
 
 T = TypeVar("T")
-
-
-class Agree(Protocol):
-    """Runs a function on rank 0; all ranks get its result, or raise its error. All ranks call it."""
-
-    def __call__(self, work: Callable[[], T]) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -28,8 +23,22 @@ class Context:
     resolved: ResolvedJob
     folder: RunFolder
     device: torch.device
-    agree: Agree
     progress: Progress
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """What the first rank of this host got from `work`. An error of any host's is raised on all ranks, which all
+        call this."""
+        found: T = exchange.agree(work)
+        return found
+
+    def everywhere(self, work: Callable[[], T]) -> list[T]:
+        """As agree, of every host."""
+        return exchange.everywhere(work)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank is the first of its host, which alone writes to its output folder."""
+        return placement.leads()
 
     @property
     def rank(self) -> int:

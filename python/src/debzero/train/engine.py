@@ -47,7 +47,7 @@ class Engine(Protocol):
         """Continue from what `save` wrote."""
 
     def weights(self) -> dict[str, Any]:
-        """All weights as host tensors on rank 0, empty elsewhere."""
+        """All weights as host tensors on the first rank of each host, empty elsewhere."""
 
 
 def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:

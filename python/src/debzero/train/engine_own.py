@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 import torch
-import torch.distributed as dist
 
 from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import ResolvedJob
+from debzero.train import placement
 from debzero.train.engine import Engine, on_host, to_device
 
 
@@ -82,4 +82,4 @@ class OwnEngine(Engine):
         return int(next(iter(states))["step"]) if states else 0
 
     def weights(self) -> dict[str, Any]:
-        return on_host(self.model.state_dict()) if dist.get_rank() == 0 else {}
+        return on_host(self.model.state_dict()) if placement.leads() else {}

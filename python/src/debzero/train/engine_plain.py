@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Callable, ContextManager
 
 import torch
-import torch.distributed as dist
 
 from debzero.resolve import deepspeed_config
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import tensor_file
+from debzero.train import placement
 from debzero.train.engine import HALF, parameter_groups
 from debzero.train.engine_own import OwnEngine
 from debzero.train.gradient_mean import GradientMean, broadcast
@@ -92,7 +92,7 @@ class PlainEngine(OwnEngine):
         return float(self.scaler.get_scale())
 
     def save(self, root: Path, tag: str) -> None:
-        if dist.get_rank() == 0:
+        if placement.leads():
             tensor_file.write(root / tag / STATE, {
                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict()})

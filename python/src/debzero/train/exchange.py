@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -15,19 +15,20 @@ import numpy as np
 from debzero.base import errors
 from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.failures import as_user_error
+from debzero.train import placement
 
 LIMIT = 2**26  # bytes of one message
 ERRORS = {kind.__name__: kind for kind in (UserError, errors.HiddenError, errors.PassingError, errors.OutOfMemory)}
 PROBLEMS = {kind.__name__: kind for kind in (Problem, errors.PassingProblem)}
 
 
-def _device() -> Any:
+def device() -> Any:
     """Where the tensors of a collective must be: NCCL takes none in the host's memory."""
     import torch
     import torch.distributed as dist
 
     nccl = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.currentdevice()) if nccl else torch.device("cpu")
 
 
 def _encoded(value: Any) -> Any:
@@ -35,7 +36,7 @@ def _encoded(value: Any) -> Any:
     import torch
 
     text = json.dumps(value).encode()
-    return torch.from_numpy(np.frombuffer(text, np.uint8).copy()).to(_device())
+    return torch.from_numpy(np.frombuffer(text, np.uint8).copy()).to(device())
 
 
 def _checked(size: int) -> int:
@@ -55,11 +56,11 @@ def broadcast(value: Any) -> Any:
 
     first = dist.get_rank() == 0
     message = _encoded(value if first else None)
-    size = torch.tensor([len(message)], device=_device())
+    size = torch.tensor([len(message)], device=device())
     dist.broadcast(size, 0)
     count = _checked(int(size.item()))
     if not first:
-        message = torch.empty(count, dtype=torch.uint8, device=_device())
+        message = torch.empty(count, dtype=torch.uint8, device=device())
     dist.broadcast(message, 0)
     return _decoded(message)
 
@@ -70,11 +71,11 @@ def gather(value: Any) -> list[Any]:
     import torch.distributed as dist
 
     ranks, message = dist.get_world_size(), _encoded(value)
-    sizes = torch.zeros(ranks, dtype=torch.int64, device=_device())
+    sizes = torch.zeros(ranks, dtype=torch.int64, device=device())
     sizes[dist.get_rank()] = len(message)
     dist.all_reduce(sizes)
     counts = [_checked(size) for size in sizes.tolist()]
-    padded = torch.zeros(max(counts), dtype=torch.uint8, device=_device())
+    padded = torch.zeros(max(counts), dtype=torch.uint8, device=device())
     padded[: len(message)] = message
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
@@ -90,7 +91,7 @@ def gather_rows(indices: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray
     table = torch.zeros(count, 1 + rows.shape[1], dtype=torch.float64)
     table[torch.from_numpy(indices), 0] = 1  # how often the index was there
     table[torch.from_numpy(indices), 1:] = torch.from_numpy(rows)
-    table = table.to(_device())
+    table = table.to(device())
     dist.all_reduce(table)
     assert bool((table[:, 0] == 1).all()), "each index belongs to exactly one rank"
     return np.asarray(table[:, 1:].cpu().numpy())
@@ -120,17 +121,26 @@ class Outcome:
         return {"result": self.result}
 
 
-def settle(values: dict[str, Any]) -> Any:
-    """The result in an outcome's JSON; raises its error."""
+def settle(values: dict[str, Any], host: str = "") -> Any:
+    """The result in an outcome's JSON; raises its error. `host`: whose it is, where there are several."""
     if "problems" in values:
-        raise InputError([PROBLEMS[kind](**problem) for kind, problem in values["problems"]])
+        problems = [PROBLEMS[kind](**problem) for kind, problem in values["problems"]]
+        raise InputError([replace(problem, file=f"{host}: {problem.file}" if host else problem.file)
+                          for problem in problems])
     if "error" in values:
-        raise ERRORS[values["error"]](values["reason"], values["fix"])
+        raise ERRORS[values["error"]](f"{host}: {values['reason']}" if host else values["reason"], values["fix"])
     return values["result"]
 
 
-def agree(work: Callable[[], Any]) -> Any:
-    """Rank 0 does `work`, which returns what JSON can hold; all ranks get what it returned, or raise its error."""
-    import torch.distributed as dist
+def everywhere(work: Callable[[], Any]) -> list[Any]:
+    """The first rank of each host does `work`, which returns what JSON can hold; all ranks get what each host's
+    returned, or raise the first error."""
+    outcome, names = Outcome(work).as_json() if placement.leads() else None, placement.hosts()
+    if len(names) == 1:
+        return [settle(broadcast(outcome))]
+    return [settle(found, name) for name, found in zip(names, gather(outcome)[::placement.local_ranks()])]
 
-    return settle(broadcast(Outcome(work).as_json() if dist.get_rank() == 0 else None))
+
+def agree(work: Callable[[], Any]) -> Any:
+    """As everywhere; each rank gets what its own host's returned."""
+    return everywhere(work)[placement.host()]

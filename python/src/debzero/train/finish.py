@@ -19,14 +19,14 @@ def finish(setup: Setup, saver: Saver) -> None:
     this."""
     context, state, engine = setup.context, setup.state, setup.engine
     context.progress.state("saving", "writing the model")
-    best = context.resolved.job.train.select == "best" and context.agree(
-        lambda: context.folder.step_of_model() == state.best_step)
+    best = context.resolved.job.train.select == "best" and all(context.everywhere(
+        lambda: context.folder.step_of_model() == state.best_step))
     if not best:
         saver.save_model()
     tokens = torch.tensor(state.tokens, dtype=torch.float64, device=context.device)
     dist.all_reduce(tokens)
     peaks = exchange.gather(report.peak_memory(context.device))
-    if context.rank == 0:
+    if context.leads:
         outcome = report.Outcome(
             result=state.best_result if best else state.result, shown=state.best_shown if best else state.shown,
             metric=setup.metric, best_step=state.best_step,

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
@@ -17,8 +18,11 @@ import psutil
 
 from debzero.base import interpreter, systemd
 from debzero.base.environment import environment
+from debzero.base.errors import InputError
 from debzero.base.failures import disk_full
 from debzero.base.text import printable_lines
+from debzero.hosts import cluster
+from debzero.hosts.member import Ended, Stopped
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import SAME_FAILURES, RunFolder
 from debzero.run.open import open_folder
@@ -26,6 +30,7 @@ from debzero.run.records import ErrorNote
 from debzero.run.report import headline
 from debzero.train import memory_retry, rendezvous
 from debzero.train.agreement import SIGNALS
+from debzero.train.hosts import Hosts, Part, described
 from debzero.train.torch_imports import speed_up_imports
 from debzero.train.watch import Watch
 
@@ -34,13 +39,14 @@ TORCHS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT) 
 OUTSIDERS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
-def _environment(resolved: ResolvedJob, meeting: Path) -> None:
+def _environment(resolved: ResolvedJob, meeting: Path, hosts: Optional[Hosts]) -> None:
     """What the ranks inherit."""
     os.environ.update(replace(environment(), launcher_pid=os.getpid(), micro_batch=resolved.batch.micro,
                               meeting_folder=meeting).variables())
-    os.environ["LOCAL_SIZE"] = str(resolved.layout.ranks)  # DeepSpeed's CPU accelerator counts its devices by it
+    os.environ.update(hosts.variables() if hosts else {})
+    os.environ["LOCAL_SIZE"] = str(resolved.local_ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", "4" if resolved.host.gpus else str(max(1, cores // resolved.layout.ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", "4" if resolved.host.gpus else str(max(1, cores // resolved.local_ranks)))
 
 
 class Relay:
@@ -73,14 +79,38 @@ class Relay:
 def train(resolved: ResolvedJob, job: Path, again: bool) -> int:
     """The exit code: 0 done, 1 failed, 2 bad input, 3 failed the same way again and again, 130 or 143 stopped by a
     signal."""
-    folder = RunFolder(resolved.job.output)
-    if not open_folder(resolved, folder, str(job), again):
+    folder, relay, several = RunFolder(resolved.job.output), Relay(), cluster.find(job)
+    if several is None:
+        return _train(resolved, job, again, folder, relay, None)
+    hosts = Hosts(several, folder, lambda: relay.code)
+    try:
+        return _train(resolved, job, again, folder, relay, hosts)
+    except InputError as error:
+        hosts.refuse(error)
+        raise
+    except Stopped:
+        return hosts.stop()
+    except Ended as ended:
+        print(printable_lines(f"debzero: {described(ended.end)}"), file=sys.stderr, flush=True)
+        return int(ended.end["code"])
+    finally:
+        hosts.close()
+
+
+def _train(resolved: ResolvedJob, job: Path, again: bool, folder: RunFolder, relay: Relay,
+           hosts: Optional[Hosts]) -> int:
+    if not open_folder(resolved, folder, str(job), again,
+                       partial(hosts.meet, resolved, str(job)) if hosts else lambda done: done):
         return 0
-    relay = Relay()
     resolved = memory_retry.at_start(resolved, job, folder)
-    while (code := _launch(resolved, job)) == 1 and not relay.code:
+    if hosts:
+        resolved = hosts.agree_micro(resolved)
+    while (code := _launch(resolved, job, hosts)) == 1 and not relay.code:
         smaller = memory_retry.after_failure(resolved, folder)
         if smaller is None:
+            break
+        if hosts:  # all start again, and agree on it
+            folder.replace_error(ErrorNote(rank=0, error="out of memory", passing=True))
             break
         resolved = smaller
     note = folder.error_note()
@@ -111,12 +141,13 @@ def _final_status(folder: RunFolder) -> str:
     return f"finished, {score}" if score else "finished"
 
 
-def _launch(resolved: ResolvedJob, job: Path) -> int:
+def _launch(resolved: ResolvedJob, job: Path, hosts: Optional[Hosts]) -> int:
     """The exit code of one start of the ranks."""
     folder = RunFolder(resolved.job.output)
     try:
         with rendezvous.meeting_folder(folder.folder) as meeting:
-            return _run_ranks(resolved, job, meeting)
+            part = _run_ranks(resolved, job, meeting, hosts)
+            return hosts.settle(part) if hosts else part.code
     except OSError as error:  # of the files that the ranks meet in
         known = disk_full(error, str(folder.folder))
         if known is None:
@@ -124,14 +155,15 @@ def _launch(resolved: ResolvedJob, job: Path) -> int:
         return _blame(folder, ErrorNote(rank=0, error=str(known), passing=True))
 
 
-def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path) -> int:
+def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path, hosts: Optional[Hosts]) -> Part:
     speed_up_imports()
     from torch.distributed.elastic import multiprocessing
 
-    _environment(resolved, meeting)
+    _environment(resolved, meeting, hosts)
     logging.disable(logging.CRITICAL)  # the launcher's: the ranks report themselves why they failed
-    ranks = range(resolved.layout.ranks)
-    common = {"WORLD_SIZE": str(len(ranks)), "LOCAL_WORLD_SIZE": str(len(ranks)),
+    ranks = range(resolved.local_ranks)
+    first = hosts.cluster.number * len(ranks) if hosts else 0
+    common = {"WORLD_SIZE": str(resolved.layout.ranks), "LOCAL_WORLD_SIZE": str(len(ranks)),
               "NCCL_ASYNC_ERROR_HANDLING": os.environ.get("NCCL_ASYNC_ERROR_HANDLING", "1")}
     arguments = (*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
     logs = meeting / "logs"
@@ -144,23 +176,31 @@ def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path) -> int:
         handlers = {number: signal.getsignal(number) for number in TORCHS_SIGNALS}
         started = multiprocessing.start_processes(
             "debzero", sys.executable, dict.fromkeys(ranks, arguments),
-            {rank: {"RANK": str(rank), "LOCAL_RANK": str(rank), **common} for rank in ranks}, **where)
+            {rank: {"RANK": str(first + rank), "LOCAL_RANK": str(rank), **common} for rank in ranks}, **where)
+        if hosts:
+            hosts.watch()
         for number, handler in handlers.items():  # who started this with nohup meant it
             signal.signal(number, handler)
         try:
             ended = started.wait(period=0.2)
         finally:
             started.close()
-        return _exit_code(ended.failures, RunFolder(resolved.job.output), watch) if ended.failures else 0
+        if hosts and hosts.end and hosts.end["code"]:
+            return Part(1)  # it was the end of the run that killed them
+        killed = any(failure.exitcode < 0 for failure in ended.failures.values())
+        return Part(_exit_code(ended.failures, RunFolder(resolved.job.output), watch, first), killed)
 
 
-def _exit_code(failures: Mapping[int, Any], folder: RunFolder, watch: Watch) -> int:
-    """What the ranks' failures (torch's ProcessFailure, by rank) come to. A rank that was killed is the cause, whatever
-    the others report that lost it, even if they ended first. But one that waits in a collective for a rank without
-    memory is killed by the launcher."""
+def _exit_code(failures: Mapping[int, Any], folder: RunFolder, watch: Watch, base: int = 0) -> int:
+    """What the ranks' failures (torch's ProcessFailure, by local rank; `base`: the first one's rank) come to. A rank
+    that was killed is the cause, whatever the others report that lost it, even if they ended first. But one that waits
+    in a collective for a rank without memory is killed by the launcher."""
+    if not failures:
+        return 0
     if watch.reason:
         rank = next((rank for rank, one in failures.items() if one.pid in watch.stopped), 0)
-        return _blame(folder, ErrorNote(rank=rank, error=f"rank {rank} {watch.reason}", passing=bool(watch.stopped)))
+        return _blame(folder, ErrorNote(rank=base + rank, error=f"rank {base + rank} {watch.reason}",
+                                        passing=bool(watch.stopped)))
     rank, failure = next(((rank, one) for rank, one in failures.items() if one.exitcode < 0),
                          min(failures.items(), key=lambda item: item[1].timestamp))
     if failure.exitcode in (2, 130, 143):
@@ -169,8 +209,8 @@ def _exit_code(failures: Mapping[int, Any], folder: RunFolder, watch: Watch) -> 
     if failure.exitcode < 0 and not (note and note.memory):
         name = signal.Signals(-failure.exitcode).name
         hint = ": the host ran out of memory? see `journalctl -k`" if name == "SIGKILL" else ""
-        text = f"rank {rank} was killed by {name}{hint}"
-        return _blame(folder, ErrorNote(rank=rank, error=text, passing=name in OUTSIDERS))
+        text = f"rank {base + rank} was killed by {name}{hint}"
+        return _blame(folder, ErrorNote(rank=base + rank, error=text, passing=name in OUTSIDERS))
     return 1
 
 

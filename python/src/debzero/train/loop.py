@@ -18,8 +18,9 @@ from debzero.model import compiled
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import RunFolder
 from debzero.run.progress import Progress
+from debzero.train import placement
 from debzero.train.agreement import Control, Stop, Stopping
-from debzero.train.context import Agree, Context
+from debzero.train.context import Context
 from debzero.train.engine import rate_at
 from debzero.train.evaluate import evaluate
 from debzero.train.finish import finish
@@ -28,12 +29,12 @@ from debzero.train.saving import Saver
 from debzero.train.setup import Setup, set_up
 
 
-def train(resolved: ResolvedJob, folder: RunFolder, device: torch.device, agree: Agree, stop: Stop) -> None:
+def train(resolved: ResolvedJob, folder: RunFolder, device: torch.device, stop: Stop) -> None:
     """Run a job to its report. All ranks call this. Raises Stopping, with a checkpoint written, when the run was asked
     to stop."""
-    progress = Progress(folder, speaks=dist.get_rank() == 0)
+    progress = Progress(folder, speaks=placement.leads())
     try:
-        setup = set_up(Context(resolved, folder, device, agree, progress))
+        setup = set_up(Context(resolved, folder, device, progress))
         saver = Saver(setup, Meter(setup))
         progress.resume(setup.state.step)
         Training(setup, saver, stop).run()
@@ -177,7 +178,7 @@ class Training:
         the best weights and those were not kept. Then the best counts from here on."""
         state, selects = self.state, self.settings.select == "best"
         if state.best is None or state.best_of == self.setup.metric and not (
-                selects and self.context.agree(self.context.folder.step_of_model) != state.best_step):
+                selects and set(self.context.everywhere(self.context.folder.step_of_model)) != {state.best_step}):
             return
         state.best, state.best_step, state.best_result, state.since_best = None, 0, {}, 0
         if selects:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from debzero.base.stack import stack
 from debzero.run import reshard, tensor_file
+from debzero.train import placement
 
 MODEL = "mp_rank_00_model_states.pt"
 SCALE = "loss_scale"  # (loss scale, steps since the last overflow)
@@ -88,7 +89,7 @@ def save(folder: Path, model: Any, groups: Sequence[dict[str, Any]], states: Seq
     tensor_file.write(folder / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", {reshard.STATE: {
         reshard.WEIGHTS: weights, reshard.BASE: optimizer, "partition_count": [ranks] * len(groups),
         "ds_version": stack().deepspeed, SCALE: scale}})
-    if rank == 0:
+    if placement.leads():
         name_of = {parameter: name for name, parameter in model.named_parameters()}
         shapes = [{name_of[p]: p.shape for p in group["params"]} for group in groups]
         tensor_file.write(folder / MODEL, {

@@ -1,4 +1,4 @@
-"""Who is at the other end of this rank's connections on the loopback.
+"""Who is at the other end of this rank's connections: on the loopback, and between the hosts of one job.
 
 Neither gloo nor the NCCL of the pinned torch asks who connects: the first to reach a port that waits for a rank is
 taken for it. The kernel knows whose each end of a local connection is. So whenever ranks have connected, and before
@@ -8,8 +8,9 @@ here, nothing does.
 from __future__ import annotations
 
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -66,9 +67,19 @@ def is_loopback(address: str) -> bool:
     return host.endswith("7F") if len(host) == 8 else host == "00000000000000000000000001000000"
 
 
-def strangers(before: set[str], proven: bool = False) -> Optional[str]:
+def plain(address: str) -> str:
+    """A socket's IP address as people write it. The kernel writes it in words of its own byte order."""
+    digits = bytes.fromhex(address.split(":")[0])
+    words = b"".join(digits[start:start + 4][::-1] for start in range(0, len(digits), 4))
+    return socket.inet_ntop(socket.AF_INET if len(words) == 4 else socket.AF_INET6, words)
+
+
+def strangers(before: set[str], proven: bool = False, hosts: Collection[str] = ()) -> Optional[str]:
     """Who is at the other end of a connection of this process's that is newer than the sockets `before`, or that came
     in at a port where it listens; None where that is this user alone, or root at a port of its own.
+
+    `hosts`: the addresses of all hosts of the job, where there are several. What comes in from elsewhere is a
+    stranger's; who it is on another host, the kernel of this one does not know.
 
     `proven`: only a living process of another user, not root's, counts. NCCL opens and closes connections while it is
     looked at, so that one without a visible other end means nothing.
@@ -77,13 +88,19 @@ def strangers(before: set[str], proven: bool = False) -> Optional[str]:
     listeners = {row.local: row for row in table if row.state == LISTENING}
     ends = {(row.local, row.remote): row for row in table}
     for row in table:
-        if row.inode not in mine or row.state not in (ESTABLISHED, CLOSE_WAIT) or not is_loopback(row.local):
+        if row.inode not in mine or row.state not in (ESTABLISHED, CLOSE_WAIT):
             continue
+        if not is_loopback(row.local) and not hosts:
+            continue  # all ranks are here: it is no connection between them
         listener = _listener(row.local, listeners)
         came_in = bool(listener and listener.inode in mine)
         if row.inode in before and not came_in:
             continue
         other = ends.get((row.remote, row.local))
+        if not is_loopback(row.local) and other is None:
+            if came_in and plain(row.remote) not in hosts:
+                return f"a process at {plain(row.remote)}"
+            continue
         if other is None or other.inode == NOBODYS:
             if proven or row.state == CLOSE_WAIT:
                 continue  # closed, or about to be
@@ -103,12 +120,12 @@ def _listener(address: str, listeners: dict[str, Socket]) -> Optional[Socket]:
 
 
 @contextmanager
-def checked(proven: bool = False) -> Iterator[None]:
-    """Raises a PassingError if, after the block, a stranger is connected to this rank; `proven`: as for strangers."""
+def checked(proven: bool = False, hosts: Collection[str] = ()) -> Iterator[None]:
+    """Raises a PassingError if, after the block, a stranger is connected to this rank; the rest as for strangers."""
     before = own()
     yield
     for _ in range(LOOKS):
-        stranger = strangers(before, proven)
+        stranger = strangers(before, proven, hosts)
         if stranger is None:
             return
         time.sleep(PAUSE)

@@ -32,7 +32,7 @@ from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.run.folder import RunFolder
 from debzero.run.open import open_folder
 from debzero.run.records import ErrorNote
-from debzero.train import exchange, rendezvous
+from debzero.train import exchange, placement, rendezvous
 from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
 from debzero.train.memory_retry import with_launchers_micro
 from debzero.train.torch_imports import speed_up_imports
@@ -67,7 +67,7 @@ def main() -> int:
     stop = Stop()
 
     def stopped() -> None:
-        if os.environ["RANK"] == "0" and not folder.error_file.exists():
+        if _speaks() and not folder.error_file.exists():
             folder.end("stopped")
 
     stop.listen(stopped, folder.error_file.exists)
@@ -96,7 +96,15 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedJob:
     config, problems = read_deepspeed(job, str(file))
     if problems:
         raise InputError(problems)
-    return with_launchers_micro(resolve(job, this_host(), int(os.environ["WORLD_SIZE"]), str(file), config))
+    hosts = len(placement.hosts())
+    ranks = int(os.environ["WORLD_SIZE"]) // hosts
+    return with_launchers_micro(resolve(job, this_host(), ranks, str(file), config, hosts))
+
+
+def _speaks() -> bool:
+    """Whether this rank says what all have to say: the first of its host."""
+    rank, ranks = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    return rank % (ranks // len(placement.hosts())) == 0
 
 
 def _die_with_launcher() -> None:
@@ -111,7 +119,7 @@ def _fail(error: BaseException, folder: RunFolder, began: bool) -> NoReturn:
     preparation."""
     rank = os.environ["RANK"]
     if isinstance(error, InputError):
-        if rank == "0":
+        if _speaks():
             print(error.text(), file=sys.stderr, flush=True)
         os._exit(2)
     known = as_user_error(error, str(nearest(folder.folder)))
@@ -132,20 +140,22 @@ def _device(host: HostGpus, resolved: ResolvedJob) -> Any:
     """This rank's device, and the environment that the communication libraries read when they start."""
     import torch
 
-    rank, ranks, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, local = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK"))
     cap = environment().memory_cap_bytes
     if not host.gpus:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault("LOCAL_SIZE", str(ranks))  # else DeepSpeed asks numactl
+        os.environ.setdefault("LOCAL_SIZE", str(resolved.local_ranks))  # else DeepSpeed asks numactl
         if cap:
             most = psutil.Process().memory_info().data + cap
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // resolved.local_ranks))
         return torch.device("cpu")
     if resolved.shares_gpus:
         # NCCL refuses two ranks on one GPU unless it takes them for two hosts, which then talk over the loopback.
-        os.environ.update(NCCL_HOSTID=f"rank{rank}", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1")
+        os.environ.update(NCCL_HOSTID=f"rank{rank}", NCCL_IB_DISABLE="1")
+        if resolved.hosts == 1:
+            os.environ["NCCL_SOCKET_IFNAME"] = "lo"
     device = torch.device("cuda", local % host.gpus)
     os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes it for the device's number
     torch.cuda.set_device(device)
@@ -187,6 +197,6 @@ def _run(resolved: ResolvedJob, meeting: rendezvous.Meeting, name: object, again
                                        else open_folder(resolved, folder, str(name), again)):
             from debzero.train.loop import train
 
-            train(resolved, folder, device, exchange.agree, stop)
+            train(resolved, folder, device, stop)
     finally:
         meeting.leave()

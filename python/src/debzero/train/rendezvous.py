@@ -8,8 +8,9 @@ started decides which folder that is:
 - by `debzero train`: one that the launcher has made;
 - by the launchers of torch and DeepSpeed: one that rank 0 makes in the output folder, named after the launcher;
 - alone: none, a store in memory;
-- in any other way (by hand, or over several hosts): MASTER_ADDR and MASTER_PORT, as torch has it. Whoever reaches that
-  port can join.
+- by `debzero train` on several hosts: none; the first host's launcher keeps a store that asks for the job's key;
+- in any other way (by hand, or by other launchers over several hosts): MASTER_ADDR and MASTER_PORT, as torch has it.
+  Whoever reaches that port can join.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -26,6 +27,7 @@ from debzero.base import own_files
 from debzero.base.environment import environment
 from debzero.base.errors import PassingError, UserError
 from debzero.base.files import remove, temporary_name
+from debzero.hosts import cluster, network
 from debzero.train import peers
 
 STORE = "store"  # the file in the folder
@@ -50,15 +52,18 @@ class Meeting:
     def __init__(self, output: Path, launcher: Optional[str]) -> None:
         """`launcher`: as local_launcher has named it."""
         self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        made = environment().meeting_folder
+        file, made = environment().cluster_file, environment().meeting_folder
+        self.cluster = cluster.read(file) if file else None
         self.makes_folder = False
-        self.folder = made
-        if made is None and self.ranks > 1 and launcher:
+        self.folder = None if self.cluster else made
+        if made is None and self.cluster is None and self.ranks > 1 and launcher:
             self.folder = output / f".ranks.{launcher}.new"
             self.makes_folder = self.rank == 0
 
     @property
     def on_one_host(self) -> bool:
+        if self.cluster:
+            return False
         return bool(self.folder) or self.ranks == 1 or os.environ.get("MASTER_ADDR", "").startswith(LOCAL)
 
     def join(self, backend: str) -> None:
@@ -70,11 +75,12 @@ class Meeting:
         store = self._store()
         place = {} if store is None else {"store": store, "rank": self.rank, "world_size": self.ranks}
         nccl = backend == "nccl"
-        with peers.checked(proven=nccl), _connecting():
+        hosts = frozenset(network.addresses(self.cluster).values()) if self.cluster else frozenset()
+        with peers.checked(nccl, hosts), _connecting():
             dist.init_process_group(backend, **place)
             if nccl:  # which connects when it is first used
                 dist.barrier()
-        _check_new_groups(nccl)
+        _check_new_groups(nccl, hosts)
 
     def leave(self) -> None:
         """Remove what this rank has made, when no rank needs it any more."""
@@ -86,6 +92,13 @@ class Meeting:
         import torch.distributed as dist
         from torch.distributed.constants import default_pg_timeout
 
+        if self.cluster:
+            from debzero.train.store import ChannelStore
+
+            first = network.addresses(self.cluster)[self.cluster.first]
+            self.store = ChannelStore(first, self.cluster.port, self.cluster.key())  # torch alone would not keep it
+            self.store.set_timeout(default_pg_timeout)
+            return self.store
         if self.folder:
             if self.makes_folder:
                 self.folder.mkdir(mode=0o700)
@@ -147,9 +160,9 @@ def local_launcher() -> Optional[str]:
     return hashlib.sha256(start.encode()).hexdigest()[:16]
 
 
-def _check_new_groups(nccl: bool) -> None:
+def _check_new_groups(nccl: bool, hosts: Collection[str]) -> None:
     """Check the connections of each new group as well, of those that DeepSpeed makes, too; `nccl`: the process has
-    NCCL's among its own."""
+    NCCL's among its own; `hosts`: as for peers.strangers."""
     import torch.distributed as dist
 
     create = dist.new_group
@@ -157,7 +170,7 @@ def _check_new_groups(nccl: bool) -> None:
         return
 
     def new_group(*arguments: Any, **options: Any) -> Any:
-        with peers.checked(proven=nccl), _connecting():
+        with peers.checked(nccl, hosts), _connecting():
             return create(*arguments, **options)
 
     new_group.checked = True  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
-from debzero.model.publish import as_published
+from debzero.model.publish import as_published, inputs_of
 from debzero.run import checkpoint
 from debzero.run.folder import MODEL_FACTS
 from debzero.train.meter import Meter
@@ -47,7 +47,8 @@ class Saver:
     def save(self) -> None:
         self.meter.share_losses()
         root = self.context.folder.checkpoints
-        contents = checkpoint.Contents(self.setup.engine, self.setup.identity, self.setup.state)
+        contents = checkpoint.Contents(self.setup.engine, self.setup.identity, self.setup.state,
+                                       self.context.leads)
         with self._watched(root):
             checkpoint.save(root, contents, self.context.resolved.job.checkpoint.keep, self.context.progress.alive)
         self.saved_at, self.saved_step = time.monotonic(), self.setup.state.step
@@ -56,12 +57,13 @@ class Saver:
         """Write a folder that transformers' from_pretrained loads: safetensors, configuration and tokenizer."""
         engine, folder = self.setup.engine, self.context.folder
         weights = engine.weights()
-        if self.context.rank == 0:
+        if self.context.leads:
             with self._watched(folder.folder), new_folder(folder.model, self.context.progress.alive) as temporary:
-                with as_published(engine.model, self.context.resolved.job.task):
+                job = self.context.resolved.job
+                with as_published(engine.model, job.task):
                     engine.model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
                 self.setup.samples.prepared.tokenizer.save_pretrained(temporary)
-                write_json(temporary / MODEL_FACTS, {"step": self.setup.state.step})
+                write_json(temporary / MODEL_FACTS, {"step": self.setup.state.step, "inputs": inputs_of(job)})
         dist.barrier()
 
     @contextmanager
@@ -77,7 +79,7 @@ class Saver:
                     self.context.progress.alive()
                 before = size
 
-        if self.context.rank == 0:
+        if self.context.leads:
             threading.Thread(target=watch, daemon=True).start()
         try:
             yield

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-import torch.distributed as dist
 
+from debzero.base.errors import InputError, Problem
 from debzero.base.text import count_text, printable
 from debzero.data.collator import Collator
 from debzero.data.sampler import steps_per_epoch, total_steps
@@ -18,14 +18,14 @@ from debzero.model.tokenizer import Model
 from debzero.resolve import deepspeed_config, nvme_swap
 from debzero.run import checkpoint
 from debzero.run.records import RunIdentity, TrainingState
-from debzero.train import prepare
+from debzero.train import placement, prepare
 from debzero.train.context import Context
 from debzero.train.engine import Engine
 from debzero.train.engine_native import NativeEngine
 from debzero.train.engine_parallel import ParallelEngine
 from debzero.train.engine_plain import PlainEngine
 from debzero.train.engine_zero import ZeroEngine
-from debzero.train.resume import Start, find_start, resumed_state
+from debzero.train.resume import Start, find_start, loaded, resumed_state
 
 HIDDEN = 768  # where a model's configuration does not say how wide it is
 
@@ -69,7 +69,7 @@ def set_up(context: Context) -> Setup:
     progress.say(_summary(context, samples))
     progress.state("preparing", "preparing the model", total_steps=samples.steps)
     identity = RunIdentity(fingerprint=resolved.fingerprint, data=samples.prepared.digest)
-    start = Start.from_json(context.agree(lambda: find_start(context, identity).as_json()))
+    start = find_start(context, identity)
     for message in start.messages:
         progress.say(message)
     model = resolved.job.model
@@ -84,12 +84,25 @@ def set_up(context: Context) -> Setup:
 def _samples(context: Context) -> Samples:
     resolved, task = context.resolved, tasks.of(context.resolved.job)
     prepared = prepare.load(Path(context.agree(lambda: str(prepare.prepare(resolved, context.folder.data)))), task)
+    _compare(context, prepared)
     cuda = context.device.type == "cuda"
     width = resolved.job.data.max_length if resolved.job.data.padding == "max_length" else None
     per_epoch = steps_per_epoch(len(prepared.train), resolved.batch.total)
     context.agree(lambda: context.folder.note_steps_per_epoch(per_epoch))
     return Samples(task, prepared, Collator(prepared.tokenizer, 8 if cuda else 1, width, pin=cuda), per_epoch,
                    total_steps(resolved.job.train, per_epoch))
+
+
+def _compare(context: Context, prepared: Prepared) -> None:
+    """Raises an InputError where the hosts have other samples, as of another revision of the hub's."""
+    facts = context.everywhere(lambda: {"samples": prepared.digest, **prepared.revisions})
+    for key in facts[0]:
+        values = [str(fact.get(key)) for fact in facts]
+        if len(set(values)) > 1:
+            each = ", ".join(f"{value} on {host}" for value, host in zip(values, placement.hosts()))
+            raise InputError([Problem(context.resolved.origins.file, "data" if key != "model" else key,
+                                      f"the hosts have different {key if key == 'samples' else 'revisions'}: {each}",
+                                      "empty the hub's cache on the host that differs, or name one `revision`")])
 
 
 def _summary(context: Context, samples: Samples) -> str:
@@ -128,13 +141,10 @@ def _swap(context: Context) -> tuple[str, Optional[dict[str, Any]]]:
 
 
 def _load(context: Context, engine: Engine, start: Start) -> TrainingState:
-    """The state to start from. The engine loads the checkpoint, whose resharded copy is not needed after that."""
+    """The state to start from. The engine loads the checkpoint, whose copies are not needed after that."""
     if start.found is None:
         return TrainingState()
-    engine.load(context.folder.checkpoints, start.found.tag)
-    state = resumed_state(start.found, context.ranks)
-    if start.resharded:
-        dist.barrier()
-        if context.rank == 0:
-            checkpoint.drop_resharded(context.folder.checkpoints)
-    return state
+    engine.load(context.folder.checkpoints, start.tag)
+    if start.tag in checkpoint.TEMPORARY or context.resolved.hosts > 1:
+        loaded(context)
+    return resumed_state(start.found, context.ranks)

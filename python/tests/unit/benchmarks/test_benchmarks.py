@@ -1,6 +1,5 @@
 """The benchmark programs with tiny models: their data has the shape that they promise, every program finishes, and its
 JSON has what is judged."""
-import argparse
 import csv
 import json
 import os
@@ -18,7 +17,6 @@ BENCH = Path(__file__).resolve().parents[3] / "benchmarks"
 sys.path.insert(0, str(BENCH))
 
 import common  # noqa: E402
-import gpu  # noqa: E402
 import pairs  # noqa: E402
 import published  # noqa: E402
 import race  # noqa: E402
@@ -90,42 +88,6 @@ def test_the_verdict_is_the_median_over_the_seeds():
     assert verdict["accuracy"] == {"article": 0.9, "debzero": 0.8} and not verdict["accurate_enough"]
 
 
-def test_a_program_that_fails_is_a_row_with_its_reason(tmp_path, capsys):
-    def work(options, name):
-        if name == "bad":
-            raise common.Failed("out of memory")
-        return {"samples_per_second": 8.0, "step_ms": 1.0, "tflops": 1.0, "peak_share": None,
-                "peak_memory_bytes": [2**30]}
-
-    options = argparse.Namespace(folder=tmp_path, python=sys.executable)
-    rows = gpu.each(["bad", "plain"], work, options, lambda row: "good")
-    assert "bad: FAILED: out of memory" in capsys.readouterr().out
-    assert json.loads((tmp_path / "results.json").read_text())["rows"]["bad"]["failed"] == "out of memory"
-    assert gpu.speed_table(rows).splitlines()[1].split() == ["bad", "failed"]
-    assert gpu.memory_table(rows).splitlines()[2].split() == ["plain", "1.00", "1.00"]
-
-
-def test_a_debzero_row_of_the_gpu_benchmark_is_what_its_metrics_say(tmp_path, monkeypatch):
-    options = argparse.Namespace(folder=tmp_path, python=sys.executable, timeout=1, tiny=True, shape=gpu.TINY, rows=128,
-                                 steps=4, untimed_steps=2, micro_batch=None)
-    report = {"micro_batch": 64, "device": "CPU", "peak_memory_bytes": [2**30], "world_size": 1}
-    metrics = [{"step": step, "samples_per_second": 32.0, "tflops": 0.5} for step in (2, 4)]
-    jobs = []
-
-    def train(python, folder, name, job, timeout):
-        jobs.append(job)
-        return {"report": report, "metrics": metrics, "wall_seconds": 9.0}
-
-    monkeypatch.setattr(common, "debzero", train)
-    row = gpu.speed(options, "bucketed")
-    assert jobs[0]["data"]["padding"] == "longest" and jobs[0]["train"]["max_steps"] == 4
-    assert (row["samples_per_second"], row["step_ms"], row["tflops"]) == (32, 2000, 0.5) and row["peak_share"] is None
-    assert gpu.speed(options, "max_length")["tflops"] != 0.5 and jobs[1]["data"]["padding"] == "max_length"
-    report["micro_batch"] = 32
-    with pytest.raises(SystemExit, match="continued with a micro-batch of 32, not 64"):
-        gpu.speed(options, "bucketed")
-
-
 def test_the_published_measurements_ask_for_what_the_commands_have():
     for job, command, arguments in published.PARTS.values():
         parser().parse_args([command, job, *arguments])
@@ -188,15 +150,3 @@ def test_both_sides_of_the_race_finish(tmp_path, options):
     assert {run["steps"] for run in results["runs"]} <= {4, 5, 6, 10}, "160 rows at 32 (one rank) or 64 a step, twice"
     assert results["verdict"]["speed_ratio"] > 0 and results["versions"]["torch"]
     assert f"{results['verdict']['speed_ratio']:.2f}" in printed
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize("programs", [["plain"], pytest.param(["hf", "article", "bucketed"], marks=pytest.mark.long)],
-                         ids=["plain", "others"])
-def test_the_gpu_programs_finish_on_a_cpu(tmp_path, programs):
-    results, printed = finish("gpu", tmp_path, "--only", *programs)
-    assert list(results["rows"]) == programs
-    for row in results["rows"].values():
-        assert row["samples_per_second"] > 0 and row["step_ms"] > 0 and row["peak_memory_bytes"][0] > 0
-    assert programs[-1] in printed

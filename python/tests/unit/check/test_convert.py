@@ -65,7 +65,7 @@ def test_a_file_of_another_program_is_named_as_such_by_one_error(bench, capsys, 
         assert main(command) == 2
         printed = capsys.readouterr().err
         assert f"this is {program}'s own configuration" in printed and printed.count("->") == 1
-        assert f"--convert {path.name}" in printed.replace("\n", " ")
+        assert f"--convert{path}`" in "".join(printed.split())
 
 
 def test_accelerates_sharding_and_precision_become_a_jobs(converted):
@@ -78,6 +78,23 @@ def test_accelerates_sharding_and_precision_become_a_jobs(converted):
     job, printed = converted(FSDP)
     assert job["zero"] == {"stage": 2} and job["train"] == {"precision": "fp16"}
     assert "SHARD_GRAD_OP" in printed and "num_machines: debzero trains on one host" in printed
+
+
+CPU = {"offload_optimizer": "cpu"}
+
+
+@pytest.mark.parametrize(("theirs", "zero"), [
+    ({"fsdp_config": {"fsdp_version": 2, "fsdp_reshard_after_forward": False}}, {"stage": 2}),
+    ({"fsdp_config": {"fsdp_version": 2, "fsdp_reshard_after_forward": True, "fsdp_offload_params": True}},
+     {"stage": 3, "offload_param": "cpu", **CPU}),
+    ({"fsdp_config": {"reshard_after_forward": "SHARD_GRAD_OP", "offload_params": True}}, {"stage": 2, **CPU}),
+    ({"fsdp_config": {"fsdp_sharding_strategy": "NO_SHARD"}}, {"stage": "none"}),
+    ({"fsdp_config": {"fsdp_sharding_strategy": 2, 3: 4}}, {"stage": 2}), ({"fsdp_config": {}}, {"stage": 3}),
+    ({"fsdp": "shard_grad_op auto_wrap"}, {"stage": 2}),
+    ({"fsdp": ["full_shard", "offload"], "fsdp_config": {"xla": False}}, {"stage": 3, "offload_param": "cpu", **CPU})])
+def test_fsdp_of_either_version_becomes_a_stage(converted, theirs, zero):
+    job, printed = converted({**TRAINER, **theirs})
+    assert job["zero"] == zero and "Left out: fsdp: ZeRO stage" in printed and "Left out: fsdp_config" not in printed
 
 
 def test_trainers_arguments_become_a_job_that_check_accepts(converted):

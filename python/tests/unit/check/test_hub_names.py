@@ -111,3 +111,18 @@ def test_names_are_near_beside_the_job_alone(tmp_path):
     assert near_names("revews", tmp_path, model=False) == ["Reviews.jsonl", "reviews", "reviews2"]
     assert near_names("glue/mrpc", tmp_path, model=False) == near_names("revews", tmp_path, model=True) == []
     assert near_names("reviews.json", tmp_path, model=False)[0] == "Reviews.jsonl"
+    for number in range(30):  # nearer, and no data
+        (tmp_path / f"revews{number}").touch()
+    for name in ("REVIEWS.csv", "rEviews.csv", "reViews.csv"):
+        (tmp_path / name).touch()
+    assert len(near_names("reviews", tmp_path, model=False)) == 3
+    assert near_names("nowhere/reviews", tmp_path, model=False) == near_names("a\0b", tmp_path, model=True) == []
+
+
+def test_what_lies_beside_the_job_has_no_say_in_the_verdict(bench, capsys, hub, monkeypatch):
+    (bench.folder / "me" / "nowheres").mkdir(parents=True)
+    (bench.folder / "me" / "nowheres" / "train.csv").touch()
+    code, text = checked(bench, capsys, data__dataset="me/nowhere")
+    assert code == 0 and "not verified (data.dataset)" in text and "did you mean me/nowheres, beside" in text
+    monkeypatch.setattr("debzero.check.hub_names.near_names", None)
+    assert checked(bench, capsys, **SETS)[0] == 0, "the folder was listed for a name that the hub has"

@@ -236,7 +236,8 @@ def test_a_split_spares_what_it_can(count, share, expected):
 
 def test_a_sample_is_every_nth_row_whatever_the_pieces_are(tmp_path, monkeypatch):
     monkeypatch.setattr(csv_file, "BLOCK", 300)
-    monkeypatch.setattr("debzero.data.survey.SAMPLED_ROWS", 100)
+    monkeypatch.setattr("debzero.data.survey.WHOLE_ROWS", 100)
+    monkeypatch.setattr("debzero.data.survey.SAMPLED_ROWS", 50)
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(2000)))
     survey = read(path)[0].surveys[0]

@@ -5,7 +5,7 @@ import transformers
 from support import JOB, changed
 
 from debzero.job.schema import Job
-from debzero.model.divisible import FAMILIES, parallel_problems
+from debzero.model.divisible import FAMILIES, parallel_problems, stage_layers
 from debzero.model.parts import Cut
 from debzero.model.tensor_parallel import PAIRS
 
@@ -30,6 +30,16 @@ def test_what_cannot_be_divided_is_refused():
     assert "relative_key" in reasons("bert", position_embedding_type="relative_key")[0]
     assert "pruned_heads" in reasons("bert", pruned_heads={0: [1]})[0]
     assert reasons("distilbert", 1) == []
+
+
+def test_layers_are_dealt_to_stages_in_order():
+    assert stage_layers(transformers.BertConfig(num_hidden_layers=5), 2) == [range(3), range(3, 5)]
+    assert stage_layers(transformers.T5Config(num_layers=2, num_decoder_layers=3), 3) == [
+        range(2), range(2, 4), range(4, 5)]
+    assert stage_layers(transformers.GPT2Config(n_layer=2), 2) == [range(1), range(1, 2)]
+    job = Job.model_validate(changed(JOB, {"parallel.pipeline": 3}))
+    reason = parallel_problems(job, "job.yml", transformers.GPT2Config(n_layer=2))[0].reason
+    assert "2 layers are too few for 3 stages" in reason
 
 
 def test_every_family_has_its_layers():

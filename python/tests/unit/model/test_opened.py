@@ -12,7 +12,7 @@ from support import JOB, changed
 from tokenizers import Tokenizer, models, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from debzero.base.errors import UserError
+from debzero.base.errors import InputError, UserError
 from debzero.check.checks import examine
 from debzero.job.schema import Job
 from debzero.model import build, inputs
@@ -189,6 +189,12 @@ def test_a_head_for_other_classes_is_replaced_and_said(whole, tmp_path):
     assert not found(folder, labels=["good", "bad"]) and not found(whole[0], labels=["a", "b"])
     (warning,) = found(whole[0], task="regression", labels=["label"])
     assert "does not fit the task" in warning.reason
+    settings(id2label={str(number): f"c{number}" for number in range(5)})(folder)
+    (warning,) = found(folder, labels=["a", "b"])  # its names alone are wrong
+    assert "as many classes as the data (2), but its config.json names 5 (c0, c1" in warning.reason
+    (warning,) = found(folder)
+    assert "2 rows) does not fit the 5 classes that its config.json names" in warning.reason
+    assert "unless the data's classes fit it" in warning.reason
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -299,6 +305,22 @@ def test_a_model_that_insists_on_kernels_is_refused_where_there_are_none(tmp_pat
     assert "need the Python package mamba_ssm and causal_conv1d" in problem.reason and "config.json" in problem.fix
     settings(use_mamba_kernels=False)(folder)
     assert not found(folder)
+
+
+def test_a_model_with_layers_for_each_language_must_know_whose_to_use(bench, tmp_path):
+    model = transformers.XmodForSequenceClassification(transformers.XmodConfig(**SIZES, languages=["de_DE", "en_XX"]))
+    folder = saved(tmp_path / "xmod", model)
+    problem, = found(folder)
+    assert "(de_DE, en_XX), and the default_language says none" in problem.reason and "config.json" in problem.fix
+    settings(default_language="en")(folder)
+    problem, = found(folder)
+    assert "'en' is none of them" in problem.reason
+    settings(default_language="en_XX")(folder)
+    assert not found(folder)
+    with pytest.raises(InputError, match="layers for each language") as caught:
+        examine(bench.job(model={"type": "xmod", **SIZES}))
+    assert [problem.key for problem in caught.value.problems] == ["model.default_language"]
+    assert examine(bench.job(model={"type": "xmod", **SIZES, "default_language": "en_XX"}))
 
 
 def test_weights_that_only_loading_finds_unfit_are_a_sentence(whole, tmp_path):

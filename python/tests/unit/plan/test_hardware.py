@@ -18,6 +18,7 @@ def gpu_host(monkeypatch):
     monkeypatch.setattr(hardware, "this_host", lambda: HostGpus(2, False))
     monkeypatch.setattr(torch.cuda, "get_device_properties",
                         lambda number: SimpleNamespace(total_memory=(24 - 8 * number) * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "NVIDIA H100 80GB HBM3")
 
 
 def test_without_gpus_and_options_the_defaults_are_used():
@@ -29,7 +30,7 @@ def test_without_gpus_and_options_the_defaults_are_used():
 def test_this_hosts_smallest_gpu_counts(gpu_host):
     found, _ = find_hardware(None, NONE)
     assert (found.gpus, found.gpu_memory, found.nvme, found.bf16) == (2, 16 * 2**30, 0, False)
-    assert found.ram > 0 and found.source == "this host's"
+    assert found.ram > 0 and found.source == "this host's" and found.device == "NVIDIA H100 80GB HBM3"
 
 
 def test_the_command_line_comes_first_and_is_named(gpu_host):

@@ -9,9 +9,9 @@ from debzero.resolve.layout import Layout
 from debzero.resolve.resolve import resolve
 
 
-def resolved(given=None, gpus=0, config=None, **changes):
+def resolved(given=None, gpus=0, config=None, hosts=1, **changes):
     job = Job.model_validate(changed(JOB, {key.replace("__", "."): value for key, value in changes.items()}))
-    return resolve(job, HostGpus(gpus, False), given, "job.yml", config)
+    return resolve(job, HostGpus(gpus, False), given, "job.yml", config, hosts)
 
 
 def refused(*given, **changes):
@@ -22,10 +22,12 @@ def refused(*given, **changes):
 
 
 def test_every_rank_has_a_place_of_its_own():
-    layout = Layout(3, 2)
-    assert [layout.rank(layout.place(rank)) for rank in range(6)] == list(range(6))
-    assert list(layout.groups("tensor")) == [(0, 1), (2, 3), (4, 5)]
-    assert list(layout.groups("data")) == [(0, 2, 4), (1, 3, 5)]
+    layout = Layout(3, 2, 2)
+    assert [layout.rank(layout.place(rank)) for rank in range(12)] == list(range(12))
+    assert list(layout.groups("tensor")) == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11)]
+    assert list(layout.groups("data")) == [(0, 2, 4), (1, 3, 5), (6, 8, 10), (7, 9, 11)]
+    assert list(layout.groups("stage")) == [(0, 6), (1, 7), (2, 8), (3, 9), (4, 10), (5, 11)]
+    assert [layout.dropout_stream(rank) for rank in range(12)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 @pytest.mark.parametrize(("ranks", "gpus", "expected"), [("auto", 0, 2), ("auto", 4, 4), (2, 4, 2), (6, 0, 6)])
@@ -37,12 +39,24 @@ def test_the_batch_is_divided_among_copies_of_the_model(ranks, gpus, expected):
 
 
 def test_what_does_not_go_with_a_division_is_refused():
-    assert "3 ranks cannot be divided into groups of 2; use 2 or 4" in refused(3, parallel__tensor=2)["parallel.tensor"]
+    assert "3 ranks cannot be divided into groups of 2; use 2 or 4" in refused(3, parallel__tensor=2)["parallel"]
     assert "use none or 1" in refused(2, parallel__tensor=2, zero__stage=2)["zero.stage"]
     assert "set it to native" in refused(2, parallel__tensor=2, zero__stage=1)["zero.engine"]
     offload = {"zero__stage": 1, "zero__engine": "native", "zero__offload_optimizer": "cpu"}
     assert "offloads nothing" in refused(2, parallel__tensor=2, **offload)["zero.offload_optimizer"]
+    writes = {"task": "text-to-text", "data__answers": "text"}
+    assert "cannot write the texts" in refused(2, parallel__pipeline=2, **writes)["parallel.pipeline"]
     assert "no DeepSpeed JSON" in refused(2, 0, {"gradient_clipping": 1.0}, parallel__tensor=2)["deepspeed"]
+
+
+def test_a_divided_model_is_on_one_host():
+    assert "on one host, not on 2" in refused(2, 0, None, 2, parallel__tensor=2)["parallel"]
+
+
+@pytest.mark.parametrize(("total", "stages", "micro"), [(64, 2, 8), (64, 4, 4), (8, 2, 1), (6, 2, 1), (1024, 2, 32)])
+def test_a_pipeline_gets_enough_micro_batches(total, stages, micro):
+    batch = resolved(stages, train__global_batch=total, train__micro_batch="auto", parallel__pipeline=stages).batch
+    assert (batch.micro, batch.total) == (micro, total)
 
 
 def test_a_run_is_the_same_however_its_model_is_divided():

@@ -1,6 +1,7 @@
 """Models that are divided over ranks: dropout, checkpoints for any division, what is refused."""
 import itertools
 import json
+import re
 
 import pytest
 from layouts import FAMILIES, LAYOUTS, result, same, settings, train
@@ -105,7 +106,7 @@ def test_layers_that_are_computed_again_drop_the_same_again(trained):
 def test_a_run_continues_with_another_division(trained, family, first, then):
     reached = []
     for number, layouts in enumerate(((first, then), ("ddp", "ddp"))):
-        name = f"continued-{family}-{number}"
+        name = re.sub(r"\W+", "-", f"{family}-{first}-{then}-{number}")
         for layout, steps in zip(layouts, (10, 20)):
             job = trained.job(name, **settings(family, layout, train__max_steps=steps))
             done = trained.quick("train", job)

@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""`debzero plan --hosts` against the steps that two hosts with a slow link between them really take.
+
+Run it as root on any Linux host with `ip` and `tc` (iproute2), with the Python that has debzero's libraries:
+
+    link.py --results link.json                        # measure all, or what is missing
+    link.py --results link.json --only none/1G none    # only these, again
+    link.py --results link.json --show                 # the table
+
+Each rank is a processor in a network namespace of its own; the two are connected by a pair of virtual interfaces whose
+rate `tc` limits (token bucket, both directions). They train a small BERT over gloo, in each ZeRO stage at each rate.
+plan is given what such a rank trains without the other (two that train at the same time, as both share this machine;
+measured before and after the stage's other runs), and what a plain TCP connection reaches over the link. Exit code 1: a
+prediction is more than a quarter off.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import common
+import pairs
+import yaml
+
+from debzero.base.environment import Environment
+from debzero.base.files import read_json, write_json
+from debzero.job.schema import Job
+from debzero.measure.run import end_on_signals
+from debzero.plan.model_shapes import Shapes
+from debzero.plan.scale import Scale
+from debzero.plan.site import CPU, Options, find_site
+from debzero.run.folder import RunFolder
+from debzero.run.records import read_metrics
+
+# Two buckets of gradients, so that one can be sent while the other is computed.
+SHAPE = {"vocab_size": 8000, "hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12,
+         "intermediate_size": 3072}
+BATCH, MICRO, LENGTH = 2, 1, 32  # samples of a rank and step, and of a micro-batch; tokens
+ALONE = "alone"  # the runs of one rank without the other
+STAGES = ("none", "1", "2", "3")
+RATES = ("200M", "500M", "1G")
+WARMUP, STEPS = 1, 7
+WITHIN = 0.25  # of the measured step
+PORT = 29777
+PACKAGES = ("torch", "deepspeed", "transformers", "numpy")
+# Prints what a connection of a megabyte and of single bytes takes: arguments: `listen`, or the address to connect to.
+PROBE = """
+import json, socket, sys, time
+size, turns = {size}, 50
+if sys.argv[1] == "listen":
+    server = socket.create_server(("", {port}))
+    print("ready", flush=True)
+    connection = server.accept()[0]
+    for _ in range(turns):
+        connection.sendall(connection.recv(1))
+    while size:
+        size -= len(connection.recv(min(size, 2**20)))
+    connection.sendall(b".")
+else:
+    connection = socket.create_connection((sys.argv[1], {port}))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    trips = []
+    for _ in range(turns):
+        began = time.perf_counter()
+        connection.sendall(b".")
+        connection.recv(1)
+        trips.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    connection.sendall(bytes(size))
+    connection.recv(1)
+    print(json.dumps([size * 8 / (time.perf_counter() - began), sorted(trips)[turns // 2]]))
+"""
+
+
+def job_values(stage: str, ranks: int) -> dict[str, Any]:
+    """The job, but for its folders."""
+    return {"model": {"type": "bert", **SHAPE}, "output": "out", "ranks": ranks,
+            "data": {"dataset": "data", "text": ["sentence1", "sentence2"], "label": "label", "max_length": LENGTH,
+                     "padding": "max_length"},
+            "train": {"global_batch": BATCH * ranks, "micro_batch": MICRO, "precision": "fp32", "log_every": 1},
+            "zero": {"stage": stage if stage == "none" else int(stage)}, "checkpoint": {"minutes": 10**6}}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured case. Times in seconds of a step, the link in bits per second."""
+
+    name: str
+    label: str
+    bits_per_second: float
+    alone: float
+    measured: float
+    predicted: float
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted / self.measured
+
+    @property
+    def is_close(self) -> bool:
+        return abs(self.ratio - 1) <= WITHIN
+
+
+def predicted_seconds(results: dict[str, Any]) -> Iterator[Cell]:
+    """Each run of two ranks in the results, beside its prediction."""
+    runs = results["runs"]
+    for name, run in runs.items():
+        stage = name.split("/")[0]
+        if run["link"] is None:
+            continue
+        alone = [steps for other in runs if other.startswith(f"{stage}/") and other.endswith(ALONE)
+                 for steps in runs[other]["steps"]]
+        own = statistics.median([seconds for steps in alone for seconds in steps])
+        reached, trip = run["link"]["bits_per_second"], run["link"]["round_trip_seconds"]
+        options = Options(2, 1, link=f"{reached:.0f}", device=CPU, samples_per_second=BATCH / own,
+                          latency_us=trip / 2 * 1e6)
+        job = Job.model_validate(job_values(stage, 2))
+        scale = Scale(Shapes(job, "link.yml", None), None, find_site(options)[0], "link.yml")
+        number = 0 if stage == "none" else int(stage)
+        found = next(each for each in scale.predictions() if each.layout.stage == number and each.layout.parts == 1)
+        yield Cell(name, found.layout.label, reached, own, statistics.median(sum(run["steps"], [])),
+                   found.case.step().total)
+
+
+class Place(NamedTuple):
+    """A network namespace with one end of the link."""
+
+    namespace: str
+    interface: str
+    address: str
+
+    def run(self, *command: str) -> list[str]:
+        return ["ip", "netns", "exec", self.namespace, *command]
+
+
+def places() -> tuple[Place, Place]:
+    """Of this process alone, so that others' namespaces stay as they are."""
+    return tuple(Place(f"debzero-{os.getpid()}-{end}", f"dz{os.getpid() % 10**6}{end}", f"10.77.0.{number}")
+                 for number, end in enumerate("ab", 1))  # type: ignore[return-value]
+
+
+def command(*words: str) -> None:
+    subprocess.run(words, check=True)
+
+
+@contextmanager
+def linked(hosts: tuple[Place, Place]) -> Iterator[None]:
+    """Two namespaces and the link between them."""
+    try:
+        for host in hosts:
+            command("ip", "netns", "add", host.namespace)
+        first, second = hosts
+        command("ip", "link", "add", first.interface, "netns", first.namespace, "type", "veth", "peer", "name",
+                second.interface, "netns", second.namespace)
+        for host in hosts:
+            command("ip", "-n", host.namespace, "addr", "add", f"{host.address}/30", "dev", host.interface)
+            for interface in (host.interface, "lo"):
+                command("ip", "-n", host.namespace, "link", "set", interface, "up")
+        yield
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host.namespace], check=False)
+
+
+def limit(hosts: tuple[Place, Place], rate: str) -> None:
+    """Let each end send at most this many bits per second. The bucket holds what is sent in ten milliseconds."""
+    burst = max(128 * 1024, round(float(rate[:-1]) * {"M": 1e6, "G": 1e9}[rate[-1]] / 8 / 100))
+    for host in hosts:
+        command(*host.run("tc", "qdisc", "replace", "dev", host.interface, "root", "tbf", "rate",
+                          f"{rate.lower()}bit", "burst", str(burst), "latency", "50ms"))
+
+
+def probe(hosts: tuple[Place, Place], rate: str) -> dict[str, float]:
+    """Bits per second that a connection reaches, and the seconds of a round trip."""
+    script = PROBE.format(size=round(float(rate[:-1]) * {"M": 1e6, "G": 1e9}[rate[-1]] / 8), port=PORT)  # one second's
+    first, second = hosts
+    with subprocess.Popen(first.run(sys.executable, "-c", script, "listen"), stdout=subprocess.PIPE,
+                          text=True) as server:
+        assert server.stdout and server.stdout.readline()
+        reached, trip = json.loads(subprocess.check_output(
+            second.run(sys.executable, "-c", script, first.address), text=True, timeout=60))
+    return {"bits_per_second": reached, "round_trip_seconds": trip}
+
+
+def train(options: argparse.Namespace, hosts: tuple[Place, Place], name: str, stage: str) -> list[list[float]]:
+    """Seconds of each measured step: of both ranks together, or, alone, of each of two trainings."""
+    alone = name.endswith(ALONE)
+    processes, outputs = [], []
+    for rank, host in enumerate(hosts):
+        run = options.folder / (f"{name}-{rank}" if alone else name).replace("/", "-")
+        run.mkdir(parents=True, exist_ok=True)
+        output = run / "out"
+        values = job_values(stage, ranks=1 if alone else 2)
+        values["train"].update(max_steps=WARMUP + options.steps, epochs=WARMUP + options.steps)
+        (run / "job.yml").write_text(yaml.safe_dump({
+            **values, "model": str(options.folder / "model"), "output": str(output),
+            "data": {**values["data"], "dataset": str(options.folder / "data")}}))
+        variables = {
+            **common.variables_of(sys.executable, OMP_NUM_THREADS="1", LOCAL_SIZE="1", DS_ACCELERATOR="cpu",
+                                  CUDA_VISIBLE_DEVICES="", GLOO_SOCKET_IFNAME=host.interface, LOCAL_RANK="0",
+                                  RANK="0" if alone else str(rank), WORLD_SIZE="1" if alone else "2",
+                                  MASTER_ADDR=hosts[0].address, MASTER_PORT=str(PORT + 1)),
+            **Environment(measured=True).variables()}
+        with open(run / f"rank{rank}.log", "w", encoding="utf-8") as log:
+            processes.append(subprocess.Popen(
+                host.run(sys.executable, str(common.SOURCE / "train.py"), "--job", str(run / "job.yml"), "--again"),
+                stdout=log, stderr=subprocess.STDOUT, env=variables, start_new_session=True))
+        outputs.append(output)
+    try:
+        codes = [process.wait(timeout=options.timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    if any(codes):
+        raise common.Failed(f"{name}: exit codes {codes}; the logs are in {outputs[0].parent}")
+    return [_steps(output) for output in outputs[:2 if alone else 1]]
+
+
+def _steps(output: Path) -> list[float]:
+    lines = read_metrics(RunFolder(str(output)).metrics_file)
+    return [line.interval_seconds for line in lines if line.step > WARMUP and line.interval_seconds]
+
+
+def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Add what is missing to the results, and write them after each run."""
+    if not (options.folder / "model").is_dir():
+        pairs.write_model(options.folder / "model", SHAPE)
+        pairs.write_pairs(options.folder / "data", rows=400, held_out=8, vocabulary=SHAPE["vocab_size"])
+    hosts = places()
+    with linked(hosts):
+        for stage in options.stages:
+            for end in (f"{ALONE}", *options.rates, f"again/{ALONE}"):
+                name = f"{stage}/{end}"
+                if name in results["runs"] and name not in options.only or options.only and name not in options.only:
+                    continue
+                link: Optional[dict[str, float]] = None
+                if not name.endswith(ALONE):
+                    limit(hosts, end)
+                    link = probe(hosts, end)
+                steps = train(options, hosts, name, stage)
+                results["runs"][name] = {"link": link, "steps": steps, "load": os.getloadavg()[0]}
+                write_json(options.results, results)
+                print(f"{name:<16} {statistics.median(sum(steps, [])):8.3f} s a step", flush=True)
+
+
+def show(results: dict[str, Any]) -> int:
+    """Print the table; the exit code."""
+    cells = list(predicted_seconds(results))
+    print(common.table([["stage/rate", "reached", "alone, s", "measured, s", "predicted, s", "ratio"], *(
+        [cell.name, f"{cell.bits_per_second / 1e6:.0f} Mbit/s", f"{cell.alone:.2f}", f"{cell.measured:.2f}",
+         f"{cell.predicted:.2f}", f"{cell.ratio:.2f}"] for cell in cells)]))
+    return int(not all(cell.is_close for cell in cells))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="the JSON to write, complete or show")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "debzero-link",
+                        help="where the trainings write (default: %(default)s)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--rates", nargs="+", default=list(RATES), metavar="RATE", help="such as 500M")
+    parser.add_argument("--only", nargs="+", default=[], metavar="STAGE/RATE", help="measure these again")
+    parser.add_argument("--steps", type=int, default=STEPS, help="measured steps of each run (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds that one run may take")
+    parser.add_argument("--show", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    options.folder = options.folder.absolute()
+    end_on_signals()
+    if not options.show:
+        results = read_json(options.results) if options.results.is_file() else {
+            "command": "python python/benchmarks/link.py --results docs/benchmarks/link.json",
+            "host": common.processor(), "versions": common.versions(sys.executable, *PACKAGES), "runs": {}}
+        measure(options, results)
+    return show(read_json(options.results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

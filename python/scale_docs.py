@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""Write docs/scale.md: what `debzero plan --hosts` predicts, beside what was measured.
+
+Its figures depend on the installed releases of torch and DeepSpeed, so run it with the pinned ones. With --check
+nothing is written: if the page is stale, the exit code is 1.
+"""
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "python" / "src"), str(ROOT / "python" / "benchmarks")]
+
+import link  # noqa: E402
+
+from debzero.job.batch import Batch  # noqa: E402
+from debzero.job.schema import Job  # noqa: E402
+from debzero.model import flops, settings  # noqa: E402
+from debzero.plan import rates  # noqa: E402
+from debzero.plan.collectives import Cluster  # noqa: E402
+from debzero.plan.layouts import Layout  # noqa: E402
+from debzero.plan.model_shapes import PUBLISHED, Shapes  # noqa: E402
+from debzero.plan.rates import link_text  # noqa: E402
+from debzero.plan.scale import Prediction, Scale  # noqa: E402
+from debzero.plan.scale_table import fastest  # noqa: E402
+from debzero.plan.site import Options, find_site  # noqa: E402
+from debzero.plan.step_time import Case, Engine, Work  # noqa: E402
+
+PAGE, BENCHMARKS = ROOT / "docs" / "scale.md", ROOT / "docs" / "benchmarks"
+GPUS, LINK, DEVICE = (8, 64, 256, 1024), "400G", "H100"
+SIZES = {"gpu_memory": "80G", "ram": "2T", "nvme": "0"}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
+
+class Model(NamedTuple):
+    """A model, and how it is trained: `batch` samples a GPU and step of `length` tokens."""
+
+    title: str
+    config: Any  # of the job's key `model`
+    task: str
+    length: int
+    batch: int
+    checkpointing: bool
+
+
+MODELS = (
+    Model("BERT-Large", "bert-large-uncased", "classification", 128, 64, False),
+    Model("GPT-2 XL", "gpt2-xl", "causal-lm", 1024, 16, True),
+    Model("A model of 7 billion parameters", {
+        "type": "llama", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "intermediate_size": 11008}, "causal-lm", 2048, 16, True),
+)
+
+
+def predictions(model: Model) -> Iterator[tuple[int, Scale, dict[Layout, Prediction]]]:
+    """Of each number of GPUs."""
+    shapes: Optional[Shapes] = None
+    for gpus in GPUS:
+        columns = {"text": ["sentence"], "label": "label"} if model.task == "classification" else {"text": ["text"]}
+        job = Job.model_validate({
+            "model": model.config, "task": model.task, "output": "out",
+            "data": {"dataset": "data", "max_length": model.length, **columns},
+            "train": {"global_batch": model.batch * gpus, "precision": "bf16",
+                      "gradient_checkpointing": model.checkpointing}})
+        if shapes is None:  # tracing the model takes most of the time, and the batch does not matter to it
+            shapes = Shapes(job, "scale.yml", None)
+            shapes.curve = functools.cache(shapes.curve)
+        shapes.job = job
+        site, problems = find_site(Options(gpus // 8, 8, link=LINK, device=DEVICE, sizes=SIZES))
+        assert not problems
+        scale = Scale(shapes, None, site, "scale.yml")
+        yield gpus, scale, {each.layout: each for each in scale.predictions()}
+
+
+def of_model(model: Model) -> Iterator[str]:
+    found = list(predictions(model))
+    scale = found[0][1]
+    yield f"### {model.title}"
+    yield ""
+    yield (f"{scale.shapes.counts.total / 1e6:.0f} M parameters, sequences of {model.length} tokens, bf16, "
+           f"{model.batch} samples a GPU and step" + (", gradient checkpointing." if model.checkpointing else "."))
+    yield ""
+    yield "| layout | " + " | ".join(f"{gpus} GPUs" for gpus, _, _ in found) + " |"
+    yield "| --- |" + " --- |" * len(found)
+    for layout in dict.fromkeys(layout for _, _, each in found for layout in each):
+        yield f"| {layout.label} | " + " | ".join(cell(each.get(layout)) for _, _, each in found) + " |"
+    yield ""
+    yield "The fastest that fits:"
+    yield ""
+    yield "| GPUs | layout | step | samples/s | link that hides communication | checkpoint, best interval | lost |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for gpus, _, each in found:
+        best = fastest(list(each.values()))
+        yield f"| {gpus} | {summary(best)} |" if best else f"| {gpus} | nothing fits | | | | | |"
+    yield ""
+
+
+def cell(one: Optional[Prediction]) -> str:
+    """A layout's samples per second and GPU, and the share of the step in which the GPU computes."""
+    if one is None:
+        return "-"
+    if not one.fits:
+        return "does not fit"
+    return f"{rate(one.samples_per_second / one.case.cluster.ranks)} ({one.case.step().efficiency:.0%})"
+
+
+def rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def summary(one: Prediction) -> str:
+    smallest, cost = one.case.smallest_link(), one.checkpoint
+    asked = "-" if one.case.cluster.hosts == 1 else link_text(smallest) if smallest else "none does"
+    return " | ".join([one.layout.label, f"{1000 * one.case.step().total:.0f} ms", rate(one.samples_per_second), asked,
+                       f"{cost.seconds:.0f} s, every {cost.best_interval / 60:.0f} min", f"{cost.lost_share:.2%}"])
+
+
+def over_a_link() -> Iterator[str]:
+    """The table of link.json."""
+    results = json.loads((BENCHMARKS / "link.json").read_text())
+    yield "| stage | link | alone | measured | predicted | predicted / measured |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for each in link.predicted_seconds(results):
+        yield (f"| {each.label} | {each.bits_per_second / 1e6:.0f} Mbit/s | "
+               f"{each.alone:.2f} s | {each.measured:.2f} s | {each.predicted:.2f} s | {each.ratio:.2f}"
+               f"{'' if each.is_close else ' (!)'} |")
+
+
+def on_gpus() -> Iterator[str]:
+    """BERT-Large on H200s, in bf16 with a global batch of 64, padded to 128 tokens."""
+    yield "| measured in | engine, ranks x micro-batch | measured | predicted | predicted / measured |"
+    yield "| --- | --- | --- | --- | --- |"
+    for file, stage, ranks, micro, speed, note in gpu_cases():
+        recorded = not stage and ranks == 1 and micro == 64
+        seconds, predicted = 64 / speed, gpu_step(stage, ranks, micro, recorded)
+        ratio = predicted / seconds
+        mark = f", {note}" if note else "" if abs(ratio - 1) <= link.WITHIN else " (!)"
+        yield (f"| {file} | {Layout(stage).label}, {ranks} x {micro} | {1000 * seconds:.0f} ms | "
+               f"{1000 * predicted:.0f} ms | {ratio:.2f}{mark} |")
+
+
+SETS = "sets a constant"
+
+
+def gpu_cases() -> Iterator[tuple[str, int, int, int, float, str]]:
+    """File, stage, ranks, micro-batch, samples per second, and what the case is for."""
+    row = json.loads((BENCHMARKS / "speed-h200.json").read_text())["rows"]["max_length"]
+    yield "speed-h200.json", 0, 1, 64, row["samples_per_second"], SETS
+    for trial in json.loads((BENCHMARKS / "tune.json").read_text())["trials"]:
+        if trial["stage"] == "none":
+            micro = trial["micro_batch"]
+            yield "tune.json", 0, 1, micro, trial["samples_per_second"], SETS if micro == 8 else ""
+    for file, ranks, micro in (("bert-large-1.json", 1, 64), ("article-2-gpus.json", 2, 8)):
+        for one in json.loads((BENCHMARKS / file).read_text())["configurations"]:
+            stage = 0 if one["stage"] == "none" else one["stage"]
+            yield (file, stage, ranks, micro, one["summary"]["samples_per_second"]["median"],
+                   SETS if ranks == 2 and stage else "")
+
+
+def gpu_step(stage: int, ranks: int, micro: int, recorded: bool) -> float:
+    """Seconds of a step, as plan predicts it for H200s and the releases that were measured. `recorded`: as CUDA
+    graphs."""
+    config = settings.from_scratch({**PUBLISHED["bert-large-uncased"], "num_labels": 2})
+    seconds = flops.per_sample(config, 128.0, "classification") / (rates.PEAK_SHARE * flops.peak("H200", "bf16"))
+    work = Work(335_143_938, 24, 1024, 128, seconds, 0.0 if recorded else rates.LAUNCHING[stage], False)
+    zero = {"overlap_comm": True, "reduce_bucket_size": 50_000_000} if stage else {}
+    cluster = Cluster(1, ranks, 1.0, rates.local_rate("H200"), rates.HOP, rates.LOCAL_HOP)
+    batch = Batch(64, micro, 64 // micro // ranks, ranks)
+    return Case(Layout(stage), work, Engine(stage, 2, zero), batch, cluster).step().total
+
+
+HEAD = """# Toward thousands of GPUs
+
+`debzero plan JOB --hosts N` predicts how fast a job trains over many hosts, in each layout, before anybody has them:
+
+```sh
+debzero plan mrpc.yml --hosts 16 --gpus 8 --link 200G --device H100 --gpu-memory 80G
+debzero plan mrpc.yml --hosts 2 --gpus 1 --link 1G --device cpu --samples-per-second 3.5    # ranks on processors
+```
+
+This page compares it with measurements, then shows it for three models. `python/scale_docs.py` writes it from the code
+and from [the measured results](benchmarks/README.md); a test fails where it is stale.
+
+How it predicts (the formulas and their sources are in `plan/step_time`, `plan/collectives` and `plan/failures`):
+
+- Computing: the model's FLOPs over the share of the GPU's peak that was measured (`--peak-share`), or what one rank was
+  measured to train (`--samples-per-second`). Steps that are not recorded as CUDA graphs also wait for the processor to
+  launch kernels: a measured time for each layer and micro-batch, which no other processor will have exactly.
+- Communication: the bytes that each engine sends, over the slowest link on their way. The backward pass hides them (at
+  stage 3 both passes do), except for the last piece. Between hosts all-reduces are trees, other collectives rings.
+- Tensor parallelism stays within a host, and nothing hides its all-reduces. A pipeline adds its bubble, and exchanges
+  gradients at the end.
+- Checkpoints: at Daly's interval, with one failure of a host in 264 days (`--mtbf`), which is Llama 3's rate, and a
+  disk that takes 1 GiB/s of each host (`--disk`).
+
+## Measured
+"""
+LINK_TEXT = """
+### Two ranks over a slow link
+
+`link.json`: a BERT of 50 M parameters in fp32 over gloo, one thread a rank, in two network namespaces whose link `tc`
+limits. `plan` was given what one rank trains alone and what a TCP connection reaches over the link. (!): more than 25 %
+off.
+"""
+GPU_TEXT = """
+### One and two GPUs
+
+BERT-Large in bf16 with a global batch of 64, padded to 128 tokens, on H200s with torch 2.11. What sets one of `plan`'s
+constants agrees by construction. (!): more than 25 % off.
+"""
+GPU_NOTES = """
+Why some are off: plain DDP on two GPUs was measured with torch's DistributedDataParallel, before debzero averaged the
+gradients itself and recorded such steps, and has not been measured since. ZeRO-1 on one GPU waits for the processor:
+two runs of that one job differed by 23 %. Several hosts with GPUs have never been measured.
+"""
+PREDICTED = f"""
+## Predicted
+
+**Nothing below was measured.** Hosts have eight {DEVICE}s with 80 GB and NVLink, and each sends up to
+{link_text(rates.parse_link(LINK))} to the others. The releases are the pinned ones, which record no CUDA graphs, so
+small models wait for the processor most of all. A cell has the samples per second and GPU, and the share of the step in
+which the GPU computes. Tensor and pipeline layouts shard the optimizer among their copies, as ZeRO-1 does.
+Communication counts as hidden where at most 5 % of a step waits for it; where no link does that, the links within a
+host or the latency take more.
+"""
+
+
+def page() -> str:
+    lines = [HEAD, *LINK_TEXT.splitlines()[1:], "", *over_a_link(), *GPU_TEXT.splitlines(), "", *on_gpus(),
+             *GPU_NOTES.splitlines(), *PREDICTED.splitlines(), ""]
+    for model in MODELS:
+        lines += of_model(model)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only say whether the page is stale")
+    check, text = parser.parse_args().check, page()
+    stale = not PAGE.is_file() or PAGE.read_text() != text
+    if check and stale:
+        print(f"{PAGE.relative_to(ROOT)} is stale: run `make docs`", file=sys.stderr)
+    elif stale:
+        PAGE.write_text(text)
+    return int(check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

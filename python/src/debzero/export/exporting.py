@@ -1,0 +1,176 @@
+"""From a run to a verified folder: written beside its place, and there only once it answers as the original does."""
+from __future__ import annotations
+
+import json
+import shutil
+from argparse import Namespace
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from debzero import __version__
+from debzero.base import privileges
+from debzero.base.errors import InputError, Problem, UserError
+from debzero.base.failures import full_disk_named
+from debzero.base.files import new_folder, read_json, sha256, write_json, write_text
+from debzero.base.text import count_text, printable_lines
+from debzero.export import graphs, ranges, readme, samples
+from debzero.export.optimise import optimise
+from debzero.export.samples import HeldOut
+from debzero.export.verify import METRIC_LIMIT, ROWS_LIMIT, Comparison, compare
+from debzero.predict import exported, trained
+from debzero.predict.engine import Choice
+from debzero.predict.engine_onnx import MISSING, OnnxEngine
+from debzero.predict.engine_torch import TorchEngine
+from debzero.predict.trained import Trained
+from debzero.run.folder import MODEL_FACTS
+from debzero.run.report import device_name
+
+# Of a model folder, what its export takes over: all but its weights and what describes those.
+TAKEN = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm")
+SHOWN = 10  # samples with other answers that a message lists
+LEFT = ("*.index.json", MODEL_FACTS, exported.RECORD)
+FAILED = "the export was removed: use another precision, or --accept-loss if the model is good enough for you"
+
+
+def export(options: Namespace) -> int:
+    """The exit code. Raises a UserError for an export that is not the original any more."""
+    _check_installed()
+    privileges.tighten_umask()
+    folder = trained.find(options.name, options.output)
+    model = trained.load(folder)
+    held_out = samples.of_run(model, options.name)
+    final = (options.output or exported.folder_for(folder, options.precision)).absolute()
+    _check_place(final)
+    with full_disk_named(final), new_folder(final) as made:
+        found, record = write(model, held_out, options.precision, made, options.accept_loss)
+    if options.json:
+        print(json.dumps({"folder": str(final), **record}, indent=2))
+    else:
+        print(printable_lines(summary(found, final, options.precision, record["accepted"])))
+    return 0
+
+
+def write(model: Trained, held_out: HeldOut, precision: str, folder: Path, accept: bool
+          ) -> tuple[Comparison, dict[str, Any]]:
+    """Write the export into a new folder; what it was compared to, and its record. Raises a UserError where it does not
+    pass; `accept`: though it loses more than the limits allow."""
+    import torch
+
+    original = TorchEngine(model, Choice("cpu", "fp32"))
+    graphs.write(model, original.model, held_out.example(), folder)
+    for name in graphs.names(model):
+        optimise(folder / name, model.config, precision)
+    for leftover in [*folder.glob("*.onnx")]:
+        if leftover.name not in graphs.names(model):
+            leftover.unlink()
+    _take_over(model, folder)
+    found, accepted = judge(model, original.model, held_out, folder, precision, accept)
+    record = {"format": 1, "to": "onnx", "precision": precision, "task": model.task, "opset": graphs.OPSET,
+              "files": {name: _digest(folder / name) for name in graphs.names(model)},
+              "axes": {name: _axes(folder / name) for name in graphs.names(model)},
+              "model": {path.name: _digest(path) for path in sorted(model.folder.glob("*.safetensors"))},
+              "versions": _versions(), "verified_on": device_name(torch.device("cpu")),
+              "limits": {"metric": METRIC_LIMIT, "answers": ROWS_LIMIT}, "verification": asdict(found),
+              "accepted": accepted}
+    write_json(folder / exported.RECORD, record)
+    write_text(folder / "README.md", readme.text(model, record, found))
+    return found, record
+
+
+def judge(model: Trained, original: Any, held_out: HeldOut, folder: Path, precision: str, accept: bool
+          ) -> tuple[Comparison, list[str]]:
+    """The comparison of an export with `original`, and what of it is above the limits but accepted. Raises a UserError
+    where it does not pass."""
+    here = trained.load(folder, weights=False)
+    engine = OnnxEngine(here, Choice("cpu", precision))
+    found = compare(original, engine.model, model, held_out)
+    found.labels_agree = model.labels == here.labels
+    if precision == "fp16":
+        found.peak = peak(here, held_out, original)
+    broken, losses = found.broken(), found.losses(precision)
+    if broken or losses and not accept:
+        reasons = "; ".join([*broken, *losses])
+        raise UserError(f"the exported model is not the original any more: {reasons}"
+                        + _rows(found), FAILED if not broken else
+                        "the export was removed: use --precision fp32" if precision != "fp32" else
+                        "the export was removed: use the model with `debzero predict --engine torch`")
+    return found, losses
+
+
+def peak(here: Trained, held_out: HeldOut, original: Any) -> float:
+    """The largest value that the graphs of an export reach on the held-out samples."""
+    with TemporaryDirectory(dir=here.folder.parent, prefix=".watched-") as name:
+        folder = Path(name)
+        for graph in graphs.names(here):
+            ranges.watch(here.folder / graph, folder / graph)
+        for path in here.folder.glob("*.json"):
+            shutil.copyfile(path, folder / path.name)
+        model = OnnxEngine(replace(here, folder=folder), Choice("cpu", "fp16")).model
+        watched = ranges.watched_sessions(model)
+        compare(original, model, here, held_out)
+        return max(each.peak for each in watched)
+
+
+def _rows(found: Comparison) -> str:
+    if not found.rows:
+        return ""
+    listed = ", ".join(map(str, found.rows[:SHOWN]))
+    return f" (the held-out samples with other answers: {listed}{', ...' if len(found.rows) > SHOWN else ''})"
+
+
+def _check_installed() -> None:
+    try:
+        for name in ("onnx", "onnxruntime", "optimum"):
+            metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise MISSING from None
+
+
+def _check_place(final: Path) -> None:
+    """Raises an InputError where something else than an export is at its place."""
+    if final.exists() and not (final / exported.RECORD).is_file() and (not final.is_dir() or any(final.iterdir())):
+        raise InputError([Problem("the command line", "--output", f"{final} is there, and no export",
+                                  "name a new folder, or one of an earlier export, which is replaced")])
+
+
+def _take_over(model: Trained, folder: Path) -> None:
+    """The configuration, the tokenizer, and what debzero says of the inputs."""
+    for pattern in TAKEN:
+        for path in model.folder.glob(pattern):
+            if path.is_file() and not any(path.match(left) for left in LEFT):
+                shutil.copyfile(path, folder / path.name)
+    facts = read_json(model.folder / MODEL_FACTS)
+    write_json(folder / MODEL_FACTS, {**facts, "inputs": model.inputs.model_dump(mode="json")})
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return sha256(file)
+
+
+def _axes(graph: Path) -> dict[str, list[Any]]:
+    """{input or output: its axes}: a number, or the name of one that may have any length."""
+    from onnx import load
+
+    of = load(str(graph), load_external_data=False).graph
+    return {each.name: [axis.dim_param or axis.dim_value for axis in each.type.tensor_type.shape.dim]
+            for each in [*of.input, *of.output]}
+
+
+def _versions() -> dict[str, str]:
+    return {"debzero": __version__, **{name: metadata.version(name) for name in (
+        "torch", "transformers", "optimum", "onnx", "onnxruntime")}}
+
+
+def summary(found: Comparison, final: Path, precision: str, accepted: list[str]) -> str:
+    """What was exported, for people."""
+    lines = [f"exported: {final}", f"  precision   {precision}",
+             f"  {found.metric:<11} {found.exported[found.metric]:.4f} (original {found.original[found.metric]:.4f}), "
+             f"on {count_text(found.samples, 'held-out sample')}",
+             f"  answers     {found.differing} of {found.answers} differ",
+             f"  logits      differ by {found.largest_difference:.3g} at most, {found.mean_difference:.3g} on average",
+             *(f"  accepted    {loss}" for loss in accepted)]
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""The addresses of a job's hosts, and the interface of this one by which they reach it."""
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Optional
+
+import psutil
+
+from debzero.base.errors import InputError, PassingError, Problem
+from debzero.hosts.cluster import Cluster
+
+FIX = "correct the file; `ip -brief address` shows this host's addresses"
+
+
+def addresses(cluster: Cluster) -> dict[str, str]:
+    """Each host's IP address. Raises an InputError where a name is that of the loopback, and a PassingError where it is
+    unknown: the name server may be down."""
+    found = {}
+    for name, address in cluster.hosts.items():
+        try:
+            found[name] = str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            raise PassingError(f"{cluster.file}: the address {address} of {name} is unknown: {error.strerror or error}",
+                               "write its IP address there, or correct the name") from None
+    local = [name for name, address in found.items() if is_loopback(address)]
+    if local and len(local) < len(found):
+        name = local[0]
+        raise InputError([Problem(
+            str(cluster.file), "hosts", f"{name}: {cluster.hosts[name]} is {found[name]} here, the loopback, where "
+            "the other hosts do not reach it (Debian's /etc/hosts gives a host's own name to 127.0.1.1)",
+            f"write the IP address of {name}")])
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.split("%")[0]).is_loopback
+
+
+def interfaces() -> Mapping[str, list[str]]:
+    """The IP addresses of each interface of this host."""
+    return {name: [one.address.split("%")[0] for one in found if one.family in (socket.AF_INET, socket.AF_INET6)]
+            for name, found in psutil.net_if_addrs().items()}
+
+
+def interface_of(address: str) -> Optional[str]:
+    if is_loopback(address):
+        return "lo"
+    return next((name for name, found in interfaces().items() if address in found), None)
+
+
+def source_to(address: str) -> Optional[str]:
+    """This host's own address on the route to another; None where there is no route."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # of UDP: nothing is sent
+        return str(probe.getsockname()[0])
+    return None
+
+
+def interface(cluster: Cluster, found: Mapping[str, str]) -> str:
+    """The interface that gloo and NCCL are to use: the file's, else the one with this host's address. `found`: every
+    host's address. Raises an InputError where this host has none such."""
+    def wrong(key: str, reason: str) -> InputError:
+        return InputError([Problem(str(cluster.file), key, reason, FIX)])
+
+    known, own = interfaces(), found[cluster.host]
+    if cluster.interface:
+        if cluster.interface not in known:
+            raise wrong("interface", f"{cluster.host} has no interface {cluster.interface}; it has "
+                                     f"{', '.join(sorted(known))}")
+        if not known[cluster.interface]:
+            raise wrong("interface", f"{cluster.interface} of {cluster.host} has no IP address")
+        if is_loopback(known[cluster.interface][0]) and not is_loopback(own):
+            raise wrong("interface", f"{cluster.interface} of {cluster.host} is the loopback, by which no other host "
+                                     "reaches it")
+        return cluster.interface
+    name = interface_of(own)
+    if name is None:
+        mine = ", ".join(address for addresses in known.values() for address in addresses if not is_loopback(address))
+        raise wrong("hosts", f"{cluster.host}: {own} is no address of this host, which has {mine or 'none'}")
+    return name

@@ -1,0 +1,213 @@
+"""Predicts how long an optimizer step takes in a layout over many GPUs.
+
+Computing: model FLOPs (model/flops) over the share of the peak that was measured, or the samples per second of one rank
+that somebody has measured. Communication: what each engine sends, from its source, over the links (collectives). What
+the volumes come to for P parameters of one type, with n ranks and per rank: plain DDP and ZeRO-1 and 2 send 2(n-1)/n P,
+ZeRO-3 sends 3(n-1)/n P (Rajbhandari et al. 2020, section 7). DeepSpeed's stages 1 and 2 send more: they all-reduce the
+gradients and keep a part (stage_1_and_2.py, allreduce_and_scatter).
+
+Pipelines (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training", section 2.2): of m micro-batches over
+p stages, p - 1 more are waited for. Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM", section 3): two all-reduces
+of a layer's activations forward and two backward, which nothing hides.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from debzero.job.batch import Batch
+from debzero.plan.collectives import Cluster, Group, exposed
+from debzero.plan.layouts import Layout
+from debzero.resolve.native import BUCKET
+
+FLOAT = 4
+HIDDEN = 0.05  # communication hides where no more than this share of the step waits for it
+SLOWEST, FASTEST = 1e3, 1e13  # bytes per second: between these a link is looked for
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one rank would compute alone. `sample_seconds`: forward and backward of a sample; `launching_seconds`: the
+    processor's, of one layer and micro-batch, which come on top."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    length: int              # tokens of a sample
+    sample_seconds: float
+    launching_seconds: float
+    checkpointing: bool      # the backward pass computes the forward pass once more
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Who trains, and what decides what it sends. `zero`: DeepSpeed's section zero_optimization, empty for debzero's
+    own engines; `width`: bytes of a weight in the forward pass."""
+
+    stage: int
+    width: int
+    zero: dict[str, Any]
+
+    @property
+    def gradient_width(self) -> int:
+        """Bytes of a gradient that is sent: plain PyTorch keeps everything in fp32."""
+        return self.width if self.stage else FLOAT
+
+    def overlaps(self, batch: Batch, gloo: bool) -> bool:
+        """Whether gradients are sent while the backward pass runs."""
+        if not self.stage:
+            return True
+        if gloo:  # train/gloo waits
+            return False
+        sends_early = self.stage > 1 or batch.accumulation == 1
+        return bool(self.zero.get("overlap_comm")) and sends_early if self.zero else True
+
+    @property
+    def all_reduces(self) -> bool:
+        """Whether gradients are summed on every rank, though each needs a part alone."""
+        zero = self.zero
+        return not self.stage or bool(zero) and self.stage < 3 and (
+            zero.get("use_multi_rank_bucket_allreduce", True) or not zero.get("reduce_scatter", True))
+
+    @property
+    def bucket(self) -> int:
+        """Elements that are sent at once."""
+        return int(self.zero.get("reduce_bucket_size", BUCKET))
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One kind of collective in a step. `size`: bytes of the data; `sent`: bytes that each rank sends for it; both of
+    all its `times` together, as are the seconds."""
+
+    what: str
+    times: int
+    size: float
+    sent: float
+    seconds: float
+    exposed_seconds: float
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """An optimizer step, in seconds."""
+
+    compute: float
+    launching: float
+    bubble: float       # of a pipeline
+    transfers: tuple[Transfer, ...]
+
+    @property
+    def exposed(self) -> float:
+        """Communication that nothing hides."""
+        return sum(transfer.exposed_seconds for transfer in self.transfers)
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.launching + self.bubble + self.exposed
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the step in which the GPU computes what one alone would."""
+        return self.compute / self.total
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that decides a step. `batch`: its ranks are the copies of the model."""
+
+    layout: Layout
+    work: Work
+    engine: Engine
+    batch: Batch
+    cluster: Cluster
+
+    def step(self) -> StepTime:
+        """The prediction."""
+        layout, work, batch = self.layout, self.work, self.batch
+        compute = batch.micro * work.sample_seconds / layout.parts
+        launching = work.launching_seconds * work.layers / layout.pipeline
+        within = self._within_model()
+        slot = compute + launching + sum(transfer.exposed_seconds for transfer in within) / batch.accumulation
+        between = self._between_copies(compute + launching)
+        return StepTime(batch.accumulation * compute, batch.accumulation * launching, (layout.pipeline - 1) * slot,
+                        (*within, *between))
+
+    def smallest_link(self) -> Optional[float]:
+        """Bytes per second of the slowest link between hosts with which communication hides; None where there is no
+        such link, or none is needed."""
+        if self.cluster.hosts == 1 or not self._hides(FASTEST):
+            return None
+        low, high = SLOWEST, FASTEST
+        while high / low > 1.001:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self._hides(middle) else (middle, high)
+        return high
+
+    def _hides(self, link: float) -> bool:
+        step = replace(self, cluster=replace(self.cluster, link=link)).step()
+        return step.exposed <= HIDDEN * step.total
+
+    def _within_model(self) -> list[Transfer]:
+        """What the ranks of one copy of the model send each other."""
+        layout, work, batch = self.layout, self.work, self.batch
+        activations = float(batch.micro * work.length * work.hidden * self.engine.width)
+        found = []
+        if layout.tensor > 1:
+            times = (6 if work.checkpointing else 4) * work.layers // layout.pipeline * batch.accumulation
+            group = layout.tensor_group(self.cluster)
+            found.append(_transfer("activations, all-reduce", times, activations, 2 * (group.ranks - 1) / group.ranks,
+                                   group.all_reduce(activations)))
+        if layout.pipeline > 1:
+            group = layout.next_stage(self.cluster)
+            found.append(_transfer("activations and their gradients, sent on", 2 * batch.accumulation, activations, 1,
+                                   group.send(activations)))
+        return found
+
+    def _between_copies(self, micro_seconds: float) -> list[Transfer]:
+        """What the copies send each other. `micro_seconds`: a rank's for one micro-batch."""
+        engine, batch = self.engine, self.batch
+        group = self.layout.data_group(self.cluster)
+        if group.ranks == 1:
+            return []
+        count = self.work.parameters / self.layout.parts
+        backward = micro_seconds * (3 / 4 if self.work.checkpointing else 2 / 3)
+        if engine.stage == 3:
+            return self._of_stage_3(group, count * engine.width, (micro_seconds - backward, backward))
+        pieces, size = max(1, math.ceil(count / engine.bucket)), count * engine.gradient_width
+        times = batch.accumulation if engine.stage == 2 else 1
+        reduce = group.all_reduce if engine.all_reduces else group.reduce_scatter
+        seconds = pieces * reduce(size / pieces)
+        window = backward if engine.overlaps(batch, self.cluster.gloo) and self.layout.pipeline == 1 else 0.0
+        part, whole = (group.ranks - 1) / group.ranks, engine.all_reduces or self.cluster.gloo
+        found = [_transfer(f"gradients, {'all-reduce' if whole else 'reduce-scatter'}", times, size,
+                           2 * part if whole else part, seconds, exposed(seconds, window, pieces) if window else None)]
+        if engine.stage:
+            weights = count * engine.width
+            gather = pieces * group.all_gather(weights / pieces)
+            found.append(_transfer("weights, all-gather", 1, weights, part, gather))
+        return found
+
+    def _of_stage_3(self, group: Group, size: float, windows: tuple[float, float]) -> list[Transfer]:
+        """Each layer's weights are gathered as it runs, in both passes; its gradients are reduced at once. `windows`:
+        the seconds of a micro-batch's forward and backward pass."""
+        layers, times, gloo = self.work.layers, self.batch.accumulation, self.cluster.gloo
+        gather, scatter = layers * group.all_gather(size / layers), layers * group.reduce_scatter(size / layers)
+        overlaps = self.engine.overlaps(self.batch, gloo)
+        part = (group.ranks - 1) / group.ranks
+        forward = exposed(gather, windows[0], layers) if overlaps else gather
+        backward = exposed(gather + scatter, windows[1], layers) if overlaps else gather + scatter
+        return [_transfer("weights, all-gather forward", times, size, part, gather, forward),
+                _transfer("weights, all-gather backward", times, size, part, gather,
+                          backward * gather / (gather + scatter)),
+                _transfer(f"gradients, {'all-reduce' if gloo else 'reduce-scatter'}", times, size,
+                          2 * part if gloo else part, scatter, backward * scatter / (gather + scatter))]
+
+
+def _transfer(what: str, times: int, size: float, sends: float, seconds: float,
+              waits: Optional[float] = None) -> Transfer:
+    """`size`, `seconds` and `waits` (None: nothing is hidden) are those of one time; a rank sends `sends` times the
+    size."""
+    return Transfer(what, times, times * size, times * sends * size, times * seconds,
+                    times * (seconds if waits is None else waits))

@@ -1,0 +1,122 @@
+"""onnxruntime as an engine: a model that `debzero export` wrote, on a CPU or, with onnxruntime's build for it, a GPU.
+
+What writes texts is optimum's model, which is transformers' own generation on top of onnxruntime.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from debzero.base.errors import InputError, Problem, UserError
+from debzero.model.folder import no_code
+from debzero.model.task import IGNORED
+from debzero.predict.engine import Batch, Choice
+from debzero.predict.engine_torch import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS, TorchEngine, processors
+from debzero.predict.trained import Trained
+
+MODEL = "model.onnx"
+# Of an encoder-decoder, by optimum's names: the second writes the first token, the third those after it.
+PARTS = ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx")
+ON_GPU = "CUDAExecutionProvider"
+MISSING = UserError("onnxruntime is not installed for this Python",
+                    "install requirements-inference.lock: with Ansible `torch_venv_inference: true`, else see "
+                    "docs/export.md")
+
+
+class OnnxEngine(TorchEngine):
+    """`model` answers as transformers' model does."""
+
+    def __init__(self, trained: Trained, choice: Choice) -> None:
+        provider = _provider(choice.device)
+        gpu = provider == ON_GPU
+        self.device, self.precision = "cuda:0" if gpu else "cpu", choice.precision
+        self.rows, self.tokens = (GPU_ROWS, GPU_TOKENS) if gpu else (CPU_ROWS, CPU_TOKENS)
+        try:
+            self.model: Any = _model(trained, provider)
+        except Exception as error:  # of types that onnxruntime does not export
+            raise UserError(f"onnxruntime cannot load the model in {trained.folder}: {str(error)[:300]}",
+                            "export the model again") from None
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        return np.asarray(self.model.run(batch))
+
+
+class Classifier:
+    """A graph with one output, called as transformers' model is."""
+
+    def __init__(self, graph: Path, provider: str) -> None:
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(str(graph), session_options(), providers=_providers(provider))
+
+    def run(self, batch: Batch) -> np.ndarray:
+        """The logits of n rows, float32[n, classes]."""
+        feeds = {each.name: batch[each.name] for each in self.session.get_inputs()}
+        return np.asarray(self.session.run(["logits"], feeds)[0])
+
+    def __call__(self, **inputs: Any) -> Any:
+        import torch
+
+        arrays = {name: each.cpu().numpy() for name, each in inputs.items()}
+        return SimpleNamespace(logits=torch.from_numpy(self.run(arrays)))
+
+
+def session_options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = processors()
+    options.log_severity_level = 3
+    return options
+
+
+def _provider(device: str) -> str:
+    """Raises a UserError where onnxruntime is not installed, and an InputError for a GPU that it cannot use."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MISSING from None
+    there = ON_GPU in onnxruntime.get_available_providers()
+    if device == "cpu" or device == "auto" and not there:
+        return "CPUExecutionProvider"
+    if not there or device not in ("auto", "cuda", "cuda:0"):
+        raise InputError([Problem("the command line", "--device", f"onnxruntime cannot use {device} here",
+                                  "use --device cpu, or --engine torch")])
+    return ON_GPU
+
+
+def _providers(provider: str) -> list[str]:
+    return [provider] if provider != ON_GPU else [provider, "CPUExecutionProvider"]
+
+
+def _model(trained: Trained, provider: str) -> Any:
+    if trained.task in ("classification", "regression"):
+        return Classifier(trained.folder / MODEL, provider)
+    own: dict[str, Any] = {} if trained.continues else {"use_merged": False}
+    return _writer(trained.continues).from_pretrained(
+        trained.folder, config=trained.config, use_cache=True, provider=provider, session_options=session_options(),
+        use_io_binding=provider == ON_GPU, local_files_only=True, **own, **no_code())
+
+
+def _writer(continues: bool) -> Any:
+    """The class of a model that writes: optimum's, which also takes what transformers' own takes."""
+    import torch
+    from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
+
+    class Continuing(ORTModelForCausalLM):
+        def forward(self, input_ids: Any, attention_mask: Any = None, **inputs: Any) -> Any:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            return super().forward(input_ids=input_ids, attention_mask=mask, **inputs)
+
+    class Answering(ORTModelForSeq2SeqLM):
+        def forward(self, labels: Any = None, **inputs: Any) -> Any:
+            if labels is not None:
+                start = torch.full_like(labels[:, :1], self.config.decoder_start_token_id)
+                before = torch.cat([start, labels[:, :-1]], 1)
+                inputs["decoder_input_ids"] = before.masked_fill(before == IGNORED, self.config.pad_token_id)
+            return super().forward(**inputs)
+
+    return Continuing if continues else Answering

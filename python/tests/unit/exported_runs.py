@@ -1,0 +1,61 @@
+"""Runs to export, made within the process of the tests: what a training leaves, without its ranks."""
+from pathlib import Path
+
+import torch
+import yaml
+from support import JOB, changed
+
+from debzero.base.files import write_json
+from debzero.check import checks
+from debzero.data.collator import Collator
+from debzero.model import source, tasks
+from debzero.model.build import build, config
+from debzero.model.publish import as_published, inputs_of
+from debzero.run.folder import RunFolder
+from debzero.train import prepare
+
+BERT = {**JOB["model"], "num_hidden_layers": 2}
+GPT2 = {"type": "gpt2", "vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+T5 = {"type": "t5", "vocab_size": 200, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
+      "dropout_rate": 0.0}
+
+
+def run_of(bench, name, steps=30, **changes) -> RunFolder:
+    """A finished run of the bench's job with `changes`, trained for some steps."""
+    file = bench.folder / f"{name}.yml"
+    file.write_text(yaml.safe_dump(changed(JOB, {
+        "output": f"out-{name}", "ranks": 1, "model": BERT, "train.micro_batch": 32,
+        **{key.replace("__", "."): value for key, value in changes.items()}})))
+    resolved = checks.check(file)
+    run = RunFolder(resolved.job.output)
+    task = tasks.of(resolved.job)
+    data = prepare.load(prepare.prepare(resolved, run.data), task)
+    torch.manual_seed(3)
+    where = source.local(resolved.job)
+    model = build(resolved, where, config(where, data.labels, data.tokenizer), {})
+    _train(model, task, data, steps)
+    with as_published(model, resolved.job.task):
+        model.save_pretrained(run.model, safe_serialization=True)
+    data.tokenizer.save_pretrained(run.model)
+    write_json(run.model / "debzero.json", {"step": steps, "inputs": inputs_of(resolved.job)})
+    write_json(run.status_file, {"state": "finished", "job": str(file), "fingerprint": resolved.fingerprint})
+    return run
+
+
+def _train(model, task, data, steps) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    collate, count = Collator(data.tokenizer, 1, None, pin=False), len(data.train)
+    dice = torch.Generator().manual_seed(5)
+    torch.set_num_threads(1)  # a machine of many tests has no more to give
+    model.train()
+    for _ in range(steps):
+        batch = collate(data.train, torch.randint(count, (32,), generator=dice).numpy())
+        optimizer.zero_grad()
+        task.losses(model, batch).mean().backward()
+        optimizer.step()
+    model.eval()
+
+
+def code_of(folder: Path) -> str:
+    """The program in a folder's README."""
+    return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]

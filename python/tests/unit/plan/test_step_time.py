@@ -1,0 +1,167 @@
+"""Step times: the volumes of the ZeRO paper, pipelines and tensor parallelism by hand, and what must grow or shrink."""
+import json
+from dataclasses import replace
+
+import pytest
+from planning import BENCHMARKS
+
+from debzero.job.batch import Batch
+from debzero.model import flops
+from debzero.plan import rates
+from debzero.plan.collectives import Cluster
+from debzero.plan.layouts import Layout, layouts
+from debzero.plan.step_time import HIDDEN, Case, Engine, Work
+
+P = 1_000_000_000
+WORK = Work(P, 24, 1024, 128, 0.01, 0.0, False)
+CLUSTER = Cluster(4, 8, 25e9, 200e9, 1e-5, 1e-6)
+DEEPSPEED = {"overlap_comm": True, "reduce_bucket_size": 50_000_000}
+
+
+def case(stage, zero=None, micro=8, accumulation=1, cluster=CLUSTER, layout=None, width=2):
+    layout = layout or Layout(stage)
+    copies = layout.copies(cluster)
+    batch = Batch(micro * accumulation * copies, micro, accumulation, copies)
+    return Case(layout, WORK, Engine(stage, width, zero or {}), batch, cluster)
+
+
+def sent(one):
+    return sum(transfer.sent for transfer in one.step().transfers)
+
+
+def test_volumes_are_those_of_the_zero_paper():
+    """Section 7: for P parameters, data parallelism and stages 1 and 2 send 2 P each, stage 3 sends 3 P."""
+    part = 31 / 32 * P
+    assert sent(case(0)) == pytest.approx(2 * 4 * part)  # in fp32
+    assert sent(case(1)) == sent(case(2)) == pytest.approx(2 * 2 * part)
+    assert sent(case(3, DEEPSPEED)) == pytest.approx(3 * 2 * part)
+
+
+def test_deepspeeds_stages_1_and_2_sum_on_every_rank_unless_told_otherwise():
+    part = 31 / 32 * P
+    assert sent(case(2, DEEPSPEED)) == pytest.approx(3 * 2 * part)
+    assert sent(case(2, {**DEEPSPEED, "use_multi_rank_bucket_allreduce": False})) == pytest.approx(2 * 2 * part)
+    assert sent(case(2, {**DEEPSPEED, "reduce_scatter": False,
+                         "use_multi_rank_bucket_allreduce": False})) == pytest.approx(3 * 2 * part)
+
+
+def test_stage_2_reduces_each_micro_batch_and_stage_1_only_the_last():
+    once, often = (sent(case(stage, accumulation=4)) for stage in (1, 2))
+    assert (often - once) == pytest.approx(3 * 2 * 31 / 32 * P)
+
+
+def test_a_step_without_others_is_its_computing():
+    alone = case(0, micro=8, accumulation=3, cluster=Cluster(1, 1, 1, 1, 0, 0)).step()
+    assert alone.total == alone.compute == pytest.approx(3 * 8 * 0.01) and alone.efficiency == 1 and not alone.exposed
+
+
+def test_plain_ddp_by_hand():
+    """Two processors, two buckets: the first is hidden behind the backward pass, the second is not."""
+    work = replace(WORK, parameters=2 * 2**25)
+    two = Cluster(2, 1, 2**26, 1.0, 0.0, 0.0, gloo=True)  # 128 MiB at 64 MiB/s: 2 s a bucket
+    one = replace(case(0, cluster=two, micro=900, width=4), work=work).step()
+    assert one.compute == pytest.approx(9.0)  # of which 6 are the backward pass
+    assert one.exposed == pytest.approx(2.0) and one.total == pytest.approx(11.0)
+    slow = replace(case(0, cluster=replace(two, link=2**24), micro=900, width=4), work=work).step()
+    assert slow.exposed == pytest.approx(3 + 16 - 6)  # ready after 3 s, 8 s each
+
+
+def test_gloo_waits_for_every_sharded_stage():
+    two = Cluster(2, 1, 1e9, 1.0, 0.0, 0.0, gloo=True)
+    for stage in (1, 2, 3):
+        step = case(stage, {"reduce_bucket_size": 5e7}, cluster=two, width=4, accumulation=2).step()
+        assert step.exposed == pytest.approx(sum(transfer.seconds for transfer in step.transfers))
+    # per micro-batch: two all-gathers of half the weights, an all-reduce of the gradients
+    assert step.exposed == pytest.approx(2 * (0.5 + 0.5 + 1) * 4 * P / 1e9)
+
+
+def test_a_pipeline_waits_for_one_micro_batch_less_than_it_has_stages():
+    cluster = Cluster(1, 4, 1.0, 1e15, 0.0, 0.0)
+    step = case(1, cluster=cluster, layout=Layout(1, pipeline=4), accumulation=8).step()
+    assert step.compute == pytest.approx(8 * 8 * 0.01 / 4) and step.bubble == pytest.approx(step.compute * 3 / 8)
+    activations = 8 * 128 * 1024 * 2
+    assert step.transfers[0].size == 2 * 8 * activations
+
+
+def test_tensor_parallelism_sums_four_times_a_layer():
+    cluster = Cluster(1, 4, 1.0, 1e9, 0.0, 0.0)
+    step = case(1, cluster=cluster, layout=Layout(1, tensor=4)).step()
+    (transfer,) = step.transfers
+    assert transfer.times == 4 * 24 and transfer.seconds == step.exposed
+    assert transfer.sent == pytest.approx(4 * 24 * 2 * 3 / 4 * 8 * 128 * 1024 * 2)
+
+
+@pytest.mark.parametrize("layout", [*map(Layout, range(4)), Layout(1, 8), Layout(1, 1, 4), Layout(1, 8, 4)])
+def test_a_faster_link_is_never_slower_and_a_larger_cluster_never_faster(layout):
+    zero = DEEPSPEED if layout.stage else {}
+
+    def seconds(link, hosts):
+        return case(layout.stage, zero, cluster=replace(CLUSTER, link=link, hosts=hosts), layout=layout).step().total
+
+    by_link = [seconds(link, 4) for link in (1e8, 1e9, 1e10, 1e11, 1e12)]
+    assert by_link == sorted(by_link, reverse=True)
+    by_hosts = [seconds(25e9, hosts) for hosts in (4, 8, 32, 128)]
+    assert all(more >= less * (1 - 1e-9) for less, more in zip(by_hosts, by_hosts[1:]))
+    assert len(set(by_link)) > 1, "the link does not matter"
+
+
+def test_at_the_smallest_link_communication_hides_and_below_it_does_not():
+    one = case(0, micro=64)
+    link = one.smallest_link()
+    for factor, hides in ((1.01, True), (0.95, False)):
+        step = replace(one, cluster=replace(CLUSTER, link=link * factor)).step()
+        assert (step.exposed <= HIDDEN * step.total) is hides
+    assert replace(one, cluster=replace(CLUSTER, hosts=1)).smallest_link() is None
+
+
+def test_groups_of_copies_lie_where_their_ranks_are():
+    """32 ranks: with tensor 8, a group has one rank on each of the four hosts, and eight groups share each link."""
+    group = Layout(1, tensor=8).data_group(CLUSTER)
+    assert (group.ranks, group.hosts, group.sharing) == (4, 4, 8)
+    group = Layout(1, pipeline=4).data_group(CLUSTER)
+    assert (group.ranks, group.hosts, group.sharing) == (8, 1, 1)
+    group = Layout(1, tensor=2, pipeline=2).data_group(CLUSTER)
+    assert (group.ranks, group.hosts, group.sharing) == (8, 2, 2)
+
+
+def test_layouts_divide_the_ranks_the_layers_and_the_heads():
+    found = layouts(CLUSTER, layers=6, heads=12)
+    assert [layout.label for layout in found] == [
+        "plain DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3", "tensor 2", "tensor 4", "pipeline 2", "tensor 4 x pipeline 2"]
+    assert {layout.parts for layout in layouts(Cluster(3, 1, 1, 1, 0, 0), 24, 16)} == {1}
+
+
+def measured(file, name="baseline"):
+    rows = json.loads((BENCHMARKS / file).read_text())["configurations"]
+    return next(row["summary"]["samples_per_second"]["median"] for row in rows if row["name"] == name)
+
+
+def test_the_constants_are_what_was_measured():
+    """BERT-Large with 128 tokens on H200s; global batch 64."""
+    from transformers import BertConfig
+
+    row = json.loads((BENCHMARKS / "speed-h200.json").read_text())["rows"]["max_length"]
+    assert round(row["peak_share"], 3) == rates.PEAK_SHARE
+    large = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    computing = 8 * flops.per_sample(large, 128.0, "classification") / (rates.PEAK_SHARE * flops.peak("H200", "bf16"))
+    (eight,) = [trial["samples_per_second"] for trial in json.loads((BENCHMARKS / "tune.json").read_text())["trials"]
+                if (trial["stage"], trial["micro_batch"]) == ("none", 8)]
+    seconds = {0: 8 / eight, **{stage: 2 * 8 / measured("article-2-gpus.json", f"zero{stage}") for stage in (1, 2, 3)}}
+    found = {stage: round((each - computing) / 24 * 1e3, 1) for stage, each in seconds.items()}
+    assert found == pytest.approx({stage: each * 1e3 for stage, each in rates.LAUNCHING.items()})
+
+
+@pytest.mark.parametrize(("text", "bits"), [("200G", 200e9), ("100Mbit/s", 100e6), ("1.5gbps", 1.5e9), ("800", 800)])
+def test_links_are_in_bits_per_second(text, bits):
+    assert rates.parse_link(text) == bits / 8
+
+
+@pytest.mark.parametrize("text", ["", "0", "fast", "-1G", "25GB/s", "1e9", "G"])
+def test_what_is_no_link_is_refused(text):
+    with pytest.raises(ValueError, match="bits per second such as 200G"):
+        rates.parse_link(text)
+
+
+def test_links_for_people():
+    assert [rates.link_text(bits / 8) for bits in (200e9, 1.5e6, 100)] == ["200 Gbit/s", "1.5 Mbit/s", "100 bit/s"]
+    assert rates.local_rate("NVIDIA H100 80GB HBM3") > 9 * rates.local_rate("NVIDIA L4")
