@@ -306,7 +306,7 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
 
         def context():
             own = ranks - 1 - len(shares)
-            return SimpleNamespace(rank=own, place=Place(own, 0), device=torch.device("cpu"),
+            return SimpleNamespace(rank=own, place=Place(own, 0, 0), device=torch.device("cpu"),
                                    resolved=SimpleNamespace(batch=SimpleNamespace(ranks=ranks, micro=4)))
 
         monkeypatch.setattr(exchange, "gather_rows", gather)
