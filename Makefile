@@ -1,8 +1,8 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint lock docs audit clean
-.PHONY: bench-provision bench-train bench-predict bench-gpus bench-memory bench-oom bench-published bench-fused
-.PHONY: bench-link
+.PHONY: bench-provision bench-train bench-predict bench-gpus bench-losses bench-memory bench-oom bench-published
+.PHONY: bench-fused bench-link
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -63,6 +63,9 @@ bench-predict: ## `debzero predict` against a plain transformers pipeline: 10,00
 
 bench-gpus: ## On GPUs with current releases in $(PYTHON): debzero's stages beside DDP, FSDP2 and the Trainer
 	$(or $(PYTHON),python3) python/benchmarks/gpus.py
+
+bench-losses: ## On GPUs: whether every stage and engine trains as plain fp32 DDP does, and a resumed run as a whole one
+	$(or $(PYTHON),python3) python/benchmarks/losses.py
 
 bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings really take
 	$(or $(PYTHON),python3) python/benchmarks/memory.py --results .cache/bench/memory.json

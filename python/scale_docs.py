@@ -34,8 +34,8 @@ from debzero.plan.step_time import Case, Engine, Work  # noqa: E402
 
 PAGE, BENCHMARKS = ROOT / "docs" / "scale.md", ROOT / "docs" / "benchmarks"
 GPUS, LINK, DEVICE = (8, 64, 256, 1024), "400G", "H100"
+BETWEEN = link_text(rates.parse_link(LINK))
 SIZES = {"gpu_memory": "80G", "ram": "2T", "nvme": "0"}
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
 
 class Model(NamedTuple):
@@ -132,47 +132,77 @@ def over_a_link() -> Iterator[str]:
                f"{'' if each.is_close else ' (!)'} |")
 
 
-def on_gpus() -> Iterator[str]:
-    """BERT-Large on H200s, in bf16 with a global batch of 64, padded to 128 tokens."""
-    yield "| measured in | engine, ranks x micro-batch | measured | predicted | predicted / measured |"
-    yield "| --- | --- | --- | --- | --- |"
-    for file, stage, ranks, micro, speed, note in gpu_cases():
-        recorded = not stage and ranks == 1 and micro == 64
-        seconds, predicted = 64 / speed, gpu_step(stage, ranks, micro, recorded)
-        ratio = predicted / seconds
-        mark = f", {note}" if note else "" if abs(ratio - 1) <= link.WITHIN else " (!)"
-        yield (f"| {file} | {Layout(stage).label}, {ranks} x {micro} | {1000 * seconds:.0f} ms | "
-               f"{1000 * predicted:.0f} ms | {ratio:.2f}{mark} |")
+class GpuCase(NamedTuple):
+    """A training on H200s in bf16. `model`: a name of PUBLISHED; `batch`: the global one; `speed`: samples per
+    second; `recorded`: its steps were CUDA graphs."""
+
+    source: str
+    model: str
+    stage: int
+    ranks: int
+    micro: int
+    batch: int
+    speed: float
+    recorded: bool = False
+    sets_constant: bool = False
+
+    @property
+    def measured(self) -> float:
+        """Seconds of a step."""
+        return self.batch / self.speed
+
+    def predicted(self) -> float:
+        """The same as plan predicts it for the releases that were measured."""
+        known, length, task = PUBLISHED[self.model], LENGTHS[self.model], TASKS[self.model]
+        config = settings.from_scratch({**known, "num_labels": 2})
+        seconds = flops.per_sample(config, float(length), task) / (rates.PEAK_SHARE * flops.peak("H200", "bf16"))
+        work = Work(COUNTS[self.model], flops.layers(config), config.hidden_size, length, seconds,
+                    0.0 if self.recorded else rates.LAUNCHING[self.stage], False)
+        zero = {"overlap_comm": True, "reduce_bucket_size": 50_000_000} if self.stage else {}
+        cluster = Cluster(1, self.ranks, 1.0, rates.local_rate("H200"), rates.HOP, rates.LOCAL_HOP)
+        batch = Batch(self.batch, self.micro, self.batch // self.micro // self.ranks, self.ranks)
+        return Case(Layout(self.stage), work, Engine(self.stage, 2, zero), batch, cluster).step().total
+
+    @property
+    def is_close(self) -> bool:
+        return abs(self.predicted() / self.measured - 1) <= link.WITHIN
 
 
-SETS = "sets a constant"
+LARGE, MEDIUM, XL = "bert-large-uncased", "gpt2-medium", "gpt2-xl"
+LENGTHS, TASKS = {LARGE: 128, MEDIUM: 512, XL: 512}, {LARGE: "classification", MEDIUM: "causal-lm", XL: "causal-lm"}
+COUNTS = {LARGE: 335_143_938, MEDIUM: 354_823_168, XL: 1_557_611_200}
+SERIES = "a series of two H200s"
+# Samples per second that debzero had in that series, by model, micro-batch and stage; accumulation 1.
+IN_SERIES = {(LARGE, 64, 0): 930, (LARGE, 64, 1): 888, (LARGE, 64, 2): 705, (LARGE, 64, 3): 190,
+             (MEDIUM, 16, 0): 272, (MEDIUM, 16, 2): 218, (XL, 8, 3): 14.6}
 
 
-def gpu_cases() -> Iterator[tuple[str, int, int, int, float, str]]:
-    """File, stage, ranks, micro-batch, samples per second, and what the case is for."""
+def gpu_cases() -> Iterator[GpuCase]:
+    """All that debzero was measured to train on one GPU or two."""
     row = json.loads((BENCHMARKS / "speed-h200.json").read_text())["rows"]["max_length"]
-    yield "speed-h200.json", 0, 1, 64, row["samples_per_second"], SETS
+    yield GpuCase("speed-h200.json", LARGE, 0, 1, 64, 64, row["samples_per_second"], True, True)
     for trial in json.loads((BENCHMARKS / "tune.json").read_text())["trials"]:
         if trial["stage"] == "none":
             micro = trial["micro_batch"]
-            yield "tune.json", 0, 1, micro, trial["samples_per_second"], SETS if micro == 8 else ""
+            yield GpuCase("tune.json", LARGE, 0, 1, micro, 64, trial["samples_per_second"], micro == 64, micro == 8)
     for file, ranks, micro in (("bert-large-1.json", 1, 64), ("article-2-gpus.json", 2, 8)):
         for one in json.loads((BENCHMARKS / file).read_text())["configurations"]:
-            stage = 0 if one["stage"] == "none" else one["stage"]
-            yield (file, stage, ranks, micro, one["summary"]["samples_per_second"]["median"],
-                   SETS if ranks == 2 and stage else "")
+            stage, speed = 0 if one["stage"] == "none" else one["stage"], one["summary"]["samples_per_second"]["median"]
+            yield GpuCase(file, LARGE, stage, ranks, micro, 64, speed, not stage and ranks == 1,
+                          stage > 0 and ranks == 2)
+    for (model, micro, stage), speed in IN_SERIES.items():
+        yield GpuCase(SERIES, model, stage, 2, micro, 2 * micro, speed)
 
 
-def gpu_step(stage: int, ranks: int, micro: int, recorded: bool) -> float:
-    """Seconds of a step, as plan predicts it for H200s and the releases that were measured. `recorded`: as CUDA
-    graphs."""
-    config = settings.from_scratch({**PUBLISHED["bert-large-uncased"], "num_labels": 2})
-    seconds = flops.per_sample(config, 128.0, "classification") / (rates.PEAK_SHARE * flops.peak("H200", "bf16"))
-    work = Work(335_143_938, 24, 1024, 128, seconds, 0.0 if recorded else rates.LAUNCHING[stage], False)
-    zero = {"overlap_comm": True, "reduce_bucket_size": 50_000_000} if stage else {}
-    cluster = Cluster(1, ranks, 1.0, rates.local_rate("H200"), rates.HOP, rates.LOCAL_HOP)
-    batch = Batch(64, micro, 64 // micro // ranks, ranks)
-    return Case(Layout(stage), work, Engine(stage, 2, zero), batch, cluster).step().total
+def on_gpus() -> Iterator[str]:
+    """The table of these cases."""
+    yield "| measured in | model, engine, ranks x micro-batch | measured | predicted | predicted / measured |"
+    yield "| --- | --- | --- | --- | --- |"
+    for case in gpu_cases():
+        mark = ", sets a constant" if case.sets_constant else "" if case.is_close else " (!)"
+        yield (f"| {case.source} | {case.model}, {Layout(case.stage).label}, {case.ranks} x {case.micro} | "
+               f"{1000 * case.measured:.0f} ms | {1000 * case.predicted():.0f} ms | "
+               f"{case.predicted() / case.measured:.2f}{mark} |")
 
 
 HEAD = """# Toward thousands of GPUs
@@ -195,7 +225,7 @@ How it predicts (the formulas and their sources are in `plan/step_time`, `plan/c
 - Communication: the bytes that each engine sends, over the slowest link on their way. The backward pass hides them (at
   stage 3 both passes do), except for the last piece. Between hosts all-reduces are trees, other collectives rings.
 - Tensor parallelism stays within a host, and nothing hides its all-reduces. A pipeline adds its bubble, and exchanges
-  gradients at the end.
+  gradients at the end. Offload to the host or to NVMe is not predicted: `debzero bench` measures it.
 - Checkpoints: at Daly's interval, with one failure of a host in 264 days (`--mtbf`), which is Llama 3's rate, and a
   disk that takes 1 GiB/s of each host (`--disk`).
 
@@ -204,30 +234,31 @@ How it predicts (the formulas and their sources are in `plan/step_time`, `plan/c
 LINK_TEXT = """
 ### Two ranks over a slow link
 
-`link.json`: a BERT of 50 M parameters in fp32 over gloo, one thread a rank, in two network namespaces whose link `tc`
-limits. `plan` was given what one rank trains alone and what a TCP connection reaches over the link. (!): more than 25 %
-off.
+`link.json`: a BERT of 36 M parameters in fp32 over gloo, one thread a rank, in two network namespaces whose link `tc`
+limits. `plan` was given what one rank trains alone (the slower of two that train at the same time), and what an
+all-reduce of a bucket reaches over the link. Both cores had other work to do as well. (!): more than 25 % off.
 """
 GPU_TEXT = """
 ### One and two GPUs
 
-BERT-Large in bf16 with a global batch of 64, padded to 128 tokens, on H200s with torch 2.11. What sets one of `plan`'s
-constants agrees by construction. (!): more than 25 % off.
+Models in bf16 on H200s with torch 2.11: BERT-Large on pairs padded to 128 tokens, with a global batch of 64 in the
+files; GPT-2 on 512 tokens. The raw results of the series were not kept. What sets one of `plan`'s constants agrees by
+construction. (!): more than 25 % off.
 """
 GPU_NOTES = """
-Why some are off: plain DDP on two GPUs was measured with torch's DistributedDataParallel, before debzero averaged the
-gradients itself and recorded such steps, and has not been measured since. ZeRO-1 on one GPU waits for the processor:
-two runs of that one job differed by 23 %. Several hosts with GPUs have never been measured.
+Why some are off: every step of two ranks here waited for the processor, and plain DDP was torch's
+DistributedDataParallel. debzero has since come to average gradients itself and to record such steps. That has not been
+measured, so no constant is from it. ZeRO-1 on one GPU: two runs of that one job differed by 23 %. ZeRO-3's constant is
+from smaller layers than GPT-2 XL's. Several hosts with GPUs have never been measured.
 """
 PREDICTED = f"""
 ## Predicted
 
-**Nothing below was measured.** Hosts have eight {DEVICE}s with 80 GB and NVLink, and each sends up to
-{link_text(rates.parse_link(LINK))} to the others. The releases are the pinned ones, which record no CUDA graphs, so
-small models wait for the processor most of all. A cell has the samples per second and GPU, and the share of the step in
-which the GPU computes. Tensor and pipeline layouts shard the optimizer among their copies, as ZeRO-1 does.
-Communication counts as hidden where at most 5 % of a step waits for it; where no link does that, the links within a
-host or the latency take more.
+**Nothing below was measured.** Hosts have eight {DEVICE}s with 80 GB and NVLink, and {BETWEEN} between them. The
+releases are the pinned ones, which record no CUDA graphs, so small models wait for the processor most of all. A cell
+has the samples per second and GPU, and the share of the step in which the GPU computes. Tensor and pipeline layouts
+shard the optimizer among their copies, as ZeRO-1 does. Communication counts as hidden where at most 5 % of a step waits
+for it; where no link does that, the links within a host or the latency take more.
 """
 
 

@@ -83,14 +83,15 @@ def launcher(python: str, ranks: int) -> tuple[list[str], dict[str, str]]:
             f"--master_port={port}"], {}
 
 
-def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: float,
+def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: float, again: bool = True,
             **environment: str) -> dict[str, Any]:
-    """Train `job` with `debzero train` into folder/name, from its start; its report, its metrics and the time it
-    took."""
+    """Train `job` with `debzero train` into folder/name, from its start or (not `again`) from where an earlier call was
+    stopped; its report, its metrics and the time it took."""
     output = folder / name
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump({**job, "output": str(output)}, sort_keys=False))
-    took = run([python, "-m", "debzero", "train", path, "--again"], folder / f"{name}.log", timeout, **environment)
+    took = run([python, "-m", "debzero", "train", path, *["--again"] * again], folder / f"{name}.log", timeout,
+               **environment)
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return {**took, "report": json.loads((output / "report.json").read_text()), "metrics": metrics}
 

@@ -9,9 +9,9 @@ Run it as root on any Linux host with `ip` and `tc` (iproute2), with the Python 
 
 Each rank is a processor in a network namespace of its own; the two are connected by a pair of virtual interfaces whose
 rate `tc` limits (token bucket, both directions). They train a small BERT over gloo, in each ZeRO stage at each rate.
-plan is given what such a rank trains without the other (two that train at the same time, as both share this machine;
-measured before and after the stage's other runs), and what a plain TCP connection reaches over the link. Exit code 1: a
-prediction is more than a quarter off.
+plan is given what such a rank trains without the other (the slower of two that train at the same time, as both share
+this machine), and what an all-reduce of a bucket reaches over the link, its copies included. So other work on the
+machine does harm, but less than it might. Exit code 1: a prediction is more than a quarter off.
 """
 from __future__ import annotations
 
@@ -36,49 +36,49 @@ from debzero.base.environment import Environment
 from debzero.base.files import read_json, write_json
 from debzero.job.schema import Job
 from debzero.measure.run import end_on_signals
+from debzero.plan import rates
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.scale import Scale
 from debzero.plan.site import CPU, Options, find_site
+from debzero.resolve.native import BUCKET
 from debzero.run.folder import RunFolder
 from debzero.run.records import read_metrics
 
 # Two buckets of gradients, so that one can be sent while the other is computed.
-SHAPE = {"vocab_size": 8000, "hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12,
-         "intermediate_size": 3072}
+SHAPE = {"vocab_size": 32000, "hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8,
+         "intermediate_size": 2048}
 BATCH, MICRO, LENGTH = 2, 1, 32  # samples of a rank and step, and of a micro-batch; tokens
 ALONE = "alone"  # the runs of one rank without the other
 STAGES = ("none", "1", "2", "3")
 RATES = ("200M", "500M", "1G")
-WARMUP, STEPS = 1, 7
+WARMUP, STEPS = 1, 5
 WITHIN = 0.25  # of the measured step
 PORT = 29777
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy")
-# Prints what a connection of a megabyte and of single bytes takes: arguments: `listen`, or the address to connect to.
+# Prints the bits per second that an all-reduce of a bucket of `size` elements moves over the link (nccl-tests' bus
+# bandwidth, which for two ranks is the size over the time), and the seconds of a hop, of which one of a single element
+# takes two. The bucket has as many fresh tensors as a layer has gradients: gloo copies them into one and back.
 PROBE = """
-import json, socket, sys, time
-size, turns = {size}, 50
-if sys.argv[1] == "listen":
-    server = socket.create_server(("", {port}))
-    print("ready", flush=True)
-    connection = server.accept()[0]
-    for _ in range(turns):
-        connection.sendall(connection.recv(1))
-    while size:
-        size -= len(connection.recv(min(size, 2**20)))
-    connection.sendall(b".")
-else:
-    connection = socket.create_connection((sys.argv[1], {port}))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    trips = []
-    for _ in range(turns):
+import json, statistics, sys, time, warnings
+import torch
+import torch.distributed as dist
+
+warnings.filterwarnings("ignore")
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+
+def seconds(elements, tensors, times):
+    found = []
+    for _ in range(times):
+        parts = [torch.zeros(elements // tensors) for _ in range(tensors)]
+        dist.barrier()
         began = time.perf_counter()
-        connection.sendall(b".")
-        connection.recv(1)
-        trips.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    connection.sendall(bytes(size))
-    connection.recv(1)
-    print(json.dumps([size * 8 / (time.perf_counter() - began), sorted(trips)[turns // 2]]))
+        dist.all_reduce_coalesced(parts)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+size = int(sys.argv[1])
+print(json.dumps([4 * 8 * size / seconds(size, 16, 5), seconds(1, 1, 50) / 2]))
 """
 
 
@@ -118,17 +118,15 @@ def predicted_seconds(results: dict[str, Any]) -> Iterator[Cell]:
         stage = name.split("/")[0]
         if run["link"] is None:
             continue
-        alone = [steps for other in runs if other.startswith(f"{stage}/") and other.endswith(ALONE)
-                 for steps in runs[other]["steps"]]
-        own = statistics.median([seconds for steps in alone for seconds in steps])
-        reached, trip = run["link"]["bits_per_second"], run["link"]["round_trip_seconds"]
+        own = statistics.median(map(max, zip(*runs[f"{stage}/{ALONE}"]["steps"])))  # two wait for the slower
+        reached, hop = run["link"]["bits_per_second"], run["link"]["hop_seconds"]
         options = Options(2, 1, link=f"{reached:.0f}", device=CPU, samples_per_second=BATCH / own,
-                          latency_us=trip / 2 * 1e6)
+                          latency_us=hop * 1e6)
         job = Job.model_validate(job_values(stage, 2))
         scale = Scale(Shapes(job, "link.yml", None), None, find_site(options)[0], "link.yml")
         number = 0 if stage == "none" else int(stage)
         found = next(each for each in scale.predictions() if each.layout.stage == number and each.layout.parts == 1)
-        yield Cell(name, found.layout.label, reached, own, statistics.median(sum(run["steps"], [])),
+        yield Cell(name, found.layout.label, reached, own, statistics.median(run["steps"][0]),
                    found.case.step().total)
 
 
@@ -174,22 +172,32 @@ def linked(hosts: tuple[Place, Place]) -> Iterator[None]:
 
 def limit(hosts: tuple[Place, Place], rate: str) -> None:
     """Let each end send at most this many bits per second. The bucket holds what is sent in ten milliseconds."""
-    burst = max(128 * 1024, round(float(rate[:-1]) * {"M": 1e6, "G": 1e9}[rate[-1]] / 8 / 100))
+    burst = max(128 * 1024, round(rates.parse_link(rate) / 100))
     for host in hosts:
         command(*host.run("tc", "qdisc", "replace", "dev", host.interface, "root", "tbf", "rate",
                           f"{rate.lower()}bit", "burst", str(burst), "latency", "50ms"))
 
 
-def probe(hosts: tuple[Place, Place], rate: str) -> dict[str, float]:
-    """Bits per second that a connection reaches, and the seconds of a round trip."""
-    script = PROBE.format(size=round(float(rate[:-1]) * {"M": 1e6, "G": 1e9}[rate[-1]] / 8), port=PORT)  # one second's
-    first, second = hosts
-    with subprocess.Popen(first.run(sys.executable, "-c", script, "listen"), stdout=subprocess.PIPE,
-                          text=True) as server:
-        assert server.stdout and server.stdout.readline()
-        reached, trip = json.loads(subprocess.check_output(
-            second.run(sys.executable, "-c", script, first.address), text=True, timeout=60))
-    return {"bits_per_second": reached, "round_trip_seconds": trip}
+def variables(hosts: tuple[Place, Place], rank: int, ranks: int) -> dict[str, str]:
+    """The environment of a rank in its namespace; the only one of its training where `ranks` is 1."""
+    return {**common.variables_of(sys.executable, OMP_NUM_THREADS="1", LOCAL_SIZE="1", DS_ACCELERATOR="cpu",
+                                  CUDA_VISIBLE_DEVICES="", GLOO_SOCKET_IFNAME=hosts[rank].interface, LOCAL_RANK="0",
+                                  RANK=str(rank if ranks > 1 else 0), WORLD_SIZE=str(ranks),
+                                  MASTER_ADDR=hosts[0].address, MASTER_PORT=str(PORT)),
+            **Environment(measured=True).variables()}
+
+
+def probe(hosts: tuple[Place, Place], timeout: float) -> dict[str, float]:
+    """Bits per second that an all-reduce of a whole bucket reaches over the link, and the seconds of a hop."""
+    started = [subprocess.Popen(host.run(sys.executable, "-c", PROBE, str(BUCKET)),
+                                stdout=subprocess.PIPE, text=True, env=variables(hosts, rank, 2))
+               for rank, host in enumerate(hosts)]
+    try:
+        found = [json.loads(process.communicate(timeout=timeout)[0]) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return {"bits_per_second": found[0][0], "hop_seconds": found[0][1]}
 
 
 def train(options: argparse.Namespace, hosts: tuple[Place, Place], name: str, stage: str) -> list[list[float]]:
@@ -205,16 +213,11 @@ def train(options: argparse.Namespace, hosts: tuple[Place, Place], name: str, st
         (run / "job.yml").write_text(yaml.safe_dump({
             **values, "model": str(options.folder / "model"), "output": str(output),
             "data": {**values["data"], "dataset": str(options.folder / "data")}}))
-        variables = {
-            **common.variables_of(sys.executable, OMP_NUM_THREADS="1", LOCAL_SIZE="1", DS_ACCELERATOR="cpu",
-                                  CUDA_VISIBLE_DEVICES="", GLOO_SOCKET_IFNAME=host.interface, LOCAL_RANK="0",
-                                  RANK="0" if alone else str(rank), WORLD_SIZE="1" if alone else "2",
-                                  MASTER_ADDR=hosts[0].address, MASTER_PORT=str(PORT + 1)),
-            **Environment(measured=True).variables()}
         with open(run / f"rank{rank}.log", "w", encoding="utf-8") as log:
             processes.append(subprocess.Popen(
                 host.run(sys.executable, str(common.SOURCE / "train.py"), "--job", str(run / "job.yml"), "--again"),
-                stdout=log, stderr=subprocess.STDOUT, env=variables, start_new_session=True))
+                stdout=log, stderr=subprocess.STDOUT, env=variables(hosts, rank, 1 if alone else 2),
+                start_new_session=True))
         outputs.append(output)
     try:
         codes = [process.wait(timeout=options.timeout) for process in processes]
@@ -239,14 +242,14 @@ def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
     hosts = places()
     with linked(hosts):
         for stage in options.stages:
-            for end in (f"{ALONE}", *options.rates, f"again/{ALONE}"):
+            for end in (ALONE, *options.rates):
                 name = f"{stage}/{end}"
                 if name in results["runs"] and name not in options.only or options.only and name not in options.only:
                     continue
                 link: Optional[dict[str, float]] = None
-                if not name.endswith(ALONE):
+                if end != ALONE:
                     limit(hosts, end)
-                    link = probe(hosts, end)
+                    link = probe(hosts, options.timeout)
                 steps = train(options, hosts, name, stage)
                 results["runs"][name] = {"link": link, "steps": steps, "load": os.getloadavg()[0]}
                 write_json(options.results, results)

@@ -95,6 +95,7 @@ def demo_model(folder: Path, texts: list[str]) -> Path:
     from transformers import AutoModelForSequenceClassification
 
     from debzero.model import build
+    from debzero.model.folder import no_code
     from debzero.model.tokenizer import load_tokenizer
 
     job: dict[str, Any] = yaml.safe_load((common.ROOT / "debian" / "jobs" / "demo.yml").read_text())
@@ -102,7 +103,7 @@ def demo_model(folder: Path, texts: list[str]) -> Path:
     torch.manual_seed(0)
     settings = build.config(job["model"], CLASSES, tokenizer)
     settings.initializer_range = 0.3  # else the classes are nearly as likely as each other
-    AutoModelForSequenceClassification.from_config(settings).save_pretrained(folder)
+    AutoModelForSequenceClassification.from_config(settings, **no_code()).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -3,6 +3,7 @@ cache, and nothing reaches the network. Without a GPU the precision `auto` is fp
 """
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[3]
 JOBS = sorted(path.stem for path in (PROJECT / "debian/jobs").glob("*.yml"))
+PAIRS = ("mrpc", "t5-base")  # jobs whose samples are two texts
 FILL = "/usr/local/share/fill_hub_cache.py"
 
 
@@ -33,3 +35,7 @@ def test_the_packaged_job_trains_under_its_unit(host, hub, job):
     assert watched.rc == 0, watched.stdout + host.run(f"journalctl --unit debzero@{job} --no-pager | tail -40").stdout
     report = json.loads(host.check_output(f"debzero status {job} --json"))["report"]
     assert report["zero_stage"] == 2 and report["steps"] >= 3, report
+    texts = '"GNU compiler for C++"' + ' "a pair"' * (job in PAIRS)
+    asked = host.run(f"bash -c 'TIMEFORMAT=%U; time debzero predict {job} {texts} --json'")
+    assert asked.rc == 0 and "answer" in json.loads(asked.stdout), asked.stderr
+    assert float(re.findall(r"^[0-9.]+$", asked.stderr, re.MULTILINE)[-1]) < 10 or job != "demo", "seconds of CPU time"

@@ -34,6 +34,7 @@ def demo(tmp_path):
 def test_a_first_run_says_what_next(demo):
     done = demo(RECAP.format(2, 0), RECAP.format(40, 0))
     assert done.returncode == 0 and "What next" in done.stdout and "Nothing changed" not in done.stdout
+    assert 'podman exec debzero-demo debzero predict demo "GNU compiler for C++"' in done.stdout
 
 
 def test_a_second_run_says_that_nothing_changed(demo):

@@ -1,4 +1,6 @@
 """Runs to export, made within the process of the tests: what a training leaves, without its ranks."""
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -56,6 +58,10 @@ def _train(model, task, data, steps) -> None:
     model.eval()
 
 
-def code_of(folder: Path) -> str:
-    """The program in a folder's README."""
-    return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+def run_alone(folder: Path, more: str = "") -> str:
+    """What the program in the README of a folder prints, in a process that knows nothing of debzero; with `more`."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-I", "-c", code + more], cwd=folder, text=True, capture_output=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -85,6 +85,14 @@ def test_the_examples_are_commands_that_parse():
             assert parser.parse_args(words).command == words[0]
 
 
+def test_options_may_stand_before_and_between_the_texts():
+    for words in (["demo", "--json", "a", "b"], ["--json", "demo", "a", "b"], ["demo", "a", "--json", "b"]):
+        options = cli.parser().parse_args(["predict", *words])
+        assert (options.name, options.texts, options.json) == ("demo", ["a", "b"], True)
+    assert cli.parser().parse_args(["predict", "demo"]).texts == []
+    assert cli.parser().parse_args(["predict", "demo", "--json", "--", "-a"]).texts == ["-a"]
+
+
 @pytest.mark.parametrize("json_wanted", [True, False])
 def test_bad_input_is_one_clear_error_with_exit_code_2(tmp_path, capsys, json_wanted):
     path = str(tmp_path / "none.yml")

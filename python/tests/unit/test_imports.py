@@ -50,7 +50,7 @@ def test_no_command_imports_from_the_current_folder_or_a_variables(bench, hostil
     for arguments, codes in ((("--version",), {0}), (("check", "nothing.yml"), {2}), (("status", job), {1}),
                              (("stop", job), {0}), (("train", job), {0}), (("doctor", "--fast"), {0, 1}),
                              (("plan", "nothing.yml"), {2}), (("tune", "nothing.yml"), {2}),
-                             (("bench", "nothing.yml"), {2})):
+                             (("bench", "nothing.yml"), {2}), (("predict", "nothing"), {2})):
         done = subprocess.run(["sh", str(wrapper), *map(str, arguments)], cwd=hostile, env=environment, text=True,
                               capture_output=True, timeout=300)
         assert done.returncode in codes and not imported(hostile), (arguments, imported(hostile), done)

@@ -35,9 +35,10 @@ NEEDLESS = {
     "gpu_ids", "gradient_accumulation_steps", "logging_dir", "logging_strategy", "machine_rank",
     "main_process_port", "main_training_function", "mixed_precision", "overwrite_cache", "overwrite_output_dir",
     "per_device_eval_batch_size", "plot_loss", "predict_with_generate", "preprocessing_num_workers", "rdzv_backend",
-    "remove_unused_columns", "report_to", "same_network", "save_strategy", "stage", "task_name", "tpu_env",
+    "remove_unused_columns", "report_to", "same_network", "save_strategy", "task_name", "tpu_env",
     "tpu_use_cluster", "tpu_use_sudo", "use_cpu", "use_fast_tokenizer", "zero3_init_flag", "zero3_save_16bit_model"}
 ADAPTERS = "debzero trains all weights, no adapters"
+PREFERENCES = "debzero learns to continue texts, nothing from rewards or preferences"
 SCHEDULE = "the rate falls linearly; a scheduler of DeepSpeed's JSON can be another"
 WHY = {
     "adapter": ADAPTERS, "finetuning_type": ADAPTERS, "optim": "debzero trains with AdamW",
@@ -49,6 +50,7 @@ WHY = {
     "dataset": "it is a name of the program's own list: give the file",
     "warmup_steps": "train.warmup is a share of all steps",
     "validation_file": "give a folder with train.* and validation.* as data.dataset",
+    "stage": PREFERENCES, "rl": PREFERENCES,
     "sample_packing": "data.batching puts texts of similar length together",
     "trust_remote_code": "debzero runs no code of a model"}
 # What Trainer takes where its file does not say, and a job would take otherwise.
@@ -57,7 +59,7 @@ IDLE: tuple[Any, ...] = ("no", "none", "", "auto", [], {})
 # Values that ask for nothing, or for what debzero does anyway.
 USUAL = {"max_steps": (-1, 0), "val_set_size": (0,), "val_size": (0,), "num_machines": (1,),
          "lr_scheduler_type": ("linear",), "lr_scheduler": ("linear",),
-         "finetuning_type": ("full",), "torch_compile": (True,)}
+         "finetuning_type": ("full",), "torch_compile": (True,), "stage": ("pt", "sft")}
 
 
 @dataclass
@@ -129,8 +131,9 @@ def _fsdp(theirs: Mapping[str, Any], words: list[str], flat: dict[str, Any], mad
     said = [str(theirs[key]) for key in ("sharding_strategy", "reshard_after_forward") if key in theirs]
     strategy = next((one for one in [*said, *words] if one.upper() in SHARDING), "FULL_SHARD")
     flat.setdefault("zero_stage", SHARDING[strategy.upper()])
-    what = "reshard_after_forward: " if strategy.upper() in ("TRUE", "FALSE") else ""
-    made.left_out["fsdp"] = f"ZeRO stage {flat['zero_stage']} shards the same as {what}{strategy}"
+    if strategy.upper() in ("TRUE", "FALSE"):
+        strategy = f"reshard_after_forward: {strategy.lower()}"
+    made.left_out["fsdp"] = f"ZeRO stage {flat['zero_stage']} shards the same as {strategy}"
     if (theirs.get("offload_params") in (True, "true") or "OFFLOAD" in words) and flat["zero_stage"]:
         flat.setdefault("offload_optimizer_device", "cpu")
         if flat["zero_stage"] == 3:
@@ -140,7 +143,7 @@ def _fsdp(theirs: Mapping[str, Any], words: list[str], flat: dict[str, Any], mad
 def _take(made: Conversion, key: str, value: Any) -> None:
     """A key's value into the job, or its reason into what is left out."""
     name = "model" if key == "model" else others.NAMES.get(key)
-    adamw = key in ("optim", "optimizer") and str(value).startswith("adamw")
+    adamw = key in ("optim", "optimizer") and re.fullmatch("adamw(_torch|_hf)?(_fused)?", str(value))
     if key == "zero_stage" and value in (0, "0"):
         made.set("zero.stage", "none")
     elif value is False or value in IDLE or key in NEEDLESS or value in USUAL.get(key, ()):

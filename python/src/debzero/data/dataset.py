@@ -20,6 +20,7 @@ from debzero.job.schema import Data
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 WHOLE = re.compile(r"-?\d{1,18}")
+WORDS = re.compile(r"\W+")
 QUIET_SECONDS = 2.0  # that reading may take before it says how far it is
 SHOWN = 12           # classes that are listed
 
@@ -122,15 +123,16 @@ class DataSet:
             if new:
                 where = _place(survey.rows, survey.firsts[survey.classes[new[0]]])
                 others = f" ({len(new)} such labels)" if len(new) > 1 else ""
+                same = next((label for label in self.labels if _word(label) == _word(new[0])), None)
                 yield Fault("label", f"{where} has the label {short(new[0])}, which no training row has{others}",
-                            f"use only labels of the training data: {', '.join(self.labels[:20])}")
+                            f"use only labels of the training data: {', '.join(self.labels[:20])}" if same is None else
+                            f"write it as the training rows do: {short(same)}")
 
     def _lookalikes(self, present: list[str]) -> Iterator[Fault]:
         """Labels that are one word to people."""
         survey, counts, same = self.surveys[0], self.counts(), dict[str, list[str]]()
         for name in present:
-            key = " ".join(name.casefold().split())
-            same.setdefault(f"{float(key):g}" if NUMBER.fullmatch(key) else key, []).append(name)
+            same.setdefault(_word(name), []).append(name)
         for names in same.values():
             if len(names) > 1:
                 common, *rare = sorted(names, key=lambda name: -counts[name])
@@ -157,6 +159,12 @@ class DataSet:
             if self.wanted.kind == "nothing" and side.survey.blank[side.rows].all():
                 yield Fault("text", f"the {name} rows of {self.data.dataset} have no text at all",
                             "name the column of texts in data.text, or give it more rows")
+
+
+def _word(label: str) -> str:
+    """What a label is to people."""
+    word = " ".join(label.casefold().split())
+    return f"{float(word):g}" if NUMBER.fullmatch(word) else word
 
 
 def _of_rows(survey: Survey) -> Iterator[Fault]:
@@ -197,6 +205,8 @@ def missing_columns(data: Data, wanted: Wanted, all_rows: Collection[Rows]) -> l
             near = next((column for column in rows.columns if column.strip().casefold() == name.strip().casefold()),
                         None)
             fix = did_you_mean(name, rows.columns) if near is None else f"it is called {near!r} there: correct either"
+            if near is None and len(rows.columns) == 1 and {*wanted.columns} <= {*WORDS.split(rows.columns[0])}:
+                fix = "separate its columns by a comma, a semicolon, a tab or a bar"
             found.append(Fault(key, f"{rows.name} has no column {name!r}", fix))
     return found
 

@@ -39,6 +39,8 @@ def held(key: str, file: str, place: str, column: str, kind: str) -> DataError:
     where = f"{file} {place}" if place else file
     if kind not in ("lists", "mappings"):
         fix = "write it as texts or numbers"
+    elif key == "label" and kind == "mappings":
+        fix = "give each row the class itself, a word or a number"
     elif key == "label":
         fix = "give each row one answer: multi-label classification is not supported"
     else:

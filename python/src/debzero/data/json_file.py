@@ -18,10 +18,12 @@ from debzero.base.reading import ContentError, check_depth, open_regular, whole
 from debzero.base.text import short
 from debzero.data.faults import DataError, Fault, broken, held
 from debzero.data.reading import LONGEST_ROW, ROWS, beginning, check_utf8, no_character
+from debzero.job.local_files import SPLITS
 
 BLOCK = 2**20  # characters
 TEXT = 2**23   # characters in a piece, about
 ABSENT = object()
+WRITTEN = "write a list of objects, or one object per line"  # as the fix for most of what is no JSON
 BLANK = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder(parse_int=whole)
 
@@ -100,6 +102,10 @@ class JsonFile:
         """A file of one object may hold all rows in it."""
         tables = {key: value for key, value in only.items() if isinstance(value, list) and value
                   and all(isinstance(row, dict) for row in value)}
+        splits = [split for split in SPLITS if split in tables]
+        if "train" in splits and len(splits) > 1:
+            raise broken(f"{self.name} holds {len(splits)} splits ({', '.join(splits)})", "give each a file in a "
+                         f"folder, and name that: jq .train {shlex.quote(self.name)} > FOLDER/train.json, and so on")
         key = next((key for key, rows in tables.items() if {*wanted} <= {*rows[0]}), next(iter(tables), None))
         if key is not None and not {*wanted} <= {*only}:
             raise broken(f"the rows of {self.name} lie under {key!r}, {len(tables[key])} of them",
@@ -137,6 +143,9 @@ class JsonFile:
             while text.more():
                 yield text.value()
                 self._read = file.tell()
+                if not in_list and text.next_is(","):
+                    raise text.wrong("a comma follows a row", "remove the commas between the rows, or write [ before "
+                                     "the first row and ] after the last")
                 if in_list and not text.next_is(","):
                     if not text.next_is("]"):
                         raise text.wrong("a comma or ] must follow a row of a list")
@@ -202,7 +211,9 @@ class _Text:
                 if not self.done:
                     raise self._too_long() from None
                 self._pass(min(self.at + after, len(self.buffer)))
-                raise self.wrong(error.msg) from None
+                ends = error.msg.startswith("Unterminated") or not self.buffer[self.at:].strip()
+                raise self.wrong(error.msg, "the file ends within this row: copy it again, or correct the row" if ends
+                                 else WRITTEN) from None
             except ContentError as error:  # a number with too many digits, of which more may follow
                 if len(self.buffer) - self.at <= LONGEST_ROW and self._fill(BLOCK):
                     continue
@@ -230,11 +241,10 @@ class _Text:
                       "write each row as an object of its own; is a bracket missing, or is the file written column by "
                       "column?")
 
-    def wrong(self, reason: str) -> DataError:
+    def wrong(self, reason: str, fix: str = WRITTEN) -> DataError:
         if self.buffer[self.at : self.at + 1] == "\0":
             return no_character(self.of.path, self.line)
-        return broken(f"{self.of.name} line {self.line}, column {self.column} is not JSON: {reason}",
-                      "write a list of objects, or one object per line")
+        return broken(f"{self.of.name} line {self.line}, column {self.column} is not JSON: {reason}", fix)
 
     def end(self) -> None:
         if self.more():

@@ -136,7 +136,7 @@ _CODES = (
          '{"optimizer": {"type": "AdanW"}}', '{"optimizer": {"type": "AdamW"}}'),
     Code("DZ142", "an optimizer that ZeRO has not been tested with",
          "DeepSpeed refuses it unless zero_allow_untested_optimizer is true. The 1-bit optimizers never "
-         "work with ZeRO.",
+         "work with ZeRO, and Adagrad works with ZeRO when it is offloaded.",
          '{"zero_optimization": {"stage": 1}, "optimizer": {"type": "SGD"}}',
          '{"zero_optimization": {"stage": 1}, "optimizer": {"type": "SGD"},\n'
          ' "zero_allow_untested_optimizer": true}'),

@@ -153,6 +153,9 @@ def optimizer(view: ConfigView) -> Iterator[Violation]:
                         "use AdamW")
     elif kind and not view.below(1) and view.optimizer in arguments.ONE_BIT:
         yield Violation("DZ142", path, f"{kind} does not work with ZeRO, whatever its stage", "use AdamW, or stage 0")
+    elif view.optimizer == "adagrad" and not view.below(1) and not view.offload("offload_optimizer").device:
+        yield Violation("DZ142", path, "with ZeRO, DeepSpeed makes torch's Adagrad anew with one group of parameters, "
+                        "and debzero's are two, with weight decay and without", "use AdamW, or stage 0")
     elif (kind and not view.below(1) and view.optimizer not in arguments.TESTED
           and view.get("zero_allow_untested_optimizer") is not True):
         yield Violation("DZ142", path, f"DeepSpeed has not tested ZeRO with {kind} and refuses it",

@@ -47,7 +47,7 @@ def _meant(value: Any, kind: Kind) -> Any:
     except (KeyError, ValueError):
         return None
     whole = kind.name != "bool" and is_number(meant) and meant == math.floor(meant)
-    if whole and "e" not in value.lower() and (kind.name == "whole" or "." not in value):
+    if whole and (kind.name == "whole" or "." not in value and "e" not in value.lower()):
         meant = int(meant)
     return meant if _fits(meant, kind) else None
 

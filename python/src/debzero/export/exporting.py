@@ -61,11 +61,9 @@ def write(model: Trained, held_out: HeldOut, precision: str, folder: Path, accep
 
     original = TorchEngine(model, Choice("cpu", "fp32"))
     graphs.write(model, original.model, held_out.example(), folder)
-    for name in graphs.names(model):
-        optimise(folder / name, model.config, precision)
-    for leftover in [*folder.glob("*.onnx")]:
-        if leftover.name not in graphs.names(model):
-            leftover.unlink()
+    with graphs.quiet():
+        for name in graphs.names(model):
+            optimise(folder / name, model.config, precision)
     _take_over(model, folder)
     found, accepted = judge(model, original.model, held_out, folder, precision, accept)
     record = {"format": 1, "to": "onnx", "precision": precision, "task": model.task, "opset": graphs.OPSET,

@@ -31,7 +31,7 @@ def write(trained: Trained, model: Any, example: dict[str, Any], folder: Path) -
     if size > LARGEST:
         raise UserError(f"the model's weights are {size / 2**30:.1f} GiB, and a graph of ONNX holds 2",
                         "use it with `debzero predict --engine torch`")
-    with _quiet(), _explained(trained):
+    with quiet(), _explained(trained):
         if trained.task in TASKS:
             from optimum.exporters.onnx import onnx_export_from_model
 
@@ -74,8 +74,8 @@ def _explained(trained: Trained) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' remarks on constants in a trace: the comparison with the original decides."""
+def quiet() -> Iterator[None]:
+    """Without what exporters and optimisers remark: the comparison with the original decides."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -6,11 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-MASKS = -200_000.0  # two masks of -65504 each, and what they were added to
-# Whose results may grow, of those that compute in the graph's precision.
-GROWING = {"MatMul", "Gemm", "Add", "Mul", "Pow", "ReduceMean", "Attention", "MultiHeadAttention", "BiasGelu", "Gelu",
-           "FastGelu", "Relu", "SkipLayerNormalization", "EmbedLayerNormalization", "LayerNormalization",
-           "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"}
+# The operators whose results may grow, of those that compute in the graph's precision. What others make very low is
+# mostly meant so: a mask, the logarithm of 0.
+PRODUCTS = {"MatMul", "Gemm", "Attention", "MultiHeadAttention", "BiasGelu", "Gelu", "FastGelu", "Relu",
+            "SkipLayerNormalization", "EmbedLayerNormalization", "LayerNormalization", "SimplifiedLayerNormalization",
+            "SkipSimplifiedLayerNormalization"}
+OTHERS = {"Add", "Mul", "Pow", "ReduceMean"}
 HIGHEST, LOWEST = "debzero_highest_", "debzero_lowest_"
 
 
@@ -19,10 +20,11 @@ def watch(graph: Path, watched: Path) -> None:
     from onnx import TensorProto, helper, load, save
 
     model = load(str(graph))
-    for number, node in enumerate([node for node in model.graph.node if node.op_type in GROWING]):
+    for number, node in enumerate([node for node in model.graph.node if node.op_type in PRODUCTS | OTHERS]):
         as_float = f"debzero_float_{number}"
         model.graph.node.append(helper.make_node("Cast", [node.output[0]], [as_float], to=TensorProto.FLOAT))
-        for name, operator in ((HIGHEST, "ReduceMax"), (LOWEST, "ReduceMin")):
+        looked_at = [(HIGHEST, "ReduceMax"), *([(LOWEST, "ReduceMin")] if node.op_type in PRODUCTS else [])]
+        for name, operator in looked_at:
             model.graph.node.append(helper.make_node(operator, [as_float], [f"{name}{number}"], keepdims=0))
             model.graph.output.append(helper.make_tensor_value_info(f"{name}{number}", TensorProto.FLOAT, []))
     save(model, str(watched))
@@ -30,27 +32,21 @@ def watch(graph: Path, watched: Path) -> None:
 
 class Ranged:
     """A session of a watched graph, in the place of that of the graph itself. `peak`: the largest size of a value so
-    far. What masks make very low on purpose does not count."""
+    far."""
 
     def __init__(self, session: Any) -> None:
         self.session, self.peak = session, 0.0
-        self.own = [each.name for each in session.get_outputs() if not each.name.startswith((HIGHEST, LOWEST))]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
 
     def run(self, names: Any, feeds: dict[str, Any]) -> list[Any]:
-        wanted = [each.name for each in self.session.get_outputs()]
-        outputs = dict(zip(wanted, self.session.run(wanted, feeds)))
+        every = [each.name for each in self.session.get_outputs()]
+        outputs = dict(zip(every, self.session.run(every, feeds)))
         for name, value in outputs.items():
-            if name.startswith(HIGHEST):
-                self.peak = max(self.peak, float(value))
-            elif name.startswith(LOWEST) and float(value) < MASKS:
-                self.peak = max(self.peak, -float(value))
-        return [outputs[name] for name in names or self.own]
-
-    def get_inputs(self) -> Any:
-        return self.session.get_inputs()
-
-    def get_outputs(self) -> Any:
-        return [each for each in self.session.get_outputs() if each.name in self.own]
+            if name.startswith((HIGHEST, LOWEST)):
+                self.peak = max(self.peak, float(value) if name.startswith(HIGHEST) else -float(value))
+        return [outputs[name] for name in names or every]
 
 
 def watched_sessions(model: Any) -> list[Ranged]:

@@ -13,6 +13,7 @@ from debzero.job.schema import SECTIONS_DATASET, Data
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # The hub's data sets that have names without an owner: what follows is a configuration. All others are owner/name.
 OWNERLESS = ("glue", "super_glue", "wikitext")
+SPLITS = ("train", "validation", "test")
 MOST_LISTED = 10_000  # of a folder's entries, for a name that is near
 OF_A_RUN = (".lock", "status.json")  # the output folder of a job has one of them from its start on
 
@@ -37,7 +38,7 @@ def local_files(dataset: str) -> dict[str, Path]:
     if not os.path.isdir(dataset):
         return {"train": Path(dataset)}
     named = {p.stem: p for p in files_of(dataset) if p.suffix in FORMATS}
-    return {split: named[split] for split in ("train", "validation", "test") if split in named}
+    return {split: named[split] for split in SPLITS if split in named}
 
 
 def files_read(data: Data) -> dict[str, Path]:

@@ -205,6 +205,9 @@ class Train(Section):
         "that has stopped continues with a larger number."))
 
 
+Favour = Literal["memory", "speed"]
+
+
 class Zero(Section):
     stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage), WithJsonSchema(STAGE_SCHEMA)] = Field(
         "none", examples=["2"], description=(
@@ -221,7 +224,7 @@ class Zero(Section):
     engine: Literal["deepspeed", "native"] = Field("deepspeed", examples=["native"], description=(
         "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
         "but has no offload and takes no DeepSpeed JSON. Either resumes from the other's checkpoints."))
-    favour: Literal["memory", "speed"] = Field("memory", examples=["speed"], description=(
+    favour: Favour = Field("memory", examples=["speed"], description=(
         "What DeepSpeed's buffers are chosen for; plain DDP and the native engine have none. `memory`: small ones. "
         "`speed`: buckets of 1e8 elements, overlapped communication where the installed release does it right, and in "
         "stage 3 whole layers gathered ahead and kept for the backward pass, which takes gigabytes more of the GPU; "

@@ -27,7 +27,8 @@ def identity(resolved: ResolvedJob, settings: Mapping[str, object], host: HostFa
     same = {"job": resolved.job.model_dump(mode="json", exclude={"output": True, "zero": True}),
             "settings": dict(settings), "versions": versions, "definitions": DEFINITIONS, "host": host.name,
             "device": host.device, "precision": resolved.precision, "micro_batch": resolved.batch.micro,
-            "nvme_path": resolved.job.zero.nvme_path, "files": digests(resolved.job)}
+            "nvme_path": resolved.job.zero.nvme_path, "favour": resolved.job.zero.favour,
+            "engine": resolved.job.zero.engine, "files": digests(resolved.job)}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 

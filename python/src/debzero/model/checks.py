@@ -13,7 +13,7 @@ from debzero.job.schema import Job
 from debzero.model import settings, tasks
 from debzero.model.checkpointing import checkpointing_problems
 from debzero.model.divisible import parallel_problems
-from debzero.model.folder import adapter, flaws
+from debzero.model.folder import adapter, flaws, weights_to_run_alone
 from debzero.model.opened import kernel_problems, language_problems, opened_problems, refusal, skeleton
 from debzero.model.positions import local_config, position_problems
 
@@ -46,7 +46,8 @@ def _in_folder(job: Job, file: str, labels: Optional[list[str]]) -> list[Problem
         missing = f"cannot be used: it, or its config.json, {reason}"
     elif folder.is_dir():
         missing, inside = "has no config.json", sorted(path.parent for path in folder.glob("*/config.json"))
-        near = f"did you mean {inside[-1]}?" if inside else ""
+        near = f"did you mean {inside[-1]}?" if inside else (
+            other.fix if (other := weights_to_run_alone(folder)) else "")
     else:
         missing, near = "is a file" if folder.exists() else "does not exist", did_you_mean_path(folder, model=True)
     return [Problem(file, "model", f"the folder {folder} {missing}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import stat
 import sys
@@ -20,7 +21,8 @@ from debzero.base.files import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = "pytorch_model*.bin"  # what convert.py reads
-OTHERS = (PICKLES, "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "tf_model*", "*.gguf")
+OTHERS = (PICKLES, "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "tf_model*")
+SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 HEADER = 10_000_000  # bytes: a hundred thousand tensors, more than any shard has
 DANGER = "loading such a file can run what its author wrote"
 PULL = "run `git lfs pull` in its repository"
@@ -170,14 +172,26 @@ def _weights(folder: Path) -> Iterator[Flaw]:
         yield from _file(folder, WEIGHTS)
     elif os.path.lexists(folder / INDEX):
         yield from _shards(folder)
+    elif flaw := weights_to_run_alone(folder):
+        yield flaw
     elif found := other_weights(path.name for path in folder.iterdir()):
         convertible = any(fnmatch(name, PICKLES) for name in found)
         yield Flaw(f"it has its weights as {', '.join(found[:3])} alone: {DANGER}",
                    f"if you trust it, convert it in a sandbox: {conversion(folder)}" if convertible else
                    "use a model with safetensors, or save this one so, with save_pretrained and on a host without "
                    "secrets")
+    elif found := sorted(path.name for path in folder.glob("*.safetensors")):
+        yield Flaw(f"it has {', '.join(found[:3])}, but neither {WEIGHTS} nor {INDEX}", f"copy {INDEX} as well" if
+                   SHARD.search(found[0]) else "save the model again, with save_pretrained")
     else:
         yield Flaw(f"it has no weights ({WEIGHTS})", "copy the whole folder that save_pretrained wrote")
+
+
+def weights_to_run_alone(folder: Path) -> Optional[Flaw]:
+    """What is wrong with a folder whose weights are of programs that only run models."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in (".gguf", ".onnx"))
+    return Flaw(f"it has its weights as {', '.join(found[:3])}, for programs that run a model and do not train it",
+                "use the model that these were made from, with safetensors") if found else None
 
 
 def conversion(folder: Path) -> str:

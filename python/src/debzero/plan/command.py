@@ -31,7 +31,8 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
         "many hosts", wrapped("with --hosts: the step time of each layout (plain DDP, ZeRO, tensor, pipeline), the "
                               "smallest link that hides communication, checkpoints and failures"))
     group.add_argument("--hosts", type=count, metavar="N", help="equal hosts")
-    group.add_argument("--link", metavar="RATE", help="bits per second that a host's network reaches, e.g. 200G")
+    group.add_argument("--link", metavar="RATE",
+                       help="bits per second between hosts, as collectives reach them, e.g. 200G")
     group.add_argument("--latency", type=number(0), metavar="US",
                        help="microseconds of one message between hosts (default: 14, NCCL's own figure)")
     group.add_argument("--device", metavar="NAME", help="the GPU, e.g. H100 (default: this host's, or A100); or cpu: "

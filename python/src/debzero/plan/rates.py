@@ -10,8 +10,8 @@ from debzero.model import flops
 # The share of the GPU's peak that training reaches where no step waits for the processor: speed-h200.json, max_length.
 PEAK_SHARE = 0.372
 # Seconds that the processor takes to launch the kernels of one layer, forward and backward, where the step is not
-# recorded as a CUDA graph; by stage. From what a micro-batch of 8 takes beyond its FLOPs: plain PyTorch on one H200 in
-# tune.json, DeepSpeed's stages on two in article-2-gpus.json.
+# recorded as a CUDA graph; by stage of DeepSpeed, 0 for debzero's own engines. From what a micro-batch of 8 takes
+# beyond its FLOPs: plain PyTorch on one H200 in tune.json, DeepSpeed's stages on two in article-2-gpus.json.
 LAUNCHING = {0: 2.4e-3, 1: 3.5e-3, 2: 5.1e-3, 3: 28.6e-3}
 
 # Bytes per second of one direction between GPUs of a host, from the datasheets (which count both directions): NVLink;

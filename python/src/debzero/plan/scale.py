@@ -103,8 +103,9 @@ class Scale:
         job = self.shapes.job.model_copy(update={"ranks": copies})
         if micro:
             job = job.model_copy(update={"train": job.train.model_copy(update={"micro_batch": micro})})
-        if layout.pipeline > 1:  # which is DeepSpeed's
-            job = job.model_copy(update={"zero": job.zero.model_copy(update={"engine": "deepspeed"})})
+        if layout.parts > 1:  # pipelines are DeepSpeed's
+            engine = "deepspeed" if layout.pipeline > 1 else "native"
+            job = job.model_copy(update={"zero": job.zero.model_copy(update={"engine": engine})})
         return Planner(job, self.settings, self.site.hardware, self.file,
                        PartOfShapes(self.shapes, layout, self.trace))
 
@@ -131,7 +132,9 @@ class Scale:
     def _work(self, resolved: ResolvedJob) -> Work:
         shapes, train = self.shapes, resolved.job.train
         recorded = not resolved.uses_deepspeed and compiles_layers(resolved) and not train.gradient_checkpointing
-        launching = 0.0 if recorded or self.site.measured else rates.LAUNCHING[resolved.stage]
+        launching = rates.LAUNCHING[resolved.stage if resolved.uses_deepspeed else 0]
+        if recorded or self.site.measured:
+            launching = 0.0
         return Work(shapes.counts.total, flops.layers(shapes.config), shapes.hidden, shapes.job.data.max_length,
                     self.sample_seconds, launching, train.gradient_checkpointing)
 

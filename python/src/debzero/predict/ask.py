@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero import __version__
-from debzero.base.errors import InputError, Problem
+from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.text import count_text, duration_text, printable, rate_text, short
 from debzero.predict import exported, output, rows, trained
 from debzero.predict.answers import Answers, ends
@@ -95,6 +95,9 @@ class Session:
         except KeyboardInterrupt:
             print(printable(f"\nstopped after row {made.rows}: the same command continues there"), file=sys.stderr)
             raise
+        if made.rows != total:
+            raise UserError(f"{file.path} was changed while it was read: {total} rows became {made.rows}",
+                            "start again when it is complete")
         made.finish()
         print(printable(f"written: {made.path}  {count_text(total, 'row')}{progress.rate()}"))
         return 0

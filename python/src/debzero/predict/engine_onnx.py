@@ -4,9 +4,10 @@ What writes texts is optimum's model, which is transformers' own generation on t
 """
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -95,28 +96,45 @@ def _providers(provider: str) -> list[str]:
 def _model(trained: Trained, provider: str) -> Any:
     if trained.task in ("classification", "regression"):
         return Classifier(trained.folder / MODEL, provider)
-    own: dict[str, Any] = {} if trained.continues else {"use_merged": False}
-    return _writer(trained.continues).from_pretrained(
-        trained.folder, config=trained.config, use_cache=True, provider=provider, session_options=session_options(),
-        use_io_binding=provider == ON_GPU, local_files_only=True, **own, **no_code())
-
-
-def _writer(continues: bool) -> Any:
-    """The class of a model that writes: optimum's, which also takes what transformers' own takes."""
-    import torch
     from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
 
-    class Continuing(ORTModelForCausalLM):
-        def forward(self, input_ids: Any, attention_mask: Any = None, **inputs: Any) -> Any:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            return super().forward(input_ids=input_ids, attention_mask=mask, **inputs)
+    kind, own = (ORTModelForCausalLM, {}) if trained.continues else (ORTModelForSeq2SeqLM, {"use_merged": False})
+    model = kind.from_pretrained(
+        trained.folder, config=trained.config, use_cache=True, provider=provider, session_options=session_options(),
+        use_io_binding=provider == ON_GPU, local_files_only=True, **own, **no_code())
+    model.forward = (_continuing if trained.continues else _answering)(model, model.forward)
+    return model
 
-    class Answering(ORTModelForSeq2SeqLM):
-        def forward(self, labels: Any = None, **inputs: Any) -> Any:
-            if labels is not None:
-                start = torch.full_like(labels[:, :1], self.config.decoder_start_token_id)
-                before = torch.cat([start, labels[:, :-1]], 1)
-                inputs["decoder_input_ids"] = before.masked_fill(before == IGNORED, self.config.pad_token_id)
-            return super().forward(**inputs)
 
-    return Continuing if continues else Answering
+def _continuing(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """optimum's forward(), which also does without a mask and positions, as transformers' own."""
+    import torch
+
+    @wraps(forward)
+    def called(input_ids: Any, attention_mask: Any = None, **inputs: Any) -> Any:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if inputs.get("position_ids") is None:
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        return forward(input_ids=input_ids, attention_mask=mask, **inputs)
+
+    return called
+
+
+def _answering(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """optimum's forward(), which also derives the decoder's inputs from labels, and gives what the encoder made, as
+    transformers' own."""
+    import torch
+
+    @wraps(forward)
+    def called(labels: Any = None, encoder_outputs: Any = None, **inputs: Any) -> Any:
+        if encoder_outputs is None:
+            encoder_outputs = model.encoder(**{name: inputs[name] for name in ("input_ids", "attention_mask")})
+        if labels is not None:
+            start = torch.full_like(labels[:, :1], model.config.decoder_start_token_id)
+            before = torch.cat([start, labels[:, :-1]], 1)
+            inputs["decoder_input_ids"] = before.masked_fill(before == IGNORED, model.config.pad_token_id)
+        output = forward(encoder_outputs=encoder_outputs, **inputs)
+        output.encoder_last_hidden_state = encoder_outputs.last_hidden_state
+        return output
+
+    return called

@@ -9,10 +9,12 @@ from typing import Any, Callable
 
 import numpy as np
 
-from debzero.base.errors import InputError, OutOfMemory, Problem
+from debzero.base.errors import InputError, OutOfMemory, Problem, UserError
+from debzero.base.failures import as_user_error
 from debzero.model.build import drop_mask
 from debzero.model.folder import no_code
 from debzero.model.task import IGNORED, token_losses
+from debzero.model.weights import AGAIN
 from debzero.predict.engine import Batch, Choice, Writing
 from debzero.predict.trained import Trained, incomplete
 from debzero.resolve.host import this_host
@@ -41,9 +43,15 @@ class TorchEngine:
             torch.set_num_threads(min(torch.get_num_threads(), processors()))
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         word = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
-        self.model, found = getattr(transformers, trained.auto).from_pretrained(
-            trained.folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **no_code(),
-            **{word: kind})
+        try:
+            self.model, found = getattr(transformers, trained.auto).from_pretrained(
+                trained.folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **no_code(),
+                **{word: kind})
+        except Exception as error:  # of many types: settings and weights that do not belong together
+            first = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error))
+            raise as_user_error(error, str(trained.folder)) or UserError(
+                f"{trained.folder}: transformers cannot load it: {type(error).__name__}: {first[:200]}",
+                AGAIN) from error
         lacking = sorted([*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])])
         if lacking:
             raise incomplete(trained.folder, lacking)

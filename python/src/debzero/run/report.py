@@ -236,7 +236,8 @@ def text(report: AnyReport) -> str:
     curves = [f"  see the curves  tensorboard --logdir {shlex.quote(report.curves or '')}"]
     return "\n".join(map(printable, [
         "", f"Finished: {report.job}", *(f"  {name:<13}{value}" for name, value in rows.items()), *_samples(report),
-        "", "What next", f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
+        "", "What next", f"  ask the model   debzero predict {shlex.quote(str(Path(report.model).parent))} \"a text\"",
+        f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
         *(curves if report.curves and os.path.isdir(report.curves) else []),
         f"  train another   copy and change {report.job}, then: debzero check, debzero train",
         f"  see this again  debzero status {shlex.quote(str(Path(report.model).parent))}"]))

@@ -85,7 +85,7 @@ def _hosts(status: Status) -> list[str]:
 
     hosts = status.hosts or {}
     width = max(map(len, hosts), default=0)
-    return [f"{name:<{width}}  {shown(values)}" for name, values in hosts.items()]
+    return [printable(f"{name:<{width}}  {shown(values)}") for name, values in hosts.items()]
 
 
 def status(name: Optional[str], as_json: bool, watch: bool) -> int:

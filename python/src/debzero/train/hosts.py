@@ -21,7 +21,7 @@ from debzero.hosts import network, probe
 from debzero.hosts.channel import ChannelError, connect
 from debzero.hosts.cluster import Cluster
 from debzero.hosts.leader import Leader
-from debzero.hosts.member import Member, Table
+from debzero.hosts.member import Member, Stopped, Table
 from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import RunFolder
@@ -31,6 +31,7 @@ from debzero.run.status import waiting_text
 PAUSE = 2.0    # seconds between two hosts.json, unless a host comes or goes
 SHOWN = 10     # differences
 TELLING = 3.0  # seconds
+DONE_PATIENCE = 30.0  # seconds for the other hosts of a job that has finished here
 # What a rank says that has merely lost another one.
 PARTNER = re.compile(r"closed by peer|Connection re(set|fused)|gloo/|NCCL|timed out waiting|the first host ")
 
@@ -60,7 +61,8 @@ class Hosts:
 
     def meet(self, resolved: ResolvedJob, file: str, done: bool) -> bool:
         """Wait for all hosts. Raises an InputError where what they have differs, which all of them raise. `done`: the
-        job has finished here; returns whether it has everywhere."""
+        job has finished here; returns whether it has everywhere, as far as the others come to say so: they may have no
+        reason to start again."""
         found = network.addresses(self.cluster)
         self.interface, key = network.interface(self.cluster, found), self.cluster.key()
         first = found[self.cluster.first]
@@ -74,8 +76,14 @@ class Hosts:
                                    f"{self.cluster.file} on all hosts") from None
         self.folder.hosts_file.unlink(missing_ok=True)
         self.member = Member(self.cluster, key, first, self._state, self._show)
-        facts = self._gather({**_facts(resolved), "cluster": [list(self.cluster.hosts.items()), self.cluster.port],
-                              "done": done})
+        own = {**_facts(resolved), "cluster": [list(self.cluster.hosts.items()), self.cluster.port], "done": done}
+        until = time.monotonic() + DONE_PATIENCE
+        try:
+            facts = self.member.gather(own, lambda: self.stopped() or done and time.monotonic() > until)
+        except Stopped:
+            if self.stopped():
+                raise
+            return True
         found_here = {name: {**values, "done": None} for name, values in facts.items()}
         problems = [Problem(file, *difference) for difference in _differences(found_here)]
         if problems:
@@ -113,6 +121,8 @@ class Hosts:
             text = described(end)
             self.folder.replace_error(ErrorNote(rank=end.get("rank") or 0, error=text, memory=bool(end.get("memory")),
                                                 passing=bool(end.get("passing"))))
+            with suppress(OSError):  # a rank may have written first that it lost another
+                self.folder.update(state="failed", error=text)
             if end["host"] != self.cluster.host:
                 print(f"debzero: {printable_lines(text)}", file=sys.stderr, flush=True)
         elif end["code"] == 2 and part.code != 2:

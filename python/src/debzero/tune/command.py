@@ -26,8 +26,9 @@ def add_tune(commands: Commands) -> None:
          "debzero tune mrpc.yml --json"])
     add_job(parser)
     add_ranks(parser)
-    parser.add_argument("--search", type=list_of("stage", "offload", "checkpointing"), default=[], metavar="LIST",
-                        help="also search these settings: some of stage,offload,checkpointing")
+    parser.add_argument("--search", type=list_of("stage", "offload", "checkpointing", "favour"), default=[],
+                        metavar="LIST",
+                        help="also search these settings: some of stage,offload,checkpointing,favour")
     add_steps(parser)
     parser.add_argument("--limit", type=count, default=10, metavar="MINUTES", help="time limit per trial (default: 10)")
     parser.add_argument("--exhaustive", action="store_true",

@@ -20,7 +20,7 @@ from debzero.base.reading import JOB, read_text
 Value = Union[str, int, bool]
 # What a search may change in a job.
 KEYS = {"train.micro_batch", "train.gradient_checkpointing", "ranks", "zero.stage", "zero.offload_optimizer",
-        "zero.offload_param"}
+        "zero.offload_param", "zero.favour"}
 MOST_CHARACTERS = 1000
 
 

@@ -1,15 +1,16 @@
 """The search for the fastest settings, in a third of the trials that a sweep would take. It knows nothing of how a
 trial is run.
 
-A `Way` is everything but the micro-batch: the sharding, and whether activations are recomputed. Along its micro-batches
-speed hardly ever has more than one peak, so the search climbs from a good start to the nearest peak; and a way whose
-first trial is slower than the best so far is not tried with other micro-batches.
+A `Way` is everything but the micro-batch: the sharding, whether activations are recomputed, and what the buffers
+favour. Along its micro-batches speed hardly ever has more than one peak, so the search climbs from a good start to the
+nearest peak; and a way whose first trial is slower than the best so far is not tried with other micro-batches.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Callable, NamedTuple, Optional
 
+from debzero.job.schema import Favour
 from debzero.resolve.sharding import Sharding
 
 BETTER = 1.02  # times the samples/s: a smaller difference is noise
@@ -20,15 +21,17 @@ FEWEST = 2     # trials: one setting has to be compared with something
 @dataclass(frozen=True)
 class Way:
     """A sharding with or without gradient checkpointing, the micro-batches that it could have (`sizes`, in samples,
-    ascending), and the one to begin with (`first`)."""
+    ascending), the one to begin with (`first`), and the job's zero.favour."""
 
     sharding: Sharding
     checkpointing: bool
     sizes: tuple[int, ...]
     first: int
+    favour: Favour = "memory"
 
     def __str__(self) -> str:
-        return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "")
+        return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "") + (
+            ", favour: speed" if self.favour == "speed" else "")
 
 
 class Best(NamedTuple):

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
 
+from debzero.job.schema import Favour
 from debzero.measure.records import RETRYABLE, HostFacts, MeasuredRun, read_object, read_record
 from debzero.tune.job_file import Value
 from debzero.tune.search import Way
@@ -22,6 +23,7 @@ class Setting:
     offload_param: Literal["none", "cpu", "nvme"]
     gradient_checkpointing: bool
     micro_batch: int
+    favour: Favour = "memory"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class TrialRun:
     @classmethod
     def of(cls, way: Way, micro: int, run: MeasuredRun) -> TrialRun:
         return cls(Setting(way=str(way), **way.sharding.as_dict(), gradient_checkpointing=way.checkpointing,
-                           micro_batch=micro), run)
+                           micro_batch=micro, favour=way.favour), run)
 
     @property
     def key(self) -> tuple[str, int]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -22,7 +23,7 @@ from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.check import checks
 from debzero.job.batch import divisors
 from debzero.job.reader import parse
-from debzero.job.schema import Job
+from debzero.job.schema import Favour, Job
 from debzero.measure.derive import derive
 from debzero.measure.facts import command_line, host_facts, identity, installed
 from debzero.measure.records import MeasuredRun
@@ -49,15 +50,24 @@ def ways(resolved: ResolvedJob, file: Path, dimensions: list[str]) -> list[Way]:
     shardings = _shardings(resolved, dimensions)
     found = []
     for sharding in shardings if own in shardings else [own, *shardings]:
-        for checkpoints in (False, True) if "checkpointing" in dimensions else (checkpointing,):
+        for checkpoints, favour in product((False, True) if "checkpointing" in dimensions else (checkpointing,),
+                                           _favours(resolved, sharding, dimensions)):
             first = None
             if resolved.host.gpus:
-                first = predicted(_with(resolved, sharding, checkpoints, resolved.batch.micro), file)
+                first = predicted(_with(resolved, Way(sharding, checkpoints, sizes, 1, favour),
+                                        resolved.batch.micro), file)
             if first is None:
                 first = max(size for size in sizes if size <= resolved.batch.micro)
-            if first or sharding == own:
-                found.append(Way(sharding, checkpoints, sizes, first or 1))
+            if first or (sharding, favour) == (own, resolved.job.zero.favour):
+                found.append(Way(sharding, checkpoints, sizes, first or 1, favour))
     return found
+
+
+def _favours(resolved: ResolvedJob, sharding: Sharding, dimensions: list[str]) -> tuple[Favour, ...]:
+    """The job's own zero.favour first; the other one where it is searched for and DeepSpeed trains."""
+    own, zero = resolved.job.zero.favour, sharding.in_section(resolved.job.zero)
+    both = "favour" in dimensions and sharding.stage and zero.engine == "deepspeed"
+    return (own, "memory" if own == "speed" else "speed") if both else (own,)
 
 
 def _shardings(resolved: ResolvedJob, dimensions: list[str]) -> list[Sharding]:
@@ -73,13 +83,13 @@ def _offload(sharding: Sharding) -> tuple[str, str]:
     return sharding.offload_optimizer, sharding.offload_param
 
 
-def _with(resolved: ResolvedJob, sharding: Sharding, checkpointing: bool, micro: int) -> ResolvedJob:
+def _with(resolved: ResolvedJob, way: Way, micro: int) -> ResolvedJob:
     """The job with these settings."""
     changed = with_micro(resolved, micro)
     job = changed.job.model_copy(update={
-        "train": changed.job.train.model_copy(update={"gradient_checkpointing": checkpointing}),
-        "zero": sharding.in_section(changed.job.zero)})
-    return ResolvedJob(job, changed.batch, changed.precision, changed.why, sharding.stage, None, changed.host)
+        "train": changed.job.train.model_copy(update={"gradient_checkpointing": way.checkpointing}),
+        "zero": way.sharding.in_section(changed.job.zero).model_copy(update={"favour": way.favour})})
+    return ResolvedJob(job, changed.batch, changed.precision, changed.why, way.sharding.stage, None, changed.host)
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -168,6 +178,8 @@ class Tuning:
                            "zero.offload_param": sharding.offload_param})
         if "checkpointing" in self.options.search:
             values["train.gradient_checkpointing"] = best.way.checkpointing
+        if "favour" in self.options.search:
+            values["zero.favour"] = best.way.favour
         return values
 
     def _exhaust(self, found: Optional[Best]) -> Optional[Best]:
@@ -204,7 +216,7 @@ class Tuning:
 
     def _measure(self, way: Way, micro: int) -> MeasuredRun:
         folder = self.folder / "runs" / f"{len(self.results.trials) + 1}"
-        resolved = _with(self.resolved, way.sharding, way.checkpointing, micro)
+        resolved = _with(self.resolved, way, micro)
         job = derive(resolved, way.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         return measure(job, folder, self.options.warmup, self.options.limit * 60)
 

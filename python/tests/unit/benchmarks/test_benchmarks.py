@@ -3,6 +3,7 @@ JSON has what is judged."""
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ sys.path.insert(0, str(BENCH))
 
 import common  # noqa: E402
 import pairs  # noqa: E402
+import predict  # noqa: E402
 import published  # noqa: E402
 import race  # noqa: E402
 
@@ -150,3 +152,12 @@ def test_both_sides_of_the_race_finish(tmp_path, options):
     assert {run["steps"] for run in results["runs"]} <= {4, 5, 6, 10}, "160 rows at 32 (one rank) or 64 a step, twice"
     assert results["verdict"]["speed_ratio"] > 0 and results["versions"]["torch"]
     assert f"{results['verdict']['speed_ratio']:.2f}" in printed
+
+
+
+@pytest.mark.slow
+def test_predict_and_a_pipeline_answer_alike(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the pipeline's threads spin while they wait for each other
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--folder", str(tmp_path), "--rows", "100", "--repeats", "1"])
+    assert predict.main() in (0, 1), "so few rows are mostly imports"
+    assert re.search(r"(?m)^pipeline +\d+ .*\n^debzero +\d+ .*\n^ratio ", capsys.readouterr().out)

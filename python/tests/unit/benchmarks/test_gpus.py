@@ -112,7 +112,7 @@ def test_the_pages_show_the_median_of_the_windows_against_one_gpu_and_why_a_cell
 def test_fsdp_is_left_out_where_torch_has_none(monkeypatch):
     import torch
 
-    monkeypatch.setattr(torch, "__version__", "1.13.1+cu")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cu124")
     assert "2.6" in gpus.left_out("fsdp2") and gpus.left_out("ddp") is None
     monkeypatch.setattr(torch, "__version__", "2.11.0")
     assert gpus.left_out("fsdp2") is None
@@ -139,8 +139,8 @@ def rehearse(folder, *arguments):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("arguments", [
-    ["--only", "gpt2-xl", "--ranks", "2", "--contestants", "native2", "ddp"],
-    pytest.param(["--only", "bert-large-uncased", "gpt2-medium"], marks=pytest.mark.long)], ids=["two", "all"])
+    ["--only", "gpt2-xl", "--ranks", "1", "--contestants", "none", "ddp"],
+    pytest.param(["--only", "bert-large-uncased", "gpt2-medium"], marks=pytest.mark.long)], ids=["one rank", "all"])
 def test_the_programs_run_on_cpu_ranks(tmp_path, arguments):
     done = rehearse(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr

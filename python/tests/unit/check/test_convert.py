@@ -115,6 +115,9 @@ def test_language_models_of_axolotl_and_llama_factory_keep_their_texts_and_batch
     assert (made.task, made.data.text, made.data.held_out, made.train.global_batch) == ("causal-lm", ["body"], 0.05, 8)
     assert "adapter: debzero trains all weights" in printed and "optimizer" not in printed
     job, printed = converted(FACTORY)
+    assert "stage" not in printed.replace("zero.stage", "")
+    assert "Left out: stage: debzero learns to continue texts" in converted({**FACTORY, "stage": "dpo"})[1]
+    assert "Left out: optimizer: debzero" in converted({**AXOLOTL, "optimizer": "adamw_bnb_8bit"})[1]
     assert job["deepspeed"] == "ds_z3_config.json" and job["train"]["warmup"] == 0.1
     assert "Missing, and not in that file: data.dataset" in printed and "finetuning_type" not in printed
 

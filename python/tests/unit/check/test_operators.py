@@ -6,6 +6,21 @@ from debzero.check import operators
 from debzero.check.checks import check
 
 
+@pytest.mark.parametrize(("kind", "zero", "refused"), [
+    ("Lion", {"stage": 1}, True), ("lamb", {"stage": "none"}, True), ("Adagrad", {"stage": "none"}, False),
+    ("Adagrad", {"stage": 2, "offload_optimizer": "cpu"}, True)])
+def test_an_optimizer_that_processors_lack_is_an_error(bench, monkeypatch, kind, zero, refused):
+    monkeypatch.setattr(operators, "unavailable", lambda name, on_gpus: "")
+    path = bench.job(zero=zero, deepspeed={"optimizer": {"type": kind, "params": {"lr": 1e-3}}})
+    try:
+        check(path)
+    except InputError as error:
+        (problem,) = error.problems
+        assert refused and problem.key == "deepspeed.optimizer.type" and "for GPUs alone" in problem.reason
+    else:
+        assert not refused
+
+
 @pytest.mark.parametrize(("zero", "config", "keys"), [
     ({"stage": 2, "offload_optimizer": "cpu"}, None, ["zero.offload_optimizer"]),
     ({"stage": 3, "offload_optimizer": "nvme", "offload_param": "nvme", "nvme_path": "."}, None,

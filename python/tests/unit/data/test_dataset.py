@@ -110,6 +110,17 @@ FILES = {
         "line 2, column 1 is not JSON: a comma or ]"),
     "more after the list": ("r.json", '[{"text": "a", "label": 1}]\n\nx',
         "line 3, column 1 is not JSON: something"),
+    "commas between lines": ("r.jsonl", ",\n".join(json.dumps({"text": "a", "label": 1}) for _ in range(3)),
+        "line 1, column 27 is not JSON: a comma follows a row -> remove the commas"),
+    "cut off within a text": ("r.jsonl", lines({"text": "a", "label": "x"}) + '{"text": "b',
+        "line 2, column 10 is not JSON: Unterminated string starting at -> the file ends within this row"),
+    "cut off between texts": ("r.jsonl", lines({"text": "a", "label": "x"}) + '{"text": ',
+        "line 2, column 10 is not JSON: Expecting value -> the file ends within this row"),
+    "splits": ("r.json", json.dumps({name: [{"text": "a", "label": 1}] for name in ("train", "test")}),
+        "holds 2 splits (train, test) -> give each a file in a folder"),
+    "mappings of labels": ("r.jsonl", lines({"text": "a", "label": {"name": "x"}}),
+        "holds mappings -> give each row the class itself"),
+    "a separator of two characters": ("r.csv", "text::label\na::x\n", "separate its columns by a comma"),
     "deep": ("r.json", "[" * 100_000, "nested too deeply"),
     "half a character": ("r.jsonl", lines({"text": "\ud800", "label": 1}),
         "line 1: the text '\\ud800' holds half a"),
@@ -212,6 +223,8 @@ def test_a_class_that_only_the_held_out_part_has_is_named_with_its_line(tmp_path
     _, _, faults = read(tmp_path)
     assert [fault.reason for fault in faults] == [
         "validation.csv line 4 has the label 'z', which no training row has"]
+    (tmp_path / "validation.csv").write_text("text,label\na,x\nb,Y \n")
+    assert read(tmp_path)[2][0].fix == "write it as the training rows do: 'y'"
 
 
 @pytest.mark.parametrize("seed", range(3))

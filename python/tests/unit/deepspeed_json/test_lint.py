@@ -147,6 +147,7 @@ RULES = [
     ("DZ109", adam("MuSGD"), "optimizer.type", adam("SGD")),
     ("DZ142", {**zero(1), **adam("SGD")}, "optimizer.type",
      {**zero(1), **adam("SGD"), "zero_allow_untested_optimizer": True}),
+    ("DZ142", {**zero(2), **adam("Adagrad")}, "optimizer.type", adam("Adagrad")),
     ("DZ142", {**zero(1), **adam("OneBitAdam"), "zero_allow_untested_optimizer": True}, "optimizer.type",
      {**zero(0), **adam("OneBitAdam", comm_backend_name="compressed")}),
     ("DZ143", {**zero(2, offload_optimizer=CPU), **adam(torch_adam=True)}, "optimizer.params.torch_adam",

@@ -1,14 +1,12 @@
 """An export answers as the original does, alone in another process, or is not there."""
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from exported_runs import code_of, run_of
+from exported_runs import run_alone, run_of
 from safetensors.torch import load_file, save_file
 
 from debzero.base.errors import InputError, UserError
@@ -31,14 +29,6 @@ def export(run):
     """Its export in fp32."""
     assert main(["export", str(run.folder), "--to", "onnx"]) == 0
     return run.folder / "export" / "onnx-fp32"
-
-
-def run_alone(folder: Path, more: str = "") -> str:
-    """What the README's program prints, in a process that knows nothing of debzero."""
-    done = subprocess.run([sys.executable, "-I", "-c", code_of(folder) + more], cwd=folder, text=True,
-                          capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def left_of(folder: Path) -> list[str]:

@@ -144,6 +144,10 @@ WHOLE = {
     "more tokens than rows": (words([*WORDS, "more"]), "tokens up to number 8, but the model's embedding holds 8"),
     "no special tokens": (words(ends=False, **dict.fromkeys(
         ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token"))), "neither a padding nor"),
+    "weights for other programs": (lambda folder: (folder / "model.safetensors").rename(folder / "model.onnx"),
+        "as model.onnx, for programs that run a model"),
+    "shards alone": (lambda folder: (folder / "model.safetensors").rename(
+        folder / "model-00001-of-00001.safetensors"), "but neither model.safetensors nor model.safetensors.index.json"),
     "no room": (lambda folder: None, "9 tokens are more than the model's 8 positions"),
 }
 SHARDS = {

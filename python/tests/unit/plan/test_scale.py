@@ -83,6 +83,18 @@ def test_a_layout_that_the_batch_does_not_allow_says_why(bench, planned, capsys)
     assert "not possible: plain DDP: 24 samples cannot" in capsys.readouterr().out
 
 
+def test_what_deepspeeds_json_sets_counts(bench, planned):
+    """Its micro-batch and its overlap; and tensor parallelism, which is debzero's own, reads none."""
+    json = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 2, "overlap_comm": False}}
+    path = job(bench, model=SMALL, train={"global_batch": 64, "precision": "bf16"}, deepspeed=json)
+    found = planned(path, "--hosts", 2, "--gpus", 2, "--link", "10G")
+    assert {each["micro_batch"] for each in found["layouts"]} == {2}
+    sharded = next(each for each in found["layouts"] if each["label"] == "ZeRO-2")
+    assert all(transfer["exposed_seconds"] == transfer["seconds"] for transfer in sharded["transfers"])
+    reasons = {each["label"]: each["reason"] for each in found["refused"]}
+    assert "reads no DeepSpeed JSON" in reasons["tensor 2"]
+
+
 @pytest.mark.parametrize(("options", "key", "reason"), [
     (("--hosts", 2), "--link", "is missing"),
     (("--hosts", 2, "--link", "25GB/s"), "--link", "bits per second"),

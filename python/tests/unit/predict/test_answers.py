@@ -182,6 +182,8 @@ def test_answers_that_are_no_numbers_are_an_error(copy, models, capsys):
     (lambda folder: change(folder, auto_map={"AutoModel": "x.Y"}, model_type="own"), "names code of its own"),
     (lambda folder: change(folder, architectures=["BertForMaskedLM"]), "names BertForMaskedLM, which has no answers"),
     (lambda folder: change(folder, architectures=["BertLMHeadModel"]), "its weights have no cls."),
+    (lambda folder: change(folder, id2label={"0": "a", "1": "b", "2": "c"}), "size mismatch for classifier.weight"),
+    (lambda folder: change(folder, num_attention_heads=3), "transformers cannot load it: ValueError"),
     (lambda folder: change(folder, vocab_size=7), "but the model's embedding holds 7"),
     (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
 ])

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from support import Bench
+from support import Bench, plan_of
 from warm import server
 
 from debzero.base.files import read_json
+from debzero.hosts.cluster import Cluster
+from debzero.run.folder import RunFolder
+from debzero.train import hosts
 
 PORTS = iter(range(29600 + 20 * (os.getpid() % 1000), 65000))
 ADDRESSES = {"gpu1": "127.0.0.2", "gpu2": "127.0.0.3"}
@@ -25,7 +29,7 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.port, self.key = next(PORTS), secrets.token_hex(32)
-        self.benches = {}
+        self.benches, self.variables = {}, {}
         for name in ADDRESSES:
             (folder / name).mkdir()
             self.benches[name] = Bench(folder / name)
@@ -39,10 +43,10 @@ class Pair:
         file.with_suffix(".key").write_text(key or self.key)
         file.with_suffix(".key").chmod(0o600)
 
-    def start(self, name, *options, **changes):
+    def start(self, name, **changes):
         bench = self.benches[name]
-        return server().start(["train", str(bench.job(**changes)), "--cluster", str(bench.folder / "cluster.yml"),
-                               *options], bench.folder)
+        return server().start(["train", str(bench.job(**changes)), "--cluster", str(bench.folder / "cluster.yml")],
+                              bench.folder, self.variables.get(name))
 
     def both(self, **changes):
         """What each printed, with its exit code."""
@@ -80,6 +84,25 @@ def test_each_host_has_the_whole_result_and_its_own_part_of_the_checkpoints(done
         assert {path for path in files if "optim" in path} == {shard} and "mp_rank_00_model_states.pt" in files, files
         assert (bench.output() / "report.json").is_file()
     assert done.benches["gpu1"].losses("job") == done.benches["gpu2"].losses("job")
+
+
+def test_a_job_that_has_finished_everywhere_is_not_trained_again(done):
+    texts = {name: (process.communicate(100)[0], process.returncode) for name, process in {
+        name: done.start(name, **ZERO2) for name in ADDRESSES}.items()}
+    assert all(code == 0 and "Finished: " in text and "resuming" not in text for text, code in texts.values()), texts
+
+
+def test_a_finished_host_does_not_wait_for_ever(bench, monkeypatch):
+    monkeypatch.setattr(hosts, "DONE_PATIENCE", 0.3)
+    resolved = plan_of(bench)
+    cluster = Cluster(bench.folder / "cluster.yml", ADDRESSES, "gpu2", next(PORTS))
+    cluster.key_file.write_text("a1" * 32)
+    cluster.key_file.chmod(0o600)
+    alone = hosts.Hosts(cluster, RunFolder(str(bench.folder)), lambda: 0)
+    try:
+        assert alone.meet(resolved, "job.yml", done=True)
+    finally:
+        alone.close()
 
 
 @pytest.fixture
@@ -165,8 +188,8 @@ def test_a_lost_host_ends_the_others_which_wait_for_it(pair, whole, name):
     text, code = ended({other: processes[other]})[0][other]
     assert code == 1 and f"debzero: {name} closed the connection" in text, text
     again = pair.start(other, **LONG)
-    hosts = pair.benches[other].output() / "hosts.json"
-    wait_until(lambda: name in (read_json(hosts).get("missing") or {}))
+    table = pair.benches[other].output() / "hosts.json"
+    wait_until(lambda: name in (read_json(table).get("missing") or {}))
     shown = server().run(["status", str(pair.benches[other].output())], pair.benches[other].folder)
     assert shown.returncode == 0 and shown.stdout.startswith(f"waiting for {name}"), shown.stdout
     assert re.search(rf"^  {name}  not there$", shown.stdout, re.MULTILINE), shown.stdout
@@ -200,3 +223,67 @@ def test_other_data_on_one_host_is_named_with_both_hosts(pair):
     for text, code in texts.values():
         assert code == 2 and re.search(
             r"data: train differs between the hosts: '\w+' on gpu1, '\w+' on gpu2", " ".join(text.split())), texts
+
+
+def stopped(pair, **changes):
+    """A run that both hosts have stopped in the middle."""
+    processes = started(pair, **changes)
+    processes["gpu1"].terminate()
+    texts, _ = ended(processes)
+    assert [code for _, code in texts.values()] == [143, 143], texts
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_gets_the_shards_of_all_hosts(pair):
+    stopped(pair, **LONG)
+    texts = pair.both(**{**LONG, "ranks": 2})
+    assert [code for _, code in texts.values()] == [0, 0], texts
+    assert all("was written by 2 ranks; resharding it for 4 ranks" in text for text, _ in texts.values()), texts
+    assert len(set(pair.weights())) == 1
+    left = [path.name for bench in pair.benches.values() for path in bench.output().glob("checkpoints/.*")]
+    assert not left, "copies for one start"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"zero__engine": "native"}, {"zero__stage": "none"}, {"zero__stage": 3}])
+def test_every_engine_resumes_on_several_hosts(pair, tmp_path, changes):
+    stopped(pair, **{**LONG, **changes})
+    if changes == {"zero__stage": "none"}:  # a new disk: all of it is on the other host, too
+        shutil.rmtree(pair.benches["gpu2"].output())
+    alone = Bench(tmp_path)
+    alone.train(**{**LONG, **changes, "ranks": 2})
+    ends_like_one(pair, weights_of(alone.output()), **changes)
+
+
+@pytest.mark.slow
+def test_shards_that_no_host_has_are_missed_and_not_replaced_by_nothing(pair):
+    stopped(pair, **LONG)
+    shutil.rmtree(pair.benches["gpu2"].output())
+    texts = pair.both(**LONG)
+    for text, code in texts.values():
+        assert code == 1 and "no host has the shards of rank 1 of the checkpoint step-" in text, texts
+
+
+@pytest.mark.slow
+def test_hosts_that_were_lost_at_the_very_end_finish_again(done):
+    """One of them had written that it has finished, the other had not."""
+    status = done.benches["gpu2"].output() / "status.json"
+    status.write_text(status.read_text().replace('"finished"', '"saving"'))
+    texts = done.both(**ZERO2)
+    assert [code for _, code in texts.values()] == [0, 0] and "resuming from step 13" in texts["gpu1"][0], texts
+    assert done.weights() == [done.alone, done.alone]
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_on_one_host_makes_all_start_with_less(pair):
+    pair.variables["gpu2"] = {"DEBZERO_MEMORY_CAP": str(300 * 2**20)}
+    job = {"ranks": 1, "train__micro_batch": 64, "train__global_batch": 128, "train__max_steps": 1,
+           "data__max_length": 512, "data__padding": "max_length"}
+    for _ in range(6):
+        texts = pair.both(**job)
+        if [code for _, code in texts.values()] == [0, 0]:
+            break
+        assert [code for _, code in texts.values()] == [1, 1], texts
+        assert all("out of memory with a micro-batch of" in text for text, _ in texts.values()), texts
+    reports = [json.loads((bench.output() / "report.json").read_text()) for bench in pair.benches.values()]
+    assert reports[0]["micro_batch"] == reports[1]["micro_batch"] < 64 and reports[0]["global_batch"] == 128

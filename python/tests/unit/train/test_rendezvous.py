@@ -273,3 +273,27 @@ def test_ranks_of_another_launcher_meet_and_exchange(bench):
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[True] * 6] * 2, done.stdout
     assert not list(bench.output().iterdir())
+
+
+OWN, OTHER_HOST, STRANGER = "0100000A:1000", "0200000A:9999", "0900000A:9999"  # 10.0.0.1, .2 and .9
+
+
+@pytest.mark.parametrize(("rows", "found"), [
+    ([(OWN, OTHER_HOST)], None), ([(OWN, STRANGER)], "a process at 10.0.0.9"),
+    ([("0100000A:7777", STRANGER)], None),  # to the hub, say: it did not come in
+    ([(OWN, "0100000A:9999"), ("0100000A:9999", OWN)], f"the user with the ID {NOBODY}")])
+def test_between_hosts_only_the_hosts_of_the_job_may_come_in(monkeypatch, rows, found):
+    listening = peers.Socket(OWN, "00000000:0000", peers.LISTENING, os.geteuid(), "1")
+    table = [peers.Socket(local, remote, peers.ESTABLISHED, os.geteuid() if number == 0 else NOBODY, str(2 + number))
+             for number, (local, remote) in enumerate(rows)]
+    monkeypatch.setattr(peers, "own", lambda: {"1", "2"})
+    monkeypatch.setattr(peers, "sockets", lambda: [listening, *table])
+    assert peers.strangers({"1"}, hosts={"10.0.0.1", "10.0.0.2"}) == found
+    assert peers.strangers({"1"}) is None, "on one host they are no connections of the ranks'"
+
+
+@pytest.mark.parametrize(("address", "shown"), [
+    ("0100007F:1F90", "127.0.0.1"), ("00000000000000000000000001000000:1F90", "::1"),
+    ("000000FD000000000000000003000000:1", "fd00::3")])
+def test_an_address_is_shown_as_people_write_it(address, shown):
+    assert peers.plain(address) == shown

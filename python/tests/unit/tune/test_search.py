@@ -13,9 +13,11 @@ from support import SOURCE
 from debzero.check import checks
 from debzero.cli import main
 from debzero.job.batch import divisors
+from debzero.job.schema import Zero
 from debzero.measure import run as runs
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.resolve.host import HostGpus
+from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import RunFolder
 from debzero.tune import tuning
@@ -164,6 +166,15 @@ def test_what_is_searched(bench, monkeypatch):
     both = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "checkpointing"])
     expected = [(stage, checkpointing) for stage in range(4) for checkpointing in (False, True)]
     assert [(way.sharding.stage, way.checkpointing) for way in both] == expected
+    favours = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "favour"])
+    assert [(way.sharding.stage, way.favour) for way in favours] == [(0, "memory"), *(
+        (stage, favour) for stage in (1, 2, 3) for favour in ("memory", "speed"))], "plain DDP has no such buffers"
+    assert str(favours[-1]) == "ZeRO-3, favour: speed" and str(favours[-2]) == "ZeRO-3"
+    trained = tuning._with(resolved, favours[-1], 2)
+    assert trained.job.zero.favour == "speed" and trained.stage == 3 and trained.batch.micro == 2
+    native = resolve(resolved.job.model_copy(update={"zero": Zero(stage=2, engine="native")}), HostGpus(0, False), None,
+                     "job.yml", None)
+    assert [way.favour for way in tuning.ways(native, bench.folder / "job.yml", ["favour"])] == ["memory"]
     offloads = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "offload"])
     assert {way.sharding.offload_optimizer for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
     monkeypatch.setattr(tuning, "predicted", lambda resolved, file: 12 if resolved.stage == 3 else 0)
@@ -289,7 +300,7 @@ def test_a_damaged_tune_json_is_bad_input(bench, trials, capsys):
 def test_the_published_search_is_read():
     assert [trial.key for trial in read_trials(PUBLISHED)][:2] == [("plain DDP", 64), ("plain DDP", 32)]
     for trial, written in zip(read_trials(PUBLISHED), json.loads(PUBLISHED.read_text())["trials"]):
-        assert json.loads(json.dumps(trial.as_json())) == written
+        assert json.loads(json.dumps(trial.as_json())) == {"favour": "memory", **written}, "of a release without it"
 
 
 @pytest.mark.slow

@@ -1,0 +1,85 @@
+"""Models that write texts are exported with their caches, and write the same."""
+import csv
+import json
+
+import pytest
+from exported_runs import GPT2, T5, run_alone, run_of
+
+from debzero.base.errors import UserError
+from debzero.base.files import read_json
+from debzero.cli import main, parser
+
+pytestmark = pytest.mark.slow
+JOBS = {"continues": {"task": "causal-lm", "model": GPT2},
+        "chooses": {"task": "text-to-text", "model": T5, "data__prefix": ["sort: "]},
+        "writes": {"task": "text-to-text", "model": T5, "data__dataset": "writes.csv", "data__answers": "text",
+                   "data__max_answer_length": 6}}
+
+
+@pytest.fixture(scope="module")
+def runs(trained):
+    """A run of each kind, with its export in fp32."""
+    lines = list(csv.reader((trained.folder / "rows.csv").read_text().splitlines()[1:]))
+    with open(trained.folder / "writes.csv", "w") as file:
+        csv.writer(file).writerows([("text", "label"), *((text, " ".join(text.split()[:2])) for text, _ in lines)])
+    found = {name: run_of(trained, name, 150, **changes) for name, changes in JOBS.items()}
+    for run in found.values():
+        assert main(["export", str(run.folder), "--to", "onnx"]) == 0
+    return found
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_it_answers_the_held_out_samples_alike(runs, name):
+    record = read_json(runs[name].folder / "export" / "onnx-fp32" / "export.json")
+    found = record["verification"]
+    assert found["differing"] == 0 and found["rows"] == [] and found["not_finite"] == 0
+    assert found["exported"] == pytest.approx(found["original"], rel=1e-3)
+    assert 0 < found["mean_difference"] < found["largest_difference"] < 1e-3
+    inputs = {each for axes in record["axes"].values() for each in axes}
+    assert "past_key_values.0.key" in inputs or "past_key_values.0.decoder.key" in inputs
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("how", [[], ["--beams", "2"], ["--sample", "--seed", "3"]])
+def test_predict_answers_alike(runs, name, how, capsys, monkeypatch):
+    if name == "chooses" and how:
+        pytest.skip("it chooses a class")
+    without_fsdp(monkeypatch)
+    answers = []
+    for engine in ("torch", "onnx"):
+        assert main(["predict", str(runs[name].folder), "the old cat", "a red saw near", "--engine", engine, "--json",
+                     *how]) == 0
+        answers.append([json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()])
+    assert answers[0] == answers[1] and all(answers[0])
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_readme_writes_what_predict_writes(runs, name, capsys, monkeypatch):
+    without_fsdp(monkeypatch)
+    text = "a text to continue" if name == "continues" else "a text"
+    assert main(["predict", str(runs[name].folder), text, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)["answer"]
+    printed = run_alone(runs[name].folder / "export" / "onnx-fp32").strip()
+    assert printed == (answer if name != "continues" else f"{text}{answer}")
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_other_precisions_are_judged(runs, name, precision):
+    """What passes is there with its figures; what does not says so, and is not."""
+    folder = runs[name].folder / "export" / f"onnx-{precision}"
+    options = parser().parse_args(["export", str(runs[name].folder), "--to", "onnx", "--precision", precision])
+    try:
+        options.run(options)
+    except UserError as error:
+        assert "not the original any more" in error.reason and not folder.exists()
+    else:
+        found = read_json(folder / "export.json")["verification"]
+        assert found["differing"] <= 0.01 * found["answers"] and found["largest_difference"] > 0
+
+
+def without_fsdp(monkeypatch):
+    """generate() looks for FSDP, which torch 1.13 cannot import on Python 3.11."""
+    import transformers.generation.utils
+
+    monkeypatch.setattr(transformers.generation.utils, "is_fsdp_managed_module", lambda model: False, raising=False)
