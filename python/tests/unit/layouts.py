@@ -44,10 +44,11 @@ TOO_SHALLOW = {("bert", "pipeline3"), ("gpt2", "pipeline3")}  # two layers; T5 h
 
 
 class Trained(NamedTuple):
-    """`losses`: of each step; `weights`: by name."""
+    """`losses`: of each step; `weights`: by name; `scores`: of the last evaluation."""
 
     losses: np.ndarray
     weights: dict
+    scores: dict
 
 
 def settings(family, layout, **others) -> dict:
@@ -69,7 +70,8 @@ def train(bench, family, layout, fault=None, name=None, **others) -> Trained:
 def result(output: Path) -> Trained:
     lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
     losses = {line["step"]: line["loss"] for line in lines if "learning_rate" in line}
-    return Trained(np.array(list(losses.values())), load_file(output / "model" / "model.safetensors"))
+    return Trained(np.array(list(losses.values())), load_file(output / "model" / "model.safetensors"),
+                   json.loads((output / "report.json").read_text())["evaluation"])
 
 
 def differences(one: Trained, other: Trained) -> tuple[float, float]:
