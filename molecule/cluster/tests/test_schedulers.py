@@ -1,4 +1,4 @@
-"""`srun debzero train` over both hosts, with Debian's own Slurm, and `mpirun debzero train` on one: the same weights."""
+"""`srun debzero train` over both hosts, with Debian's own Slurm, and `mpirun` on one of them: the same weights."""
 
 import os
 
