@@ -236,7 +236,8 @@ LINK_TEXT = """
 
 `link.json`: a BERT of 36 M parameters in fp32 over gloo, one thread a rank, in two network namespaces whose link `tc`
 limits. `plan` was given what one rank trains alone (the slower of two that train at the same time), and what an
-all-reduce of a bucket reaches over the link. Both cores had other work to do as well. (!): more than 25 % off.
+all-reduce reaches over the link as the engine sends it: plain DDP sends many tensors, which gloo copies into one and
+back. Both cores had other work to do as well. (!): more than 25 % off.
 """
 GPU_TEXT = """
 ### One and two GPUs

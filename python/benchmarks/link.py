@@ -10,7 +10,7 @@ Run it as root on any Linux host with `ip` and `tc` (iproute2), with the Python 
 Each rank is a processor in a network namespace of its own; the two are connected by a pair of virtual interfaces whose
 rate `tc` limits (token bucket, both directions). They train a small BERT over gloo, in each ZeRO stage at each rate.
 plan is given what such a rank trains without the other (the slower of two that train at the same time, as both share
-this machine), and what an all-reduce of a bucket reaches over the link, its copies included. So other work on the
+this machine), and what an all-reduce reaches over the link as the stage's engine sends it. So other work on the
 machine does harm, but less than it might. Exit code 1: a prediction is more than a quarter off.
 """
 from __future__ import annotations
@@ -57,7 +57,8 @@ PORT = 29777
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy")
 # Prints the bits per second that an all-reduce of a bucket of `size` elements moves over the link (nccl-tests' bus
 # bandwidth, which for two ranks is the size over the time), and the seconds of a hop, of which one of a single element
-# takes two. The bucket has as many fresh tensors as a layer has gradients: gloo copies them into one and back.
+# takes two. Plain DDP sends a layer's gradients as they are, which gloo copies into one tensor and back; DeepSpeed's
+# stages send one tensor. So either is measured as its engine sends it, from `tensors` fresh ones.
 PROBE = """
 import json, statistics, sys, time, warnings
 import torch
@@ -73,12 +74,14 @@ def seconds(elements, tensors, times):
         parts = [torch.zeros(elements // tensors) for _ in range(tensors)]
         dist.barrier()
         began = time.perf_counter()
-        dist.all_reduce_coalesced(parts)
+        dist.all_reduce(*parts) if tensors == 1 else dist.all_reduce_coalesced(parts)
         found.append(time.perf_counter() - began)
     return statistics.median(found)
 
-size = int(sys.argv[1])
-print(json.dumps([4 * 8 * size / seconds(size, 16, 5), seconds(1, 1, 50) / 2]))
+size, tensors = map(int, sys.argv[1:])
+print(json.dumps([4 * 8 * size / seconds(size, tensors, 5), seconds(1, 1, 50) / 2]))
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
@@ -187,9 +190,11 @@ def variables(hosts: tuple[Place, Place], rank: int, ranks: int) -> dict[str, st
             **Environment(measured=True).variables()}
 
 
-def probe(hosts: tuple[Place, Place], timeout: float) -> dict[str, float]:
-    """Bits per second that an all-reduce of a whole bucket reaches over the link, and the seconds of a hop."""
-    started = [subprocess.Popen(host.run(sys.executable, "-c", PROBE, str(BUCKET)),
+def probe(hosts: tuple[Place, Place], stage: str, timeout: float) -> dict[str, float]:
+    """Bits per second that an all-reduce of a whole bucket reaches over the link, as the stage's engine sends it; and
+    the seconds of a hop."""
+    tensors = "16" if stage == "none" else "1"
+    started = [subprocess.Popen(host.run(sys.executable, "-c", PROBE, str(BUCKET), tensors),
                                 stdout=subprocess.PIPE, text=True, env=variables(hosts, rank, 2))
                for rank, host in enumerate(hosts)]
     try:
@@ -249,7 +254,7 @@ def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
                 link: Optional[dict[str, float]] = None
                 if end != ALONE:
                     limit(hosts, end)
-                    link = probe(hosts, options.timeout)
+                    link = probe(hosts, stage, options.timeout)
                 steps = train(options, hosts, name, stage)
                 results["runs"][name] = {"link": link, "steps": steps, "load": os.getloadavg()[0]}
                 write_json(options.results, results)
