@@ -8,7 +8,7 @@ Writes a csv file of short texts in three classes, and reads it in turns with py
 a sample, by a tokenizer that learns from it. Each
 reading is a process of its own; what it loads is not counted, for check needs it anyway. Exit code 1: either takes
 more than 1.5 times the elapsed time of pyarrow (the medians), or any process more than 1 GiB. The CPU time is shown,
-too: other programs hardly change it.
+too: other programs hardly change it, as they do the elapsed one (`chrt -f 10` before the command keeps them away).
 """
 from __future__ import annotations
 

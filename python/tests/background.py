@@ -21,7 +21,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / ".cache" / "logs"
 
-DESTROY = ["ansible-playbook", "-i", "inventory/demo", "molecule/shared/destroy.yml"]
+PLAY = ["ansible-playbook", "-i", "inventory/demo"]
+DESTROY = [*PLAY, "-i", "inventory/cluster", "molecule/shared/destroy.yml"]  # of both containers, where there are two
 IMAGE = "image"  # what all others need is built first: the image, the key and the folders of the caches
 
 
@@ -36,15 +37,15 @@ LINTERS = {
 }
 # They start in this order, as far as they need not wait for each other.
 COMMANDS = {
-    IMAGE: [*DESTROY, "molecule/shared/create.yml", "molecule/shared/destroy.yml"],
+    IMAGE: [*PLAY, *(f"molecule/shared/{name}.yml" for name in ("destroy", "create", "destroy"))],
     **LINTERS,
     **{name: scenario(name) for name in (
         "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
-        "cuda", "preflight")},
-    "trainer_long": ["env", "DEBZERO_LONG=1", *scenario("trainer")],
+        "cluster", "cuda", "preflight")},
+    **{f"{name}_long": ["env", "DEBZERO_LONG=1", *scenario(name)] for name in ("trainer", "cluster")},
 }
 # Scenarios that continue where the one before ended: each finds the roles installed that it needs, in one container.
-CHAIN = ("base", "torch_venv", "deepspeed_wheel", "trainer")
+CHAIN = ("base", "torch_venv", "deepspeed_wheel", "trainer", "cluster")
 HOSTS = dict.fromkeys(CHAIN, "roles")
 # A package or a wheel must not be built twice at once: these wait for the jobs that build them. And what torch_venv
 # downloads and unpacks, local_connection finds in the cache (site is busy with CUDA's packages meanwhile).
@@ -52,7 +53,9 @@ AFTER = {
     "site": ["debzero_deb"],
     "local_connection": ["torch_venv"],
     "trainer": ["debzero_deb"],
+    "cluster": ["debzero_deb"],
     "trainer_long": ["debzero_deb", "deepspeed_wheel"],
+    "cluster_long": ["debzero_deb", "deepspeed_wheel"],
 }
 
 

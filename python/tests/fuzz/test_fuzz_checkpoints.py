@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from support import Bench
+from support import Bench, newest
 
 from debzero.base import own_files
 from debzero.run import checkpoint
@@ -58,7 +58,7 @@ class Run:
     def found(self) -> tuple:
         """The tag that is used, and what is said of newer ones. What is used is as it was written."""
         said: list = []
-        found = checkpoint.newest(self.root, self.identity, said.append)
+        found = newest(self.root, self.identity, said.append)
         if found:
             assert found.record == self.records[found.tag]
             assert contents(self.root / found.tag) == contents(self.pristine / found.tag)

@@ -197,6 +197,10 @@ FOUND: list[tuple[int, tuple[str, bytes]]] = [
     (37, (".csv", b"text,label\n" + b"plain words,x\nmore words,y\n" * 9 + b'say "x" here,y\n')),
     (37, (".csv", b"text,label\n" + b"plain words,x\nmore words,y\n" * 9 + b'"never closed,y\nword,x\n')),
     (37, (".csv", b"text,label\n" + b"plain words,x\nmore words\n" * 9 + b'"late",y\n')),
+    # A block of pyarrow's that begins with a line feed, behind one that ends with a carriage return.
+    *((block, (".csv", '"label","text"\n"x","NA"\n"NA","None"\n"x","nan"\n"x","日本"\n'
+               '"x","000\x80\x80\x80\U00010000"\n"NA","two\r\nlines"\n"y","a\rb"\n"z","c\nd\r\n\r\ne"\r\n'.encode()))
+      for block in (15, 19)),
 ]
 
 

@@ -7,11 +7,12 @@ import pytest
 import yaml
 from background import COMMANDS, IMAGE, LINTERS, ROOT
 
+LONG = ("trainer_long", "cluster_long")
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
 def test_every_scenario_is_a_job():
-    assert sorted([*SCENARIOS, *LINTERS, IMAGE, "trainer_long"]) == sorted(COMMANDS)
+    assert sorted([*SCENARIOS, *LINTERS, IMAGE, *LONG]) == sorted(COMMANDS)
 
 
 def test_make_deb_builds_and_judges_as_the_scenario_does():
@@ -34,6 +35,6 @@ def test_scenario(scenario, jobs):
 @pytest.mark.container
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-@pytest.mark.job("trainer_long")
-def test_a_disturbed_job_survives_every_kill(jobs):
-    jobs.succeed("trainer_long")
+@pytest.mark.parametrize("job", [pytest.param(name, marks=pytest.mark.job(name)) for name in LONG])
+def test_a_disturbed_job_survives_everything(job, jobs):
+    jobs.succeed(job)

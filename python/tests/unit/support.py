@@ -18,6 +18,7 @@ from debzero.resolve.absorb import Origins
 from debzero.resolve.host import HostGpus
 from debzero.resolve.identity import Identity
 from debzero.resolve.resolve import resolve
+from debzero.run import checkpoint
 from debzero.train import prepare
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -122,3 +123,9 @@ def stand_in(name: str = "now") -> SimpleNamespace:
 def prepared(bench, **changes):
     resolved = plan_of(bench, **changes)
     return prepare.load(prepare.prepare(resolved, bench.folder / "cache"), tasks.of(resolved.job))
+
+
+def newest(root, identity, say):
+    """The newest usable checkpoint in `root`: its `tag` and its `record`; None where there is none."""
+    records = ((tag, checkpoint.examined(root, tag, identity, say)) for tag in reversed(checkpoint.tags(root)))
+    return next((SimpleNamespace(tag=tag, record=record) for tag, record in records if record), None)

@@ -196,6 +196,10 @@ def child(arguments: list[str], folder: str, variables: dict[str, str], outputs:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["debzero", *arguments]
         fork_ranks()
+        if name := variables.get("PLANTED"):
+            from planted import PLANTS
+
+            PLANTS[name]()
         from debzero.cli import main
 
         code = main()

@@ -28,7 +28,7 @@ def add_bench(commands: Commands) -> None:
         "configuration that fails is listed with the reason; the next start tries it again unless it ran out of memory "
         "or time.",
         ["debzero bench mrpc.yml", "debzero bench mrpc.yml --ranks 4 --share-gpu --stages 2,3 --repeats 1",
-         "debzero bench --render /var/lib/debzero/mrpc-bench",
+         "debzero bench mrpc --inference", "debzero bench --render /var/lib/debzero/mrpc-bench",
          "debzero bench --compare a/results.json b/results.json -o comparison.html"])
     parser.add_argument("job", type=Path, metavar="JOB.yml", nargs="?", help=JOB_HELP)
     add_ranks(parser)
@@ -40,6 +40,9 @@ def add_bench(commands: Commands) -> None:
     parser.add_argument("--again", action="store_true",
                         help="measure everything again; earlier results move to archive/")
     add_json(parser, "print results.json")
+    parser.add_argument("--inference", action="store_true",
+                        help="measure how fast a run's trained model answers instead, with each engine and precision "
+                             "of this host, at batches of 1, 8 and 32 rows; JOB.yml may also be a run's name")
     parser.add_argument("--render", type=Path, metavar="FILE",
                         help="only render the tables and the page of results (a folder or JSON)")
     parser.add_argument("--compare", type=Path, nargs="+", metavar="FILE",
@@ -78,6 +81,10 @@ def bench(options: argparse.Namespace) -> int:
     if options.job is None:
         raise InputError([Problem("debzero bench", "JOB.yml", "is missing",
                                   "give a job file, or --render FOLDER, or --compare A.json B.json")])
+    if options.inference:
+        from debzero.bench import latency
+
+        return latency.start(options)
     from debzero.bench import runner
 
     return runner.start(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Union
 
 from debzero.base.errors import InputError, Problem
+from debzero.resolve import layout
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
 
@@ -48,6 +49,6 @@ def problems(resolved: ResolvedJob, file: str, offloads: list[str], shardings: l
 
 def check(resolved: ResolvedJob, file: str, offloads: list[str], shardings: list[Sharding], share_gpu: bool) -> None:
     """Raises an InputError with every problem."""
-    found = problems(resolved, file, offloads, shardings, share_gpu)
+    found = layout.undivided(resolved.job, file) or problems(resolved, file, offloads, shardings, share_gpu)
     if found:
         raise InputError(found)

@@ -8,7 +8,7 @@ import yaml
 
 from debzero.base.files import write_json, write_text
 from debzero.base.text import bytes_text, count_text, html_text, rate_text
-from debzero.bench import article, charts
+from debzero.bench import article, charts, latency_page
 from debzero.bench.charts import Bar
 from debzero.bench.markup import notes, section, shell, table, terms
 from debzero.bench.results import BenchResults, Row, Summary
@@ -23,10 +23,10 @@ def render(bench: BenchResults) -> str:
     head = (f'<p class="eyebrow">debzero bench</p><h1>{html_text(bench.model)} on {html_text(bench.host.device)}</h1>'
             f'<p class="sub">{count_text(bench.batch.ranks, "rank")}, {html_text(bench.precision)}, '
             f"{html_text(str(bench.batch))}; {html_text(bench.made[:10])}</p>")
+    trained = [_tiles(bench), f'<div class="grid two">{_memory(bench)}{_speed(bench)}</div>', _table(bench),
+               _prediction(bench), _article(bench), _definitions(bench)] if bench.configurations else []
     body = [
-        f"<header>{head}{_verdict(bench)}{notes(notes_of(bench))}</header>", _tiles(bench),
-        f'<div class="grid two">{_memory(bench)}{_speed(bench)}</div>', _table(bench), _prediction(bench),
-        _article(bench), _definitions(bench),
+        f"<header>{head}{_verdict(bench)}{notes(notes_of(bench))}</header>", *trained, latency_page.render(bench),
         f'<div class="grid two">{_hardware(bench)}{_software(bench)}</div>', _repeat(bench)]
     return shell(f"{bench.model}: debzero bench", "".join(body))
 
@@ -70,6 +70,8 @@ def _capital(text: str) -> str:
 
 def _verdict(bench: BenchResults) -> str:
     """The result in one or two sentences."""
+    if not bench.configurations:
+        return ""
     if not bench.measured:
         return '<p class="lead">Nothing could be measured: each configuration\'s reason is below.</p>'
     least, _, fastest = _extremes(bench)

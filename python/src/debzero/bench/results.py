@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Optional
@@ -112,6 +112,42 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """How long one engine took for batches of `batch` rows: half, 95 and 99 in a hundred of the `batches` took no
+    longer."""
+
+    engine: Literal["torch", "onnx"]
+    precision: str
+    batch: int
+    batches: int
+    p50_seconds: float
+    p95_seconds: float
+    p99_seconds: float
+    rows_per_second: float
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How fast the trained model answers, in one series. `tokens`: of a row, padded, on average; `writes`: tokens that
+    each row's answer has, where the model writes; `left_out`: {engine and precision: why it was not measured}."""
+
+    made: str
+    command: str
+    device: str
+    tokens: float
+    writes: Optional[int]
+    versions: dict[str, str]
+    timings: tuple[Timing, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def speed_share(self, timing: Timing) -> Optional[float]:
+        """Of torch's rows/s in fp32 at the same batch size."""
+        of = next((each for each in self.timings
+                   if (each.engine, each.precision, each.batch) == ("torch", "fp32", timing.batch)), None)
+        return timing.rows_per_second / of.rows_per_second if of and of.rows_per_second else None
+
+
+@dataclass(frozen=True)
 class BenchResults:
     """A whole results.json. `made`: when it was written, in ISO 8601. `job`: a job file's mapping, with every key.
     `left_out`: what of the job was not measured, for readers."""
@@ -131,6 +167,7 @@ class BenchResults:
     versions: dict[str, str]
     definitions: dict[str, str]
     configurations: tuple[Row, ...] = ()
+    inference: Optional[Inference] = None
 
     @property
     def measured(self) -> list[Row]:

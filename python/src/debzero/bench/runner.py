@@ -57,7 +57,8 @@ class Bench:
         rows = [kept.get(sharding.name) or Row(**sharding.as_dict()) for sharding in shardings]
         rows += [row for name, row in kept.items() if name not in asked]
         commands = [*(earlier.command.splitlines() if earlier else []), self.results.command]
-        self.results = replace(self.results, command="\n".join(dict.fromkeys(commands)), configurations=tuple(rows))
+        self.results = replace(self.results, command="\n".join(dict.fromkeys(commands)), configurations=tuple(rows),
+                               inference=earlier.inference if earlier else None)
 
     def _earlier(self) -> Optional[BenchResults]:
         """The results of an earlier start that this one continues. Others move to archive/."""
@@ -65,11 +66,11 @@ class Bench:
         if not file.exists():
             return None
         if self.options.again:
-            self._say(f"measuring everything again: the earlier results moved to {self._archive()}")
+            self._say(f"measuring everything again: the earlier results moved to {archive(self.folder)}")
             return None
         earlier = load(file, "move the file away, or start again with --again")
         if earlier.identity != self.results.identity:
-            self._say(f"the earlier results are of another job, host or setting: moved to {self._archive()}")
+            self._say(f"the earlier results are of another job, host or setting: moved to {archive(self.folder)}")
             return None
         self._say(f"continuing with the results in {self.folder} (--again measures everything again)")
         return earlier
@@ -121,17 +122,19 @@ class Bench:
         self.results = replace(self.results, made=now())
         page.write(self.results, self.folder / NAME)
 
-    def _archive(self) -> Path:
-        archive = self.folder / "archive" / now().replace(":", "")
-        archive.mkdir(parents=True, exist_ok=True)
-        for name in (*page.FILES, "runs", "predicted.yml"):  # anything else in the folder is not this bench's
-            if (self.folder / name).exists():
-                (self.folder / name).rename(archive / name)
-        return archive
-
     def _say(self, *lines: str) -> None:
         for line in lines:
             print(printable_lines(line), flush=True, file=sys.stderr if self.options.json else sys.stdout)
+
+
+def archive(folder: Path) -> Path:
+    """Move a bench's results away; where they are now."""
+    place = folder / "archive" / now().replace(":", "")
+    place.mkdir(parents=True, exist_ok=True)
+    for name in (*page.FILES, "runs", "predicted.yml"):  # anything else in the folder is not this bench's
+        if (folder / name).exists():
+            (folder / name).rename(place / name)
+    return place
 
 
 def facts(options: argparse.Namespace, resolved: ResolvedJob) -> BenchResults:

@@ -7,6 +7,7 @@ import io
 from typing import Optional
 
 from debzero.base.text import bytes_text, count_text, csv_cell, markdown_text, printable, rate_text
+from debzero.bench import latency_page
 from debzero.bench.results import BenchResults, Row
 
 HEADINGS = ("memory per rank", "of plain DDP", "device memory", "host memory", "samples/s", "spread", "steps/s")
@@ -32,7 +33,9 @@ def cells(bench: BenchResults, row: Row) -> Optional[list[str]]:
 
 def notes(bench: BenchResults) -> list[str]:
     """What a reader must know before comparing the figures."""
-    found = []
+    found: list[str] = []
+    if not bench.configurations:
+        return found
     ranks, gpus = bench.batch.ranks, bench.host.gpus
     if not bench.speed_comparable:
         found.append(f"{count_text(ranks, 'rank')} shared {count_text(gpus, 'GPU')}: each rank's memory is its own, "
@@ -89,7 +92,10 @@ def as_markdown(bench: BenchResults) -> str:
             lines.append(f"| {row.label} | {markdown_text(row.reason)} |" + " |" * (len(HEADINGS) - 1))
         else:
             lines.append(f"| {row.label} | " + " | ".join(figures) + " |")
+    if not bench.configurations:
+        lines = [lines[0]]
     lines += ["", *map(markdown_text, notes(bench)), ""] if notes(bench) else [""]
+    lines += latency_page.as_markdown(bench).splitlines()
     lines += [markdown_text(f"- {term}: {meaning}") for term, meaning in bench.definitions.items()]
     commands = " and ".join(f"`{printable(command).replace('`', chr(39))}`" for command in bench.command.splitlines())
     return "\n".join([*lines, "", f"Measured with {commands}, {markdown_text(bench.made)}."]) + "\n"

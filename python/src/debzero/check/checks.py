@@ -165,7 +165,8 @@ def summary(examined: Examined, path: Path) -> dict[str, Any]:
     """What a valid job comes to, for people and for --json."""
     resolved = examined.resolved
     job = resolved.job
-    stage = "plain DDP" if not resolved.uses_deepspeed else f"ZeRO stage {resolved.stage}"
+    sharded = resolved.uses_deepspeed or resolved.stage
+    stage = f"ZeRO stage {resolved.stage}" if sharded else "plain DDP"
     parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
     label = "" if job.task == "causal-lm" else f" -> {job.data.label}"
     if job.task == "text-to-text":
@@ -175,6 +176,6 @@ def summary(examined: Examined, path: Path) -> dict[str, Any]:
     return {
         "job": str(path), "model": job.model if isinstance(job.model, str) else f"{job.model['type']} from scratch",
         "data": f"{job.data.dataset}: {', '.join(job.data.text)}{label}", **examined.facts,
-        "batch": str(resolved.batch), "ranks": resolved.batch.ranks, "stage": ", ".join([stage, *offload]),
+        "batch": resolved.batch_text, "ranks": resolved.layout.ranks, "stage": ", ".join([stage, *offload]),
         "precision": resolved.precision, "output": job.output, "fingerprint": resolved.fingerprint,
     }

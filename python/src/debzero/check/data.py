@@ -59,7 +59,7 @@ def data_found(job: Job, file: str, reads: Reads) -> DataFound:
             read = dataset.read(job.data, parts, wanted, job.train.seed,
                                 dataset.Pass(most_rows=MOST_ROWS, say=_say))
             faults += read.faults()
-            if wrong := tasks.not_closed(job, len(read.labels), len(read.train.rows)):
+            if wrong := tasks.not_closed(job, len(read.labels), read.train.count):
                 faults.insert(0, Fault("label", *wrong))
             if not any(fault.severity == "error" for fault in faults):
                 facts, labels = read.facts(), None if read.cut_short else read.labels
@@ -135,9 +135,11 @@ def _lengths(job: Job, read: DataSet) -> tuple[list[Fault], dict[str, str]]:
 def _tokenizer(job: Job, read: DataSet) -> Any:
     """None where it is not on this host. One from scratch learns from the training rows, as it will in the training."""
     if isinstance(job.model, dict):
-        training = np.zeros(read.train.survey.count, bool)
-        training[read.train.rows] = True
-        columns = joined(read.train.survey.sample(training), job.data)
+        survey, training = read.train.survey, None
+        if survey.stride == 1:  # else what it learns is like it, but not the same anyway
+            training = np.zeros(survey.count, bool)
+            training[read.train.rows] = True
+        columns = joined(survey.sample(training), job.data)
         texts = [text for column in columns for text in column] + read.labels * 2
         return load_tokenizer(job.model, lambda: texts, job.data.max_length, continues=job.task == "causal-lm")
     folder = source.folder_here(job)

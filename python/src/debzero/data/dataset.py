@@ -4,6 +4,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -28,13 +30,28 @@ Say = Callable[[str], None]
 Keep = Callable[[Any], None]
 
 
-class Side(NamedTuple):
-    """Training or held-out rows: their places in the data set (int64[n], ascending), of which survey they are, and
-    their labels: int32[n] by place in the classes' names, float32[n], or none."""
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Training or held-out rows: of which survey they are, and how many, which is all that most checks need of them.
+    `numbers`: int32[classes + 1], the place of the survey's classes in the classes' names, -1 for none. `find`: the
+    rows' places."""
 
     survey: Survey
-    rows: np.ndarray
-    labels: np.ndarray
+    count: int
+    numbers: np.ndarray
+    find: Callable[[], np.ndarray]
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """int64[n]: their places in the data set, ascending."""
+        return self.find()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32[n] by place in the classes' names, float32[n], or none."""
+        if self.survey.wanted.kind == "class":
+            return np.asarray(self.numbers[self.survey.codes[self.rows]])
+        return self.survey.values[self.rows] if self.survey.wanted.kind == "value" else np.empty(0, np.int32)
 
 
 class DataSet:
@@ -45,18 +62,25 @@ class DataSet:
         self.wanted = surveys[0].wanted
         self.cut_short = any(survey.cut_short for survey in surveys)
         self.labels = self._labels()
-        train = surveys[0]
-        mask = np.zeros(train.count, bool)
-        if parts.held_out is None:
-            mask = parts.side if parts.side is not None else self._mask(train, seed)
-        self.train = self._side(train, np.flatnonzero(~mask))
-        self.held_out = self._side(surveys[-1], np.flatnonzero(mask) if parts.held_out is None
-                                   else np.arange(surveys[-1].count))
+        self.seed = seed
+        train, last = surveys[0], surveys[-1]
+        if parts.held_out is not None:
+            self.train = self._side(train, train.count, lambda: np.arange(train.count))
+            self.held_out = self._side(last, last.count, lambda: np.arange(last.count))
+            return
+        held = np.count_nonzero(parts.side) if parts.side is not None else split.held_out_count(
+            train.count, data.held_out or 0, train.sizes if self.wanted.kind == "class" else np.array([train.count]))
+        self.train = self._side(train, train.count - held, lambda: np.flatnonzero(~self._mask))
+        self.held_out = self._side(train, held, lambda: np.flatnonzero(self._mask))
 
-    def _mask(self, survey: Survey, seed: int) -> np.ndarray:
-        codes = survey.codes if self.wanted.kind == "class" else None
-        return split.held_out(survey.count, self.data.held_out or 0, seed,
-                              codes if codes is None else codes.clip(0))
+    @cached_property
+    def _mask(self) -> np.ndarray:
+        """bool[n]: which rows are held out, of those that the data set does not part itself."""
+        if self.parts.side is not None:
+            return self.parts.side
+        survey = self.surveys[0]
+        codes = survey.codes.clip(0) if self.wanted.kind == "class" else None
+        return split.held_out(survey.count, self.data.held_out or 0, self.seed, codes)
 
     def _labels(self) -> list[str]:
         if self.wanted.kind == "value":
@@ -66,25 +90,24 @@ class DataSet:
             return list(found)
         return sorted(found, key=int) if all(map(WHOLE.fullmatch, found)) else sorted(found)
 
-    def _side(self, survey: Survey, rows: np.ndarray) -> Side:
-        if self.wanted.kind == "class":
-            place = {name: number for number, name in enumerate(self.labels)}
-            numbers = np.asarray([*(place.get(name, -1) for name in survey.classes), -1], np.int32)
-            return Side(survey, rows, numbers[survey.codes[rows]])
-        return Side(survey, rows, survey.values[rows] if self.wanted.kind == "value" else np.empty(0, np.int32))
+    def _side(self, survey: Survey, count: int, find: Callable[[], np.ndarray]) -> Side:
+        place = {name: number for number, name in enumerate(self.labels)}
+        numbers = np.asarray([*(place.get(name, -1) for name in survey.classes), -1], np.int32)
+        return Side(survey, count, numbers, find)
 
     def counts(self) -> dict[str, int]:
         """The rows of each class, training and held-out ones together, in the order of the labels."""
-        total = sum(np.bincount(side.labels + 1, minlength=len(self.labels) + 1)[1:]  # -1: of no class
-                    for side in (self.train, self.held_out))
-        return dict(zip(self.labels, np.asarray(total).tolist()))
+        total = np.zeros(len(self.labels) + 1, np.int64)  # the last, -1: of no class
+        for side in (self.train, self.held_out)[:len(self.surveys)]:
+            total[side.numbers[:-1]] += side.survey.sizes
+        return dict(zip(self.labels, total.tolist()))
 
     def facts(self) -> dict[str, str]:
         """Rows and classes, for people."""
         first = "the first " if self.cut_short else ""
-        rows = len(self.train.rows) + len(self.held_out.rows)
+        rows = self.train.count + self.held_out.count
         separators = {getattr(survey.rows, "separator", ",") for survey in self.surveys} - {","}
-        found = {"rows": f"{first}{rows}: {len(self.train.rows)} training, {len(self.held_out.rows)} held out"
+        found = {"rows": f"{first}{rows}: {self.train.count} training, {self.held_out.count} held out"
                          + "".join(f"; separated by {separator!r}" for separator in sorted(separators))}
         if self.wanted.kind == "class":
             counts = sorted(self.counts().items(), key=lambda item: -item[1])
@@ -145,7 +168,7 @@ class DataSet:
         if self.cut_short:
             return
         for side, name in ((self.train, "training"), (self.held_out, "held-out")):
-            if not len(side.rows):
+            if not side.count:
                 count = self.surveys[0].count
                 if self.wanted.kind == "class" and count == len(self.labels) > 2:
                     yield Fault("label", f"each row of {self.surveys[0].rows.name} has another {self.wanted.label} "
@@ -156,7 +179,7 @@ class DataSet:
                             f"{self.data.held_out or 0:g} of them for evaluation"
                             + (" and one of each class for training" if count > 1 else ""), "give it more rows")
                 return
-            if self.wanted.kind == "nothing" and side.survey.blank[side.rows].all():
+            if self.wanted.kind == "nothing" and side.survey.blank.any() and side.survey.blank[side.rows].all():
                 yield Fault("text", f"the {name} rows of {self.data.dataset} have no text at all",
                             "name the column of texts in data.text, or give it more rows")
 

@@ -28,8 +28,15 @@ def in_tokens(tokenizer: Any, columns: list[list[str]], data: Data) -> np.ndarra
     """int32[n]: how many tokens each row has, uncut."""
     if not columns[0]:
         return np.empty(0, np.int32)
-    encoded = tokenizer(*joined(columns, data), truncation=False, return_attention_mask=False,
-                        return_token_type_ids=False)["input_ids"]
+    texts = joined(columns, data)
+    if getattr(tokenizer, "is_fast", False):  # without lists of numbers: Python's garbage collector would look at all
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        pairs: list[Any] = list(zip(*texts))
+        encoded = backend.encode_batch(pairs if len(texts) > 1 else texts[0])
+    else:
+        encoded = tokenizer(*texts, truncation=False, return_attention_mask=False)["input_ids"]
     return np.fromiter(map(len, encoded), np.int32, len(encoded))
 
 

@@ -6,6 +6,12 @@ from typing import Optional
 import numpy as np
 
 
+def held_out_count(count: int, share: float, sizes: np.ndarray) -> int:
+    """How many rows are held out: about `share`, at least one, and of each class (of `sizes` rows) all but one at most.
+    """
+    return min(max(1, int(share * count + 0.5)), int(np.maximum(sizes - 1, 0).sum()))
+
+
 def held_out(count: int, share: float, seed: int, codes: Optional[np.ndarray] = None) -> np.ndarray:
     """bool[count]: about `share` of the rows, the same for the same seed; at least one, where one can be spared.
 
@@ -17,7 +23,7 @@ def held_out(count: int, share: float, seed: int, codes: Optional[np.ndarray] = 
         codes = np.zeros(count, np.int32)
     sizes = np.bincount(codes) if count else np.zeros(0, np.int64)
     most = np.maximum(sizes - 1, 0)
-    wanted = min(max(1, int(share * count + 0.5)), int(most.sum()))
+    wanted = held_out_count(count, share, sizes)
     quota = share * sizes
     taken = np.minimum(np.floor(quota + 1e-9).astype(np.int64), most)
     # Classes of the same remainder, such as those of few rows, take turns by lot.

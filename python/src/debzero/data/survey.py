@@ -19,7 +19,7 @@ from debzero.job.schema import Data
 
 MOST_CLASSES = 10_000  # more are no classes
 WHOLE_ROWS = 5_000    # a set of no more is its own sample: the rows whose texts are kept
-SAMPLED_ROWS = 1_000  # of a larger one: every eighth, sixteenth, ... row, so that every part of a file gives its share
+SAMPLED_ROWS = 500    # at most, of a larger one: every 16th, 32nd, ... row, so that every part of a file has its share
 SAMPLED_CHARACTERS = 4_000_000
 
 
@@ -86,6 +86,11 @@ class Survey:
     @cached_property  # asked for when the pass has ended
     def codes(self) -> np.ndarray:
         return np.concatenate([np.empty(0, np.int32), *self._codes])
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """int64[classes]: the rows of each."""
+        return np.bincount(self.codes + 1, minlength=len(self.classes) + 1)[1:]
 
     @cached_property
     def values(self) -> np.ndarray:

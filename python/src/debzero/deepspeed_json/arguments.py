@@ -20,6 +20,17 @@ TORCH_OPTIMIZERS = ("SGD", "ASGD", "Adadelta", "Adamax", "NAdam", "RAdam", "RMSp
                     "Adafactor")
 OPTIMIZER_PARAMS = {"lr": "number", "betas": "list", "eps": "number", "weight_decay": "number", "torch_adam": "bool",
                     "adam_w_mode": "bool", "bias_correction": "bool", "momentum": "number", "freeze_step": "whole"}
+# What any class takes that an optimizer may come to: for GPUs, for processors, and torch's own.
+OF_TORCH = {"lr", "eps", "weight_decay", "foreach", "maximize", "differentiable", "capturable", "fused", "amsgrad"}
+OF_ADAM = OF_TORCH | {"betas", "bias_correction", "torch_adam", "adam_w_mode", "set_grad_none", "fp32_optimizer_states"}
+TAKES = {
+    "adam": OF_ADAM, "adamw": OF_ADAM,
+    "adagrad": OF_TORCH | {"lr_decay", "initial_accumulator_value", "fp32_optimizer_states"},
+    "lion": {"lr", "betas", "weight_decay", "set_grad_none", "fp32_optimizer_states"},
+    "lamb": {"lr", "betas", "eps", "weight_decay", "bias_correction", "eps_inside_sqrt", "max_coeff", "min_coeff",
+             "amsgrad"},
+    "sgd": OF_TORCH - {"eps", "amsgrad"} | {"momentum", "dampening", "nesterov"},
+}
 
 WARMUP = {"warmup_min_lr": "number", "warmup_max_lr": "number", "warmup_num_steps": "whole",
           "warmup_type": ("log", "linear"), "last_batch_iteration": "whole"}

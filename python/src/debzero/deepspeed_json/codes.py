@@ -158,6 +158,10 @@ _CODES = (
          '{"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 500, "total_num_steps": 100}}}',
          '{"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_num_steps": 10, "total_num_steps": 100}}}',
          "warning"),
+    Code("DZ147", "an optimizer's parameter that is unknown",
+         "Each optimizer is a class whose arguments these are; DeepSpeed stops at a wrong one.",
+         '{"optimizer": {"type": "AdamW", "params": {"momentum": 0.9}}}',
+         '{"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.999]}}}'),
     Code("DZ150", "load_universal set by hand",
          "debzero neither writes nor reads universal checkpoints, which hold pickle. It reshards its own when the "
          "number of ranks has changed.",

@@ -140,6 +140,11 @@ def optimizer(view: ConfigView) -> Iterator[Violation]:
                 config.setdefault("gradient_clipping", value)
         yield Violation("DZ140", ("optimizer", "params", "max_grad_norm"), "DeepSpeed refuses it there",
                         "use gradient_clipping at the top level", move)
+    takes = arguments.TAKES.get(view.optimizer, set())
+    for key in sorted(set(map(str, params)) - takes - {"max_grad_norm"} if takes else ()):
+        if not key.startswith("_"):
+            yield Violation("DZ147", ("optimizer", "params", key), f"is not a parameter of {kind}",
+                            did_you_mean(key, sorted(takes)))
     known = view.optimizer in {name.lower() for name in arguments.OPTIMIZERS} or kind in arguments.TORCH_OPTIMIZERS
     if kind and not known:
         usual = arguments.CLASSES.get(view.optimizer)

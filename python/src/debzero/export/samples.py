@@ -1,6 +1,7 @@
 """The run's own held-out samples, tokenised as the training left them or made again, and batches of them."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.text import printable
 from debzero.check import checks
 from debzero.data import seal
 from debzero.data.collator import Collator
@@ -73,7 +75,7 @@ def of_run(trained: Trained, name: str) -> HeldOut:
 
 def _again(run: RunFolder, job: str, fingerprint: str) -> Path:
     """The samples made from the job's data once more."""
-    print(f"the samples of {run.folder} are gone: making them again from {job}", flush=True)
+    print(printable(f"the samples of {run.folder} are gone: making them again from {job}"), file=sys.stderr, flush=True)
     if not Path(job).is_file():
         raise InputError([Problem(job, "file", f"does not exist, and {run.data} has no samples either",
                                   "put the job file back, with its data: the export is compared with the original on "

@@ -97,7 +97,7 @@ class Leader:
             if first.get("join") in self.cluster.hosts:
                 self._serve_host(str(first["join"]), channel)
             elif "store" in first:
-                self._serve_rank(channel, str(first["store"]))
+                self._serve_rank(channel)
             elif first.get("probe") == "hello":
                 self._serve_probe(channel, str(first.get("host")))
         except ChannelError:
@@ -197,8 +197,9 @@ class Leader:
 
     # The ranks' store, as torch.distributed.Store has it
 
-    def _serve_rank(self, channel: Channel, prefix: str) -> None:
-        while (message := channel.receive(3600)) is not None or not self._closed:
+    def _serve_rank(self, channel: Channel) -> None:
+        while not self._closed:
+            message = channel.receive(LOST)
             if message is not None:
                 with self._lock:
                     answer = self._asked(message)

@@ -231,6 +231,27 @@ class Zero(Section):
         "`debzero plan` counts them. The speed of `speed` is not measured yet."))
 
 
+class Parallel(Section):
+    tensor: Count = Field(1, examples=["2"], description=(
+        "Ranks that compute each layer together: every one has a part of the attention heads, of the feed-forward "
+        "layers and of the vocabulary, and of the gradients and optimizer states that belong to them (tensor "
+        "parallelism). For models that are too large for one GPU, on GPUs of one host with NVLink: the ranks exchange "
+        "activations four times a layer. The number must divide `ranks` and the model's attention heads. For BERT, "
+        "RoBERTa, GPT-2 and T5 models; with `zero.stage` none, or 1 with the native engine."))
+
+    pipeline: Count = Field(1, examples=["2"], description=(
+        "Stages that the model's layers are divided into, one after the other: each rank has the layers of one, with "
+        "their gradients and optimizer states, and passes its results on (pipeline parallelism). It moves far less "
+        "data than `tensor`, but stages wait for each other at the beginning and the end of each step, a share "
+        "(stages - 1) / (accumulation steps + stages - 1) of the time: choose a small `train.micro_batch`. Not with "
+        "`data.answers: text`. For the same models as `tensor`, also together with it."))
+
+    @property
+    def each(self) -> int:
+        """Ranks of one copy of the model."""
+        return self.pipeline * self.tensor
+
+
 class Checkpoint(Section):
     minutes: Positive = Field(10, examples=["10"], description=(
         "Minutes between two checkpoints: about as much work as a crash can lose."))
@@ -265,6 +286,9 @@ class Job(Section):
                          description="The training itself: batch, learning rate, precision, evaluation.")
     zero: Zero = Field(default_factory=Zero, examples=["{stage: 2}"],
                        description="What DeepSpeed ZeRO shards over the ranks and offloads from the GPU.")
+    parallel: Parallel = Field(default_factory=Parallel, examples=["{tensor: 2}"], description=(
+        "How the ranks divide the model itself. The rest of the ranks are copies that divide the batch. A run "
+        "continues also with another division: its checkpoints hold whole tensors."))
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, examples=["{minutes: 10}"], description=(
         "When the run saves what it needs to resume. It also saves at each evaluation and when it is stopped."))
     ranks: AutoCount = Field("auto", examples=["auto", "2"], description=(

@@ -12,6 +12,7 @@ from debzero.job.local_files import did_you_mean_path
 from debzero.job.schema import Job
 from debzero.model import settings, tasks
 from debzero.model.checkpointing import checkpointing_problems
+from debzero.model.divisible import parallel_problems
 from debzero.model.folder import adapter, flaws, weights_to_run_alone
 from debzero.model.opened import kernel_problems, language_problems, opened_problems, refusal, skeleton
 from debzero.model.positions import local_config, position_problems
@@ -90,7 +91,8 @@ def _from_scratch(job: Job, file: str, model: dict[str, Any]) -> list[Problem]:
 def _settled(job: Job, file: str, config: Any, padding: Optional[int] = None) -> list[Problem]:
     """What the job asks of a model that its configuration rules out."""
     return [*position_problems(job, file, config, padding), *checkpointing_problems(job, file, config),
-            *kernel_problems(job, file, config), *language_problems(job, file, config)]
+            *kernel_problems(job, file, config), *language_problems(job, file, config),
+            *parallel_problems(job, file, config)]
 
 
 def bytes_needed(job: Job) -> Optional[int]:

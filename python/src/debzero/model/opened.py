@@ -13,6 +13,7 @@ from debzero.base.text import count_text
 from debzero.job.schema import Job
 from debzero.model import inputs, tasks
 from debzero.model.checkpointing import checkpointing_problems
+from debzero.model.divisible import parallel_problems
 from debzero.model.folder import Flaw, flaws, no_code
 from debzero.model.positions import position_problems
 from debzero.model.settings import wrong_settings
@@ -35,7 +36,7 @@ def opened_problems(job: Job, file: str, folder: Path, labels: Optional[list[str
     if config is None or found:
         return found
     found += [*checkpointing_problems(job, file, config), *kernel_problems(job, file, config),
-              *language_problems(job, file, config)]
+              *language_problems(job, file, config), *parallel_problems(job, file, config)]
     model = None
     try:
         model = skeleton(job, config, labels)

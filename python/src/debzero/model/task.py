@@ -117,8 +117,13 @@ def rows_of(*columns: Any) -> np.ndarray:
 
 
 def token_losses(logits: Any, targets: Any) -> Any:
-    """float32[n, tokens], 0 for IGNORED targets. logits: [n, tokens, vocabulary]; targets: int64[n, tokens]."""
+    """float32[n, tokens], 0 for IGNORED targets. logits: [n, tokens, vocabulary], or model/vocabulary.Logits; targets:
+    int64[n, tokens]."""
+    import torch
     import torch.nn.functional as F
+
+    if not torch.is_tensor(logits):
+        return logits.token_losses(targets)
 
     flat = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED)
     return flat.view(targets.shape)

@@ -14,7 +14,7 @@ from debzero.base.privileges import become_owner
 from debzero.deepspeed_json.reader import read_deepspeed
 from debzero.job.local_files import files_of
 from debzero.job.reader import parse
-from debzero.job.schema import Job
+from debzero.job.schema import Job, Parallel
 from debzero.model import tasks
 from debzero.model.checks import model_problems
 from debzero.model.positions import position_problems
@@ -37,13 +37,15 @@ class Opened:
     def inputs(self, hardware: Hardware, problems: list[Problem],
                ranks: Optional[int] = None) -> tuple[Shapes, Optional[dict[str, Any]]]:
         """The model's shapes and the job's own DeepSpeed JSON. `problems`: those of the options; `ranks`: to check the
-        job with, where they are not its own. Raises an InputError with every problem of the job and the options."""
+        job with, undivided, where they are not its own. Raises an InputError with every problem of the job and the
+        options."""
         problems, config = list(problems), self.config
         if config is not None and not config.exists():
             problems.append(Problem("the command line", "--config", f"{config} does not exist",
                                     "give a config.json, or the folder that holds one"))
             config = None
-        job = self.job and self.job.model_copy(update={"ranks": ranks or self.job.ranks})
+        others = {"ranks": ranks, "parallel": Parallel()} if ranks else {}
+        job = self.job and self.job.model_copy(update=others)
         shapes, settings, of_job = _read(self.path, job, hardware, config, bool(problems or self.wrong))
         problems += [*self.wrong, *without_known(of_job, self.wrong)]
         if problems or shapes is None:

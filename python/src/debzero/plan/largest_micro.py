@@ -21,8 +21,10 @@ ENDLESS = 2**60  # bytes
 def predicted(resolved: ResolvedJob, file: Path, hardware: Optional[Hardware] = None,
               gpus_alone: bool = False) -> Optional[int]:
     """The largest micro-batch, in samples, that fits on this host (or `hardware`) by the prediction of `debzero plan`;
-    0 if none does, None if the model cannot be traced. `gpus_alone`: for a job that will start anyway, whose needs of
-    RAM and NVMe do not depend on its micro-batch."""
+    0 if none does, None if the model cannot be traced or is divided. `gpus_alone`: for a job that will start anyway,
+    whose needs of RAM and NVMe do not depend on its micro-batch."""
+    if resolved.layout.each > 1:  # whose stages and copies share the batch in another way
+        return None
     zero, ranks = resolved.job.zero, resolved.batch.ranks
     job = resolved.job.model_copy(update={"ranks": ranks})
     if hardware is None:

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from debzero.base.text import bytes_text, count_text, printable
 from debzero.deepspeed_json.view import ZERO
+from debzero.plan import divided
 from debzero.plan.hardware import find_hardware
 from debzero.plan.host_memory import PROCESS, system_bytes
 from debzero.plan.inputs import open_job, tracing
@@ -31,6 +32,11 @@ def plan_job(path: Path, gpus: Optional[int], sizes: dict[str, Optional[str]], c
     opened = open_job(path, config)
     hardware, problems = find_hardware(gpus, sizes)
     shapes, settings = opened.inputs(hardware, problems)
+    if shapes.job.parallel.each > 1:
+        with tracing(path, shapes):
+            facts = divided.plan(shapes, settings, hardware, path)
+        print(json.dumps(facts, indent=2) if as_json else "\n".join(map(printable, divided.text(facts))))
+        return 0
     with tracing(path, shapes):
         planner = Planner(shapes.job, settings, hardware, str(path), shapes)
         rows = [planner.row(sharding) for sharding in planner.shardings()]

@@ -65,6 +65,15 @@ class Classifier:
         return SimpleNamespace(logits=torch.from_numpy(self.run(arrays)))
 
 
+def precisions() -> tuple[str, ...]:
+    """Those that are worth having on this host; none where onnxruntime is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return ()
+    return ("fp32", "fp16") if ON_GPU in onnxruntime.get_available_providers() else ("fp32", "int8")
+
+
 def session_options() -> Any:
     import onnxruntime
 

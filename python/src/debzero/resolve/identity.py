@@ -40,6 +40,8 @@ def identity(job: Job, precision: str, config: Optional[dict[str, Any]]) -> Iden
     if isinstance(job.model, dict):
         settings["model"] = f"{settings.pop('model.type')} from scratch"
     settings["train.precision"] = precision
+    if job.parallel.each > 1:
+        settings["zero.stage"] = "none"  # checkpoints of divided models hold whole tensors at stage 1, too
     if config is not None and settings["zero.stage"] == "none":
         settings["zero.stage"] = 0  # DeepSpeed, which has checkpoints of its own, but shards nothing
     local = {key for key in ("data.dataset", "model") if os.path.isabs(str(settings.get(key, "")))}

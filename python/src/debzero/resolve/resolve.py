@@ -9,10 +9,11 @@ from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job.batch import Batch, BatchError, Names, split
 from debzero.job.schema import Job
-from debzero.resolve import native, precision
+from debzero.resolve import layout, native, precision
 from debzero.resolve.absorb import ACCUMULATION, Origins, absorb, switched_off
 from debzero.resolve.host import HostGpus
 from debzero.resolve.identity import Identity, identity
+from debzero.resolve.layout import Layout
 from debzero.resolve.sharding import Sharding
 
 WRONG_VALUES = {"DZ102", "DZ106"}  # findings after which the JSON's values cannot be taken in
@@ -47,6 +48,15 @@ class ResolvedJob:
         return self.job.zero.engine == "native"
 
     @property
+    def layout(self) -> Layout:
+        return Layout(self.batch.ranks, self.job.parallel.tensor, self.job.parallel.pipeline)
+
+    @property
+    def batch_text(self) -> str:
+        """The batch arithmetic, for people."""
+        return f"{self.batch}{self.layout}"
+
+    @property
     def shares_gpus(self) -> bool:
         """More ranks than GPUs: a rehearsal, in which every rank needs its own NCCL identity."""
         return 0 < self.host.gpus < self.local_ranks
@@ -54,7 +64,7 @@ class ResolvedJob:
     @property
     def local_ranks(self) -> int:
         """Those on each host."""
-        return self.batch.ranks // self.hosts
+        return self.layout.ranks // self.hosts
 
     @property
     def identity(self) -> Identity:
@@ -71,7 +81,7 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
             hosts: int = 1) -> ResolvedJob:
     """`job` on `host` with `ranks` (None: as the job says), on each of `hosts`. `file`: the job's, for messages;
     `config`: the user's DeepSpeed JSON. Raises InputError with everything that cannot run."""
-    count = hosts * (ranks or (max(1, host.gpus) if job.ranks == "auto" else int(job.ranks)))
+    count = hosts * layout.count(job, host.gpus, ranks)
     config = None if config is None else normalized(config)
     problems = [p for p in lint.problems(config, file, count, host.gpus * hosts, job) if p.severity == "error"]
     codes, accumulation, origins = {p.code for p in problems}, None, Origins(file)
@@ -83,9 +93,11 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
             raise InputError([*problems, *error.problems]) from None
     off = switched_off(config)
     problems += precision.problems(job, host, origins) + native.problems(job, config, file)
+    problems += layout.problems(job, config, count, hosts, file)
     batch = None
     try:
-        batch = split(job.train.global_batch, job.train.micro_batch, count, accumulation, _names(origins))
+        copies = max(1, count // job.parallel.each)
+        batch = split(job.train.global_batch, layout.micro_batch(job, copies), copies, accumulation, _names(origins))
     except BatchError as error:
         if not codes & {"DZ106", "DZ120"}:  # already reported, with the JSON's own keys
             problems += origins.placed([Problem(file, error.key, error.reason, error.fix)])

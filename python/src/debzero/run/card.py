@@ -6,10 +6,9 @@ from pathlib import Path
 
 from debzero.base.files import read_json, write_text
 from debzero.base.text import computing_text, count_text, duration_text, markdown_text, memory_text, printable
-from debzero.job.batch import Batch
 from debzero.job.schema import SECTIONS_DATASET, Job
 from debzero.run.records import Report
-from debzero.run.report import sharding_text
+from debzero.run.report import batch_text, sharding_text
 
 # What model hubs call the tasks, and the metrics that are not called there as here.
 PIPELINES = {"classification": "text-classification", "regression": "text-classification",
@@ -120,21 +119,20 @@ def _example(job: Job) -> str:
 
 def _facts(report: Report, job: Job) -> dict[str, str]:
     train = job.train
-    batch = Batch(report.global_batch, report.micro_batch, report.accumulation, report.world_size)
     target = "" if job.task == "causal-lm" else f" -> {job.data.label}"
     answers = f", answers to {job.data.max_answer_length}" if job.data.answers == "text" else ""
     classes = f", {count_text(report.classes, 'class')}" if report.classes and job.task != "regression" else ""
     schedule = report.schedule or f"linear warm-up over {train.warmup:.0%} of the steps, then linear decay to 0"
     clipped = f"clipped to {train.gradient_clipping:g}" if train.gradient_clipping else "not clipped"
     skipped = f", {count_text(report.skipped_steps, 'step')} skipped" if report.skipped_steps else ""
-    deepspeed = "" if report.zero_stage == "none" else "DeepSpeed "
+    deepspeed = "DeepSpeed " if "deepspeed" in report.versions else ""
     speed = [f"{report.samples_per_second:.1f} samples/s"] if report.samples_per_second else []
     if report.tflops:
         speed.append(f"{computing_text(report.tflops, report.peak_share)} per rank")
     return {
         "columns": ", ".join(job.data.text) + target,
         "samples": f"{report.train_samples} for training{classes}, truncated to {job.data.max_length} tokens{answers}",
-        "batch": str(batch), "steps": f"{report.steps} (at most {count_text(train.epochs, 'epoch')})",
+        "batch": batch_text(report), "steps": f"{report.steps} (at most {count_text(train.epochs, 'epoch')})",
         "learning rate": f"{train.learning_rate:g}, {schedule}",
         "optimizer": f"{report.optimizer}, weight decay {train.weight_decay:g} (none for biases and norms), "
                      f"gradients {clipped}",

@@ -40,13 +40,6 @@ class UnusableError(Exception):
     """Why a checkpoint is not used, as the rest of a sentence about it."""
 
 
-class Found(NamedTuple):
-    """A checkpoint to resume from: its folder's name in checkpoints/, and what its debzero.json says."""
-
-    tag: str
-    record: CheckpointRecord
-
-
 class Savable(Protocol):
     """What a checkpoint needs of an engine."""
 
@@ -154,17 +147,9 @@ def _remove(path: Path) -> None:
         remove(path)
 
 
-def newest(root: Path, identity: RunIdentity, say: Callable[[str], None]) -> Optional[Found]:
-    """The newest checkpoint that is whole, this user's own and of this run. Newer ones are renamed to unused-*, and
-    `say` gets why."""
-    for tag in reversed(tags(root)):
-        if record := examined(root, tag, identity, say):
-            return Found(tag, record)
-    return None
-
-
 def examined(root: Path, tag: str, identity: RunIdentity, say: Callable[[str], None]) -> Optional[CheckpointRecord]:
-    """What the checkpoint `tag` says of itself, where it is there and as `newest` wants it; else it is put aside."""
+    """What the checkpoint `tag` says of itself, where it is there. It must be whole, this user's own and of this run;
+    else it is renamed to unused-*, and `say` gets why."""
     if tag not in tags(root):
         return None
     try:

@@ -225,6 +225,8 @@ class Report(Record):
     peak_memory_bytes: list[int]        # each rank's
     peak_memory_of: str
     world_size: int                     # ranks
+    tensor: int = 1                     # ranks that computed each layer together
+    pipeline: int = 1                   # stages
     zero_stage: Literal["none", 1, 2, 3]
     offload_optimizer: str              # none, cpu or nvme
     offload_param: str

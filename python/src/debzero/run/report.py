@@ -18,6 +18,7 @@ from debzero.data.tokens import Prepared
 from debzero.job.batch import Batch
 from debzero.model import flops
 from debzero.model.tasks import Task
+from debzero.resolve.layout import Layout
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
 from debzero.run import checkpoint
@@ -114,7 +115,8 @@ def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, 
         steps=outcome.steps, total_steps=outcome.total_steps, best_step=outcome.best_step, resumed=outcome.resumed,
         skipped_steps=outcome.skipped_steps, peak_memory_bytes=highest(folder, outcome.peaks),
         peak_memory_of=OF_GPU if device.type == "cuda" else OF_PROCESS,
-        world_size=resolved.batch.ranks, zero_stage=resolved.stage or "none",
+        world_size=resolved.layout.ranks, tensor=resolved.layout.tensor, pipeline=resolved.layout.stage,
+        zero_stage=resolved.stage or "none",
         offload_optimizer=resolved.job.zero.offload_optimizer, offload_param=resolved.job.zero.offload_param,
         optimizer=_own(resolved, "optimizer") or "AdamW", schedule=_own(resolved, "scheduler"),
         precision=resolved.precision, global_batch=resolved.batch.total, micro_batch=resolved.batch.micro,
@@ -130,7 +132,7 @@ def _rates(resolved: ResolvedJob, outcome: Outcome, device: Any) -> dict[str, Op
     """How long the training took and how fast it was; None where no step was trained in this run."""
     seconds = outcome.seconds or None
     peak = flops.peak(device_name(device), resolved.precision)
-    rate = outcome.flops / resolved.batch.ranks / seconds if seconds else None  # of one rank
+    rate = outcome.flops / resolved.layout.ranks / seconds if seconds else None  # of one rank
     return {
         "training_seconds": outcome.seconds, "steps_per_second": outcome.steps / seconds if seconds else None,
         "samples_per_second": outcome.samples / seconds if seconds else None,
@@ -191,7 +193,16 @@ def _peaks(report: Report) -> str:
 def sharding_text(report: Report) -> str:
     """What is sharded and offloaded, as all commands spell it."""
     stage = 0 if report.zero_stage == "none" else int(report.zero_stage)
-    return Sharding(stage, report.offload_optimizer, report.offload_param).label
+    label = Sharding(stage, report.offload_optimizer, report.offload_param).label
+    ways = {"pipeline": report.pipeline, "tensor parallel": report.tensor}
+    return ", ".join([label, *(f"{way} {size}" for way, size in ways.items() if size > 1)])
+
+
+def batch_text(report: Report) -> str:
+    """The batch arithmetic."""
+    copies = report.world_size // report.tensor // report.pipeline
+    layout = Layout(copies, report.tensor, report.pipeline)
+    return f"{Batch(report.global_batch, report.micro_batch, report.accumulation, layout.data)}{layout}"
 
 
 def _samples(report: Report) -> list[str]:
@@ -217,8 +228,7 @@ def text(report: AnyReport) -> str:
         "steps": _steps(report),
         "peak memory": _peaks(report),
         "ranks": f"{report.world_size}, {sharding_text(report)}",
-        "batch": f"{Batch(report.global_batch, report.micro_batch, report.accumulation, report.world_size)}, "
-                 f"{report.precision}",
+        "batch": f"{batch_text(report)}, {report.precision}",
         "device": report.device,
         "model": report.model, "checkpoint": report.checkpoint, "metrics": report.metrics,
         "log": report.log,

@@ -7,6 +7,7 @@ from typing import Callable, TypeVar
 import torch
 import torch.distributed as dist
 
+from debzero.resolve.layout import Place
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import RunFolder
 from debzero.run.progress import Progress
@@ -45,4 +46,8 @@ class Context:
 
     @property
     def ranks(self) -> int:
-        return self.resolved.batch.ranks
+        return self.resolved.layout.ranks
+
+    @property
+    def place(self) -> Place:
+        return self.resolved.layout.place(self.rank)

@@ -57,7 +57,8 @@ class OwnEngine(Engine):
     def rate_of(self, rate: float) -> float:
         return rate
 
-    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
+    def _begin(self, rate: float) -> None:
+        """A step with this learning rate."""
         self.updating = False
         self.model.train()
         for group in self.optimizer.param_groups:
@@ -65,6 +66,9 @@ class OwnEngine(Engine):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+    def step(self, micros: Sequence[Micro], rate: float) -> torch.Tensor:
+        self._begin(rate)
         total = torch.zeros((), device=self.device)
         for number, micro in enumerate(micros, 1):
             work = self._finish if number == len(micros) else self._accumulate

@@ -14,6 +14,7 @@ from debzero.train import placement
 from debzero.train.engine import HALF, parameter_groups
 from debzero.train.engine_own import OwnEngine
 from debzero.train.gradient_mean import GradientMean, broadcast
+from debzero.train.groups import Ranks
 
 STATE = "state.safetensors"
 
@@ -21,20 +22,27 @@ STATE = "state.safetensors"
 class PlainEngine(OwnEngine):
     """fp16 and bf16 by autocast. `say` gets what somebody should know about this rank."""
 
+    copies = Ranks(None, ())  # the ranks that hold copies of this one's parameters
+
     def __init__(self, model: Any, resolved: ResolvedJob, device: Any, task: Any, say: Callable[[str], None]) -> None:
         super().__init__(resolved, device, task)
         train = resolved.job.train
         self.half = HALF.get(resolved.precision)
         self.model = model.to(device)
-        self.optimizer = self._adamw(parameter_groups(self.model, train.weight_decay), train.learning_rate)
+        self.optimizer = self._adamw(self._updated(parameter_groups(self.model, train.weight_decay)),
+                                     train.learning_rate)
         scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # it moved
         self.scaler = scaler(init_scale=2.0**deepspeed_config.LOSS_SCALE_POWER, enabled=resolved.precision == "fp16")
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.mean = None
         if self.batch.ranks > 1:
-            broadcast(self.model)
-            self.mean = GradientMean(parameters)
+            broadcast(self.model, self.copies.group, self.copies.first)
+            self.mean = GradientMean(parameters, self.copies.group)
         self.graphs = self._step_graphs(resolved, parameters, say)
+
+    def _updated(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of the optimizer's groups of parameters what this rank updates."""
+        return groups
 
     def _autocast(self) -> ContextManager[Any]:
         return torch.autocast(self.device.type, self.half) if self.half else nullcontext()

@@ -20,7 +20,9 @@ class GradientMean:
     is the mean. All ranks send the same buckets in the same order, whatever their shapes are and whether they replay a
     graph."""
 
-    def __init__(self, parameters: Sequence[Any]) -> None:
+    def __init__(self, parameters: Sequence[Any], group: Any = None) -> None:
+        """`group`: the ranks that have these parameters; all by default."""
+        self.group = group
         warnings.filterwarnings("ignore", "torch.distributed.all_reduce_coalesced will be deprecated")  # since 2021
         self.buckets: list[list[Any]] = []
         self.bucket_of: dict[Any, int] = {}
@@ -52,7 +54,7 @@ class GradientMean:
         gradients = [p.grad for p in self.buckets[self.sent] if p.grad is not None]
         self.sent += 1
         if gradients:
-            self.works.append(dist.all_reduce_coalesced(gradients, async_op=True))
+            self.works.append(dist.all_reduce_coalesced(gradients, group=self.group, async_op=True))
 
     def finish(self) -> None:
         """Send what is left, and let the device wait for the sums."""
@@ -72,7 +74,7 @@ def listen(parameter: Any, ready: Callable[[Any], None]) -> Any:
     return node
 
 
-def broadcast(model: torch.nn.Module) -> None:
-    """Give every rank the weights of the first."""
+def broadcast(model: torch.nn.Module, group: Any = None, first: int = 0) -> None:
+    """Give every rank of the group the weights of its `first`."""
     for tensor in model.state_dict().values():
-        dist.broadcast(tensor, 0)
+        dist.broadcast(tensor, first, group)

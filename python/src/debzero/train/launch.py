@@ -163,7 +163,7 @@ def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path, hosts: Optional[
     logging.disable(logging.CRITICAL)  # the launcher's: the ranks report themselves why they failed
     ranks = range(resolved.local_ranks)
     first = hosts.cluster.number * len(ranks) if hosts else 0
-    common = {"WORLD_SIZE": str(resolved.batch.ranks), "LOCAL_WORLD_SIZE": str(len(ranks)),
+    common = {"WORLD_SIZE": str(resolved.layout.ranks), "LOCAL_WORLD_SIZE": str(len(ranks)),
               "NCCL_ASYNC_ERROR_HANDLING": os.environ.get("NCCL_ASYNC_ERROR_HANDLING", "1")}
     arguments = (*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
     logs = meeting / "logs"

@@ -76,7 +76,7 @@ class Training:
         """The global batches that are left, this rank's part of each."""
         data, batch = self.samples.prepared.train, self.context.resolved.batch
         bucketed = self.context.resolved.job.data.batching == "bucketed"
-        sampler = EpochSampler(data.lengths, batch, self.context.rank, self.settings.seed, bucketed)
+        sampler = EpochSampler(data.lengths, batch, self.context.place.data, self.settings.seed, bucketed)
         numbers = range(self.state.step, self.samples.steps)
         return stream.steps(sampler.epoch, lambda part: self.samples.collate(data, part), numbers,
                             self.samples.per_epoch, batch, fill=self.context.device.type == "cuda")
@@ -90,10 +90,11 @@ class Training:
         for batch in batches:
             if self._out_of_patience():
                 break
-            # Dropout's numbers depend on the step and the rank alone, so that a resumed run equals one that never
-            # stopped.
+            # Dropout's numbers depend on the step and the rank's place alone, so that a resumed run equals one that
+            # never stopped.
+            stream_number = self.context.resolved.layout.dropout_stream(self.context.rank)
             torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, state.step,
-                                                          self.context.rank]).generate_state(1)[0]))
+                                                          stream_number]).generate_state(1)[0]))
             rate = self.setup.engine.rate_of(rate_at(state.step, self.samples.steps, self.settings.learning_rate,
                                                      self.settings.warmup))
             meter.loss_sum += self._step(batch, rate)
@@ -149,8 +150,7 @@ class Training:
         self.progress.state("evaluating", f"{self._place()}, evaluating")
         self.setup.engine.model.eval()
         with compiled.eager():
-            state.result, state.shown = evaluate(self.setup.engine, self.samples, self.context.device,
-                                                 self.context.resolved.batch.micro, self._between)
+            state.result, state.shown = evaluate(self.setup.engine, self.samples, self.context, self._between)
         state.evaluated = state.step
         self._keep_best(state.result)
         self.progress.evaluated(state.step, state.step / self.samples.per_epoch, state.result)

@@ -40,10 +40,10 @@ class Meter:
         self.flops = cache(lambda width: flops.per_sample(setup.config, float(width), task, answer))
 
     def count(self, batch: stream.Step, seconds: float) -> None:
-        """Add one step and the time that it took."""
-        state = self.state
+        """Add one step and the time that it took. Ranks that compute it together each count their share."""
+        state, each = self.state, self.context.resolved.layout.each
         work = sum(rows * self.flops(width) for rows, width in batch.widths)
-        for number, more in enumerate((batch.tokens, batch.real_tokens, work)):
+        for number, more in enumerate(share / each for share in (batch.tokens, batch.real_tokens, work)):
             state.tokens[number] += more
             state.interval[2 + number] += more
         state.samples, state.seconds = state.samples + batch.size, state.seconds + seconds

@@ -186,7 +186,7 @@ def _read(job: Job, cache: Path, raw: Path) -> tuple[DataSet, list[tuple[Side, T
         read = dataset.read(job.data, found, wanted, job.train.seed,
                             dataset.Pass([store.add for store in stores]))
     errors = [fault for fault in read.faults() if fault.severity == "error"]
-    if wrong := tasks.not_closed(job, len(read.labels), len(read.train.rows)):
+    if wrong := tasks.not_closed(job, len(read.labels), read.train.count):
         errors.insert(0, Fault("label", *wrong))
     if errors:
         raise DataError(*errors)

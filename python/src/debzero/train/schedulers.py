@@ -116,6 +116,8 @@ def launcher(job: Path, cluster: Optional[Path]) -> Iterator[Optional[int]]:
     else:
         if found.on_node > 1:
             _use_all_cores()
+        for name in [name for name in os.environ if name.startswith("OMPI_COMM_WORLD_")]:
+            del os.environ[name]  # DeepSpeed refuses a rank whose number is another than that of the task
         with _cluster(found, job, cluster):
             yield found.on_node if found.on_node > 1 else None
 
@@ -155,7 +157,7 @@ def _cluster(found: Tasks, job: Path, given: Optional[Path]) -> Iterator[None]:
         return
     if not found.nodes:
         raise InputError([Problem(found.scheduler, "--cluster", "is missing: it does not say on which nodes it runs",
-                                  "name a file on each node, as docs/troubleshooting.md shows")])
+                                  "name a cluster file that each node has (docs/hosts.md)")])
     for name in found.nodes:
         _require_reachable(name)
     key = _key_file(job)

@@ -22,6 +22,7 @@ from debzero.train import placement, prepare
 from debzero.train.context import Context
 from debzero.train.engine import Engine
 from debzero.train.engine_native import NativeEngine
+from debzero.train.engine_parallel import ParallelEngine
 from debzero.train.engine_plain import PlainEngine
 from debzero.train.engine_zero import ZeroEngine
 from debzero.train.resume import Start, find_start, loaded, resumed_state
@@ -108,7 +109,7 @@ def _summary(context: Context, samples: Samples) -> str:
     resolved = context.resolved
     why = f" ({resolved.why})" if resolved.why else ""
     return (f"{len(samples.prepared.train)} training and {len(samples.prepared.held_out)} held-out samples; "
-            f"{resolved.batch}; {resolved.precision}{why}; "
+            f"{resolved.batch_text}; {resolved.precision}{why}; "
             f"{count_text(math.ceil(samples.steps / samples.per_epoch), 'epoch')}, "
             f"{count_text(samples.steps, 'step')}")
 
@@ -122,6 +123,8 @@ def _engine(context: Context, samples: Samples, model: Model, config: Any) -> En
         deepspeed = deepspeed_config.generate(resolved, hidden, samples.steps, nvme, aio)
     torch.manual_seed(resolved.job.train.seed)  # the same first weights on every rank
     built = build.build(resolved, model, config, deepspeed)
+    if resolved.layout.each > 1:
+        return ParallelEngine(built, resolved, context.device, samples.task)
     if resolved.uses_deepspeed:
         return ZeroEngine(built, resolved, context.device, samples.task, deepspeed)
     return (NativeEngine if resolved.is_native else PlainEngine)(

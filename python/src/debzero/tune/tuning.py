@@ -29,6 +29,7 @@ from debzero.measure.facts import command_line, host_facts, identity, installed
 from debzero.measure.records import MeasuredRun
 from debzero.measure.run import claim, measure
 from debzero.plan.largest_micro import predicted
+from debzero.resolve import layout
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import SHARDINGS, Sharding
@@ -98,6 +99,8 @@ def tune(options: argparse.Namespace) -> int:
 
     write = _writer(options.job, folder_of) if not options.dry_run else None
     resolved = checks.check(options.job, options.ranks, folder_of)
+    if divided := layout.undivided(resolved.job, str(options.job)):
+        raise InputError(divided)
     if resolved.deepspeed is not None:
         raise InputError([Problem(str(options.job), "deepspeed",
                                   "the job's own DeepSpeed JSON decides the settings that would be tuned",

@@ -154,7 +154,6 @@ def test_both_sides_of_the_race_finish(tmp_path, options):
     assert f"{results['verdict']['speed_ratio']:.2f}" in printed
 
 
-
 @pytest.mark.slow
 def test_predict_and_a_pipeline_answer_alike(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the pipeline's threads spin while they wait for each other

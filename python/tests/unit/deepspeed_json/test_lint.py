@@ -143,6 +143,8 @@ RULES = [
     ("DZ141", adam("FusedAdam"), "optimizer.type", adam("Adam")),
     ("DZ141", {**adam("Adafactor"), "zero_allow_untested_optimizer": True}, "optimizer.type", adam("NAdam")),
     ("DZ141", {**adam("Muon"), "zero_allow_untested_optimizer": True}, "optimizer.type", adam("Lion")),
+    ("DZ147", adam(momentum=0.9), "optimizer.params.momentum", adam("SGD", momentum=0.9)),
+    ("DZ147", adam("Lion", eps=1e-8), "optimizer.params.eps", adam("Lion", betas=[0.9, 0.99], _note="short")),
     ("DZ109", adam("OneBitAdam", freeze_step=10), "optimizer.type", adam("AdamW")),
     ("DZ109", adam("MuSGD"), "optimizer.type", adam("SGD")),
     ("DZ142", {**zero(1), **adam("SGD")}, "optimizer.type",

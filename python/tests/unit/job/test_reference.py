@@ -70,7 +70,7 @@ def test_every_key_has_a_description_and_examples_that_are_accepted(path, field)
 
 
 def test_the_test_above_sees_all_models():
-    assert SECTIONS == ["data", "train", "zero", "checkpoint"] and len(PATHS) > 35
+    assert SECTIONS == ["data", "train", "zero", "parallel", "checkpoint"] and len(PATHS) > 35
     assert [key.path for key in reference.keys(SCHEMA)] == PATHS
 
 

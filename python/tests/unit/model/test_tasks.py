@@ -2,6 +2,7 @@
 they say."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support import WORDS, plan_of
 from debzero.base.errors import InputError, UserError
 from debzero.data.collator import Collator
 from debzero.model import build, tasks
+from debzero.resolve.layout import Place
 from debzero.train import exchange, prepare
 from debzero.train.evaluate import evaluate
 from debzero.train.setup import Samples
@@ -302,14 +304,17 @@ def test_three_ranks_evaluate_as_one(make, bench, kind, task, monkeypatch):
         def beat():
             beats[len(shares)] += 1
 
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda: ranks - 1 - len(shares))
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
+        def context():
+            own = ranks - 1 - len(shares)
+            return SimpleNamespace(rank=own, place=Place(own, 0, 0), device=torch.device("cpu"),
+                                   resolved=SimpleNamespace(batch=SimpleNamespace(ranks=ranks, micro=4)))
+
         monkeypatch.setattr(exchange, "gather_rows", gather)
         monkeypatch.setattr(exchange, "broadcast", lambda scores: scores)
         for _ in range(ranks - 1):
             with pytest.raises(NotTheLastError):
-                evaluate(model, samples, torch.device("cpu"), 4, beat)
-        return evaluate(model, samples, torch.device("cpu"), 4, beat).scores, beats
+                evaluate(model, samples, context(), beat)
+        return evaluate(model, samples, context(), beat).scores, beats
 
     (alone, _), (together, beats) = scored(1), scored(3)
     # The answers of a new model are nearly constant, so their correlation shows the rounding of another batch.

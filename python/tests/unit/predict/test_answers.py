@@ -12,7 +12,7 @@ import transformers
 from predicting import answers, saved
 
 from debzero import cli
-from debzero.base.files import write_json
+from debzero.base.files import read_json, write_json
 from debzero.data.collator import Collator
 from debzero.predict import answers as module
 from debzero.predict import trained
@@ -86,6 +86,21 @@ def test_a_pair_of_texts_and_a_prefix_are_put_together_as_in_training(bench, cap
     with torch.no_grad():
         logits = model.model(**model.tokenizer("cat the old dog dog red cat", return_tensors="pt")).logits[0]
     assert row["probability"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
+
+
+def test_a_run_is_asked_by_its_job_its_folder_or_a_copy_of_its_model(trained, tmp_path, capsys):
+    job = {"ranks": 1, "train__max_steps": 2, "data__prefix": ["old "]}
+    trained.train("asked-by-name", **job)
+    output = trained.output("asked-by-name")
+    found = [ask(capsys, name, "the red cat") for name in (
+        trained.folder / "asked-by-name.yml", output, shutil.copytree(output / "model", tmp_path / "copy"))]
+    assert found[0] == found[1] == found[2]
+    assert read_json(tmp_path / "copy" / "debzero.json")["inputs"] == {
+        "task": "classification", "text": ["text"], "prefix": ["old "], "max_length": 16, "answers": "classes",
+        "max_answer_length": 128}
+    shutil.rmtree(output / "model")
+    assert cli.main(["predict", str(output), "a"]) == 2
+    assert "holds no trained model: its run is finished" in " ".join(capsys.readouterr().err.split())
 
 
 def alone(model, text, **options):

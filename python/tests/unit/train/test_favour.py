@@ -7,7 +7,7 @@ from debzero.deepspeed_json import releases
 from debzero.job.schema import Job
 from debzero.plan.memory import predict
 from debzero.plan.model_shapes import Shapes
-from debzero.plan.planner import _setting
+from debzero.plan.planner import setting_of
 from debzero.resolve import deepspeed_config
 from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
@@ -78,7 +78,7 @@ def test_the_plan_counts_what_stage_3_gathers_and_keeps(bench):
     for favour in ("memory", "speed"):
         resolved = plan_of(bench, zero__stage=3, zero__favour=favour, model__num_hidden_layers=12)
         shapes = Shapes(resolved.job, "job.yml", None)
-        setting = _setting(resolved, 32)
+        setting = setting_of(resolved, 32)
         assert setting.whole_layers == (favour == "speed")
         found[favour] = predict(shapes.counts, shapes.curve("fp32", False), setting), shapes.counts
     (small, counts), (fast, whole) = found["memory"], found["speed"]

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from running import end, launch, ranks_of, start, step_of, wait_for
+from support import newest
 
 from debzero.base import files
 from debzero.check.checks import _output
@@ -211,12 +212,12 @@ def test_the_newest_intact_checkpoint_is_used_and_damaged_ones_are_put_aside(alo
     weights = alone / "step-3" / "weights"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")  # the same size
     said = []
-    found = checkpoint.newest(alone, FACTS, said.append)
+    found = newest(alone, FACTS, said.append)
     assert found.tag == "step-2" and found.record.state == TrainingState(step=2)
     assert "step-3 is damaged (weights)" in said[0]
     assert (alone / "unused-step-3").is_dir()
     (alone / "step-2" / "state").unlink()
-    assert checkpoint.newest(alone, FACTS, said.append) is None
+    assert newest(alone, FACTS, said.append) is None
 
 
 def test_what_cannot_be_read_is_damaged_and_a_copy_is_no_checkpoint(alone, monkeypatch):
@@ -233,9 +234,9 @@ def test_what_cannot_be_read_is_damaged_and_a_copy_is_no_checkpoint(alone, monke
     digest, said, number = checkpoint._digest, [], errno.EACCES
     monkeypatch.setattr(checkpoint, "_digest", unreadable)
     with pytest.raises(PermissionError):  # somebody can fix that
-        checkpoint.newest(alone, FACTS, said.append)
+        newest(alone, FACTS, said.append)
     number = errno.EIO
-    assert checkpoint.newest(alone, FACTS, said.append).tag == "step-1"
+    assert newest(alone, FACTS, said.append).tag == "step-1"
     assert "step-2 is damaged" in said[0] and "Input/output error" in said[0]
     save(alone, 3, keep=1)
     assert {path.name for path in alone.glob("step-*")} == {"step-3", "step-2.bak", "step-0-copy"}
@@ -246,13 +247,13 @@ def test_reading_and_syncing_large_files_are_signs_of_life(alone, monkeypatch):
     calls = []
     checkpoint.save(alone, contents("x" * 5 * 2**20, 1), 1, lambda: calls.append(1))
     assert len(calls) > 2 * (2 + 5)  # two files, each read in blocks and synced in chunks
-    assert checkpoint.newest(alone, FACTS, print).tag == "step-1"
+    assert newest(alone, FACTS, print).tag == "step-1"
 
 
 def test_a_checkpoint_of_another_run_is_not_used(alone):
     save(alone, 1)
     said = []
-    assert checkpoint.newest(alone, RunIdentity(fingerprint="x", data="z"), said.append) is None
+    assert newest(alone, RunIdentity(fingerprint="x", data="z"), said.append) is None
     assert "not the same: data" in said[0]
 
 
@@ -288,7 +289,7 @@ def test_a_cut_at_any_point_of_a_save_leaves_an_intact_checkpoint(alone, monkeyp
                 survived = True
             except PowerCutError:
                 survived = False
-        found = checkpoint.newest(alone, FACTS, lambda _: None)
+        found = newest(alone, FACTS, lambda _: None)
         assert found is not None and found.tag in ("step-2", "step-3"), points
         text = (alone / found.tag / "weights").read_text()
         assert text in (("newweights",) if found.tag == "step-3" else ("newweights", "oldweights") if step == 2

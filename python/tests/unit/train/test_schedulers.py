@@ -134,13 +134,14 @@ def test_mpirun_over_several_nodes_needs_a_cluster_file(job, monkeypatch):
 
 
 TASK = """
-import sys, time
+import os, time
 from pathlib import Path
 from typing import Optional
 from debzero.train import schedulers
 with schedulers.launcher(Path("bert.yml"), None) as ranks:
     if ranks != 0:
         time.sleep(1)
+        assert not [name for name in os.environ if name.startswith("OMPI_COMM_WORLD")]
     print(ranks, time.monotonic(), flush=True)
 """
 SHELL = """
