@@ -268,8 +268,8 @@ for it; where no link does that, the links within a host or the latency take mor
 
 
 def page() -> str:
-    lines = [HEAD, *LINK_TEXT.splitlines()[1:], "", *over_a_link(), *LINK_NOTES.splitlines(), *GPU_TEXT.splitlines(), "", *on_gpus(),
-             *GPU_NOTES.splitlines(), *PREDICTED.splitlines(), ""]
+    lines = [HEAD, *LINK_TEXT.splitlines()[1:], "", *over_a_link(), *LINK_NOTES.splitlines(),
+             *GPU_TEXT.splitlines(), "", *on_gpus(), *GPU_NOTES.splitlines(), *PREDICTED.splitlines(), ""]
     for model in MODELS:
         lines += of_model(model)
     return "\n".join(lines).rstrip() + "\n"
