@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional
 
 from debzero.base.errors import InputError
 from debzero.job.batch import Batch, divisors
+from debzero.job.schema import Parallel
 from debzero.model import flops
 from debzero.plan import rates
 from debzero.plan.failures import DAY, best_interval, lost_share
@@ -100,7 +101,7 @@ class Scale:
 
     def _planner(self, layout: Layout, copies: int, micro: Optional[int] = None) -> Planner:
         """Of the job with so many ranks that each hold a copy, or part of one, and this micro-batch or its own."""
-        job = self.shapes.job.model_copy(update={"ranks": copies})
+        job = self.shapes.job.model_copy(update={"ranks": copies, "parallel": Parallel()})
         if micro:
             job = job.model_copy(update={"train": job.train.model_copy(update={"micro_batch": micro})})
         if layout.parts > 1:  # pipelines are DeepSpeed's
