@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -125,6 +126,9 @@ WHOLE_FILE = ("has no column", "has 0 rows", "names no columns", "UTF-16", "colu
               "numbers", "too few", "in all", "is not an object", "so these are no classes")
 
 
+HALF = re.compile("[\ud800-\udfff]")  # of a character: Python reads it from JSON, and no file of text can hold it
+
+
 def check(folder: Path, given: tuple[int, tuple[str, bytes]]) -> int:  # noqa: F811
     block, (suffix, content) = given
     file = folder / f"rows{suffix}"
@@ -147,7 +151,7 @@ def check(folder: Path, given: tuple[int, tuple[str, bytes]]) -> int:  # noqa: F
         if rows:
             classes = Counter(label for _, label in rows)
             fine = all(label.strip() for label in classes) and len(classes) > 1 and max(classes.values()) > 1 and any(
-                text.strip() for text, _ in rows)
+                text.strip() for text, _ in rows) and not HALF.search("".join(itertools.chain(*rows)))
             assert not fine or "numbers" in errors[0].reason, (errors, rows)
         return 2
     assert rows, "accepted, though there is nothing in it"
@@ -201,6 +205,8 @@ FOUND: list[tuple[int, tuple[str, bytes]]] = [
     *((block, (".csv", '"label","text"\n"x","NA"\n"NA","None"\n"x","nan"\n"x","日本"\n'
                '"x","000\x80\x80\x80\U00010000"\n"NA","two\r\nlines"\n"y","a\rb"\n"z","c\nd\r\n\r\ne"\r\n'.encode()))
       for block in (15, 19)),
+    (37, (".json", json.dumps([{"text": "NA", "label": 0}, *[{"text": "NA", "label": "x"}] * 9,
+                               {"text": "\ud800", "label": "x"}]).encode())),
 ]
 
 
