@@ -100,6 +100,8 @@ def independent(suffix: str, content: bytes) -> Optional[list[tuple[Any, Any]]]:
                 if {"text", "label"} <= {*header}:
                     break
             rows = [row for row in rows if row]
+            if never_closed(text, separator):
+                return None
             if any(len(row) != len(header) for row in rows):
                 return None
             return [(row[header.index("text")], row[header.index("label")]) for row in rows]
@@ -116,6 +118,13 @@ def independent(suffix: str, content: bytes) -> Optional[list[tuple[Any, Any]]]:
         return pairs if scalars and all("\ud800" not in str(pair) for pair in map(list, pairs)) else None
     except (ValueError, KeyError, TypeError, csv.Error):
         return None
+
+
+def never_closed(text: str, separator: str) -> bool:
+    try:
+        return not [*csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)]
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
 
 
 def as_text_of(cell: Any) -> str:
@@ -205,6 +214,10 @@ FOUND: list[tuple[int, tuple[str, bytes]]] = [
     *((block, (".csv", '"label","text"\n"x","NA"\n"NA","None"\n"x","nan"\n"x","日本"\n'
                '"x","000\x80\x80\x80\U00010000"\n"NA","two\r\nlines"\n"y","a\rb"\n"z","c\nd\r\n\r\ne"\r\n'.encode()))
       for block in (15, 19)),
+    (37, (".csv", b"label,text\nx,NA\nx,%s\ny,\"" % (b"long " * 9))),
+    (37, (".csv", b"label,text\n" + b"x,word\ny,word\n" * 9 + b'y,"swallows\n' + b"x,word\ny,word\n" * 9)),
+    (37, (".csv", b"text,label\n\xef\xbb\xbfx,y\nNA,x\nNA,x")),
+    (37, (".csv", b'text,label\n\xef\xbb\xbfx,y\nNA "a",x\nNA,x')),
     (37, (".json", json.dumps([{"text": "NA", "label": 0}, *[{"text": "NA", "label": "x"}] * 9,
                                {"text": "\ud800", "label": "x"}]).encode())),
 ]

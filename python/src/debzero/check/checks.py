@@ -74,7 +74,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
             cluster = find(path) if works_in is output_of else None  # bench and tune measure this host alone
             resolved = resolve(job, this_host(), ranks, file, config, len(cluster.hosts) if cluster else 1)
         except InputError as error:
-            problems += without_known(error.problems, in_the_file)
+            problems += without_known(error.problems, problems)
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         data, facts, labels = data_found(job, file, reads)

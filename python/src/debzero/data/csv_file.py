@@ -13,13 +13,12 @@ from typing import Any, BinaryIO, NamedTuple, Optional
 
 from debzero.base.reading import open_regular
 from debzero.base.text import count_text, short
-from debzero.data.csv_source import Source, ahead
+from debzero.data.csv_source import BYTE_ORDER_MARK, Source, ahead
 from debzero.data.faults import DataError, broken
 from debzero.data.reading import LONGEST_ROW, ROWS, beginning, check_utf8, no_character
 
 SEPARATORS = (",", ";", "\t", "|")
 BLOCK = 2**22  # bytes that pyarrow parses at a time; with fewer, it takes longer to begin than to parse
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 EXCELS = re.compile(rb'"?sep=([,;\t|])"?(\r\n|\r|\n)')  # the line before the header with which Excel says it
 
 csv.field_size_limit(LONGEST_ROW)
@@ -122,6 +121,8 @@ class CsvFile:
                         yield None
                         return
                     yield piece
+                if source.quotes % 2:  # one that is never closed may have swallowed the rest of the file
+                    yield None
         except pyarrow.ArrowInvalid:
             yield None
 

@@ -10,19 +10,24 @@ from typing import Any, BinaryIO, Callable, Optional
 
 import numpy as np
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_THREADS = 4  # what reads and looks at the rows keeps up with no more
 QUOTE, BREAKS = ord('"'), (ord("\n"), ord("\r"))
 
 
 class Source:
     """The bytes of a regular file from `start` on, first by `rows`, and what that left for pyarrow by `read`. `nul`:
-    whether `read` met a zero byte."""
+    whether `read` met a zero byte; `quotes`: the quotation marks that it met.
+
+    pyarrow takes a byte order mark at the beginning of what it is given for no part of the first value. Here it is one,
+    for the header is before it. So it is given two.
+    """
 
     closed = False
 
     def __init__(self, file: BinaryIO, start: int) -> None:
-        self.file, self.size, self.nul = file, max(1, os.fstat(file.fileno()).st_size), False
-        self.at = start
+        self.file, self.size, self.nul, self.quotes = file, max(1, os.fstat(file.fileno()).st_size), False, 0
+        self.at, self.before = start, b""
 
     def rows(self, separator: str, size: int) -> Iterator[memoryview]:
         """Whole rows, of at most `size` bytes together; ends where it cannot tell where a row ends, at a zero byte, or
@@ -34,15 +39,18 @@ class Source:
             if not end:
                 break
             self.at += end
-            yield memoryview(block)[:end]
+            marked = block.startswith(BYTE_ORDER_MARK)
+            yield memoryview(BYTE_ORDER_MARK + block[:end]) if marked else memoryview(block)[:end]
+        self.before = BYTE_ORDER_MARK if block.startswith(BYTE_ORDER_MARK) else b""
         self.file.seek(self.at)
 
     def read(self, size: int = -1) -> bytes:
-        content = self.file.read(size)
+        content = self.before + self.file.read(size - len(self.before) if size > 0 else size)
+        self.before = b""
         if 1 < len(content) == size and content.endswith(b"\r"):  # pyarrow drops a line feed that begins a block then
             content = content[:-1]
             self.file.seek(-1, os.SEEK_CUR)
-        self.nul = self.nul or b"\0" in content
+        self.nul, self.quotes = self.nul or b"\0" in content, self.quotes + content.count(b'"')
         return content
 
     def share(self) -> float:

@@ -12,7 +12,8 @@ from debzero.base.environment import NAMES, Environment, environment
 from debzero.base.errors import InputError
 
 ALL = Environment(gpus=2, launcher_pid=77, measured=True, memory_cap_bytes=2**33, micro_batch=4, watchdog_seconds=60,
-                  textfile_folder=Path("/var/lib/node exporter"), meeting_folder=Path("/run/ranks"))
+                  textfile_folder=Path("/var/lib/node exporter"), meeting_folder=Path("/run/ranks"),
+                  cluster_file=Path("/etc/cluster.yml"))
 
 
 @pytest.mark.parametrize("values", [Environment(), ALL, Environment(measured=True), Environment(gpus=1)])

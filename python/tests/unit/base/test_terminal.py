@@ -156,7 +156,8 @@ def test_the_command_ends_as_its_other_process_does(become, end, code):
 def test_keys_that_end_a_command_reach_its_process(become, key, code):
     def command():
         become()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores both
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         print("begun", flush=True)
         time.sleep(60)
 

@@ -269,6 +269,7 @@ def test_root_asks_as_the_owner_of_the_run(place):
         for path in model.folder.iterdir():
             (folder / "others" / path.name).write_bytes(path.read_bytes())
         give(folder / "others")
+        (folder / "rows.csv").chmod(0o644)
         done = server().run(["predict", "others", "--input", "rows.csv", "--output", "others/of.csv"], bench.folder)
         assert done.returncode == 0, done.stdout
         assert (folder / "others" / "of.csv").stat().st_uid == OTHER.pw_uid

@@ -144,10 +144,10 @@ def test_the_launcher_killing_those_that_wait_for_a_rank_without_memory_is_not_t
     monkeypatch.setattr(os, "environ", dict(os.environ))
     own = resolved(output.folder, micro=32)
     failed(output, memory=True)
-    assert launch._launch(own, output.folder / "job.yml") == 1
+    assert launch._launch(own, output.folder / "job.yml", None) == 1
     assert memory_retry.after_failure(own, output).batch.micro == 16
     failed(output, memory=False)
-    assert launch._launch(own, output.folder / "job.yml") == 1
+    assert launch._launch(own, output.folder / "job.yml", None) == 1
     assert output.error_note().error.startswith("rank 0 was killed by SIGKILL")
 
 
