@@ -20,9 +20,9 @@ GPT2 = {"model": {"type": "gpt2", "vocab_size": 200, "n_embd": 32, "n_layer": 2,
 
 
 @pytest.mark.parametrize(("stage", "changes"), [
-    pytest.param(1, LAYERS, marks=pytest.mark.slow), pytest.param(2, LAYERS, marks=pytest.mark.slow), (3, LAYERS),
-    pytest.param(3, T5, marks=pytest.mark.slow), pytest.param(3, GPT2, marks=pytest.mark.slow),
-    pytest.param(3, {**LAYERS, "train__gradient_checkpointing": True}, marks=pytest.mark.slow)],
+    *(pytest.param(stage, LAYERS, marks=pytest.mark.slow) for stage in (1, 2, 3)),
+    *(pytest.param(3, changes, marks=pytest.mark.long) for changes in (
+        T5, GPT2, {**LAYERS, "train__gradient_checkpointing": True}))],
     ids=["one", "two", "three", "three, T5", "three, GPT-2", "three, checkpointing"])
 def test_speed_trains_as_memory_does(bench, stage, changes):
     for favour in ("memory", "speed"):
