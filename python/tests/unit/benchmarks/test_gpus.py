@@ -136,11 +136,11 @@ def rehearse(folder, *arguments):
                            folder / "scratch", "--repeats", "1", *arguments], text=True, capture_output=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("arguments", [
     ["--only", "gpt2-xl", "--ranks", "1", "--contestants", "none", "ddp"],
-    pytest.param(["--only", "bert-large-uncased", "gpt2-medium"], marks=pytest.mark.long)], ids=["one rank", "all"])
+    ["--only", "bert-large-uncased", "gpt2-medium"]], ids=["one rank", "all"])
 def test_the_programs_run_on_cpu_ranks(tmp_path, arguments):
     done = rehearse(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr

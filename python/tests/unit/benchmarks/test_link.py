@@ -52,7 +52,7 @@ def namespaces():
     return made and subprocess.run(["ip", "netns", "del", name]).returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not namespaces(), reason="needs root and iproute2")
 def test_two_ranks_train_over_a_link_that_is_as_slow_as_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(link, "SHAPE", SHAPE)

@@ -63,7 +63,7 @@ def test_each_stage_and_engine_is_compared_in_both_precisions_and_resumed_with_o
         ("none", "compiled"), ("none", "eager"), ("native2", "compiled"), ("native2", "eager"), ("zero3", "eager")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_stage_is_trained_stopped_and_resumed(tmp_path, start, monkeypatch):
     """The commands are those of the warm server: what they do is debzero's own."""
