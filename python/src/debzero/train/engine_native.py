@@ -6,7 +6,7 @@ But nothing stands between the kernels that a CUDA graph cannot record.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 from debzero.resolve import deepspeed_config
-from debzero.resolve.native import BUCKET, IN_FLIGHT
+from debzero.resolve.native import IN_FLIGHT
 from debzero.resolve.resolve import ResolvedJob
 from debzero.train import gloo, native_checkpoint
 from debzero.train.engine import HALF, parameter_groups
-from debzero.train.engine_own import OwnEngine
+from debzero.train.engine_own import OwnEngine, buckets
 from debzero.train.gradient_mean import listen
 
 GROWTH, BACKOFF, WINDOW = 2.0, 0.5, 2000  # of fp16's loss scale, as torch's GradScaler has them
@@ -72,7 +72,7 @@ class NativeEngine(OwnEngine):
         shares = []
         self.buckets: list[Bucket] = []
         for group in self.groups:
-            parts = [Bucket(part, device, half, keeps) for part in _parts(group["params"])]
+            parts = [Bucket(part, device, half, keeps) for part in buckets(reversed(group["params"]))]
             self.buckets += parts
             shares.append({"params": [bucket.master for bucket in parts], "weight_decay": group["weight_decay"]})
         self.model = model.to(device, half)
@@ -175,15 +175,3 @@ class NativeEngine(OwnEngine):
             self.scale.fill_(read.scale[0])
             self.good_steps.fill_(read.scale[1])
         self._share_weights()
-
-
-def _parts(parameters: Sequence[Any]) -> Iterator[list[Any]]:
-    """Up to BUCKET elements at a time, from the last layer, whose gradients come first, to the first."""
-    part: list[Any] = []
-    for parameter in reversed(parameters):
-        if part and sum(p.numel() for p in part) + parameter.numel() > BUCKET:
-            yield part
-            part = []
-        part.append(parameter)
-    if part:
-        yield part

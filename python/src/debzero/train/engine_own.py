@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, Optional
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from debzero.data.stream import Micro
 from debzero.model import compiled
 from debzero.resolve import deepspeed_config
+from debzero.resolve.native import BUCKET
 from debzero.resolve.resolve import ResolvedJob
 from debzero.train import placement
 from debzero.train.engine import Engine, on_host, to_device
@@ -83,3 +84,17 @@ class OwnEngine(Engine):
 
     def weights(self) -> dict[str, Any]:
         return on_host(self.model.state_dict()) if placement.leads() else {}
+
+
+def buckets(tensors: Iterable[Any]) -> Iterator[list[Any]]:
+    """Tensors to exchange at once, in their order: up to BUCKET elements together, or one larger tensor."""
+    bucket: list[Any] = []
+    elements = 0
+    for tensor in tensors:
+        if bucket and elements + tensor.numel() > BUCKET:
+            yield bucket
+            bucket, elements = [], 0
+        bucket.append(tensor)
+        elements += tensor.numel()
+    if bucket:
+        yield bucket

@@ -6,7 +6,7 @@ Checkpoints have whole tensors and are plain data parallelism's: a run continues
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -19,10 +19,10 @@ from debzero.data.stream import Micro
 from debzero.model.parts import Part
 from debzero.model.pipeline import PassedOn, Stage
 from debzero.model.tensor_parallel import Divided
-from debzero.resolve.native import BUCKET
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import tensor_file
 from debzero.train.engine import on_host, to_device
+from debzero.train.engine_own import buckets
 from debzero.train.engine_plain import STATE, PlainEngine
 from debzero.train.groups import ranks_along, stage_groups
 from debzero.train.neighbours import Neighbours
@@ -207,7 +207,7 @@ class ParallelEngine(PlainEngine):
     def _share_weights(self) -> None:
         """Give each copy the weights that the others have updated."""
         for number, first in enumerate(self.copies.members):
-            for part in _buckets(p.data for p, owner in self.owner.items() if owner == number):
+            for part in buckets(p.data for p, owner in self.owner.items() if owner == number):
                 flat = _flatten_dense_tensors(part)
                 dist.broadcast(flat, first, self.copies.group)
                 for tensor, new in zip(part, _unflatten_dense_tensors(flat, part)):
@@ -276,15 +276,3 @@ class ParallelEngine(PlainEngine):
                         "step": moments["step"].to(self.device if self.fused else "cpu"),
                         **{key: self.whole.own(name, moments[key]).to(self.device) for key in MOMENTS}}
         self.scaler.load_state_dict(state["scaler"])
-
-
-def _buckets(tensors: Iterable[Any]) -> Iterable[list[Any]]:
-    """Up to BUCKET elements at a time, or one larger tensor."""
-    bucket: list[Any] = []
-    for tensor in tensors:
-        if bucket and sum(t.numel() for t in bucket) + tensor.numel() > BUCKET:
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket
