@@ -70,17 +70,18 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def launcher(python: str, ranks: int) -> tuple[list[str], dict[str, str]]:
-    """The start of a command that runs a script in `ranks` processes of this host, and its environment: `deepspeed` of
-    `python`'s environment, or, for one rank, `python` itself. The port is free, so benchmarks may run side by side."""
+def launcher(python: str, ranks: int, gpus: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """The start of a command that runs a script in `ranks` processes of this host, on the first GPUs or on `gpus`, and
+    its environment: `deepspeed` of `python`'s environment, or, for one rank, `python` itself. The port is free, so
+    benchmarks may run side by side."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     if ranks == 1:
         return [python], {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
                           "MASTER_PORT": port}
-    return [python, "-c", "from deepspeed.launcher.runner import main; main()", f"--num_gpus={ranks}",
-            f"--master_port={port}"], {}
+    return [python, "-c", "from deepspeed.launcher.runner import main; main()",
+            f"--include=localhost:{','.join(gpus)}" if gpus else f"--num_gpus={ranks}", f"--master_port={port}"], {}
 
 
 def debzero(python: str, folder: Path, name: str, job: dict[str, Any], timeout: float, again: bool = True,

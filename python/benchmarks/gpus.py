@@ -7,7 +7,8 @@
     gpus.py --render gpus.json ...                     # the pages, gpus.html and gpus.md beside it
 
 BERT-Large (classification, 128 tokens, micro-batch 64), GPT-2 Medium (512 tokens, 16) and GPT-2 XL (512, 8), with their
-published sizes and random weights, bf16, without accumulation: with more ranks the global batch grows. BERT's rows have
+published sizes and random weights, bf16, without accumulation: with more ranks the global batch grows. Models divided
+among the ranks train on the same global batch, a pipeline in micro-batches of a quarter. BERT's rows have
 the lengths of MRPC's pairs and are padded to 128, or bucketed: to the longest of their batch. GPT-2's samples are whole
 blocks, so nothing is padded.
 
@@ -67,6 +68,8 @@ ZERO: dict[str, dict[str, Any]] = {
     "zero1-speed": {"stage": 1, "favour": "speed"}, "zero2-speed": {"stage": 2, "favour": "speed"},
     "zero3-speed": {"stage": 3, "favour": "speed"},
     "native1": {"stage": 1, "engine": "native"}, "native2": {"stage": 2, "engine": "native"}}
+DIVIDED: dict[str, dict[str, int]] = {"pipeline2": {"pipeline": 2}, "tensor2": {"tensor": 2}}
+OURS = [*ZERO, *DIVIDED]
 OTHERS = ["ddp", "fsdp2", "trainer2", "trainer3"]
 ON_ONE = ["none", "ddp", "trainer"]  # what one GPU runs: with one rank there is nothing to shard
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "triton")
@@ -88,11 +91,11 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     found = []
     for model in (name for name in KINDS if name in options.only):
         for ranks in options.ranks:
-            several = [*ZERO, *OTHERS] if ranks > 1 else ON_ONE
+            several = [*OURS, *OTHERS] if ranks > 1 else ON_ONE
             found += [Cell(ranks, model, "padded", who) for who in several if who in options.contestants]
             if KINDS[model].task == "classification":
                 found += [Cell(ranks, model, "bucketed", who) for who in several
-                          if who in ZERO and who in options.contestants]
+                          if who in OURS and who in options.contestants]
     return found
 
 
@@ -104,6 +107,14 @@ def left_out(contestant: str) -> Optional[str]:
     return "fully_shard needs torch 2.6 or later" if contestant == "fsdp2" and release < (2, 6) else None
 
 
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them: series on different GPUs of a host may run side by side."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+
+
 class Series:
     """The cells' results, kept as they come."""
 
@@ -112,10 +123,11 @@ class Series:
         import torch
 
         self.options, self.scratch = options, options.scratch.absolute()
+        self.gpus = [] if options.quick else visible_gpus()
         before = read_json(options.results)
         self.found: dict[str, Any] = before.get("cells", {})
-        gpus = 0 if options.quick else torch.cuda.device_count()
-        self.facts = {"gpu": torch.cuda.get_device_name(0) if gpus else "none", "gpus": gpus, "quick": options.quick,
+        self.facts = {"gpu": torch.cuda.get_device_name(0) if self.gpus else "none", "gpus": len(self.gpus),
+                      "quick": options.quick,
                       "host": common.processor(), "versions": common.versions(sys.executable, *PACKAGES),
                       "windows": WINDOWS}
         other = [name for name, value in self.facts.items() if before and before["facts"].get(name) != value]
@@ -158,7 +170,7 @@ class Series:
                 run = {"left_out": reason}
             else:
                 self.prepare(cell)
-                run = (self.debzero if cell.contestant in ZERO else self.other)(cell)
+                run = (self.debzero if cell.contestant in OURS else self.other)(cell)
         except common.Failed as failure:
             run = {"failed": str(failure)}
         return {**run, "seconds": round(time.monotonic() - started, 1)}
@@ -211,13 +223,16 @@ class Series:
         kind, steps = self.kinds[cell.model], self.steps(cell)
         count = steps.warmup + WINDOWS * steps.window
         padding = "longest" if cell.padding == "bucketed" else "max_length"
+        divided = DIVIDED.get(cell.contestant, {})
         return Job.model_validate({
             "model": str(self.scratch / cell.model), "task": kind.task,
             "data": {"dataset": str(self.data(cell)), "max_length": kind.length, "padding": padding},
             "train": {"epochs": count, "max_steps": count, "global_batch": kind.micro * cell.ranks,
-                      "micro_batch": kind.micro, "log_every": steps.window,
+                      "micro_batch": max(1, kind.micro // (4 if "pipeline" in divided else 1)),
+                      "log_every": steps.window,
                       "precision": "fp32" if self.options.quick else "bf16"},
-            "zero": ZERO[cell.contestant], "ranks": cell.ranks, "checkpoint": {"minutes": 10**6},
+            "zero": ZERO.get(cell.contestant, ZERO["none"]), "parallel": divided, "ranks": cell.ranks,
+            "checkpoint": {"minutes": 10**6},
             "output": str(self.scratch / "runs" / cell.name.replace("/", "-") / "out")})
 
     def environment(self, cell: Cell) -> dict[str, str]:
@@ -225,7 +240,7 @@ class Series:
         if self.options.quick:
             return {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": str(cell.ranks),
                     "OMP_NUM_THREADS": "1"}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(cell.ranks)))}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus[:cell.ranks])}
 
     def debzero(self, cell: Cell) -> dict[str, Any]:
         job, steps = self.job(cell), self.steps(cell)
@@ -243,7 +258,7 @@ class Series:
 
     def other(self, cell: Cell) -> dict[str, Any]:
         kind, steps = self.kinds[cell.model], self.steps(cell)
-        start, variables = common.launcher(sys.executable, cell.ranks)
+        start, variables = common.launcher(sys.executable, cell.ranks, self.gpus[:cell.ranks])
         folder = self.scratch / "runs" / cell.name.replace("/", "-")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -251,7 +266,7 @@ class Series:
         common.run([*start, common.BENCH / "contenders.py", cell.contestant, "--model", self.scratch / cell.model,
                     "--task", kind.task, "--data", self.data(cell), "--length", kind.length, "--micro-batch",
                     kind.micro, "--warmup", steps.warmup, "--window", steps.window, "--windows", WINDOWS, "--result",
-                    result], folder / "log", self.options.limit, **{**variables, **self.environment(cell)})
+                    result], folder / "log", self.options.limit, **variables, **self.environment(cell))
         run: dict[str, Any] = json.loads(result.read_text())
         config = SimpleNamespace(**read_json(self.scratch / cell.model / "config.json"))
         sample = flops.per_sample(config, kind.length, kind.task)
@@ -271,7 +286,7 @@ def parse() -> argparse.Namespace:
                         help="a folder with 10 GB of room, for models, rows and logs")
     parser.add_argument("--ranks", type=int, nargs="+", help="numbers of ranks, with a GPU each (default: 1 and all)")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="MODEL", help=" ".join(KINDS))
-    everybody = list(dict.fromkeys([*ZERO, *OTHERS, *ON_ONE]))
+    everybody = list(dict.fromkeys([*OURS, *OTHERS, *ON_ONE]))
     parser.add_argument("--contestants", nargs="+", choices=everybody, default=everybody, metavar="NAME",
                         help=" ".join(everybody))
     parser.add_argument("--repeats", type=int, default=3, help="runs of each cell (default: 3)")
@@ -293,9 +308,7 @@ def main() -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         options.ranks = options.ranks or [1, 2]
     else:
-        import torch
-
-        count = torch.cuda.device_count()
+        count = len(visible_gpus())
         options.ranks = options.ranks or sorted({1, count})
         if max(options.ranks) > count:
             print(f"--ranks {max(options.ranks)}: this host has {count} GPUs", file=sys.stderr)

@@ -16,7 +16,8 @@ MODELS = {"bert-large-uncased": "BERT-Large, 128 tokens", "gpt2-medium": "GPT-2 
 NAMES = {"none": "debzero, plain DDP", "zero1": "debzero, ZeRO-1", "zero2": "debzero, ZeRO-2",
          "zero3": "debzero, ZeRO-3", "zero1-speed": "debzero, ZeRO-1, favour: speed",
          "zero2-speed": "debzero, ZeRO-2, favour: speed", "zero3-speed": "debzero, ZeRO-3, favour: speed",
-         "native1": "debzero, ZeRO-1, native", "native2": "debzero, ZeRO-2, native", "ddp": "compiled DDP loop",
+         "native1": "debzero, ZeRO-1, native", "native2": "debzero, ZeRO-2, native", "pipeline2":
+         "debzero, pipeline of 2", "tensor2": "debzero, tensor parallel 2", "ddp": "compiled DDP loop",
          "fsdp2": "FSDP2 loop, compiled layers", "trainer": "transformers' Trainer",
          "trainer2": "Trainer + DeepSpeed ZeRO-2", "trainer3": "Trainer + DeepSpeed ZeRO-3"}
 COLUMNS = ["", "samples/s", "lowest to highest", "x one GPU", "of peak", "GiB a rank"]
@@ -117,8 +118,8 @@ def as_html(results: dict[str, Any]) -> str:
         [NOTE, *(["A rehearsal on CPU ranks: its numbers mean nothing."] if results["facts"]["quick"] else [])])
     for group in groups(results):
         bars = [charts.Bar(line.name, line.figures[0] if line.figures else line.reason,
-                           speed(line.row) if line.figures else None, "c1" if line.contestant[:4] in
-                           ("none", "zero", "nati") else "c0") for line in group.lines]
+                           speed(line.row) if line.figures else None,
+                           "c1" if line.name.startswith("debzero") else "c0") for line in group.lines]
         body += charts.figure(group.title, "samples/s of all ranks together", bars)
         body += markup.section(f"Figures: {group.title}", markup.table(
             COLUMNS, [(line.name, "", line.figures, line.reason if not line.figures else "") for line in group.lines],

@@ -28,7 +28,7 @@ def device() -> Any:
     import torch.distributed as dist
 
     nccl = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.currentdevice()) if nccl else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
 def _encoded(value: Any) -> Any:

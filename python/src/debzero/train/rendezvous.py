@@ -72,6 +72,9 @@ class Meeting:
 
         if self.on_one_host:
             os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
+        # NCCL registers the buffers of a recorded collective, and must then find them registered on all ranks. But a
+        # rank may replay a graph while another, whose batch has another shape, runs eagerly.
+        os.environ["NCCL_GRAPH_REGISTER"] = "0"
         store = self._store()
         place = {} if store is None else {"store": store, "rank": self.rank, "world_size": self.ranks}
         nccl = backend == "nccl"
