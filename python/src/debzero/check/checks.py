@@ -167,6 +167,8 @@ def summary(examined: Examined, path: Path) -> dict[str, Any]:
     job = resolved.job
     sharded = resolved.uses_deepspeed or resolved.stage
     stage = f"ZeRO stage {resolved.stage}" if sharded else "plain DDP"
+    if resolved.is_native:
+        stage += ", native engine"
     parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
     label = "" if job.task == "causal-lm" else f" -> {job.data.label}"
     if job.task == "text-to-text":

@@ -221,9 +221,11 @@ class Zero(Section):
         "Stage 3 only."))
     nvme_path: Optional[Annotated[str, Field(min_length=1)]] = Field(None, examples=["/nvme/swap"], description=(
         "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
-    engine: Literal["deepspeed", "native"] = Field("deepspeed", examples=["native"], description=(
-        "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
-        "but has no offload and takes no DeepSpeed JSON. Either resumes from the other's checkpoints."))
+    engine: Literal["auto", "deepspeed", "native"] = Field("auto", examples=["native"], description=(
+        "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which has no offload and takes no "
+        "DeepSpeed JSON. `auto` is DeepSpeed, except on GPUs with torch 2.4 or later: there the native engine can "
+        "record whole steps as CUDA graphs, and is two to four times as fast. Either resumes from the other's "
+        "checkpoints."))
     favour: Favour = Field("memory", examples=["speed"], description=(
         "What DeepSpeed's buffers are chosen for; plain DDP and the native engine have none. `memory`: small ones. "
         "`speed`: buckets of 1e8 elements, overlapped communication where the installed release does it right, and in "

@@ -5,15 +5,17 @@ not used: `make bench-fused` measures why (docs/benchmarks). """
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Callable, ContextManager, Hashable, Optional
 
 import torch
 
 # Shapes that are worth a graph: buckets come in multiples of 8 tokens. A graph costs a second and its working memory.
 MOST_GRAPHS = 32
+MASKS = ("transformers.masking_utils", "transformers.modeling_attn_mask_utils")
 
 
 def _release() -> tuple[int, int]:
@@ -51,6 +53,27 @@ def eager() -> ContextManager[Any]:
     return stance("force_eager") if stance else nullcontext()
 
 
+@contextmanager
+def one_kind_of_mask() -> Iterator[None]:
+    """Let transformers build its attention masks in a recording as outside of one.
+
+    It leaves out a mask that hides nothing, unless a graph is recorded, in which it can look at no values. The layers
+    would then get a mask that they were not compiled for. Inside this context it looks at none: there is a mask
+    wherever the batch has one. Training packs no samples into one row, so it need not look for those either.
+    """
+    found = [(module, name, new) for module in filter(None, map(sys.modules.get, MASKS))
+             for name, new in (("is_tracing", lambda tensor=None: tensor is not None),
+                               ("find_packed_sequence_indices", lambda position_ids: None)) if hasattr(module, name)]
+    before = [getattr(module, name) for module, name, _ in found]
+    for module, name, new in found:
+        setattr(module, name, new)
+    try:
+        yield
+    finally:
+        for (module, name, _), old in zip(found, before):
+            setattr(module, name, old)
+
+
 class StepGraphs:
     """The parts of an optimizer step, recorded once for each shape of the batch and replayed. The CPU then launches one
     graph instead of thousands of kernels.
@@ -68,6 +91,10 @@ class StepGraphs:
 
     def run(self, work: Callable[[dict[str, Any], Any], Any], batch: dict[str, Any], weights: Any) -> Any:
         """What work(batch, weights) returns, a tensor of the device. All tensors are on the device."""
+        with one_kind_of_mask():
+            return self._run(work, batch, weights)
+
+    def _run(self, work: Callable[[dict[str, Any], Any], Any], batch: dict[str, Any], weights: Any) -> Any:
         key = (work.__name__, *((name, tuple(tensor.shape)) for name, tensor in batch.items()))
         self.seen[key] += 1
         if self.off or (key not in self.graphs and (self.seen[key] < 2 or len(self.graphs) >= MOST_GRAPHS)):
@@ -100,8 +127,12 @@ class StepGraphs:
     def _give_up(self, error: Exception, gradients: Sequence[Any]) -> None:
         self.off = True
         torch.cuda.synchronize()
+        # The generator still takes itself for a part of the recording that has failed; its copy does not.
+        for generator in torch.cuda.default_generators:
+            if hasattr(generator, "graphsafe_set_state"):
+                generator.graphsafe_set_state(generator.clone_state())
         for parameter, gradient in zip(self.parameters, gradients):  # what was recorded was not computed
             parameter.grad = gradient
         self.graphs.clear()
         self.pool = None
-        self.say(f"runs without CUDA graphs from here on, which is slower: {str(error).splitlines()[0]}")
+        self.say(f"runs without CUDA graphs from here on, which is slower: {' '.join(str(error).split())[:300]}")

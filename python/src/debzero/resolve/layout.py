@@ -106,9 +106,9 @@ def problems(job: Job, config: Optional[dict[str, Any]], ranks: int, hosts: int,
     if zero.stage in (2, 3):
         found.append(Problem(file, "zero.stage", f"{zero.stage} does not go with parallel, which already leaves each "
                              "rank a part of the parameters and gradients", "use none or 1"))
-    elif zero.stage == 1 and zero.engine != "native":
+    elif zero.stage == 1 and zero.engine == "deepspeed":
         found.append(Problem(file, "zero.engine", "DeepSpeed does not train divided models here",
-                             "set it to native"))
+                             "remove it"))
     if job.parallel.pipeline > 1 and job.data.answers == "text":
         found.append(Problem(file, "parallel.pipeline", "a model in stages cannot write the texts of an evaluation",
                              "use parallel.tensor instead, or answers: classes"))

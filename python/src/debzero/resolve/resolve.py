@@ -45,7 +45,11 @@ class ResolvedJob:
     @property
     def is_native(self) -> bool:
         """Whether debzero's own engine carries out the stage."""
-        return self.job.zero.engine == "native"
+        if self.job.zero.engine != "auto":
+            return self.job.zero.engine == "native"
+        on_own_gpus = self.host.gpus > 0 and not self.shares_gpus
+        return (self.sharding.may_be_native and self.deepspeed is None
+                and (self.layout.each > 1 or on_own_gpus and native.pays()))
 
     @property
     def layout(self) -> Layout:

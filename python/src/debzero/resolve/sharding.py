@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # a bench's results are also shown where pydantic is not inst
 
 DEVICES = {"cpu": "CPU", "nvme": "NVMe"}
 SHARDED = ["optimizer states", "gradients", "parameters"]  # stage n shards the first n
+NATIVE = (1, 2)  # the stages that debzero's own engine carries out, where nothing is offloaded
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Sharding:
         return self.stage or "none"
 
     @property
+    def on_gpus(self) -> bool:
+        """Whether nothing is offloaded."""
+        return self.offload_optimizer == self.offload_param == "none"
+
+    @property
+    def may_be_native(self) -> bool:
+        return self.stage in NATIVE and self.on_gpus
+
+    @property
     def uses_nvme(self) -> bool:
         return "nvme" in (self.offload_optimizer, self.offload_param)
 
@@ -38,7 +48,7 @@ class Sharding:
         """For files and scripts: baseline, zero2, zero2-cpu; zero3-cpu offloads the parameters too, zero3-cpu-none does
         not."""
         stage = f"zero{self.stage}" if self.stage else "baseline"
-        if self.offload_optimizer == self.offload_param == "none":
+        if self.on_gpus:
             return stage
         whole = self.stage < 3 or self.offload_optimizer == self.offload_param
         name = f"{stage}-{self.offload_optimizer}"
@@ -77,8 +87,8 @@ class Sharding:
 
     def in_section(self, zero: Zero) -> Zero:
         """A job's `zero:` section with this in it."""
-        native = zero.engine == "native" and self.stage in (1, 2) and self.offload_optimizer == "none"
-        return zero.model_copy(update={**self.as_dict(), "engine": "native" if native else "deepspeed"})
+        impossible = zero.engine == "native" and not self.may_be_native
+        return zero.model_copy(update={**self.as_dict(), "engine": "auto" if impossible else zero.engine})
 
 
 # What plan, tune and bench compare; each moves more data than the one before, between ranks or to the host or the disk.

@@ -65,8 +65,10 @@ def ways(resolved: ResolvedJob, file: Path, dimensions: list[str]) -> list[Way]:
 
 def _favours(resolved: ResolvedJob, sharding: Sharding, dimensions: list[str]) -> tuple[Favour, ...]:
     """The job's own zero.favour first; the other one where it is searched for and DeepSpeed trains."""
-    own, zero = resolved.job.zero.favour, sharding.in_section(resolved.job.zero)
-    both = "favour" in dimensions and sharding.stage and zero.engine == "deepspeed"
+    own, job = resolved.job.zero.favour, resolved.job
+    there = replace(resolved, stage=sharding.stage,
+                    job=job.model_copy(update={"zero": sharding.in_section(job.zero)}))
+    both = "favour" in dimensions and there.uses_deepspeed
     return (own, "memory" if own == "speed" else "speed") if both else (own,)
 
 

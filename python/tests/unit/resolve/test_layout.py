@@ -3,6 +3,7 @@ import pytest
 from support import JOB, changed
 
 from debzero.base.errors import InputError
+from debzero.deepspeed_json import releases
 from debzero.job.schema import Job
 from debzero.resolve.host import HostGpus
 from debzero.resolve.layout import Layout
@@ -41,7 +42,8 @@ def test_the_batch_is_divided_among_copies_of_the_model(ranks, gpus, expected):
 def test_what_does_not_go_with_a_division_is_refused():
     assert "3 ranks cannot be divided into groups of 2; use 2 or 4" in refused(3, parallel__tensor=2)["parallel"]
     assert "use none or 1" in refused(2, parallel__tensor=2, zero__stage=2)["zero.stage"]
-    assert "set it to native" in refused(2, parallel__tensor=2, zero__stage=1)["zero.engine"]
+    by_deepspeed = {"zero__stage": 1, "zero__engine": "deepspeed"}
+    assert "DeepSpeed does not train divided models" in refused(2, parallel__tensor=2, **by_deepspeed)["zero.engine"]
     offload = {"zero__stage": 1, "zero__engine": "native", "zero__offload_optimizer": "cpu"}
     assert "offloads nothing" in refused(2, parallel__tensor=2, **offload)["zero.offload_optimizer"]
     writes = {"task": "text-to-text", "data__answers": "text"}
@@ -57,6 +59,18 @@ def test_a_divided_model_is_on_one_host():
 def test_a_pipeline_gets_enough_micro_batches(total, stages, micro):
     batch = resolved(stages, train__global_batch=total, train__micro_batch="auto", parallel__pipeline=stages).batch
     assert (batch.micro, batch.total) == (micro, total)
+
+
+@pytest.mark.parametrize(("gpus", "torch", "native"), [
+    (2, "2.4.1+cu121", True), (2, "1.13.1+cu117", False), (0, "2.11.0", False), (1, "2.11.0", False)])
+def test_the_native_engine_trains_where_it_can_record_steps(gpus, torch, native, monkeypatch):
+    monkeypatch.setattr(releases, "here", lambda: releases.Releases("0.19.8", torch))
+    assert {stage: resolved(2, gpus, zero__stage=stage).is_native for stage in ("none", 1, 2, 3)} == {
+        "none": False, 1: native, 2: native, 3: False}
+    assert not resolved(2, gpus, zero__stage=2, zero__engine="deepspeed").is_native
+    assert not resolved(2, gpus, zero__stage=2, zero__offload_optimizer="cpu").is_native
+    assert resolved(2, gpus, zero__stage=2, zero__engine="native").is_native
+    assert resolved(2, gpus, zero__stage=1, parallel__tensor=2).is_native, "DeepSpeed trains no divided model"
 
 
 def test_a_run_is_the_same_however_its_model_is_divided():

@@ -274,4 +274,20 @@ def test_a_step_that_cannot_be_recorded_leaves_the_gradients_as_they_were(monkey
         graphs.run(work, {"x": torch.ones(2)}, torch.ones(1))
     assert sums == [2.0, 4.0, 6.0], "gradients that accumulate are kept"
     assert said == ["runs without CUDA graphs from here on, which is slower: "
-                    "operation not permitted when stream is capturing"]
+                    "operation not permitted when stream is capturing more"]
+
+
+def test_the_masks_of_transformers_do_not_depend_on_whether_a_step_is_recorded(monkeypatch):
+    """They did: a layer got a mask, for which it was not compiled, in a recording alone."""
+    import types
+
+    from debzero.model import compiled
+
+    masks = types.ModuleType(compiled.MASKS[0])
+    masks.is_tracing = lambda tensor=None: False
+    masks.find_packed_sequence_indices = list
+    monkeypatch.setitem(sys.modules, compiled.MASKS[0], masks)
+    with compiled.one_kind_of_mask():
+        assert masks.is_tracing([1]) and not masks.is_tracing() and not masks.is_tracing(None)
+        assert masks.find_packed_sequence_indices([0, 1]) is None
+    assert not masks.is_tracing([1]) and masks.find_packed_sequence_indices is list
