@@ -222,7 +222,7 @@ class Zero(Section):
     nvme_path: Optional[Annotated[str, Field(min_length=1)]] = Field(None, examples=["/nvme/swap"], description=(
         "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
     engine: Literal["deepspeed", "native"] = Field("deepspeed", examples=["native"], description=(
-        "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
+        "What carries out the stages: DeepSpeed, or debzero's own engine, which is several times as fast on GPUs "
         "but has no offload and takes no DeepSpeed JSON. Either resumes from the other's checkpoints."))
     favour: Favour = Field("memory", examples=["speed"], description=(
         "What DeepSpeed's buffers are chosen for; plain DDP and the native engine have none. `memory`: small ones. "

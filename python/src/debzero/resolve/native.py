@@ -1,4 +1,4 @@
-"""debzero's own engine for ZeRO 1 and 2: what it can carry out, and the sizes that `debzero plan` counts, too."""
+"""debzero's own engine for ZeRO: what it can carry out, and the sizes that `debzero plan` counts, too."""
 from __future__ import annotations
 
 from typing import Any, Optional
@@ -17,8 +17,8 @@ def problems(job: Job, config: Optional[dict[str, Any]], file: str) -> list[Prob
         return []
     fix = "remove it, or remove zero.engine so that DeepSpeed trains"
     found = []
-    if zero.stage not in (1, 2):
-        found.append(Problem(file, "zero.engine", f"native carries out stages 1 and 2, not {zero.stage}",
+    if zero.stage == "none":
+        found.append(Problem(file, "zero.engine", "native carries out stages 1 to 3, not none",
                              "remove it, or set zero.stage: 2"))
     for key in ("offload_optimizer", "offload_param"):
         if getattr(zero, key) != "none":

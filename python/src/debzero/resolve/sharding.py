@@ -77,7 +77,7 @@ class Sharding:
 
     def in_section(self, zero: Zero) -> Zero:
         """A job's `zero:` section with this in it."""
-        native = zero.engine == "native" and self.stage in (1, 2) and self.offload_optimizer == "none"
+        native = zero.engine == "native" and self.stage > 0 and self.offload_optimizer == self.offload_param == "none"
         return zero.model_copy(update={**self.as_dict(), "engine": "native" if native else "deepspeed"})
 
 
