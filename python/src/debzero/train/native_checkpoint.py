@@ -214,8 +214,15 @@ def _scale(state: dict[str, Any]) -> Optional[tuple[float, int]]:
 def complete(state: dict[str, Any], optimizer: Any) -> None:
     """Add to what the native engine wrote, read as DeepSpeed's state for `optimizer`, DeepSpeed's own, what DeepSpeed
     expects besides."""
-    state[reshard.BASE].setdefault("param_groups", optimizer.optimizer.state_dict()["param_groups"])
     scaler = optimizer.loss_scaler
+    if reshard.BASE in state:
+        adam, groups = state[reshard.BASE], optimizer.optimizer.state_dict()["param_groups"]
+    else:
+        optimizer._set_fp32_optimizer_param_groups()  # at other times they are empty
+        adam, groups = state[reshard.STATE], optimizer.optimizer.state_dict()["param_groups"]
+        optimizer._clear_fp32_optimizer_param_groups()
+        state.update(loss_scaler=scaler, dynamic_loss_scale=optimizer.dynamic_loss_scale, overflow=False)
+    adam.setdefault("param_groups", groups)
     if state.get(SCALE) and hasattr(scaler, "last_overflow_iter"):
         scale, good_steps = state[SCALE]
         scaler.cur_scale, scaler.last_overflow_iter = scale, scaler.cur_iter - good_steps - 1
