@@ -64,10 +64,10 @@ KINDS = {"bert-large-uncased": Kind("classification", 128, 64), "gpt2-medium": K
 TINY = {name: Kind(kind.task, 32, 2) for name, kind in KINDS.items()}
 PADDED, BUCKETED = Steps(20, 10), Steps(3 * EPOCH, EPOCH)  # a width is recorded when it comes for the second time
 ZERO: dict[str, dict[str, Any]] = {
-    "none": {"stage": "none"}, "zero1": {"stage": 1}, "zero2": {"stage": 2}, "zero3": {"stage": 3},
-    "zero1-speed": {"stage": 1, "favour": "speed"}, "zero2-speed": {"stage": 2, "favour": "speed"},
-    "zero3-speed": {"stage": 3, "favour": "speed"},
-    "native1": {"stage": 1, "engine": "native"}, "native2": {"stage": 2, "engine": "native"}}
+    "none": {"stage": "none"}, **{
+        f"{name}{stage}{suffix}": {"stage": stage, "engine": engine, **more} for name, engine, suffix, more in (
+            ("zero", "deepspeed", "", {"favour": "memory"}), ("zero", "deepspeed", "-speed", {"favour": "speed"}),
+            ("native", "native", "", {})) for stage in (1, 2, 3)}}
 DIVIDED: dict[str, dict[str, int]] = {"pipeline2": {"pipeline": 2}, "tensor2": {"tensor": 2}}
 OURS = [*ZERO, *DIVIDED]
 OTHERS = ["ddp", "fsdp2", "trainer2", "trainer3"]

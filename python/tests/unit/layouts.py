@@ -31,6 +31,7 @@ LAYOUTS = {
     "zero2": {"zero__stage": 2},
     "zero3": {"zero__stage": 3},
     "native2": {"zero__stage": 2, "zero__engine": "native"},
+    "native3": {"zero__stage": 3, "zero__engine": "native"},
     "tensor2": {"parallel__tensor": 2},
     "tensor2 x data2": {"parallel__tensor": 2, "ranks": 4},
     "pipeline2": {"parallel__pipeline": 2},

@@ -222,7 +222,7 @@ class Zero(Section):
     nvme_path: Optional[Annotated[str, Field(min_length=1)]] = Field(None, examples=["/nvme/swap"], description=(
         "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
     engine: Literal["auto", "deepspeed", "native"] = Field("auto", examples=["native"], description=(
-        "What carries out stages 1 and 2: DeepSpeed, or debzero's own engine, which has no offload and takes no "
+        "What carries out the stages: DeepSpeed, or debzero's own engine, which has no offload and takes no "
         "DeepSpeed JSON. `auto` is DeepSpeed, except on GPUs with torch 2.4 or later: there the native engine can "
         "record whole steps as CUDA graphs, and is two to four times as fast. Either resumes from the other's "
         "checkpoints."))

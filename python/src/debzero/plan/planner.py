@@ -97,11 +97,13 @@ def _deepspeed_release() -> tuple[int, int]:
 
 
 def compiles_layers(resolved: ResolvedJob) -> bool:
-    """Whether training on a GPU would compile the layers: see model/compiled.can_compile. Stage 3 never does."""
+    """Whether training on a GPU would compile the layers: see model/compiled.can_compile. DeepSpeed's stage 3 gathers
+    them in hooks, which would break their code into pieces."""
     import torch
 
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return (resolved.job.train.compile == "auto" and resolved.stage < 3 and release >= (2, 4)
+    whole = resolved.stage < 3 or resolved.is_native
+    return (resolved.job.train.compile == "auto" and whole and release >= (2, 4)
             and importlib.util.find_spec("triton") is not None)
 
 

@@ -1,4 +1,4 @@
-"""debzero's own engine for ZeRO 1 and 2: what it can carry out, and the sizes that `debzero plan` counts, too."""
+"""debzero's own engine for ZeRO: what it can carry out, and the sizes that `debzero plan` counts, too."""
 from __future__ import annotations
 
 from typing import Any, Optional
@@ -6,7 +6,6 @@ from typing import Any, Optional
 from debzero.base.errors import Problem
 from debzero.deepspeed_json import releases
 from debzero.job.schema import Job
-from debzero.resolve.sharding import NATIVE
 
 BUCKET = 2**25  # elements that are sent at once: 128 MiB in fp32, which NVLink takes in half a millisecond
 IN_FLIGHT = 2   # buckets whose gradients wait for the network
@@ -25,8 +24,8 @@ def problems(job: Job, config: Optional[dict[str, Any]], file: str) -> list[Prob
         return []
     fix = "remove it, or remove zero.engine so that DeepSpeed trains"
     found = []
-    if zero.stage not in NATIVE:
-        found.append(Problem(file, "zero.engine", f"native carries out stages 1 and 2, not {zero.stage}",
+    if zero.stage == "none":
+        found.append(Problem(file, "zero.engine", "native carries out stages 1 to 3, not none",
                              "remove it, or set zero.stage: 2"))
     for key in ("offload_optimizer", "offload_param"):
         if getattr(zero, key) != "none":

@@ -9,7 +9,6 @@ if TYPE_CHECKING:  # a bench's results are also shown where pydantic is not inst
 
 DEVICES = {"cpu": "CPU", "nvme": "NVMe"}
 SHARDED = ["optimizer states", "gradients", "parameters"]  # stage n shards the first n
-NATIVE = (1, 2)  # the stages that debzero's own engine carries out, where nothing is offloaded
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Sharding:
 
     @property
     def may_be_native(self) -> bool:
-        return self.stage in NATIVE and self.on_gpus
+        """Whether debzero's own engine can carry it out."""
+        return self.stage > 0 and self.on_gpus
 
     @property
     def uses_nvme(self) -> bool:

@@ -39,8 +39,9 @@ class Bucket:
         self.master = whole[rank * self.share:(rank + 1) * self.share].clone()
         self.master.grad = torch.zeros_like(self.master)
         self.gradients = torch.zeros_like(self.weights) if keeps_gradients else None
-        start, self.missing = 0, 0
+        start, self.missing, self.starts = 0, 0, list[int]()
         for parameter in parameters:
+            self.starts.append(start)
             part = slice(start, start := start + parameter.numel())
             parameter.data = self.weights[part].view_as(parameter)
             parameter.grad = None if self.gradients is None else self.gradients[part].view_as(parameter)
@@ -67,22 +68,32 @@ class NativeEngine(OwnEngine):
         self.fp16 = resolved.precision == "fp16"
         half = HALF.get(resolved.precision, torch.float32)
         self.sends_each = resolved.stage == 2
-        keeps = not self.sends_each and self.batch.accumulation > 1
+        self.keeps = not self.sends_each and self.batch.accumulation > 1
         self.groups = parameter_groups(model, train.weight_decay)
-        shares = []
-        self.buckets: list[Bucket] = []
-        for group in self.groups:
-            parts = [Bucket(part, device, half, keeps) for part in buckets(reversed(group["params"]))]
-            self.buckets += parts
-            shares.append({"params": [bucket.master for bucket in parts], "weight_decay": group["weight_decay"]})
+        self.buckets = list[Any]()
+        shares = self._divide(model, half)
         self.model = model.to(device, half)
-        self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
-        self.nodes = [listen(parameter, self._ready) for parameter in self.bucket_of]
-        self.sending, self.sent, self.works = False, 0, list[tuple[Any, Bucket, Any, Any]]()
+        self.works = list[tuple[Any, Any, Any, Any]]()
+        self._attach()
         self.optimizer = self._adamw(shares, train.learning_rate)
         self.scale = torch.full((), 2.0**deepspeed_config.LOSS_SCALE_POWER if self.fp16 else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
-        self.graphs = self._step_graphs(resolved, list(self.bucket_of), say)
+        self.graphs = self._step_graphs(resolved, [p for bucket in self.buckets for p in bucket.parameters], say)
+
+    def _divide(self, model: Any, half: Any) -> list[dict[str, Any]]:
+        """Share out the model's parameters; AdamW's groups of what this rank updates."""
+        shares = []
+        for group in self.groups:
+            parts = [Bucket(part, self.device, half, self.keeps) for part in buckets(reversed(group["params"]))]
+            self.buckets += parts
+            shares.append({"params": [bucket.master for bucket in parts], "weight_decay": group["weight_decay"]})
+        return shares
+
+    def _attach(self) -> None:
+        """Have the backward pass say which gradients are complete."""
+        self.bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
+        self.nodes = [listen(parameter, self._ready) for parameter in self.bucket_of]
+        self.sending, self.sent = False, 0
 
     def __call__(self, **inputs: Any) -> Any:
         return self.model(**inputs)
@@ -94,11 +105,14 @@ class NativeEngine(OwnEngine):
         if self.sending:
             self.bucket_of[parameter].missing -= 1
             while self.sent < len(self.buckets) and not self.buckets[self.sent].missing:
-                self._send()
+                self._send_next()
 
-    def _send(self) -> None:
-        bucket = self.buckets[self.sent]
+    def _send_next(self) -> None:
         self.sent += 1
+        self._send(self.buckets[self.sent - 1])
+
+    def _send(self, bucket: Any) -> None:
+        """Reduce the gradients of a bucket to the shares."""
         self._add(IN_FLIGHT - 1)
         whole, share = bucket.take_gradients(), torch.empty_like(bucket.own)
         scatter = dist.reduce_scatter_tensor if self.device.type == "cuda" else gloo.reduce_scatter_tensor
@@ -119,7 +133,7 @@ class NativeEngine(OwnEngine):
             bucket.missing = len(bucket.parameters)
         (loss * (self.scale / self.batch.ranks)).backward()
         while self.sending and self.sent < len(self.buckets):  # of parameters that the task does not use
-            self._send()
+            self._send_next()
         self._add(0)
         return loss.detach()
 
@@ -157,20 +171,34 @@ class NativeEngine(OwnEngine):
         for work in works:
             work.wait()
 
+    def _moments(self, bucket: Any) -> dict[str, Any]:
+        """What Adam keeps for this rank's share of a bucket; {} before the first step."""
+        return self.optimizer.state.get(bucket.master, {})
+
+    def _set_moments(self, bucket: Any, step: int, moments: dict[str, Any]) -> None:
+        self.optimizer.state[bucket.master] = {"step": self._steps(step), **moments}
+
+    def _steps(self, count: int) -> Any:
+        return torch.tensor(float(count), device=self.device if self.fused else "cpu")
+
     @property
     def loss_scale(self) -> float:
         return float(self.scale)
 
+    @property
+    def places(self) -> Sequence[native_checkpoint.Places]:
+        """Where the parameters of each group lie in the files of a checkpoint."""
+        return [native_checkpoint.Places(group["params"]) for group in self.groups]
+
     def save(self, root: Path, tag: str) -> None:
-        states = [(bucket, self.optimizer.state.get(bucket.master, {})) for bucket in self.buckets]
+        states = [(bucket, self._moments(bucket)) for bucket in self.buckets]
         scale = (float(self.scale), int(self.good_steps)) if self.fp16 else None
-        native_checkpoint.save(root / tag, self.model, self.groups, states, scale)
+        native_checkpoint.save(root / tag, self.model, self.places, states, scale)
 
     def load(self, root: Path, tag: str) -> None:
-        read = native_checkpoint.load(root / tag, self.model, self.groups, self.buckets)
+        read = native_checkpoint.load(root / tag, self.model, self.places, self.buckets)
         for bucket, state in read.states.items():
-            step = torch.tensor(float(read.step), device=self.device if self.fused else "cpu")
-            self.optimizer.state[bucket.master] = {"step": step, **state}
+            self._set_moments(bucket, read.step, state)
         if self.fp16 and read.scale:
             self.scale.fill_(read.scale[0])
             self.good_steps.fill_(read.scale[1])

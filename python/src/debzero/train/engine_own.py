@@ -43,9 +43,13 @@ class OwnEngine(Engine):
                      say: Callable[[str], None]) -> Optional[compiled.StepGraphs]:
         """Compile the layers, where this torch can; what records the steps of a model with compiled layers."""
         train = resolved.job.train
-        layers = train.compile == "auto" and compiled.can_compile(self.device) and compiled.compile_layers(self.model)
+        layers = train.compile == "auto" and compiled.can_compile(self.device) and self._compile_layers()
         possible = layers and not train.gradient_checkpointing and not resolved.shares_gpus
         return compiled.StepGraphs(parameters, say) if possible else None
+
+    def _compile_layers(self) -> int:
+        """How many there are."""
+        return compiled.compile_layers(self.model)
 
     def _accumulate(self, batch: dict[str, Any], weights: Any) -> Any:
         """Add a micro-batch to the gradients; its part of the step's loss."""

@@ -26,8 +26,9 @@ class Bucket(Protocol):
     """Parameters that lie one after the other, of which each rank holds an equal share in `master`."""
 
     parameters: list[Any]
-    master: Any     # float32
-    share: int      # elements
+    starts: list[int]   # where each begins
+    master: Any         # float32
+    share: int          # elements
 
 
 @dataclass(frozen=True)
@@ -41,60 +42,107 @@ class Read:
 
 
 class Places:
-    """Where a group's parameters lie in DeepSpeed's flat tensor: `start` by parameter, `part` elements a rank."""
+    """Where a group's parameters lie in DeepSpeed's flat tensor, of which each rank has `part` elements, the last one
+    fewer. These are the places of stages 1 and 2 (run/reshard)."""
+
+    weights = reshard.WEIGHTS  # their name in the file
 
     def __init__(self, parameters: Sequence[Any]) -> None:
         self.start, end = dict[Any, int](), 0
         for parameter in parameters:
             self.start[parameter] = end
-            end += parameter.numel()
+            end += self._length(parameter)
         self.total = end
-        self.part = -(-end // (reshard.ALIGNMENT * dist.get_world_size())) * reshard.ALIGNMENT
+        self.part = self._part()
 
-    def overlaps(self, bucket: Bucket, held: range, rank: int) -> Iterator[tuple[slice, slice]]:
-        """What a piece of a bucket and a rank's part of the flat tensor have in common: where it lies in the piece and
-        where in the part. `held`: the piece's elements in the bucket."""
-        first, position = rank * self.part, 0
-        for parameter in bucket.parameters:
-            shift = self.start[parameter] - position  # from the bucket to the flat tensor
-            start = max(position, held.start, first - shift)
-            end = min(position + parameter.numel(), held.stop, first + self.part - shift)
-            if start < end:
-                yield slice(start - held.start, end - held.start), slice(start + shift - first, end + shift - first)
-            position += parameter.numel()
+    def _length(self, parameter: Any) -> int:
+        return parameter.numel()
+
+    def _part(self) -> int:
+        return -(-self.total // (reshard.ALIGNMENT * dist.get_world_size())) * reshard.ALIGNMENT
+
+    def held(self, rank: int) -> int:
+        """Elements in the rank's file."""
+        return min(self.part, max(0, self.total - rank * self.part))
+
+    def of(self, parameter: Any, rank: int) -> tuple[range, int]:
+        """Which elements of a parameter a rank's part holds, and where they begin in it."""
+        start = self.start[parameter]
+        first, last = max(0, rank * self.part - start), min(parameter.numel(), (rank + 1) * self.part - start)
+        return range(first, last), start + first - rank * self.part
 
 
-def save(folder: Path, model: Any, groups: Sequence[dict[str, Any]], states: Sequence[tuple[Any, dict[str, Any]]],
+class Stage3(Places):
+    """Each rank has an equal share of each parameter, rounded up, and a file of its own for the model, too."""
+
+    weights = reshard.WEIGHTS_3
+
+    def _length(self, parameter: Any) -> int:
+        return -(-parameter.numel() // dist.get_world_size())
+
+    def _part(self) -> int:
+        return self.total
+
+    def held(self, rank: int) -> int:
+        return self.part
+
+    def of(self, parameter: Any, rank: int) -> tuple[range, int]:
+        size, share = parameter.numel(), self._length(parameter)
+        return range(min(size, rank * share), min(size, (rank + 1) * share)), self.start[parameter]
+
+
+def overlaps(places: Sequence[Places], bucket: Bucket, held: range, rank: int) -> Iterator[tuple[int, slice, slice]]:
+    """What a piece of a bucket and a rank's flat tensors have in common: the tensor's number, where it lies in the
+    piece and where in the tensor. `held`: the piece's elements in the bucket."""
+    for parameter, position in zip(bucket.parameters, bucket.starts):
+        number = next(n for n, place in enumerate(places) if parameter in place.start)
+        elements, offset = places[number].of(parameter, rank)
+        start, end = max(position + elements.start, held.start), min(position + elements.stop, held.stop)
+        if start < end:
+            shift = offset - position - elements.start  # from the bucket to the flat tensor
+            yield number, slice(start - held.start, end - held.start), slice(start + shift, end + shift)
+
+
+def save(folder: Path, model: Any, places: Sequence[Places], states: Sequence[tuple[Any, dict[str, Any]]],
          scale: Optional[tuple[float, int]]) -> None:
     """Write this rank's part. `states`: each bucket with what Adam holds for its share. All ranks call this: what a
     rank writes is not what it updates, and is gathered one bucket at a time."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    places = [Places(group["params"]) for group in groups]
     step = next((int(state["step"]) for _, state in states if state), 0)
     names = ("weights", *MOMENTS) if step else ("weights",)
     flats = [{name: torch.zeros(place.part) for name in names} for place in places]
     for bucket, state in states:
-        number = next(n for n, place in enumerate(places) if bucket.parameters[0] in place.start)
-        held = range(bucket.share * ranks)
         for name in names:
             whole = _gathered(bucket.master if name == "weights" else state[name])
-            for source, target in places[number].overlaps(bucket, held, rank):
+            for number, source, target in overlaps(places, bucket, range(bucket.share * ranks), rank):
                 flats[number][name][target] = whole[source].cpu()
-    optimizer: dict[str, Any] = {"state": {number: {"step": torch.tensor(float(step)), **{
+    adam: dict[str, Any] = {"state": {number: {"step": torch.tensor(float(step)), **{
         name: flat[name] for name in MOMENTS}} for number, flat in enumerate(flats)} if step else {}}
-    # DeepSpeed leaves out the zeros at the end of the last rank's weights.
-    weights = [flat["weights"][:max(0, place.total - rank * place.part)] for flat, place in zip(flats, places)]
-    half = next(model.parameters()).dtype
+    half, kind = next(model.parameters()).dtype, type(places[0])
     prefix = "bf16_" if half == torch.bfloat16 else ""
     tensor_file.write(folder / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", {reshard.STATE: {
-        reshard.WEIGHTS: weights, reshard.BASE: optimizer, "partition_count": [ranks] * len(groups),
+        kind.weights: [flat["weights"][:place.held(rank)] for flat, place in zip(flats, places)],
+        _base(kind): adam, "partition_count": ranks if kind is Stage3 else [ranks] * len(places),
         "ds_version": stack().deepspeed, SCALE: scale}})
-    if placement.leads():
+    if kind is Stage3 or placement.leads():
         name_of = {parameter: name for name, parameter in model.named_parameters()}
-        shapes = [{name_of[p]: p.shape for p in group["params"]} for group in groups]
-        tensor_file.write(folder / MODEL, {
-            "module": model.state_dict(), "param_shapes": shapes, "global_steps": step, "skipped_steps": 0,
-            "dp_world_size": ranks, "mp_world_size": 1, "ds_config": {}, "ds_version": stack().deepspeed})
+        module = model.state_dict()
+        if kind is Stage3:  # weights are where the optimizer's states are, and DeepSpeed expects empty ones here
+            buffers = dict(model.named_buffers())
+            module = {name: value if name in buffers else value.new_empty(0) for name, value in module.items()}
+        tensor_file.write(folder / _model_file(kind), {
+            "module": module, "param_shapes": [{name_of[p]: p.shape for p in place.start} for place in places],
+            "global_steps": step, "skipped_steps": 0, "dp_world_size": ranks, "mp_world_size": 1, "ds_config": {},
+            "ds_version": stack().deepspeed})
+
+
+def _model_file(kind: type[Places]) -> str:
+    return f"zero_pp_rank_{dist.get_rank()}_mp_rank_00_model_states.pt" if kind is Stage3 else MODEL
+
+
+def _base(kind: type[Places]) -> str:
+    """DeepSpeed's name for Adam's state."""
+    return reshard.STATE if kind is Stage3 else reshard.BASE
 
 
 def _gathered(share: Any) -> Any:
@@ -104,32 +152,54 @@ def _gathered(share: Any) -> Any:
     return torch.cat(parts)
 
 
-def load(folder: Path, model: Any, groups: Sequence[dict[str, Any]], buckets: Sequence[Bucket]) -> Read:
+def load(folder: Path, model: Any, places: Sequence[Places], buckets: Sequence[Bucket]) -> Read:
     """Copy the weights into the model and the buckets' shares. As many ranks as there are now have written the
     checkpoint, with either engine."""
-    own, places = dist.get_rank(), [Places(group["params"]) for group in groups]
-    module = tensor_file.read(folder / MODEL)["module"]
-    model.load_state_dict(module)
+    own, kind = dist.get_rank(), type(places[0])
+    _load_module(model, tensor_file.read(folder / _model_file(kind))["module"], kind)
     states: dict[Any, dict[str, Any]] = {bucket: {} for bucket in buckets}
     step, scale = 0, None
     for rank in range(dist.get_world_size()):
         path, = folder.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
         state = tensor_file.read(path)[reshard.STATE]
-        adam = state[reshard.BASE]["state"]
+        adam = state[_base(kind)]["state"]
         scale = scale or _scale(state)
+        flats = [{"weights": flat} for flat in _joined(state[kind.weights], places)]
+        if adam:
+            step = int(adam[0]["step"])
+            for name in MOMENTS:
+                for flat, moment in zip(flats, _joined([values[name] for values in adam.values()], places)):
+                    flat[name] = moment
         for bucket in buckets:
-            number = next(n for n, place in enumerate(places) if bucket.parameters[0] in place.start)
             held = range(own * bucket.share, (own + 1) * bucket.share)
-            flats = {"weights": state[reshard.WEIGHTS][number]}
-            if adam:
-                step = int(adam[number]["step"])
-                flats.update({name: adam[number][name] for name in MOMENTS})
-            for name, flat in flats.items():
-                share = bucket.master if name == "weights" else states[bucket].setdefault(
-                    name, torch.zeros_like(bucket.master))
-                for target, source in places[number].overlaps(bucket, held, rank):
+            for number, target, source in overlaps(places, bucket, held, rank):
+                for name, flat in flats[number].items():
+                    share = bucket.master if name == "weights" else states[bucket].setdefault(
+                        name, torch.zeros_like(bucket.master))
                     share[target] = flat[source].to(share.device)
     return Read({bucket: state for bucket, state in states.items() if state}, step, scale)
+
+
+def _load_module(model: Any, module: dict[str, Any], kind: type[Places]) -> None:
+    if kind is not Stage3:
+        model.load_state_dict(module)
+        return
+    for name, buffer in model.named_buffers():
+        if name in module:
+            buffer.copy_(module[name])
+
+
+def _joined(flats: Sequence[Any], places: Sequence[Places]) -> list[Any]:
+    """A flat tensor for each group: DeepSpeed's stage 3 cuts those of very large models."""
+    if len(flats) == len(places):
+        return list(flats)
+    rest, joined = list(flats), []
+    for place in places:
+        pieces = [rest.pop(0)]
+        while sum(map(len, pieces)) < place.part:
+            pieces.append(rest.pop(0))
+        joined.append(torch.cat(pieces))
+    return joined
 
 
 def _scale(state: dict[str, Any]) -> Optional[tuple[float, int]]:
@@ -144,8 +214,15 @@ def _scale(state: dict[str, Any]) -> Optional[tuple[float, int]]:
 def complete(state: dict[str, Any], optimizer: Any) -> None:
     """Add to what the native engine wrote, read as DeepSpeed's state for `optimizer`, DeepSpeed's own, what DeepSpeed
     expects besides."""
-    state[reshard.BASE].setdefault("param_groups", optimizer.optimizer.state_dict()["param_groups"])
     scaler = optimizer.loss_scaler
+    if reshard.BASE in state:
+        adam, groups = state[reshard.BASE], optimizer.optimizer.state_dict()["param_groups"]
+    else:
+        optimizer._set_fp32_optimizer_param_groups()  # at other times they are empty
+        adam, groups = state[reshard.STATE], optimizer.optimizer.state_dict()["param_groups"]
+        optimizer._clear_fp32_optimizer_param_groups()
+        state.update(loss_scaler=scaler, dynamic_loss_scale=optimizer.dynamic_loss_scale, overflow=False)
+    adam.setdefault("param_groups", groups)
     if state.get(SCALE) and hasattr(scaler, "last_overflow_iter"):
         scale, good_steps = state[SCALE]
         scaler.cur_scale, scaler.last_overflow_iter = scale, scaler.cur_iter - good_steps - 1

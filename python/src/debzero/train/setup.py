@@ -24,6 +24,7 @@ from debzero.train.engine import Engine
 from debzero.train.engine_native import NativeEngine
 from debzero.train.engine_parallel import ParallelEngine
 from debzero.train.engine_plain import PlainEngine
+from debzero.train.engine_sharded import ShardedEngine
 from debzero.train.engine_zero import ZeroEngine
 from debzero.train.resume import Start, find_start, loaded, resumed_state
 
@@ -137,7 +138,8 @@ def _engine(context: Context, samples: Samples, model: Model, config: Any) -> En
         return ParallelEngine(built, resolved, context.device, samples.task)
     if resolved.uses_deepspeed:
         return ZeroEngine(built, resolved, context.device, samples.task, deepspeed)
-    return (NativeEngine if resolved.is_native else PlainEngine)(
+    native = ShardedEngine if resolved.stage == 3 else NativeEngine
+    return (native if resolved.is_native else PlainEngine)(
         built, resolved, context.device, samples.task, lambda text: print(f"rank {context.rank} {text}", flush=True))
 
 

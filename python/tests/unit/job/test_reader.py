@@ -72,7 +72,6 @@ MISTAKES = [
     ({"zero.stage": 2, "zero.offload_optimizer": "nvme", "zero.nvme_path": "."}, "zero.offload_optimizer",
      "offload_optimizer: cpu"),
     ({"zero.stage": 2, "zero.offload_param": "nvme"}, "zero.offload_param", "set zero.stage: 3"),
-    ({"zero.stage": 3, "zero.engine": "native"}, "zero.engine", "set zero.stage: 2"),
     ({"zero.engine": "native"}, "zero.engine", "set zero.stage: 2"),
     ({"zero.stage": 1, "zero.engine": "native", "zero.offload_optimizer": "cpu"}, "zero.offload_optimizer", "remove"),
     ({"zero.stage": 1, "zero.engine": "native", "deepspeed": {"gradient_clipping": 0.5}}, "deepspeed", "remove"),

@@ -1,0 +1,106 @@
+"""A layer's parameters, of which each rank keeps a share, and which are whole only while the layer computes."""
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+
+from debzero.train import gloo
+
+ALIGNMENT = 8  # elements: 16 bytes in half precision, as matrix products and vectorised kernels want them
+
+
+def aligned(elements: int, of: int = ALIGNMENT) -> int:
+    return -(-elements // of) * of
+
+
+class Unit:
+    """Parameters that lie one after the other in `whole`, whose memory is there between `start` and `free`.
+
+    What the backward pass needs of the weights are views of the same storage: they see what is gathered there again.
+    All work is queued on the current stream: a block of memory is reused only after what was queued before.
+    """
+
+    gradients = None  # nothing is kept for the next micro-batch but the share's sum
+
+    def __init__(self, parameters: Sequence[Any], decayed: Collection[Any], device: Any, half: Any) -> None:
+        """`decayed`: the parameters with weight decay. They come first, so that a share has at most two pieces for
+        AdamW."""
+        ranks, rank = dist.get_world_size(), dist.get_rank()
+        self.parameters = sorted(parameters, key=lambda parameter: parameter not in decayed)
+        self.starts, end, boundary = list[int](), 0, 0
+        for parameter in self.parameters:
+            self.starts.append(end)
+            end = aligned(end + parameter.numel())
+            boundary = end if parameter in decayed else boundary
+        self.share = aligned(end, ALIGNMENT * ranks) // ranks  # elements
+        whole = torch.zeros(self.share * ranks, device=device)
+        for parameter, part in self._parts():
+            whole[part].copy_(parameter.detach().reshape(-1))
+        dist.broadcast(whole, 0)
+        self.master = whole[rank * self.share:(rank + 1) * self.share].clone()
+        self.master.grad = torch.zeros_like(self.master)
+        self.own = self.master.to(half)  # in fp32 the same tensor
+        cut = min(max(boundary - rank * self.share, 0), self.share)
+        self.pieces = (self.master[:cut], self.master[cut:])  # with weight decay, and without
+        self.pieces[0].grad, self.pieces[1].grad = self.master.grad[:cut], self.master.grad[cut:]
+        self.whole = whole.to(half)
+        for parameter, part in self._parts():
+            parameter.data = self.whole[part].view_as(parameter)
+        self.storage = _storage(self.whole)
+        self.bytes = self.storage.nbytes()
+        self.work: Optional[Any] = None
+        self.free()
+
+    def _parts(self) -> Iterator[tuple[Any, slice]]:
+        for parameter, start in zip(self.parameters, self.starts):
+            yield parameter, slice(start, start + parameter.numel())
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the weights are gathered, or on their way."""
+        return bool(self.storage.nbytes())
+
+    def start(self) -> None:
+        """Begin to gather the weights, if nobody has."""
+        if not self.is_there:
+            self.storage.resize_(self.bytes)
+            gather = dist.all_gather_into_tensor if self.whole.is_cuda else gloo.all_gather_into_tensor
+            self.work = gather(self.whole, self.own, async_op=True)
+
+    def wait(self) -> None:
+        """Have the weights there for what is queued from now on."""
+        self.start()
+        if self.work is not None:
+            self.work.wait()
+            self.work = None
+
+    def free(self) -> None:
+        """What was queued before still finds the weights."""
+        if self.work is not None:  # nothing has used them
+            self.work.wait()
+            self.work = None
+        self.storage.resize_(0)
+
+    def take_gradients(self) -> Any:
+        """Those of all parameters in one tensor, zeros where there is none; the parameters have none any more."""
+        whole = self.own.new_empty(self.share * dist.get_world_size())
+        parts, end = list[Any](), 0
+        for parameter, part in self._parts():
+            if part.start > end:
+                parts.append(whole.new_zeros(part.start - end))
+            parts.append(whole.new_zeros(parameter.numel()) if parameter.grad is None else parameter.grad.reshape(-1))
+            parameter.grad, end = None, part.stop
+        torch.cat([*parts, whole.new_zeros(len(whole) - end)], out=whole)
+        return whole
+
+    def renew(self) -> None:
+        """Take over what the optimizer made of the share's weights."""
+        if self.own is not self.master:
+            self.own.copy_(self.master)
+
+
+def _storage(tensor: Any) -> Any:
+    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage().untyped()
