@@ -57,9 +57,16 @@ class ShardedEngine(NativeEngine):
     def _surrounded(self, number: int, layer: Any) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             self._enter(number)
-            given = {(id(tensor), tensor._version) for tensor in _tensors((args, kwargs))}
+            training = self.phase == "forward"
+            given = {(id(tensor), tensor._version) for tensor in _tensors((args, kwargs)) if training}
             output = self.forwards[type(layer)](layer, *args, **kwargs)
-            self._leave(number, [t for t in _tensors(output) if (id(t), t._version) not in given])
+            for tensor in _tensors(output) if training else ():
+                # What a layer only passes on, such as T5's position bias, says nothing of its own backward pass.
+                if tensor.grad_fn is not None and (id(tensor), tensor._version) not in given:
+                    tensor.register_hook(lambda gradient: self._enter(number))
+            # The backward pass begins with the last layer, and frees the others itself.
+            if self.phase == "evaluation" or training and number + 1 < len(self.units):
+                self.units[number].free()
             return output
 
         return forward
@@ -74,16 +81,6 @@ class ShardedEngine(NativeEngine):
         following = number - 1 if backward else number + 1
         if 0 <= following < len(self.units):
             self.units[following].start()
-
-    def _leave(self, number: int, made: list[Any]) -> None:
-        """After a layer's forward pass, which has made these tensors."""
-        if self.phase == "backward":
-            return
-        for tensor in made:
-            if tensor.grad_fn is not None:
-                tensor.register_hook(lambda gradient: self._enter(number))
-        if self.phase == "evaluation" or number + 1 < len(self.units):  # the backward pass begins with the last
-            self.units[number].free()
 
     def _send_after(self, number: int) -> None:
         """Send the gradients of the layers after this one."""
