@@ -67,7 +67,8 @@ ZERO: dict[str, dict[str, Any]] = {
     "none": {"stage": "none"}, "zero1": {"stage": 1}, "zero2": {"stage": 2}, "zero3": {"stage": 3},
     "zero1-speed": {"stage": 1, "favour": "speed"}, "zero2-speed": {"stage": 2, "favour": "speed"},
     "zero3-speed": {"stage": 3, "favour": "speed"},
-    "native1": {"stage": 1, "engine": "native"}, "native2": {"stage": 2, "engine": "native"}}
+    "native1": {"stage": 1, "engine": "native"}, "native2": {"stage": 2, "engine": "native"},
+    "native3": {"stage": 3, "engine": "native"}}
 DIVIDED: dict[str, dict[str, int]] = {"pipeline2": {"pipeline": 2}, "tensor2": {"tensor": 2}}
 OURS = [*ZERO, *DIVIDED]
 OTHERS = ["ddp", "fsdp2", "trainer2", "trainer3"]

@@ -42,7 +42,7 @@ GAVE_UP = "runs without CUDA graphs"
 MODEL = {"type": "bert", "vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 256, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 RATE = 3e-3
-RESUMED = ("none", "zero2", "zero3", "native1", "native2")
+RESUMED = ("none", "zero2", "zero3", "native1", "native2", "native3")
 
 
 class Run(NamedTuple):

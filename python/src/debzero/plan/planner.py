@@ -97,11 +97,12 @@ def _deepspeed_release() -> tuple[int, int]:
 
 
 def compiles_layers(resolved: ResolvedJob) -> bool:
-    """Whether training on a GPU would compile the layers: see model/compiled.can_compile. Stage 3 never does."""
+    """Whether training on a GPU would compile the layers: see model/compiled.can_compile. DeepSpeed's stage
+    3 never does."""
     import torch
 
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return (resolved.job.train.compile == "auto" and resolved.stage < 3 and release >= (2, 4)
+    return (resolved.job.train.compile == "auto" and (resolved.stage < 3 or resolved.is_native) and release >= (2, 4)
             and importlib.util.find_spec("triton") is not None)
 
 
