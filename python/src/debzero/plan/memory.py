@@ -39,6 +39,8 @@ class ParameterCounts:
     buffers_bytes: int
     largest_layer: int      # elements that stage 3 gathers at once at most, between the embeddings and the loss
     hidden: int             # the hidden size
+    layers: int = 0         # elements of all repeated layers, whose weights the native engine's stage 3 gathers one
+    layer: int = 0          # after the other, and of the largest of them
 
     @property
     def groups(self) -> list[tuple[int, ...]]:
@@ -121,7 +123,7 @@ def predict(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bo
 
 def _of_rank(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bool, rank: int) -> Memory:
     if not setting.zero:
-        engine = _native if setting.stage else _plain
+        engine = (_plain, _native, _native, _native_sharded)[setting.stage]
     else:
         engine = _sharded_states if setting.stage < 3 else _sharded_parameters
     base, gradients, phases = engine(model, setting, rank)
@@ -176,6 +178,28 @@ def _native(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory
     # All weights are gathered in place; unfused AdamW works on a copy of the share.
     working = 0 if setting.fused else 2 * FLOAT * share
     return base, gradients, {"step": replace(base, temporary=working)}
+
+
+def _native_sharded(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
+    """debzero's own ZeRO 3 (train/engine_sharded.py). All weights are sharded. The root, which is all but the repeated
+    layers, is whole for as long as a micro-batch takes, and so are its gradients once they are complete; so is a layer
+    that computes and the one after it. A layer's gradients are copied into one tensor to be sent, and IN_FLIGHT of
+    these are on their way while the next layer's come. The root's are sent last, when its weights are freed."""
+    width, share, root = setting.width, model.total / setting.ranks, model.total - model.layers
+    own = 0 if width == FLOAT else width * share  # in fp32 the optimizer's weights are sent
+    base = Parts(parameters=own, optimizer=(MASTER + MOMENTS) * share, gradients=FLOAT * share,
+                 buffers=model.buffers_bytes + WORKSPACES)
+    computing = replace(base, parameters=own + width * (root + 2 * model.layer))
+
+    def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+        waiting = np.minimum(curve.gradients, root + model.layer)
+        sent = np.minimum(curve.gradients, IN_FLIGHT * model.layer)
+        return np.full_like(waiting, base.gradients), width * (waiting + sent * (1 + 1 / setting.ranks))
+
+    sent = width * (root + model.layer) * (1 + 1 / setting.ranks)
+    last = replace(base, gradients=base.gradients + width * root, buffers=base.buffers + sent)
+    working = 0 if setting.fused else 2 * FLOAT * share
+    return computing, gradients, {"reduce": last, "step": replace(base, temporary=working)}
 
 
 def _partition(sizes: Sequence[int], ranks: int, rank: int) -> tuple[int, int, int]:

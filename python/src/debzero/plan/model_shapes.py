@@ -145,9 +145,11 @@ class Shapes:
         modules.append(model.get_output_embeddings() or torch.nn.Identity())
         whole = set(compiled.blocks(model) if self.job.zero.favour == "speed" else [])
         largest = max(sum(p.numel() for p in module.parameters(recurse=module in whole)) for module in modules)
+        layers = [sum(p.numel() for p in layer.parameters()) for layer in compiled.blocks(model)]
         counts = ParameterCounts(tuple(p.numel() for p in parameters if p.dim() > 1),
                                  tuple(p.numel() for p in parameters if p.dim() <= 1),
-                                 sum(b.numel() * b.element_size() for b in model.buffers()), largest, self.hidden)
+                                 sum(b.numel() * b.element_size() for b in model.buffers()), largest, self.hidden,
+                                 sum(layers), max(layers, default=0))
         return _Built(model, shorten(model), counts, attention)
 
     def _batch(self) -> dict[str, Any]:

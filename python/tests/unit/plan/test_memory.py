@@ -1,4 +1,6 @@
 """The predicted memory of each engine, against the papers and the engines' own rules."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,21 @@ def test_stage_3_gathers_as_much_as_it_may_ahead():
 def test_accumulation_keeps_gradients_through_the_forward_pass():
     once, twice = (predict(MODEL, NOTHING, Setting(0, 4, 1, steps, "bf16", {})) for steps in (1, 2))
     assert twice.phases_bytes.get("forward", 0) > once.phases_bytes.get("forward", 0)
+
+
+def test_the_native_engine_gathers_one_layer_after_the_other_at_stage_3():
+    model = replace(MODEL, layers=80 * 10**6, layer=10**6)
+    root = model.total - model.layers
+    complete = np.linspace(0.0, model.total, 101)
+    found = predict(model, Curve(np.zeros(101), np.zeros(101), complete, 1), Setting(3, 4, 1, 1, "bf16", {}))
+    sent = IN_FLIGHT * 10**6 * (1 + 1 / 4)
+    gradients = root + 10**6 + sent
+    assert found.phases_bytes["backward"] == pytest.approx(
+        18 / 4 * model.total + 2 * (root + 2 * 10**6 + gradients) + WORKSPACES, rel=0.01)
+    assert found.phases_bytes["reduce"] == pytest.approx(
+        18 / 4 * model.total + 2 * (root + (root + 10**6) * (1 + 1 / 4)) + WORKSPACES, rel=0.01)
+    whole = predict(replace(model, layers=0, layer=0), NOTHING, Setting(3, 4, 1, 1, "bf16", {}))
+    assert whole.peak_bytes > found.peak_bytes, "a model without repeated layers is gathered whole"
 
 
 @pytest.mark.parametrize("stage", [1, 2])
