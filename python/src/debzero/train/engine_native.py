@@ -20,42 +20,29 @@ from debzero.train import gloo, native_checkpoint
 from debzero.train.engine import HALF, parameter_groups
 from debzero.train.engine_own import OwnEngine, buckets
 from debzero.train.gradient_mean import listen
+from debzero.train.units import Flat
 
 GROWTH, BACKOFF, WINDOW = 2.0, 0.5, 2000  # of fp16's loss scale, as torch's GradScaler has them
 
 
-class Bucket:
-    """Parameters whose weights lie one after the other in `weights`, of which each rank updates an equal share."""
+class Bucket(Flat):
+    """Parameters whose weights are whole on all ranks, and of which each rank updates an equal share."""
 
     def __init__(self, parameters: Sequence[Any], device: Any, half: Any, keeps_gradients: bool) -> None:
-        self.parameters, ranks, rank = list(parameters), dist.get_world_size(), dist.get_rank()
-        self.length = sum(parameter.numel() for parameter in parameters)
-        self.share = -(-self.length // (8 * ranks)) * 8  # elements; a multiple of 16 bytes also in half precision
-        whole = torch.zeros(self.share * ranks, device=device)
-        torch.cat([p.detach().reshape(-1).to(device) for p in parameters], out=whole[:self.length])
-        dist.broadcast(whole, 0)
+        super().__init__(parameters)
+        rank, whole, self.missing = dist.get_rank(), self.first_weights(device), 0
         self.weights = whole.to(half)
         self.own = self.weights[rank * self.share:(rank + 1) * self.share]
         self.master = whole[rank * self.share:(rank + 1) * self.share].clone()
         self.master.grad = torch.zeros_like(self.master)
         self.gradients = torch.zeros_like(self.weights) if keeps_gradients else None
-        start, self.missing, self.starts = 0, 0, list[int]()
-        for parameter in parameters:
-            self.starts.append(start)
-            part = slice(start, start := start + parameter.numel())
+        for parameter, part in self.parts():
             parameter.data = self.weights[part].view_as(parameter)
             parameter.grad = None if self.gradients is None else self.gradients[part].view_as(parameter)
 
     def take_gradients(self) -> Any:
         """The gradients of all parameters in one tensor; the parameters have none any more, unless they are kept."""
-        if self.gradients is not None:
-            return self.gradients
-        whole = torch.empty_like(self.weights)
-        parts = [(p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1)) for p in self.parameters]
-        torch.cat([*parts, self.weights.new_zeros(len(whole) - self.length)], out=whole)
-        for parameter in self.parameters:
-            parameter.grad = None
-        return whole
+        return self.joined_gradients(self.weights.dtype) if self.gradients is None else self.gradients
 
 
 class NativeEngine(OwnEngine):

@@ -31,6 +31,17 @@ def device() -> Any:
     return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
+def barrier() -> None:
+    """Wait for all ranks."""
+    import torch
+    import torch.distributed as dist
+
+    if dist.get_backend() == "nccl":  # which guesses the device where it is not told, and says so
+        dist.barrier(device_ids=[torch.cuda.current_device()])
+    else:
+        dist.barrier()
+
+
 def _encoded(value: Any) -> Any:
     """uint8[bytes] of a value."""
     import torch

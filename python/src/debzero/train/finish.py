@@ -40,7 +40,7 @@ def finish(setup: Setup, saver: Saver) -> None:
         context.folder.end("finished")
         context.progress.state("finished", f"finished, {report.headline(finished)}")
         context.progress.say(report.text(finished))
-    dist.barrier()
+    exchange.barrier()
 
 
 def _describe(setup: Setup, finished: Report) -> None:

@@ -23,7 +23,7 @@ class GradientMean:
     def __init__(self, parameters: Sequence[Any], group: Any = None) -> None:
         """`group`: the ranks that have these parameters; all by default."""
         self.group = group
-        warnings.filterwarnings("ignore", "torch.distributed.all_reduce_coalesced will be deprecated")  # since 2021
+        warnings.filterwarnings("ignore", ".*all_reduce_coalesced.* will be deprecated")  # since 2021
         self.buckets: list[list[Any]] = []
         self.bucket_of: dict[Any, int] = {}
         room = 0

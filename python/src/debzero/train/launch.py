@@ -21,6 +21,7 @@ from debzero.base.environment import environment
 from debzero.base.errors import InputError
 from debzero.base.failures import disk_full
 from debzero.base.text import printable_lines
+from debzero.deepspeed_json import releases
 from debzero.hosts import cluster
 from debzero.hosts.member import Ended, Stopped
 from debzero.resolve.resolve import ResolvedJob
@@ -163,8 +164,10 @@ def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path, hosts: Optional[
     logging.disable(logging.CRITICAL)  # the launcher's: the ranks report themselves why they failed
     ranks = range(resolved.local_ranks)
     first = hosts.cluster.number * len(ranks) if hosts else 0
+    abort = "TORCH_NCCL_ASYNC_ERROR_HANDLING" if releases.parsed(releases.here().torch) >= (2, 2) else (
+        "NCCL_ASYNC_ERROR_HANDLING")
     common = {"WORLD_SIZE": str(resolved.layout.ranks), "LOCAL_WORLD_SIZE": str(len(ranks)),
-              "NCCL_ASYNC_ERROR_HANDLING": os.environ.get("NCCL_ASYNC_ERROR_HANDLING", "1")}
+              abort: os.environ.get(abort, "1")}
     arguments = (*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
     logs = meeting / "logs"
     logs.mkdir()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from debzero.base.environment import environment
 from debzero.base.errors import OutOfMemory
@@ -18,7 +17,7 @@ from debzero.model import compiled
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run.folder import RunFolder
 from debzero.run.progress import Progress
-from debzero.train import placement
+from debzero.train import exchange, placement
 from debzero.train.agreement import Control, Stop, Stopping
 from debzero.train.context import Context
 from debzero.train.engine import rate_at
@@ -65,7 +64,7 @@ class Training:
             self.saver.save()
             raise
         if self.measured:
-            dist.barrier()
+            exchange.barrier()
         else:
             finish(self.setup, self.saver)
 

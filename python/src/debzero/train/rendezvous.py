@@ -28,7 +28,7 @@ from debzero.base.environment import environment
 from debzero.base.errors import PassingError, UserError
 from debzero.base.files import remove, temporary_name
 from debzero.hosts import cluster, network
-from debzero.train import peers
+from debzero.train import exchange, peers
 
 STORE = "store"  # the file in the folder
 LOCAL = ("127.", "localhost", "::1")  # how a MASTER_ADDR of this host begins
@@ -82,7 +82,7 @@ class Meeting:
         with peers.checked(nccl, hosts), _connecting():
             dist.init_process_group(backend, **place)
             if nccl:  # which connects when it is first used
-                dist.barrier()
+                exchange.barrier()
         _check_new_groups(nccl, hosts)
 
     def leave(self) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-import torch.distributed as dist
-
 from debzero.base.errors import UserError
 from debzero.base.text import count_text
 from debzero.run import checkpoint, reshard
 from debzero.run.records import RunIdentity, TrainingState
-from debzero.train import gathering, placement
+from debzero.train import exchange, gathering, placement
 from debzero.train.context import Context
 
 
@@ -79,7 +77,7 @@ def _make_ready(context: Context, start: Start, found: gathering.Whole) -> None:
 
 def loaded(context: Context) -> None:
     """The temporary copies of the checkpoint are not needed any more. All ranks call this."""
-    dist.barrier()
+    exchange.barrier()
     if context.leads:
         for name in checkpoint.TEMPORARY:
             checkpoint.drop_temporary(context.folder.checkpoints, name)

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch.distributed as dist
-
 from debzero.base.errors import UserError
 from debzero.base.files import new_folder, write_json
 from debzero.model.publish import as_published, inputs_of
 from debzero.run import checkpoint
 from debzero.run.folder import MODEL_FACTS
+from debzero.train import exchange
 from debzero.train.meter import Meter
 from debzero.train.setup import Setup
 
@@ -64,7 +63,7 @@ class Saver:
                     engine.model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)
                 self.setup.samples.prepared.tokenizer.save_pretrained(temporary)
                 write_json(temporary / MODEL_FACTS, {"step": self.setup.state.step, "inputs": inputs_of(job)})
-        dist.barrier()
+        exchange.barrier()
 
     @contextmanager
     def _watched(self, folder: Path) -> Iterator[None]:

@@ -1,4 +1,5 @@
-"""A layer's parameters, of which each rank keeps a share, and which are whole only while the layer computes."""
+"""Parameters in one flat tensor, of which each rank has an equal share; those of a layer are whole only while it
+computes."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,7 +17,46 @@ def aligned(elements: int, of: int = ALIGNMENT) -> int:
     return -(-elements // of) * of
 
 
-class Unit:
+class Flat:
+    """Parameters that lie one after the other in one tensor. Each begins at a multiple of 16 bytes: compiled kernels
+    that have once seen a layer's so take all others' for such."""
+
+    def __init__(self, parameters: Sequence[Any]) -> None:
+        self.parameters, self.starts, self.end = list(parameters), list[int](), 0
+        for parameter in self.parameters:
+            self.starts.append(self.end)
+            self.end = aligned(self.end + parameter.numel())
+        ranks = dist.get_world_size()
+        self.share = aligned(self.end, ALIGNMENT * ranks) // ranks  # elements of each rank's equal part
+
+    def parts(self) -> Iterator[tuple[Any, slice]]:
+        for parameter, start in zip(self.parameters, self.starts):
+            yield parameter, slice(start, start + parameter.numel())
+
+    def first_weights(self, device: Any) -> Any:
+        """fp32[share * ranks], on all ranks as on the first."""
+        whole = torch.zeros(self.share * dist.get_world_size(), device=device)
+        for parameter, part in self.parts():
+            whole[part].copy_(parameter.detach().reshape(-1))
+        dist.broadcast(whole, 0)
+        return whole
+
+    def joined_gradients(self, kind: Any) -> Any:
+        """kind[share * ranks]: the gradients of all parameters, zeros where there is none; the parameters have none any
+        more."""
+        device = self.parameters[0].device
+        whole = torch.empty(self.share * dist.get_world_size(), dtype=kind, device=device)
+        parts, end = list[Any](), 0
+        for parameter, part in self.parts():
+            if part.start > end:
+                parts.append(whole.new_zeros(part.start - end))
+            parts.append(whole.new_zeros(parameter.numel()) if parameter.grad is None else parameter.grad.reshape(-1))
+            parameter.grad, end = None, part.stop
+        torch.cat([*parts, whole.new_zeros(len(whole) - end)], out=whole)
+        return whole
+
+
+class Unit(Flat):
     """Parameters that lie one after the other in `whole`, whose memory is there between `start` and `free`.
 
     What the backward pass needs of the weights are views of the same storage: they see what is gathered there again.
@@ -28,18 +68,9 @@ class Unit:
     def __init__(self, parameters: Sequence[Any], decayed: Collection[Any], device: Any, half: Any) -> None:
         """`decayed`: the parameters with weight decay. They come first, so that a share has at most two pieces for
         AdamW."""
-        ranks, rank = dist.get_world_size(), dist.get_rank()
-        self.parameters = sorted(parameters, key=lambda parameter: parameter not in decayed)
-        self.starts, end, boundary = list[int](), 0, 0
-        for parameter in self.parameters:
-            self.starts.append(end)
-            end = aligned(end + parameter.numel())
-            boundary = end if parameter in decayed else boundary
-        self.share = aligned(end, ALIGNMENT * ranks) // ranks  # elements
-        whole = torch.zeros(self.share * ranks, device=device)
-        for parameter, part in self._parts():
-            whole[part].copy_(parameter.detach().reshape(-1))
-        dist.broadcast(whole, 0)
+        super().__init__(sorted(parameters, key=lambda parameter: parameter not in decayed))
+        rank, whole = dist.get_rank(), self.first_weights(device)
+        boundary = max((aligned(part.stop) for parameter, part in self.parts() if parameter in decayed), default=0)
         self.master = whole[rank * self.share:(rank + 1) * self.share].clone()
         self.master.grad = torch.zeros_like(self.master)
         self.own = self.master.to(half)  # in fp32 the same tensor
@@ -47,16 +78,12 @@ class Unit:
         self.pieces = (self.master[:cut], self.master[cut:])  # with weight decay, and without
         self.pieces[0].grad, self.pieces[1].grad = self.master.grad[:cut], self.master.grad[cut:]
         self.whole = whole.to(half)
-        for parameter, part in self._parts():
+        for parameter, part in self.parts():
             parameter.data = self.whole[part].view_as(parameter)
         self.storage = _storage(self.whole)
         self.bytes = self.storage.nbytes()
         self.work: Optional[Any] = None
         self.free()
-
-    def _parts(self) -> Iterator[tuple[Any, slice]]:
-        for parameter, start in zip(self.parameters, self.starts):
-            yield parameter, slice(start, start + parameter.numel())
 
     @property
     def is_there(self) -> bool:
@@ -85,16 +112,7 @@ class Unit:
         self.storage.resize_(0)
 
     def take_gradients(self) -> Any:
-        """Those of all parameters in one tensor, zeros where there is none; the parameters have none any more."""
-        whole = self.own.new_empty(self.share * dist.get_world_size())
-        parts, end = list[Any](), 0
-        for parameter, part in self._parts():
-            if part.start > end:
-                parts.append(whole.new_zeros(part.start - end))
-            parts.append(whole.new_zeros(parameter.numel()) if parameter.grad is None else parameter.grad.reshape(-1))
-            parameter.grad, end = None, part.stop
-        torch.cat([*parts, whole.new_zeros(len(whole) - end)], out=whole)
-        return whole
+        return self.joined_gradients(self.own.dtype)
 
     def renew(self) -> None:
         """Take over what the optimizer made of the share's weights."""
