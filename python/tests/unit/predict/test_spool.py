@@ -1,0 +1,439 @@
+"""A folder of files to answer: what kills and hostile uploads cannot do to it, and what a newcomer may do wrong."""
+import json
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from others import OTHER, as_other, give, in_child, public_folder
+from predicting import answers, saved
+from warm import server
+
+from debzero.base.errors import InputError, PassingError
+from debzero.cli import main, parser
+from debzero.predict import spool as module
+from debzero.predict.spool import MOST_DEATHS, Spool
+from debzero.predict.watch import Watcher
+
+ROWS = 2500  # three pieces
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return saved(trained, "spooled", "bert", "classification")
+
+
+@pytest.fixture
+def spool(tmp_path, monkeypatch):
+    """A new spool folder; the tests are back where they were when they end."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    for name in ("in", "out", "failed"):
+        (folder / name).mkdir()
+    return folder
+
+
+def watcher(model, spool, *more):
+    options = parser().parse_args(["predict", str(model.folder), "--spool", str(spool), *more])
+    return Watcher(options, model.folder.absolute())
+
+
+def settle(watching, times=3):
+    """Look until all that is there was seen twice and answered."""
+    for _ in range(times):
+        watching.look()
+
+
+def put(spool, name, content):
+    """As a newcomer is to do it."""
+    (spool / f".{name}").write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.rename(spool / f".{name}", spool / "in" / name)
+
+
+def listed(spool, *folders):
+    return {folder: sorted(os.listdir(spool / folder)) for folder in folders or ("in", "out", "failed")}
+
+
+def rows(count=ROWS, first=0):
+    return "".join(f'{{"number": "{number}", "text": "the old cat {number % 50}"}}\n'
+                   for number in range(first, first + count))
+
+
+def test_each_format_comes_back_under_its_name(model, spool, capsys):
+    watching = watcher(model, spool, "--keep", "number")
+    put(spool, "a.csv", "number,text\n1,cat\n2,\n")
+    put(spool, "b.jsonl", rows(2))
+    put(spool, "c.json", json.dumps([{"number": 7, "text": "saw"}]))
+    settle(watching)
+    assert listed(spool) == {"in": [], "out": ["a.csv", "b.jsonl", "c.json.jsonl"], "failed": []}
+    assert (spool / "out/a.csv").read_text().startswith("number,text,answer,probability\n1,cat,")
+    assert [row["number"] for row in answers((spool / "out/b.jsonl").read_text())] == ["0", "1"]
+    assert listed(spool, "work/taken", "work/input", "work/answers") == {
+        "work/taken": [], "work/input": [], "work/answers": []}
+    assert "answered: " in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_put_aside_with_one_sentence(model, spool):
+    watching = watcher(model, spool)
+    put(spool, "a.csv", "text\na\nb,c\n")
+    put(spool, "b.txt", "a\n")
+    put(spool, "c.jsonl", '{"body": "a"}\n')
+    put(spool, "d.jsonl", rows(1))
+    settle(watching)
+    assert listed(spool) == {"in": [], "out": ["d.jsonl"], "failed": [
+        "a.csv", "a.csv.txt", "b.txt", "b.txt.txt", "c.jsonl", "c.jsonl.txt"]}
+    said = {name: (spool / "failed" / f"{name}.txt").read_text() for name in ("a.csv", "b.txt", "c.jsonl")}
+    assert "line 3 has 2 fields, and the header names 1 column" in said["a.csv"]
+    assert "has no name of a file of texts" in said["b.txt"] and "it has no column 'text'" in said["c.jsonl"]
+    assert all(text.count("\n") == 1 for text in said.values())
+    assert (spool / "failed/a.csv").read_text() == "text\na\nb,c\n"
+
+
+def test_nothing_takes_the_place_of_another_s(model, spool):
+    watching = watcher(model, spool)
+    for content in (rows(1), rows(1, 5), "no"):
+        put(spool, "a.jsonl", content)
+        settle(watching)
+    put(spool, "a.jsonl.txt", "its name is that of a sentence")
+    put(spool, "a.jsonl", "no, too")
+    settle(watching)
+    assert listed(spool, "out") == {"out": ["a.2.jsonl", "a.jsonl"]}
+    contents = {(spool / "failed" / name).read_text() for name in os.listdir(spool / "failed")}
+    assert {"no", "no, too", "its name is that of a sentence"} < contents and len(contents) == 6
+
+
+def test_what_is_still_written_is_left_alone(model, spool):
+    watching = watcher(model, spool)
+    (spool / "in/.a.jsonl").write_text(rows(1))
+    with open(spool / "in/b.jsonl", "w") as file:
+        for number in range(4):
+            file.write(rows(1, number))
+            file.flush()
+            watching.look()
+    assert listed(spool) == {"in": [".a.jsonl", "b.jsonl"], "out": [], "failed": []}
+    settle(watching)
+    assert listed(spool) == {"in": [".a.jsonl"], "out": ["b.jsonl"], "failed": []}
+    assert len(answers((spool / "out/b.jsonl").read_text())) == 4
+
+
+def test_another_model_is_taken_up_for_the_next_file(model, trained, spool):
+    other = saved(trained, "spooled-other", "bert", "regression")
+    current = spool.parent / "current"
+    current.symlink_to(model.folder)
+    options = parser().parse_args(["predict", str(current), "--spool", str(spool)])
+    watching = Watcher(options, current)
+    put(spool, "a.jsonl", rows(1))
+    settle(watching)
+    (spool.parent / "next").symlink_to(other.folder)
+    os.replace(spool.parent / "next", current)
+    put(spool, "b.jsonl", rows(1))
+    settle(watching)
+    first, second = (answers((spool / f"out/{name}.jsonl").read_text())[0] for name in "ab")
+    assert isinstance(first["answer"], str) and isinstance(second["answer"], float)
+
+
+SECRET = '{"text": "a secret of the service\'s"}\n'
+
+
+def links(spool):
+    """What a hostile user may put into `in`, by name; none of it may be followed or hold anything up."""
+    secret = spool.parent / "secret.jsonl"
+    secret.write_text(SECRET)
+    (spool / "in/link.jsonl").symlink_to(secret)
+    (spool / "in/folder-link.jsonl").symlink_to(spool.parent)
+    os.link(secret, spool / "in/hard.jsonl")
+    os.mkfifo(spool / "in/fifo.jsonl")
+    with socket.socket(socket.AF_UNIX) as listening:
+        os.chdir(spool / "in")
+        listening.bind("socket.jsonl")
+        os.chdir(spool)
+    (spool / "in/folder.jsonl").mkdir()
+    (spool / "in/folder.jsonl/inner.jsonl").write_text(rows(1))
+    if os.geteuid() == 0:
+        os.mknod(spool / "in/zero.jsonl", 0o666 | 0o020000, os.makedev(1, 5))
+    for name in (b"line\nbreak.jsonl", b"esc\x1b[31m.jsonl", b"byte\xff.jsonl", b"n" * 240 + b".jsonl", b"-rf.jsonl"):
+        with open(os.path.join(os.fsencode(spool / "in"), name), "wb") as file:
+            file.write(rows(1).encode())
+    with open(spool / "in/huge.jsonl", "wb") as file:
+        file.truncate(module.LARGEST + 1)
+    with open(spool / "in/long-line.jsonl", "wb") as file:
+        file.write(b'{"text": "' + b"a" * 2**26 + b'"}\n')
+
+
+def test_nothing_hostile_is_followed(model, spool, capfd, monkeypatch):
+    monkeypatch.setattr(module, "LARGEST", 2**27)  # the machine of the tests need not copy 4 GiB
+    watching = watcher(model, spool)
+    links(spool)
+    settle(watching)
+    found = listed(spool)
+    assert found["in"] == [] and found["out"] == ["-rf.jsonl"]
+    for name, reason in {"link": "is a link, which is not followed", "folder-link": "is a link", "fifo": "is no regular",
+                         "socket": "is no regular file", "hard": "has a second name", "folder": "is no regular file",
+                         "huge": "has more than", "long-line": ""}.items():
+        assert reason in (spool / "failed" / f"{name}.jsonl.txt").read_text(), name
+    for name in ("link", "folder-link", "fifo", "socket", "zero"):
+        assert not os.path.lexists(spool / "failed" / f"{name}.jsonl"), name
+    assert (spool.parent / "secret.jsonl").read_text() == SECRET
+    said = capfd.readouterr().out
+    assert "line\\nbreak.jsonl has a name with characters" in said and "\x1b" not in said
+    assert all(name.isprintable() and len(os.fsencode(name)) < 200 for name in found["failed"])
+    assert SECRET not in "".join(path.read_text(errors="replace") for folder in ("out", "failed")
+                                 for path in (spool / folder).rglob("*.txt"))
+
+
+def test_a_folder_that_was_swapped_for_a_link_is_not_followed(model, spool, tmp_path):
+    watching = watcher(model, spool)
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("in", "out", "failed", "work/taken", "work/input", "work/answers"):
+        (elsewhere / name).mkdir(parents=True)
+    put(spool, "a.jsonl", rows(1))
+    spool.rename(tmp_path / "moved")
+    spool.symlink_to(elsewhere)
+    put(spool, "b.jsonl", rows(1))
+    settle(watching)
+    assert listed(tmp_path / "moved") == {"in": [], "out": ["a.jsonl"], "failed": []}
+    assert listed(elsewhere) == {"in": ["b.jsonl"], "out": [], "failed": []}
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda spool: spool.chmod(0o770), "others may write to it"),
+    (lambda spool: give(spool), "belongs to somebody else"),
+    (lambda spool: (spool / "work").mkdir(mode=0o777) or (spool / "work").chmod(0o777), "may be written to by other"),
+    (lambda spool: (spool / "work").symlink_to(spool / "out"), "work in it is no folder"),
+    (lambda spool: (spool / "in").rmdir() or (spool / "in").symlink_to(spool / "out"), "in in it is no folder"),
+    (lambda spool: spool.rename(spool.parent / "x") and spool.symlink_to(spool.parent / "x"), "cannot be used"),
+])
+def test_a_folder_in_which_others_could_swap_things_is_refused(spool, damage, said):
+    damage(spool)
+    with pytest.raises(InputError) as error:
+        Spool(spool)
+    assert said in error.value.text().replace("\n", " ").replace("     ", "")
+
+
+def test_two_do_not_work_in_one_folder(model, spool, capsys):
+    watching = watcher(model, spool)
+    assert main(["predict", str(model.folder), "--spool", str(spool)]) == 2
+    assert f"process {os.getpid()} works in it already" in " ".join(capsys.readouterr().err.split())
+    assert watching.spool.begun() == (None, [])
+
+
+def test_what_does_not_go_together_is_refused(model, spool, capsys):
+    for more in (["a text"], ["--input", "a.csv"], ["--json"]):
+        assert main(["predict", str(model.folder), "--spool", str(spool), *more]) == 2
+        assert "--spool takes the files" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_full_disk_is_waited_for(model, spool, monkeypatch):
+    watching = watcher(model, spool)
+    put(spool, "a.jsonl", rows(5))
+    watching.look()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(PassingError, match="the disk is full"):
+            watching.look()
+    assert listed(spool) == {"in": [], "out": [], "failed": []}
+    settle(watching)
+    assert len(answers((spool / "out/a.jsonl").read_text())) == 5
+
+
+def test_a_file_that_ends_the_process_again_and_again_is_put_aside(model, spool, monkeypatch):
+    put(spool, "a.jsonl", rows(5))
+    put(spool, "b.jsonl", rows(5))
+    first = watcher(model, spool)
+    monkeypatch.setattr("debzero.predict.watch.File.count",
+                        lambda file: os._exit(9) if file.path.name == "a.jsonl" else 5)
+    os.close(first.spool._lock)
+
+    def die():
+        again = watcher(model, spool)
+        settle(again)
+    for _ in range(MOST_DEATHS):
+        assert in_child(die) == "" and listed(spool, "failed") == {"failed": []}
+    assert in_child(die) == "None"
+    assert listed(spool) == {"in": [], "out": ["b.jsonl"], "failed": ["a.jsonl", "a.jsonl.txt"]}
+    assert f"ended this process {MOST_DEATHS} times" in (spool / "failed/a.jsonl.txt").read_text()
+
+
+def test_another_user_s_files_are_taken_and_answers_are_the_group_s(model):
+    """The service's user answers what a member of the group has put there, who cannot swap what is in the folder."""
+    with public_folder() as folder:
+        for name, mode in {"spool": 0o755, "spool/in": 0o3770, "spool/out": 0o2770, "spool/failed": 0o2770,
+                           "spool/work": 0o2700}.items():
+            (folder / name).mkdir()
+            os.chown(folder / name, 0, OTHER.pw_gid)
+            (folder / name).chmod(mode)
+        spool = folder / "spool"
+
+        def upload():
+            os.umask(0o007)
+            put_as = spool / "in/.a.jsonl"
+            put_as.write_text(rows(3))
+            put_as.rename(spool / "in/a.jsonl")
+            (spool / "in/private.jsonl").write_text(rows(1))
+            (spool / "in/private.jsonl").chmod(0o600)
+            (spool / "in/folder.jsonl").mkdir(mode=0o700)
+            tried = []
+            for change in (lambda: (spool / "in").rename(spool / "x"), lambda: os.listdir(spool / "work"),
+                           lambda: (spool / "work").rmdir()):
+                try:
+                    change()
+                except PermissionError:
+                    tried.append("refused")
+            return tried
+
+        assert as_other(upload) == "['refused', 'refused', 'refused']"
+        with_umask = os.umask(0o027)
+        here = os.getcwd()
+        try:
+            watching = watcher(model, spool)
+            settle(watching)
+        finally:
+            os.umask(with_umask)
+            os.chdir(here)
+        made = (spool / "out/a.jsonl").stat()
+        assert (made.st_gid, made.st_mode & 0o777) == (OTHER.pw_gid, 0o640)
+
+        def collect():
+            text = (spool / "out/a.jsonl").read_text()
+            (spool / "out/a.jsonl").unlink()
+            return len(answers(text))
+
+        assert as_other(collect) == "3"
+
+
+def test_root_does_not_watch_a_folder_to_which_others_write(model):
+    with public_folder() as folder:
+        (folder / "spool/in").mkdir(parents=True)
+        os.chown(folder / "spool/in", 0, OTHER.pw_gid)
+        (folder / "spool/in").chmod(0o2770)
+        done = server().run(["predict", str(model.folder), "--spool", "spool"], folder)
+        assert done.returncode == 1 and "root does not work with what others may have put there" in done.stdout
+
+
+def start(model, spool):
+    return server().start(["predict", str(model.folder), "--keep", "number", "--spool", str(spool)], spool.parent)
+
+
+def wait(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_the_rows_that_are_computed_be_written(model, spool, number):
+    put(spool, "a.jsonl", rows())
+    process = start(model, spool)
+    wait(lambda: (spool / "work/answers/.a.jsonl.predict/journal.json").exists())
+    process.send_signal(number)
+    said, _ = process.communicate(60)
+    assert process.returncode == 128 + number and "stopped, after 0 files" in said, said
+    assert "Traceback" not in said and not (spool / "work/begun.json").exists()
+
+
+def whole(path, first):
+    return [row["number"] for row in answers(path.read_text())] == list(map(str, range(first, first + ROWS)))
+
+
+def killed(model, spool, kills, dice):
+    """Kill the service again and again at random moments, while files come in. The files that were answered."""
+    files = 0
+    while kills:
+        if not os.listdir(spool / "in"):
+            put(spool, f"{files}.jsonl", rows(first=files))
+            put(spool, f"{files}-bad.jsonl", f'{{"number": "{files}", "text": ["a list"]}}\n')
+            files += 1
+        process = start(model, spool)
+        time.sleep(dice.uniform(0, 3))
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(60)
+        kills -= 1
+    process = start(model, spool)
+    wait(lambda: len(os.listdir(spool / "out")) == files and len(os.listdir(spool / "failed")) == 2 * files)
+    process.terminate()
+    said, _ = process.communicate(60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    for number in range(files):
+        assert whole(spool / f"out/{number}.jsonl", number), number
+        assert "lists" in (spool / f"failed/{number}-bad.jsonl.txt").read_text()
+    found = listed(spool, "in", "work/taken", "work/input", "work/answers")
+    assert not any(found.values()), found
+    return files
+
+
+def test_no_kill_loses_or_doubles_a_row(model, spool):
+    killed(model, spool, 3, random.Random(5))
+
+
+@pytest.mark.long
+def test_fifty_kills_at_random_moments(model, spool):
+    print(f"50 kills, {killed(model, spool, 50, random.Random())} files")
+
+
+def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(model, spool, monkeypatch):
+    """Each in a child that ends at that call; the next one completes what it left."""
+    monkeypatch.setattr("debzero.predict.watch.Session", Double)
+    calls = [(os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"), (os, "unlink"), (os, "rmdir")]
+
+    def work(ends_at):
+        seen = 0
+
+        def counted(call):
+            def do(*arguments, **options):
+                nonlocal seen
+                seen += 1
+                if seen == ends_at:
+                    os._exit(9)
+                return call(*arguments, **options)
+            return do
+
+        watching = watcher(model, spool)
+        for owner, call in calls if ends_at else ():
+            setattr(owner, call, counted(getattr(owner, call)))
+        settle(watching)
+
+    number = deaths = 0
+    while deaths == number:
+        number += 1
+        put(spool, f"{number}.jsonl", rows(3, number))
+        put(spool, f"{number}.txt", "no")
+        ended = [in_child(lambda end=end: work(end)) for end in (number, 0)]
+        assert ended[1] == "None"
+        deaths += ended[0] == ""
+        assert [row["number"] for row in answers((spool / f"out/{number}.jsonl").read_text())] == [
+            str(row) for row in range(number, number + 3)]
+        assert {name: names for name, names in listed(
+            spool, "in", "work/taken", "work/input", "work/answers").items() if names} == {}
+        assert os.listdir(spool / "out") == [f"{number}.jsonl"]
+        assert sorted(os.listdir(spool / "failed")) == [f"{number}.txt", f"{number}.txt.txt"]
+        for folder in ("out", "failed"):
+            for path in Path(spool, folder).iterdir():
+                path.unlink()
+    assert deaths > 25
+
+
+class Double:
+    """In place of a session: its answers are the texts."""
+
+    def __init__(self, options, folder):
+        self.texts, self.most = ["number", "text"], 2
+
+    def load(self):
+        return self
+
+    def rows(self, piece, first, done):
+        return [{"number": number, "answer": text} for number, text in zip(*piece.texts)]
+
+    def output(self, file, path):
+        from debzero.predict.output import OutputFile
+
+        return OutputFile(path, ["number", "answer"], False, {})
