@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Optional
 
 from debzero.base.errors import InputError, Problem
-from debzero.base.failures import full_disk_named
 from debzero.base.files import created, read_json, remove, write_json, write_text
 from debzero.base.files import sync as sync_folder
 from debzero.base.own_files import OTHERS_WRITE, ForeignFileError, require_own
@@ -106,7 +105,7 @@ class Spool:
         return settled
 
     def take(self, name: str) -> str:
-        """Make the file the one that is begun; what to say where it is none. Raises a PassingError for a full disk."""
+        """Make the file the one that is begun; what to say where it is none."""
         waits = os.path.join("in", name)
         try:
             info = os.lstat(waits)
@@ -125,8 +124,7 @@ class Spool:
         try:
             if not copied.exists():
                 _check_name(name)
-                with full_disk_named(self.folder):
-                    _copy_to(taken, copied)
+                _copy_to(taken, copied)
         except Refused as refused:
             return self._aside(taken, str(refused))
         os.unlink(taken)

@@ -5,12 +5,13 @@ import signal
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base import privileges
 from debzero.base.errors import InputError, PassingError, UserError
+from debzero.base.failures import full_disk_named
 from debzero.base.systemd import notify
 from debzero.base.text import count_text, printable
 from debzero.predict import trained
@@ -62,7 +63,8 @@ class Watcher:
         while not self.signal:
             pause = INTERVAL
             try:
-                self.look()
+                with full_disk_named(self.spool.folder):
+                    self.look()
             except PassingError as error:
                 say(f"{error.reason}; trying again in {LATER:.0f} s")
                 pause = LATER
@@ -128,16 +130,16 @@ class Watcher:
             say(self.spool.fail(name, f"cannot be answered: {error.reason}; {error.fix}"))
 
     def write(self, session: Session, file: File, total: int) -> None:
-        made = session.output(file, self.spool.answers(file.path.name))
-        made.begin(total)
-        for piece in file.pieces(session.most, made.rows):
-            made.add(session.rows(piece, made.rows, alive))
-            self.spool.advance()
-            notify("WATCHDOG=1", f"STATUS=answering {file.path.name}: {made.rows} of {total} rows")
-            if self.signal:
-                return
-            self.spool.begin()
-        made.finish()
+        with closing(session.output(file, self.spool.answers(file.path.name))) as made:
+            made.begin(total)
+            for piece in file.pieces(session.most, made.rows):
+                made.add(session.rows(piece, made.rows, alive))
+                self.spool.advance()
+                notify("WATCHDOG=1", f"STATUS=answering {file.path.name}: {made.rows} of {total} rows")
+                if self.signal:
+                    return
+                self.spool.begin()
+            made.finish()
         say(self.spool.publish())
         self.answered += 1
 
