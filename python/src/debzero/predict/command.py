@@ -37,6 +37,30 @@ def add_predict(commands: Commands) -> None:
     parser.add_argument("--engine", choices=[*ENGINES], default="torch", help="what computes (default: torch)")
 
 
+def add_release(commands: Commands) -> None:
+    parser = add_command(
+        commands, "release", release,
+        "Let the service debzero-predict@NAME answer with an exported model. The export of the job NAME, or that in a "
+        "folder, is copied and checked, and takes the place of the former one at once; the service uses it for the "
+        "next file. Earlier releases stay beside it.",
+        ["debzero release demo", "debzero release demo --precision int8",
+         "debzero release reviews --from /srv/exports/reviews", "systemctl enable --now debzero-predict@demo"])
+    add_run_name(parser, "which is also what to call the service")
+    parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
+                        help="an export, where it is not that of the job NAME")
+    parser.add_argument("--precision", choices=["auto", "fp32", "fp16", "int8"], default="auto",
+                        help="which export of the job (default: auto; fp32, or whatever there is)")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="the folder of all models (default: the service's)")
+    add_json(parser)
+
+
+def release(options: argparse.Namespace) -> int:
+    """The exit code."""
+    from debzero.predict.release import release as run
+
+    return run(options)
+
+
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, metavar="FILE", help="a csv, json, jsonl or parquet file of texts")
     parser.add_argument("--output", type=Path, metavar="FILE",

@@ -174,7 +174,8 @@ def test_nothing_hostile_is_followed(model, spool, capfd, monkeypatch):
     settle(watching)
     found = listed(spool)
     assert found["in"] == [] and found["out"] == ["-rf.jsonl"]
-    for name, reason in {"link": "is a link, which is not followed", "folder-link": "is a link", "fifo": "is no regular",
+    for name, reason in {"link": "is a link, which is not followed", "folder-link": "is a link",
+                         "fifo": "is no regular file",
                          "socket": "is no regular file", "hard": "has a second name", "folder": "is no regular file",
                          "huge": "has more than", "long-line": ""}.items():
         assert reason in (spool / "failed" / f"{name}.jsonl.txt").read_text(), name
