@@ -40,6 +40,7 @@ MUST_CONTAIN = {
     "usr/share/debzero/debzero/_version.txt": 0o644,
     "usr/share/debzero/debzero/bench/page.css": 0o644,
     "usr/share/debzero/job.schema.json": 0o644,
+    "usr/share/debzero/requirements-inference-gpu.lock": 0o644,
     "usr/share/debzero/requirements-inference.lock": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
     "usr/share/debzero/sbom.cdx.json": 0o644,
@@ -105,7 +106,7 @@ def test_holds_every_source_file_unchanged(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock", "python/requirements-inference.lock",
-                                    "debian/job.schema.json"])
+                                    "python/requirements-inference-gpu.lock", "debian/job.schema.json"])
 def test_ships_the_one_copy_of_a_shared_file(tree: Path, source: str) -> None:
     assert (tree / "usr/share/debzero" / Path(source).name).read_bytes() == (ROOT / source).read_bytes()
 
@@ -254,8 +255,8 @@ def demo_unit(request: pytest.FixtureRequest, tree: Path, tmp_path: Path) -> Pat
     """An instance of a unit with a command and a user that are here: the package need not be installed."""
     assert shutil.which("systemd-analyze"), "systemd-analyze is missing: apt install systemd"
     unit = tmp_path / f"{request.param}@demo.service"
-    text = (tree / f"lib/systemd/system/{request.param}@.service").read_text().replace("/usr/bin/debzero ", "/bin/true ")
-    unit.write_text(re.sub(r"(?m)^User=.*", "User=daemon", text))
+    text = (tree / f"lib/systemd/system/{request.param}@.service").read_text()
+    unit.write_text(re.sub(r"(?m)^User=.*", "User=daemon", text.replace("/usr/bin/debzero ", "/bin/true ")))
     return unit
 
 

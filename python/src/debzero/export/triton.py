@@ -1,5 +1,5 @@
-"""An export as a model repository of NVIDIA's Triton Inference Server: NAME/config.pbtxt, NAME/labels.txt and the export
-itself as version NAME/1."""
+"""An export as a model repository of NVIDIA's Triton Inference Server: NAME/config.pbtxt, NAME/labels.txt and, as
+version NAME/1, the export itself."""
 from __future__ import annotations
 
 import json
@@ -23,9 +23,9 @@ KINDS = {"int8": "KIND_CPU", "fp16": "KIND_GPU"}  # where a precision belongs; T
 def check(model: Trained) -> None:
     """Raises an InputError for a model that Triton cannot ask by itself."""
     if model.writes or model.task == "text-to-text":
-        raise InputError([Problem("the command line", "--layout", f"triton is for models of classes and of numbers, and "
+        raise InputError([Problem("the command line", "--layout", "triton is for models of classes and of numbers, and "
                                   f"this one's task is {model.task}: its answers take a loop around the graphs",
-                                  "export it without --layout, and use its README's code in a server")])
+                                  "export it without --layout, and use the code in its README in a server")])
 
 
 def name_of(model: Trained) -> str:

@@ -27,7 +27,7 @@ OF_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "seed": None}  # a
 
 def predict(options: Namespace) -> int:
     """The exit code."""
-    _check(options)
+    check(options)
     session = Session(options, trained.find(options.name, options.output))
     if options.input:
         file = File(options.input, session.texts, options.keep)
@@ -44,14 +44,6 @@ def predict(options: Namespace) -> int:
         session.show(piece, first)
         first += piece.rows
     return 0
-
-
-def spool(options: Namespace) -> int:
-    """The exit code of `debzero predict --spool`."""
-    from debzero.predict.watch import watch
-
-    _check(options)
-    return watch(options)
 
 
 class Session:
@@ -153,7 +145,7 @@ def _wrong(key: str, reason: str, fix: str) -> InputError:
     return InputError([Problem("the command line", key, reason, fix)])
 
 
-def _check(options: Namespace) -> None:
+def check(options: Namespace) -> None:
     """Raises an InputError for options that contradict each other."""
     for path in (options.input, options.output):
         if options.texts and path is not None:

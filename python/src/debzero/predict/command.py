@@ -128,6 +128,10 @@ def predict(options: argparse.Namespace) -> int:
     # Before torch is loaded: its threads sleep while they wait for each other. Spinning, as they do by default, makes
     # small batches several times as slow where other processes want the processors, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from debzero.predict import ask
+    if options.spool is not None:
+        from debzero.predict.watch import watch
 
-    return ask.predict(options) if options.spool is None else ask.spool(options)
+        return watch(options)
+    from debzero.predict.ask import predict as ask
+
+    return ask(options)

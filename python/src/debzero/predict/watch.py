@@ -15,7 +15,7 @@ from debzero.base.failures import full_disk_named
 from debzero.base.systemd import notify
 from debzero.base.text import count_text, printable
 from debzero.predict import trained
-from debzero.predict.ask import Session
+from debzero.predict.ask import Session, check
 from debzero.predict.rows import File
 from debzero.predict.spool import MOST_DEATHS, Spool
 
@@ -25,6 +25,7 @@ LATER = 30.0    # seconds until another try, where the disk is full
 
 def watch(options: Namespace) -> int:
     """The exit code, once a signal has stopped it."""
+    check(options)
     privileges.tighten_umask()
     folder = trained.find(options.name, options.spool / "in").absolute()
     watcher = Watcher(options, folder)

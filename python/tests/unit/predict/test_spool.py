@@ -1,72 +1,23 @@
-"""A folder of files to answer: what kills and hostile uploads cannot do to it, and what a newcomer may do wrong."""
+"""A folder of files to answer: what hostile uploads cannot do to it, and what a newcomer may do wrong."""
 import json
 import os
-import random
-import signal
 import socket
-import time
-from pathlib import Path
 
 import pytest
-from others import OTHER, as_other, give, in_child, public_folder
+from others import OTHER, as_other, give, public_folder
 from predicting import answers, saved
+from spooling import listed, put, rows, settle, watcher
 from warm import server
 
 from debzero.base.errors import InputError
 from debzero.cli import main, parser
 from debzero.predict import spool as module
-from debzero.predict.spool import MOST_DEATHS, Spool
+from debzero.predict.spool import Spool
 from debzero.predict.watch import Watcher
 
-ROWS = 2500  # three pieces
 
-
-@pytest.fixture(scope="module")
-def model(trained):
-    return saved(trained, "spooled", "bert", "classification")
-
-
-@pytest.fixture
-def spool(tmp_path, monkeypatch):
-    """A new spool folder; the tests are back where they were when they end, and so is their umask."""
-    monkeypatch.chdir(tmp_path)
-    before = os.umask(0o022)
-    folder = tmp_path / "spool"
-    folder.mkdir()
-    for name in ("in", "out", "failed"):
-        (folder / name).mkdir()
-    yield folder
-    os.umask(before)
-
-
-def watcher(model, spool, *more):
-    options = parser().parse_args(["predict", str(model.folder), "--spool", str(spool), *more])
-    return Watcher(options, model.folder.absolute())
-
-
-def settle(watching, times=3):
-    """Look until all that is there was seen twice and answered."""
-    for _ in range(times):
-        watching.look()
-
-
-def put(spool, name, content):
-    """As a newcomer is to do it."""
-    (spool / f".{name}").write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.rename(spool / f".{name}", spool / "in" / name)
-
-
-def listed(spool, *folders):
-    return {folder: sorted(os.listdir(spool / folder)) for folder in folders or ("in", "out", "failed")}
-
-
-def rows(count=ROWS, first=0):
-    return "".join(f'{{"number": "{number}", "text": "the old cat {number % 50}"}}\n'
-                   for number in range(first, first + count))
-
-
-def test_each_format_comes_back_under_its_name(model, spool, capsys):
-    watching = watcher(model, spool, "--keep", "number")
+def test_each_format_comes_back_under_its_name(spooled, spool, capsys):
+    watching = watcher(spooled, spool, "--keep", "number")
     put(spool, "a.csv", "number,text\n1,cat\n2,\n")
     put(spool, "b.jsonl", rows(2))
     put(spool, "c.json", json.dumps([{"number": 7, "text": "saw"}]))
@@ -79,8 +30,8 @@ def test_each_format_comes_back_under_its_name(model, spool, capsys):
     assert "answered: " in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_put_aside_with_one_sentence(model, spool):
-    watching = watcher(model, spool)
+def test_what_is_wrong_is_put_aside_with_one_sentence(spooled, spool):
+    watching = watcher(spooled, spool)
     put(spool, "a.csv", "text\na\nb,c\n")
     put(spool, "b.txt", "a\n")
     put(spool, "c.jsonl", '{"body": "a"}\n')
@@ -95,8 +46,8 @@ def test_what_is_wrong_is_put_aside_with_one_sentence(model, spool):
     assert (spool / "failed/a.csv").read_text() == "text\na\nb,c\n"
 
 
-def test_nothing_takes_the_place_of_another_s(model, spool):
-    watching = watcher(model, spool)
+def test_nothing_takes_the_place_of_another_s(spooled, spool):
+    watching = watcher(spooled, spool)
     for content in (rows(1), rows(1, 5), "no"):
         put(spool, "a.jsonl", content)
         settle(watching)
@@ -109,8 +60,8 @@ def test_nothing_takes_the_place_of_another_s(model, spool):
     assert len(os.listdir(spool / "failed")) == 6
 
 
-def test_what_is_still_written_is_left_alone(model, spool):
-    watching = watcher(model, spool)
+def test_what_is_still_written_is_left_alone(spooled, spool):
+    watching = watcher(spooled, spool)
     (spool / "in/.a.jsonl").write_text(rows(1))
     with open(spool / "in/b.jsonl", "w") as file:
         for number in range(4):
@@ -123,10 +74,10 @@ def test_what_is_still_written_is_left_alone(model, spool):
     assert len(answers((spool / "out/b.jsonl").read_text())) == 4
 
 
-def test_another_model_is_taken_up_for_the_next_file(model, trained, spool):
+def test_another_model_is_taken_up_for_the_next_file(spooled, trained, spool):
     other = saved(trained, "spooled-other", "bert", "regression")
     current = spool.parent / "current"
-    current.symlink_to(model.folder)
+    current.symlink_to(spooled.folder)
     options = parser().parse_args(["predict", str(current), "--spool", str(spool)])
     watching = Watcher(options, current)
     put(spool, "a.jsonl", rows(1))
@@ -167,9 +118,9 @@ def links(spool):
         file.write(b'{"text": "' + b"a" * 2**26 + b'"}\n')
 
 
-def test_nothing_hostile_is_followed(model, spool, capfd, monkeypatch):
+def test_nothing_hostile_is_followed(spooled, spool, capfd, monkeypatch):
     monkeypatch.setattr(module, "LARGEST", 2**27)  # the machine of the tests need not copy 4 GiB
-    watching = watcher(model, spool)
+    watching = watcher(spooled, spool)
     links(spool)
     settle(watching)
     found = listed(spool)
@@ -189,8 +140,8 @@ def test_nothing_hostile_is_followed(model, spool, capfd, monkeypatch):
                                  for path in (spool / folder).rglob("*.txt"))
 
 
-def test_a_folder_that_was_swapped_for_a_link_is_not_followed(model, spool, tmp_path):
-    watching = watcher(model, spool)
+def test_a_folder_that_was_swapped_for_a_link_is_not_followed(spooled, spool, tmp_path):
+    watching = watcher(spooled, spool)
     elsewhere = tmp_path / "elsewhere"
     for name in ("in", "out", "failed", "work/taken", "work/input", "work/answers"):
         (elsewhere / name).mkdir(parents=True)
@@ -218,66 +169,21 @@ def test_a_folder_in_which_others_could_swap_things_is_refused(spool, damage, sa
     assert said in error.value.text().replace("\n", " ").replace("     ", "")
 
 
-def test_two_do_not_work_in_one_folder(model, spool, capsys):
-    watching = watcher(model, spool)
-    assert main(["predict", str(model.folder), "--spool", str(spool)]) == 2
+def test_two_do_not_work_in_one_folder(spooled, spool, capsys):
+    watching = watcher(spooled, spool)
+    assert main(["predict", str(spooled.folder), "--spool", str(spool)]) == 2
     assert f"process {os.getpid()} works in it already" in " ".join(capsys.readouterr().err.split())
     assert watching.spool.begun() == (None, [])
 
 
-def test_what_does_not_go_together_is_refused(model, spool, capsys):
+def test_what_does_not_go_together_is_refused(spooled, spool, capsys):
     for more in (["a text"], ["--input", "a.csv"], ["--json"]):
-        assert main(["predict", str(model.folder), "--spool", str(spool), *more]) == 2
+        assert main(["predict", str(spooled.folder), "--spool", str(spool), *more]) == 2
         said = capsys.readouterr()
         assert "takes the files that are put into a folder" in " ".join((said.out + said.err).split())
 
 
-def test_a_full_disk_is_waited_for(model, spool, monkeypatch, capsys):
-    """Whatever it is that does not fit any more."""
-    put(spool, "a.jsonl", rows(5))
-    put(spool, "b.txt", "no")
-    watching, sync, calls, full = watcher(model, spool), os.fsync, [], []
-
-    def fails(handle):
-        calls.append(handle)
-        if full and len(calls) == full[-1]:
-            raise OSError(28, "No space left on device")
-        sync(handle)
-
-    def rest(seconds):
-        if seconds > 1:
-            full.append(full[-1] + 1)
-        calls.clear()
-        watching.signal = signal.SIGTERM if os.listdir(spool / "out") and len(os.listdir(spool / "failed")) == 2 else 0
-
-    monkeypatch.setattr(os, "fsync", fails)
-    monkeypatch.setattr(watching, "rest", rest)
-    full.append(1)
-    assert watching.run() == 128 + signal.SIGTERM
-    assert len(full) > 5 and "the disk is full" in capsys.readouterr().out
-    assert len(answers((spool / "out/a.jsonl").read_text())) == 5
-    assert listed(spool, "in", "out", "failed") == {"in": [], "out": ["a.jsonl"], "failed": ["b.txt", "b.txt.txt"]}
-
-
-def test_a_file_that_ends_the_process_again_and_again_is_put_aside(model, spool, monkeypatch):
-    put(spool, "a.jsonl", rows(5))
-    put(spool, "b.jsonl", rows(5))
-    first = watcher(model, spool)
-    monkeypatch.setattr("debzero.predict.watch.File.count",
-                        lambda file: os._exit(9) if file.path.name == "a.jsonl" else 5)
-    os.close(first.spool._lock)
-
-    def die():
-        again = watcher(model, spool)
-        settle(again)
-    for _ in range(MOST_DEATHS):
-        assert in_child(die) == "" and listed(spool, "failed") == {"failed": []}
-    assert in_child(die) == "None"
-    assert listed(spool) == {"in": [], "out": ["b.jsonl"], "failed": ["a.jsonl", "a.jsonl.txt"]}
-    assert f"ended this process {MOST_DEATHS} times" in (spool / "failed/a.jsonl.txt").read_text()
-
-
-def test_another_user_s_files_are_taken_and_answers_are_the_group_s(model):
+def test_another_user_s_files_are_taken_and_answers_are_the_group_s(spooled):
     """The service's user answers what a member of the group has put there, who cannot swap what is in the folder."""
     with public_folder() as folder:
         for name, mode in {"spool": 0o755, "spool/in": 0o3770, "spool/out": 0o2770, "spool/failed": 0o2770,
@@ -308,7 +214,7 @@ def test_another_user_s_files_are_taken_and_answers_are_the_group_s(model):
         with_umask = os.umask(0o027)
         here = os.getcwd()
         try:
-            watching = watcher(model, spool)
+            watching = watcher(spooled, spool)
             settle(watching)
         finally:
             os.umask(with_umask)
@@ -324,133 +230,11 @@ def test_another_user_s_files_are_taken_and_answers_are_the_group_s(model):
         assert as_other(collect) == "3"
 
 
-def test_root_does_not_watch_a_folder_to_which_others_write(model):
+def test_root_does_not_watch_a_folder_to_which_others_write(spooled):
     with public_folder() as folder:
         (folder / "spool/in").mkdir(parents=True)
         (folder / "spool").chmod(0o755)
         os.chown(folder / "spool/in", 0, OTHER.pw_gid)
         (folder / "spool/in").chmod(0o2770)
-        done = server().run(["predict", str(model.folder), "--spool", "spool"], folder)
+        done = server().run(["predict", str(spooled.folder), "--spool", "spool"], folder)
         assert done.returncode == 1 and "root does not work with what others may have put there" in done.stdout
-
-
-def start(model, spool):
-    return server().start(["predict", str(model.folder), "--keep", "number", "--spool", str(spool)], spool.parent)
-
-
-def wait(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_lets_the_rows_that_are_computed_be_written(model, spool, number):
-    put(spool, "a.jsonl", rows())
-    process = start(model, spool)
-    wait(lambda: (spool / "work/answers/.a.jsonl.predict/journal.json").exists())
-    process.send_signal(number)
-    said, _ = process.communicate(60)
-    assert process.returncode == 128 + number and "stopped, after 0 files" in said, said
-    assert "Traceback" not in said and not (spool / "work/begun.json").exists()
-
-
-def whole(path, first):
-    return [row["number"] for row in answers(path.read_text())] == list(map(str, range(first, first + ROWS)))
-
-
-def killed(model, spool, kills, dice):
-    """Kill the service again and again at random moments, while files come in. The files that were answered."""
-    files = 0
-    while kills:
-        if not os.listdir(spool / "in"):
-            put(spool, f"{files}.jsonl", rows(first=files))
-            put(spool, f"{files}-bad.jsonl", f'{{"number": "{files}", "text": ["a list"]}}\n')
-            files += 1
-        process = start(model, spool)
-        time.sleep(dice.uniform(0, 3))
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(60)
-        kills -= 1
-    process = start(model, spool)
-    wait(lambda: len(os.listdir(spool / "out")) == files and len(os.listdir(spool / "failed")) == 2 * files)
-    process.terminate()
-    process.communicate(60)
-    for number in range(files):
-        assert whole(spool / f"out/{number}.jsonl", number), number
-        assert "lists" in (spool / f"failed/{number}-bad.jsonl.txt").read_text()
-    found = listed(spool, "in", "work/taken", "work/input", "work/answers")
-    assert not any(found.values()), found
-    return files
-
-
-def test_no_kill_loses_or_doubles_a_row(model, spool):
-    killed(model, spool, 3, random.Random(5))
-
-
-@pytest.mark.long
-def test_fifty_kills_at_random_moments(model, spool):
-    print(f"50 kills, {killed(model, spool, 50, random.Random())} files")
-
-
-@pytest.mark.slow
-def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(model, spool, monkeypatch):
-    """Each in a child that ends at that call; the next one completes what it left."""
-    monkeypatch.setattr("debzero.predict.watch.Session", Double)
-    calls = [(os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"), (os, "unlink"), (os, "rmdir")]
-
-    def work(ends_at):
-        seen = 0
-
-        def counted(call):
-            def do(*arguments, **options):
-                nonlocal seen
-                seen += 1
-                if seen == ends_at:
-                    os._exit(9)
-                return call(*arguments, **options)
-            return do
-
-        watching = watcher(model, spool)
-        for owner, call in calls if ends_at else ():
-            setattr(owner, call, counted(getattr(owner, call)))
-        settle(watching)
-
-    number = deaths = 0
-    while deaths == number:
-        number += 1
-        put(spool, f"{number}.jsonl", rows(3, number))
-        put(spool, f"{number}.txt", "no")
-        ended = [in_child(lambda end=end: work(end)) for end in (number, 0)]
-        assert ended[1] == "None"
-        deaths += ended[0] == ""
-        assert [row["number"] for row in answers((spool / f"out/{number}.jsonl").read_text())] == [
-            str(row) for row in range(number, number + 3)]
-        assert {name: names for name, names in listed(
-            spool, "in", "work/taken", "work/input", "work/answers").items() if names} == {}
-        assert os.listdir(spool / "out") == [f"{number}.jsonl"]
-        assert sorted(os.listdir(spool / "failed")) == [f"{number}.txt", f"{number}.txt.txt"]
-        for folder in ("out", "failed"):
-            for path in Path(spool, folder).iterdir():
-                path.unlink()
-    assert deaths > 25
-
-
-class Double:
-    """In place of a session: its answers are the texts."""
-
-    def __init__(self, options, folder):
-        self.texts, self.most = ["number", "text"], 2
-
-    def load(self):
-        return self
-
-    def rows(self, piece, first, done):
-        return [{"number": number, "answer": text} for number, text in zip(*piece.texts)]
-
-    def output(self, file, path):
-        from debzero.predict.output import OutputFile
-
-        return OutputFile(path, ["number", "answer"], False, {})
