@@ -42,10 +42,11 @@ def add_release(commands: Commands) -> None:
         commands, "release", release,
         "Let the service debzero-predict@NAME answer with an exported model. The export of the job NAME, or that in a "
         "folder, is copied and checked, and takes the place of the former one at once; the service uses it for the "
-        "next file. Earlier releases stay beside it. Members of the group debzero-spool move files to "
-        "the folder that its status names; answers appear in out beside it, and what cannot be read in failed.",
+        "next file. Earlier releases stay beside it. `systemctl enable --now debzero-predict@NAME` starts it. Members "
+        "of the group debzero-spool move files to the folder that its status names; answers appear in out beside it, "
+        "and what cannot be read in failed.",
         ["debzero release demo", "debzero release demo --precision int8",
-         "debzero release reviews --from /srv/exports/reviews", "systemctl enable --now debzero-predict@demo"])
+         "debzero release reviews --from /srv/exports/reviews"])
     add_run_name(parser, "which is also what to call the service")
     parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
                         help="an export, where it is not that of the job NAME")
