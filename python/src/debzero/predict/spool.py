@@ -134,7 +134,10 @@ class Spool:
     def begun(self) -> tuple[Optional[str], list[str]]:
         """The file that an earlier process, or this one, has begun and not ended, after the step that it was at is
         complete; and what to say of that."""
-        said = [self._finish_failing(), *map(self._copy, os.listdir(TAKEN))]
+        said = []
+        with suppress(IsADirectoryError):  # then it is put aside under another name
+            said.append(self._finish_failing())
+        said += map(self._copy, os.listdir(TAKEN))
         answered = [name for name in os.listdir(ANSWERS) if not name.startswith(".")]
         if answered:
             said.append(self.publish())
@@ -157,8 +160,11 @@ class Spool:
         for answered in os.listdir(INPUT):
             os.unlink(os.path.join(INPUT, answered))
         _sync(INPUT)
-        final = _free("out", name)
-        os.rename(os.path.join(ANSWERS, name), os.path.join("out", final))
+        while True:
+            final = _free("out", name)
+            with suppress(IsADirectoryError):  # somebody's, since a moment
+                os.rename(os.path.join(ANSWERS, name), os.path.join("out", final))
+                break
         _sync("out", ANSWERS)
         self._tidy()
         return f"answered: {self.folder / 'out' / final}"
@@ -172,9 +178,12 @@ class Spool:
     def _aside(self, path: Path, reason: str) -> str:
         """Put a file and a sentence into `failed`."""
         shown = printable(path.name)
-        name = _free("failed", shown if _fits(shown) else shown.encode()[:LONGEST_NAME].decode(errors="ignore"))
-        write_json(FAILING, {"path": str(path), "to": name, "said": printable(f"{shown} {reason}")})
-        return self._finish_failing()
+        wanted = shown if _fits(shown) else shown.encode()[:LONGEST_NAME].decode(errors="ignore")
+        while True:
+            name = _free("failed", wanted)
+            write_json(FAILING, {"path": str(path), "to": name, "said": printable(f"{shown} {reason}")})
+            with suppress(IsADirectoryError):  # somebody's, since a moment
+                return self._finish_failing()
 
     def _finish_failing(self) -> str:
         """What a kill may have interrupted. What is no regular file is removed: nobody is to stumble over it."""
@@ -190,7 +199,8 @@ class Spool:
                 os.unlink(path)
         sentence = Path("work/sentence")
         write_text(sentence, f"{note['said']}\n")
-        os.rename(sentence, f"{final}.txt")
+        with suppress(IsADirectoryError):
+            os.rename(sentence, f"{final}.txt")
         _sync("failed", str(path.parent))
         FAILING.unlink()
         return f"failed: {note['said']}"

@@ -154,6 +154,25 @@ def test_a_folder_that_was_swapped_for_a_link_is_not_followed(spooled, spool, tm
     assert listed(elsewhere) == {"in": ["b.jsonl"], "out": [], "failed": []}
 
 
+def test_a_folder_that_takes_a_name_at_the_last_moment_stops_nothing(spooled, spool, monkeypatch):
+    watching, rename, raced = watcher(spooled, spool), os.rename, []
+
+    def racing(source, target):
+        if str(target).startswith(("out/", "failed/")) and not {"2", str(target)} & {*str(target).split("."), *raced}:
+            raced.append(str(target))
+            os.mkdir(target)
+        rename(source, target)
+
+    put(spool, "a.txt", "no")
+    put(spool, "b.jsonl", rows(1))
+    put(spool, "c.jsonl", "no")
+    monkeypatch.setattr(os, "rename", racing)
+    settle(watching)
+    assert sorted(raced) == ["failed/a.txt", "failed/c.jsonl", "out/b.jsonl"]
+    assert listed(spool) == {"in": [], "out": ["b.2.jsonl", "b.jsonl"], "failed": [
+        "a.2.txt", "a.2.txt.txt", "a.txt", "c.2.jsonl", "c.2.jsonl.txt", "c.jsonl"]}
+
+
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda spool: spool.chmod(0o770), "others may write to it"),
     (lambda spool: give(spool), "belongs to somebody else"),
