@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "docs" / "security"
 OPTIONAL = "python/requirements-inference.lock"  # on hosts that export models or predict with exported ones
 HOST_LOCKS = ("python/requirements.lock", "python/installer.lock", OPTIONAL)
-LOCKS = (*HOST_LOCKS, "ansible/requirements.lock")
+# The build for GPUs takes the place of one package of OPTIONAL.
+LOCKS = (*HOST_LOCKS, "python/requirements-inference-gpu.lock", "ansible/requirements.lock")
 FINDINGS = ("torch", "transformers", "libraries", "controller")
 PAGE = ROOT / "docs" / "reference" / "advisories.md"
 SBOM = ROOT / "debian" / "sbom.cdx.json"

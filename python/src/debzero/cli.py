@@ -27,8 +27,8 @@ from debzero.base.text import did_you_mean, printable
 COMMANDS = (
     debzero.train.command.add_train, debzero.check.command.add_check, debzero.plan.command.add_plan,
     debzero.run.command.add_status, debzero.run.command.add_stop, debzero.predict.command.add_predict,
-    debzero.export.command.add_export, debzero.doctor.command.add_doctor, debzero.tune.command.add_tune,
-    debzero.bench.command.add_bench)
+    debzero.export.command.add_export, debzero.predict.command.add_release, debzero.doctor.command.add_doctor,
+    debzero.tune.command.add_tune, debzero.bench.command.add_bench)
 
 EPILOG = """exit status:
   0  done

@@ -33,12 +33,14 @@ EXPOSURE = 18  # tenths, as systemd-analyze counts: 1.8
 MUST_CONTAIN = {
     "usr/bin/debzero": 0o755,
     "lib/systemd/system/debzero@.service": 0o644,
+    "lib/systemd/system/debzero-predict@.service": 0o644,
     "usr/lib/sysusers.d/debzero.conf": 0o644,
     "usr/lib/tmpfiles.d/debzero.conf": 0o644,
     "usr/share/bash-completion/completions/debzero": 0o644,
     "usr/share/debzero/debzero/_version.txt": 0o644,
     "usr/share/debzero/debzero/bench/page.css": 0o644,
     "usr/share/debzero/job.schema.json": 0o644,
+    "usr/share/debzero/requirements-inference-gpu.lock": 0o644,
     "usr/share/debzero/requirements-inference.lock": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
     "usr/share/debzero/sbom.cdx.json": 0o644,
@@ -104,7 +106,7 @@ def test_holds_every_source_file_unchanged(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock", "python/requirements-inference.lock",
-                                    "debian/job.schema.json"])
+                                    "python/requirements-inference-gpu.lock", "debian/job.schema.json"])
 def test_ships_the_one_copy_of_a_shared_file(tree: Path, source: str) -> None:
     assert (tree / "usr/share/debzero" / Path(source).name).read_bytes() == (ROOT / source).read_bytes()
 
@@ -248,13 +250,13 @@ def test_jobs_run_in_an_empty_folder_of_root(tree: Path) -> None:
     assert f"\nd {folder} 0555 root root -\n" in (tree / "usr/lib/tmpfiles.d/debzero.conf").read_text()
 
 
-@pytest.fixture
-def demo_unit(tree: Path, tmp_path: Path) -> Path:
-    """An instance of the unit with a command and a user that are here: the package need not be installed."""
+@pytest.fixture(params=["debzero", "debzero-predict"])
+def demo_unit(request: pytest.FixtureRequest, tree: Path, tmp_path: Path) -> Path:
+    """An instance of a unit with a command and a user that are here: the package need not be installed."""
     assert shutil.which("systemd-analyze"), "systemd-analyze is missing: apt install systemd"
-    unit = tmp_path / "debzero@demo.service"
-    text = (tree / "lib/systemd/system/debzero@.service").read_text()
-    unit.write_text(text.replace("/usr/bin/debzero ", "/bin/true ").replace(f"User={STACK['user']}", "User=daemon"))
+    unit = tmp_path / f"{request.param}@demo.service"
+    text = (tree / f"lib/systemd/system/{request.param}@.service").read_text()
+    unit.write_text(re.sub(r"(?m)^User=.*", "User=daemon", text.replace("/usr/bin/debzero ", "/bin/true ")))
     return unit
 
 
@@ -276,7 +278,8 @@ def test_an_upgrade_leaves_running_jobs_alone(deb: DebFile) -> None:
                for name in ("preinst", "postinst", "prerm", "postrm") if deb.control.has_file(name)}
     touching = [(name, line.strip()) for name, text in scripts.items() for line in text.splitlines()
                 if re.search(r"(systemctl|invoke)\s+(re)?(start|stop|try-restart)\b", line)]
-    assert touching == [("prerm", "deb-systemd-invoke stop 'debzero@*.service' || true")]
+    assert touching == [(
+        "prerm", "deb-systemd-invoke stop 'debzero@*.service' 'debzero-predict@*.service' || true")]
     assert '[ "$1" = remove ]' in scripts["prerm"].split("deb-systemd-invoke")[0]
 
 

@@ -104,6 +104,8 @@ def test_the_locks_of_the_test_environment_agree():
     assert shared
     refuse(f"{name}: {runtime[name]} and {tests[name]}" for name in shared if runtime[name] != tests[name])
     refuse(f"{name} is in another lock already" for name in inference.keys() & {*runtime, *tests})
+    gpu = locked((ROOT / "python/requirements-inference-gpu.lock").read_text())
+    assert {name.replace("onnxruntime-gpu", "onnxruntime"): version for name, version in gpu.items()} == inference
 
 
 def test_every_lock_has_an_input_and_hashes_alone():

@@ -40,8 +40,8 @@ def test_what_is_misspelled_gets_a_suggestion(capsys, arguments, expected):
 
 def test_a_word_like_nothing_gets_the_list_of_commands(capsys):
     line = mistyped(capsys, "xyzzy")
-    assert ("unknown command 'xyzzy': use one of: train, check, plan, status, stop, predict, export, doctor, tune, "
-            "bench") in line
+    assert ("unknown command 'xyzzy': use one of: train, check, plan, status, stop, predict, export, release, "
+            "doctor, tune, bench") in line
 
 
 def test_without_a_command_the_help_is_printed(capsys):

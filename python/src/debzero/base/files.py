@@ -28,7 +28,7 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.new")
 Heartbeat = Callable[[], None]
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -44,7 +44,7 @@ def sync_tree(folder: Path, alive: Heartbeat = lambda: None) -> None:
                 for start in range(0, os.fstat(file.fileno()).st_size - CHUNK, CHUNK):
                     LIBC.sync_file_range(file.fileno(), ctypes.c_int64(start), ctypes.c_int64(CHUNK), SYNC_AND_WAIT)
                     alive()
-        _sync(path)
+        sync(path)
         alive()
 
 
@@ -81,7 +81,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 def replace(temporary: Path, final: Path) -> None:
     """Rename, durably."""
     os.replace(temporary, final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
@@ -91,7 +91,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
         replace(temporary, final)
         return
     _exchange(temporary, final)
-    _sync(final.parent)
+    sync(final.parent)
     remove(temporary)
 
 

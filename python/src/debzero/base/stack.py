@@ -27,6 +27,9 @@ class Stack:
     state: str
     cache: str
     user: str
+    predict_user: str
+    predict_group: str
+    predict_state: str
     watchdog_seconds: int
 
 
@@ -43,3 +46,8 @@ def jobs_folder() -> Path:
     """Where job files are looked up by name: the host's own, or in a checkout that is not installed debian/jobs."""
     host, checkout = Path(stack().config, "jobs"), _package.parents[2] / "debian" / "jobs"
     return checkout if checkout.is_dir() else host
+
+
+def models_folder() -> Path:
+    """Where the models are that the prediction services answer with."""
+    return Path(stack().predict_state, "models")

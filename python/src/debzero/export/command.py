@@ -14,13 +14,17 @@ def add_export(commands: Commands) -> None:
         "the classes, and code to start from. It is written only if it answers the run's own held-out samples as the "
         "original does: its score may differ by half a point, and one answer in a hundred.",
         ["debzero export demo --to onnx", "debzero export demo --to onnx --precision int8 -o /srv/models/demo",
+         "debzero export demo --to onnx --layout triton -o /srv/triton",
          'debzero predict demo "GNU compiler for C++" --engine onnx'])
     add_run_name(parser)
     parser.add_argument("--to", choices=["onnx"], required=True, help="the format")
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32",
                         help="of the weights: fp16 for GPUs, int8 for CPUs (default: fp32)")
+    parser.add_argument("--layout", choices=["onnx", "triton"], default="onnx",
+                        help="of the folder: the export itself, or a model repository for NVIDIA's Triton Inference "
+                        "Server (default: onnx)")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER",
-                        help="the folder to write (default: export/onnx-PRECISION in the run's output)")
+                        help="the folder to write (default: export/LAYOUT-PRECISION in the run's output)")
     parser.add_argument("--accept-loss", action="store_true",
                         help="write it though it loses more than these limits allow; its record says so")
     add_json(parser, "print the record of the export")

@@ -16,7 +16,7 @@ from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.failures import full_disk_named
 from debzero.base.files import new_folder, read_json, sha256, write_json, write_text
 from debzero.base.text import count_text, printable_lines
-from debzero.export import graphs, ranges, readme, samples
+from debzero.export import graphs, ranges, readme, samples, triton
 from debzero.export.optimise import optimise
 from debzero.export.samples import HeldOut
 from debzero.export.verify import METRIC_LIMIT, ROWS_LIMIT, Comparison, compare
@@ -41,11 +41,19 @@ def export(options: Namespace) -> int:
     privileges.tighten_umask()
     folder = trained.find(options.name, options.output)
     model = trained.load(folder)
+    if options.layout == "triton":
+        triton.check(model)
     held_out = samples.of_run(model, options.name)
-    final = (options.output or exported.folder_for(folder, options.precision)).absolute()
+    final = (options.output or exported.folder_for(folder, options.precision, options.layout)).absolute()
     _check_place(final)
     with full_disk_named(final), new_folder(final) as made:
-        found, record = write(model, held_out, options.precision, made, options.accept_loss)
+        place = made
+        if options.layout == "triton":
+            place = made / triton.name_of(model) / triton.VERSION
+            place.mkdir(parents=True)
+        found, record = write(model, held_out, options.precision, place, options.accept_loss)
+        if options.layout == "triton":
+            triton.write(place.parent, model, options.precision)
     if options.json:
         print(json.dumps({"folder": str(final), **record}, indent=2))
     else:
@@ -129,7 +137,8 @@ def _check_installed() -> None:
 
 def _check_place(final: Path) -> None:
     """Raises an InputError where something else than an export is at its place."""
-    if final.exists() and not (final / exported.RECORD).is_file() and (not final.is_dir() or any(final.iterdir())):
+    mine = (final / exported.RECORD).is_file() or any(final.glob(f"*/{triton.VERSION}/{exported.RECORD}"))
+    if final.exists() and not mine and (not final.is_dir() or any(final.iterdir())):
         raise InputError([Problem("the command line", "--output", f"{final} is there, and no export",
                                   "name a new folder, or one of an earlier export, which is replaced")])
 

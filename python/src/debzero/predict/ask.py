@@ -6,7 +6,7 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from debzero import __version__
 from debzero.base.errors import InputError, Problem, UserError
@@ -27,71 +27,75 @@ OF_SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "seed": None}  # a
 
 def predict(options: Namespace) -> int:
     """The exit code."""
-    _check(options)
-    folder = trained.find(options.name, options.output)
-    if options.engine == "onnx":
-        model, record = exported.load(folder, options.precision)
-        options.precision = record.precision
-    else:
-        model = trained.load(folder)
-    texts, how = _columns(options, model), _writing(options, model)
-    file = File(options.input, texts, options.keep) if options.input else None
-    if file is not None:
-        total = file.count()
-        return Session(options, model, texts, how).of_file(file, total)
-    given = rows.of_arguments(options.texts, len(texts)) if options.texts else None
-    session = Session(options, model, texts, how)
+    check(options)
+    session = Session(options, trained.find(options.name, options.output))
+    if options.input:
+        file = File(options.input, session.texts, options.keep)
+        return session.of_file(file, file.count())
+    given = rows.of_arguments(options.texts, len(session.texts)) if options.texts else None
+    session.load()
     if given is not None:
         session.show(given, 0)
         return 0
     if os.isatty(0):
         print("One text per line; Ctrl-D ends it.", file=sys.stderr, flush=True)
     first = 0
-    for piece in rows.of_lines(0, len(texts), session.most):
+    for piece in rows.of_lines(0, len(session.texts), session.most):
         session.show(piece, first)
         first += piece.rows
     return 0
 
 
 class Session:
-    """A loaded model that answers rows of `texts`, its columns."""
+    """A trained model that answers rows of `texts`, its columns, as `options` say."""
 
-    def __init__(self, options: Namespace, model: Trained, texts: list[str], how: Writing) -> None:
-        self.options, self.model, self.texts, self.how = options, model, texts, how
-        self.engine = ENGINES[options.engine](model, Choice(options.device, options.precision))
-        self.answers = Answers(model, self.engine, how, options.top)
-        self.most = ROWS_WRITTEN if model.writes else ROWS
-        self.names = output.named([*options.keep, *texts])
+    def __init__(self, options: Namespace, folder: Path) -> None:
+        """Raises an InputError where the model cannot be used so. Its weights are not loaded yet."""
+        self.options = options
+        if options.engine == "onnx":
+            self.model, record = exported.load(folder, options.precision)
+            options.precision = record.precision
+        else:
+            self.model = trained.load(folder)
+        self.texts, self.how = _columns(options, self.model), _writing(options, self.model)
+        self.most = ROWS_WRITTEN if self.model.writes else ROWS
+        self.names = output.named([*options.keep, *self.texts])
 
-    def rows(self, piece: Piece, first: int, progress: Optional[Progress] = None) -> list[Row]:
-        """The rows with their answers; `first`: the number of the first one."""
-        answers = self.answers.of(piece.texts, first, progress.add if progress else lambda rows: None)
+    def load(self) -> Session:
+        options = self.options
+        self.engine = ENGINES[options.engine](self.model, Choice(options.device, options.precision))
+        self.answers = Answers(self.model, self.engine, self.how, options.top)
+        return self
+
+    def rows(self, piece: Piece, first: int, done: Callable[[int], None] = lambda rows: None) -> list[Row]:
+        """The rows with their answers; `first`: the number of the first one; `done` hears of each batch's rows."""
+        answers = self.answers.of(piece.texts, first, done)
         return [{**dict(zip(self.names, cells)), **answer}
                 for cells, answer in zip(zip(*piece.copied, *piece.texts), answers)]
 
     def show(self, piece: Piece, first: int, progress: Optional[Progress] = None) -> None:
         """The rows on standard output."""
         as_line = output.as_json if self.options.json else output.as_text
-        for row in self.rows(piece, first, progress):
+        for row in self.rows(piece, first, *([progress.add] if progress else [])):
             print(as_line(row))
         sys.stdout.flush()
 
     def of_file(self, file: File, total: int) -> int:
         """The exit code."""
+        self.load()
         if self.options.output is None:
             progress, first = Progress(total, 0, not sys.stdout.isatty()), 0
             for piece in file.pieces(self.most):
                 self.show(piece, first, progress)
                 first += piece.rows
             return 0
-        table = [*self.names, "answer", *(["probability"] if self.model.labels else [])]
-        made = OutputFile(self.options.output, table, self.model.task == "regression", self._facts(file))
+        made = self.output(file, self.options.output)
         if said := made.begin(total):
             print(printable(f"{made.path}: {said}"), file=sys.stderr, flush=True)
         progress = Progress(total, made.rows, True)
         try:
             for piece in file.pieces(self.most, made.rows):
-                made.add(self.rows(piece, made.rows, progress))
+                made.add(self.rows(piece, made.rows, progress.add))
         except KeyboardInterrupt:
             print(printable(f"\nstopped after row {made.rows}: the same command continues there"), file=sys.stderr)
             raise
@@ -102,16 +106,14 @@ class Session:
         print(printable(f"written: {made.path}  {count_text(total, 'row')}{progress.rate()}"))
         return 0
 
-    def _facts(self, file: File) -> dict[str, Any]:
-        """What the rows of an output file depend on."""
-        def state(path: Path) -> list[Any]:
-            info = path.stat()
-            return [str(path), info.st_size, info.st_mtime_ns]
-
+    def output(self, file: File, path: Path) -> OutputFile:
+        """What the answers to a file are written to."""
+        table = [*self.names, "answer", *(["probability"] if self.model.labels else [])]
         options = {name: value for name, value in vars(self.options).items() if name not in ("run", "name", "output")}
-        return {"options": options, "texts": self.texts, "input": state(file.path.absolute()), "version": __version__,
-                "engine": [self.engine.device, self.engine.precision],
-                "model": [state(path) for path in sorted(self.model.folder.iterdir()) if path.is_file()]}
+        facts = {"options": options, "texts": self.texts, "input": trained.state(file.path.absolute()),
+                 "version": __version__, "engine": [self.engine.device, self.engine.precision],
+                 "model": trained.states(self.model.folder)}
+        return OutputFile(path, table, self.model.task == "regression", facts)
 
 
 class Progress:
@@ -143,11 +145,14 @@ def _wrong(key: str, reason: str, fix: str) -> InputError:
     return InputError([Problem("the command line", key, reason, fix)])
 
 
-def _check(options: Namespace) -> None:
+def check(options: Namespace) -> None:
     """Raises an InputError for options that contradict each other."""
     for path in (options.input, options.output):
         if options.texts and path is not None:
             raise _wrong("TEXT", "there are texts as arguments, and a file", "give either")
+        if options.spool is not None and (options.texts or path is not None or options.json):
+            raise _wrong("--spool", "takes the files that are put into a folder, and their format is that of the "
+                         "answers", "remove the texts, --input, --output and --json")
     if options.output is not None:
         if options.input is None:
             raise _wrong("--output", "belongs to --input", "name the file of texts with --input, or write standard "
@@ -158,7 +163,7 @@ def _check(options: Namespace) -> None:
             raise _wrong("--output", f"{options.output} is neither .csv nor .jsonl nor .parquet", "name it so")
         if options.output.exists() and options.input.exists() and options.output.samefile(options.input):
             raise _wrong("--output", "is the input itself", "name another file")
-    if options.keep and options.input is None:
+    if options.keep and options.input is None and options.spool is None:
         raise _wrong("--keep", "copies columns of the file that --input names, and there is none", "remove it")
     if options.sample and options.beams:
         raise _wrong("--sample", "draws each token at random, and --beams looks for the likeliest text", "give either")

@@ -16,10 +16,12 @@ def add_predict(commands: Commands) -> None:
         "Ask a trained model. The texts are arguments, or lines of standard input, or the rows of a file. Answers come "
         "in the order of the texts: the likeliest classes with their probabilities, a number, or a text that the model "
         "writes. With --output they are written to a file that appears when it is complete; a command that was "
-        "interrupted continues where it stopped, and no row is lost or doubled. Texts for a model of two columns come "
-        "in pairs, on a line with a tab between them.",
+        "interrupted continues where it stopped, and no row is lost or doubled. With --spool the files that are put "
+        "into a folder are answered, until the command is stopped. Texts for a model of two columns come in pairs, on "
+        "a line with a tab between them.",
         ['debzero predict demo "GNU compiler for C++"', "debzero predict demo --json < descriptions.txt",
          "debzero predict demo --input reviews.csv --text body --keep id --output answers.csv",
+         "debzero predict demo --engine onnx --spool /srv/questions",
          'debzero predict /srv/models/gpt2 "Once upon a time" --sample --max-tokens 100 --stop .'])
     add_run_name(parser, "or the folder of a model")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="what to ask (default: each line of standard input)")
@@ -35,10 +37,39 @@ def add_predict(commands: Commands) -> None:
     parser.add_argument("--engine", choices=[*ENGINES], default="torch", help="what computes (default: torch)")
 
 
+def add_release(commands: Commands) -> None:
+    parser = add_command(
+        commands, "release", release,
+        "Let the service debzero-predict@NAME answer with an exported model. The export of the job NAME, or that in a "
+        "folder, is copied and checked, and takes the place of the former one at once; the service uses it for the "
+        "next file. Earlier releases stay beside it. `systemctl enable --now debzero-predict@NAME` starts it. Members "
+        "of the group debzero-spool move files to the folder that its status names; answers appear in out beside it, "
+        "and what cannot be read in failed.",
+        ["debzero release demo", "debzero release demo --precision int8",
+         "debzero release reviews --from /srv/exports/reviews"])
+    add_run_name(parser, "which is also what to call the service")
+    parser.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
+                        help="an export, where it is not that of the job NAME")
+    parser.add_argument("--precision", choices=["auto", "fp32", "fp16", "int8"], default="auto",
+                        help="which export of the job (default: auto; fp32, or whatever there is)")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="the folder of all models (default: the service's)")
+    add_json(parser)
+
+
+def release(options: argparse.Namespace) -> int:
+    """The exit code."""
+    from debzero.predict.release import release as run
+
+    return run(options)
+
+
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, metavar="FILE", help="a csv, json, jsonl or parquet file of texts")
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="with --input: write a .csv, .jsonl or .parquet file; .jsonl has all probabilities")
+    parser.add_argument("--spool", type=Path, metavar="FOLDER",
+                        help="answer the files that are moved into FOLDER/in: FOLDER/out gets a file of the same name, "
+                        "FOLDER/failed what cannot be read, with a sentence")
     parser.add_argument("--text", type=_names, metavar="COLUMN[,COLUMN]",
                         help="the input's columns of texts (default: as the model's job named them)")
     parser.add_argument("--keep", type=_names, default=[], metavar="COLUMN[,...]",
@@ -99,6 +130,10 @@ def predict(options: argparse.Namespace) -> int:
     # Before torch is loaded: its threads sleep while they wait for each other. Spinning, as they do by default, makes
     # small batches several times as slow where other processes want the processors, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if options.spool is not None:
+        from debzero.predict.watch import watch
+
+        return watch(options)
     from debzero.predict.ask import predict as ask
 
     return ask(options)

@@ -23,7 +23,7 @@ MODEL = "model.onnx"
 PARTS = ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx")
 ON_GPU = "CUDAExecutionProvider"
 MISSING = UserError("onnxruntime is not installed for this Python",
-                    "install requirements-inference.lock: with Ansible `torch_venv_inference: true`, else see "
+                    "install requirements-inference.lock: with Ansible `inference_manage: true`, else see "
                     "docs/export.md")
 
 
@@ -52,6 +52,8 @@ class Classifier:
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(str(graph), session_options(), providers=_providers(provider))
+        if provider not in self.session.get_providers():  # it computes on the CPU instead, and only logs that
+            raise ValueError("it cannot use the GPU: a library of CUDA 11 or cuDNN 8 is missing")
 
     def run(self, batch: Batch) -> np.ndarray:
         """The logits of n rows, float32[n, classes]."""
@@ -68,10 +70,18 @@ class Classifier:
 def precisions() -> tuple[str, ...]:
     """Those that are worth having on this host; none where onnxruntime is not installed."""
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError:
         return ()
-    return ("fp32", "fp16") if ON_GPU in onnxruntime.get_available_providers() else ("fp32", "int8")
+    return ("fp32", "fp16") if _has_gpu() else ("fp32", "int8")
+
+
+def _has_gpu() -> bool:
+    """Whether this is onnxruntime's build for GPUs, and there is one. torch has loaded CUDA's libraries by then."""
+    import onnxruntime
+    import torch
+
+    return ON_GPU in onnxruntime.get_available_providers() and torch.cuda.is_available()
 
 
 def session_options() -> Any:
@@ -86,10 +96,9 @@ def session_options() -> Any:
 def _provider(device: str) -> str:
     """Raises a UserError where onnxruntime is not installed, and an InputError for a GPU that it cannot use."""
     try:
-        import onnxruntime
+        there = _has_gpu()
     except ImportError:
         raise MISSING from None
-    there = ON_GPU in onnxruntime.get_available_providers()
     if device == "cpu" or device == "auto" and not there:
         return "CPUExecutionProvider"
     if not there or device not in ("auto", "cuda", "cuda:0"):

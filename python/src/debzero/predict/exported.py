@@ -26,9 +26,9 @@ class Exported(Record):
     files: dict[str, str]
 
 
-def folder_for(model: Path, precision: str) -> Path:
+def folder_for(model: Path, precision: str, layout: str = "onnx") -> Path:
     """Where the export of a run's model goes by default. `model`: the run's model folder."""
-    return model.parent / FOLDER / f"onnx-{precision}"
+    return model.parent / FOLDER / f"{layout}-{precision}"
 
 
 def load(folder: Path, precision: str) -> tuple[Trained, Exported]:
@@ -37,31 +37,32 @@ def load(folder: Path, precision: str) -> tuple[Trained, Exported]:
     if precision not in ("auto", *PRECISIONS):
         raise InputError([Problem("the command line", "--precision", f"there are no exports in {precision}",
                                   f"use one of: auto, {', '.join(PRECISIONS)}")])
-    place = _place(folder, precision)
-    record = read_record(place / RECORD, Exported)
+    here = place(folder, precision)
+    record = read_record(here / RECORD, Exported)
     if record is None or precision not in ("auto", record.precision):
         wanted = "an export" if precision == "auto" else f"an export in {precision}"
         option = "" if precision == "auto" else f" --precision {precision}"
-        raise InputError([Problem(str(folder), "--engine", f"{place} is not {wanted} to ONNX",
+        raise InputError([Problem(str(folder), "--engine", f"{here} is not {wanted} to ONNX",
                                   f"make one: debzero export NAME --to onnx{option}")])
-    steps = [read_json(each / MODEL_FACTS).get("step") for each in (place, folder)]
+    steps = [read_json(each / MODEL_FACTS).get("step") for each in (here, folder)]
     if steps[0] != steps[1]:
-        raise UserError(f"{place} is of the weights after step {steps[0]}, and the model's are those after step "
+        raise UserError(f"{here} is of the weights after step {steps[0]}, and the model's are those after step "
                         f"{steps[1]} by now", "export the model again")
     for name, digest in record.files.items():
-        if Path(name).name != name or not _is_intact(place / name, digest):
-            raise UserError(f"{place / name} is not the graph that was verified", "export the model again")
-    return load_folder(place, weights=False), record
+        if Path(name).name != name or not is_intact(here / name, digest):
+            raise UserError(f"{here / name} is not the graph that was verified", "export the model again")
+    return load_folder(here, weights=False), record
 
 
-def _place(folder: Path, precision: str) -> Path:
+def place(folder: Path, precision: str) -> Path:
+    """The export that a model folder stands for, or would have."""
     if (folder / RECORD).is_file():
         return folder
     places = [folder_for(folder, each) for each in ([precision] if precision in PRECISIONS else PRECISIONS)]
     return next((place for place in places if (place / RECORD).is_file()), places[0])
 
 
-def _is_intact(graph: Path, digest: str) -> bool:
+def is_intact(graph: Path, digest: str) -> bool:
     try:
         with open_regular(graph) as file:
             return sha256(file) == digest

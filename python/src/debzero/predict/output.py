@@ -63,7 +63,17 @@ class OutputFile:
         self.part, self.journal = self.work / "rows", self.work / "journal.json"
         self.facts = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
         self.rows = 0
+        self._lock: Optional[int] = None
         self._file: Optional[BinaryIO] = None
+
+    def close(self) -> None:
+        """Let others write it. What has been added stays."""
+        if self._file is not None:
+            with suppress(OSError):  # of a full disk: what add() has not noted does not count
+                self._file.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._file = self._lock = None
 
     def begin(self, total: int) -> str:
         """Hold the file and find out how many of its `total` rows there are (`rows`); what to say about that. Raises
@@ -90,7 +100,7 @@ class OutputFile:
                                           "wait for it, or name another file")]) from None
             if os.fstat(self._lock).st_nlink:  # else its holder has just finished and removed it
                 return
-            os.close(self._lock)
+            self.close()
 
     def _resume(self, total: int) -> str:
         known = read_json(self.journal, own=True)

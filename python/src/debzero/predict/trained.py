@@ -70,6 +70,19 @@ def find(name: str, *others: Optional[Path]) -> Path:
     return folder
 
 
+def states(folder: Path) -> list[list[Any]]:
+    """What changes where another model takes this one's place: the state of its files; none where it is gone."""
+    try:
+        return [state(path) for path in sorted(folder.iterdir()) if path.is_file()]
+    except OSError:
+        return []
+
+
+def state(path: Path) -> list[Any]:
+    info = path.stat()
+    return [str(path), info.st_size, info.st_mtime_ns]
+
+
 def _no_model(run: RunFolder, name: str) -> str:
     status = run.status()
     return f"{run.folder} holds no trained model" + (f": its run is {status.state}" if status else ", and no run")

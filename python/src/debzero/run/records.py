@@ -239,6 +239,7 @@ class Report(Record):
     device: str
     versions: dict[str, str]
     revisions: dict[str, str] = {}      # the commits of the hub's model and data set
+    example: list[str] = ["a text"]     # to ask the model with, one for each of its columns
     model: str                          # folders and files from here on
     checkpoint: str
     metrics: str

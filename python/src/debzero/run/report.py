@@ -13,9 +13,11 @@ from typing import Any, Optional
 
 from debzero import __version__
 from debzero.base.files import write_json
+from debzero.base.stack import jobs_folder
 from debzero.base.text import computing_text, count_text, printable
 from debzero.data.tokens import Prepared
 from debzero.job.batch import Batch
+from debzero.job.schema import SECTIONS_DATASET
 from debzero.model import flops
 from debzero.model.tasks import Task
 from debzero.resolve.layout import Layout
@@ -121,7 +123,8 @@ def write(resolved: ResolvedJob, folder: RunFolder, task: Task, data: Prepared, 
         optimizer=_own(resolved, "optimizer") or "AdamW", schedule=_own(resolved, "scheduler"),
         precision=resolved.precision, global_batch=resolved.batch.total, micro_batch=resolved.batch.micro,
         accumulation=resolved.batch.accumulation, device=device_name(device),
-        versions=_versions(resolved.uses_deepspeed), revisions=outcome.revisions, model=str(folder.model),
+        versions=_versions(resolved.uses_deepspeed), revisions=outcome.revisions, example=_example(resolved),
+        model=str(folder.model),
         checkpoint=str(folder.checkpoints.joinpath(*checkpoint.tags(folder.checkpoints)[-1:])),
         metrics=str(folder.metrics_file), curves=str(folder.folder / "tensorboard"), log=_log(job))
     write_json(folder.report_file, report.as_json())
@@ -139,6 +142,18 @@ def _rates(resolved: ResolvedJob, outcome: Outcome, device: Any) -> dict[str, Op
         "tokens_per_second": outcome.real_tokens / seconds if seconds else None,
         "padding_share": 1 - outcome.real_tokens / outcome.padded_tokens if outcome.padded_tokens else 0.0,
         "tflops": rate / 1e12 if rate else None, "peak_share": rate / peak if rate and peak else None}
+
+
+def _example(resolved: ResolvedJob) -> list[str]:
+    if resolved.job.data.dataset == SECTIONS_DATASET:
+        return ["GNU compiler for C++"]
+    return ["a text", "its pair"][: len(resolved.job.data.text)]
+
+
+def _name(report: Report) -> str:
+    """What commands call the run, for a shell."""
+    job = Path(report.job)
+    return shlex.quote(job.stem if job.parent == jobs_folder() else str(Path(report.model).parent))
 
 
 def _log(job: str) -> str:
@@ -236,8 +251,9 @@ def text(report: AnyReport) -> str:
     curves = [f"  see the curves  tensorboard --logdir {shlex.quote(report.curves or '')}"]
     return "\n".join(map(printable, [
         "", f"Finished: {report.job}", *(f"  {name:<13}{value}" for name, value in rows.items()), *_samples(report),
-        "", "What next", f"  ask the model   debzero predict {shlex.quote(str(Path(report.model).parent))} \"a text\"",
+        "", "What next",
         f"  use the model   {report.auto}.from_pretrained(\"{report.model}\")",
         *(curves if report.curves and os.path.isdir(report.curves) else []),
         f"  train another   copy and change {report.job}, then: debzero check, debzero train",
-        f"  see this again  debzero status {shlex.quote(str(Path(report.model).parent))}"]))
+        f"  see this again  debzero status {_name(report)}",
+        f"  ask the model   debzero predict {_name(report)} " + " ".join(f'"{text}"' for text in report.example)]))

@@ -74,6 +74,17 @@ def test_predict_answers_with_it(run, export, capsys):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
+def test_the_build_for_gpus_says_what_it_computes_on(run, export, capsys, monkeypatch):
+    """Without a GPU, the CPU; with one that it cannot use, onnxruntime would only log that it takes the CPU."""
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    assert main(["predict", str(run.folder), "the old cat", "--engine", "onnx"]) == 0
+    assert capsys.readouterr().out.startswith("animal")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert main(["predict", str(run.folder), "the old cat", "--engine", "onnx"]) == 1
+    assert "it cannot use the GPU: a library of CUDA" in capsys.readouterr().err
+
+
 def test_int8_is_smaller_and_judged_alike(run, export, capsys):
     assert main(["export", str(run.folder), "--to", "onnx", "--precision", "int8", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)

@@ -37,6 +37,16 @@ def test_the_card_says_what_hubs_and_people_ask(tmp_path):
         assert words in read.text, words
 
 
+@pytest.mark.parametrize(("job", "example", "line"), [
+    ("jobs/demo.yml", ["GNU compiler for C++"], 'debzero predict demo "GNU compiler for C++"'),
+    ("jobs/my pairs.yml", ["a text", "its pair"], "debzero predict 'my pairs' \"a text\" \"its pair\""),
+    ("elsewhere/demo.yml", ["a text"], 'debzero predict /out/demo "a text"')])
+def test_it_ends_with_a_command_to_paste(tmp_path, monkeypatch, job, example, line):
+    monkeypatch.setattr(report, "jobs_folder", lambda: tmp_path / "jobs")
+    values = {**REPORT.as_json(), "job": str(tmp_path / job), "model": "/out/demo/model", "example": example}
+    assert report.text(Report.model_validate(values)).splitlines()[-1] == f"  ask the model   {line}"
+
+
 def test_the_card_of_a_language_model_has_no_label(tmp_path):
     values = {**REPORT.as_json(), "task": "causal-lm", "classes": 0, "baseline": {"loss": 9.0},
               "evaluation": {"loss": 3.0}}
