@@ -23,6 +23,7 @@ class Stack:
     gpu_architectures: list[str]
     prefix: str
     venv: str
+    tensorrt_venv: str
     config: str
     state: str
     cache: str

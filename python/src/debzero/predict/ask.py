@@ -29,8 +29,8 @@ def predict(options: Namespace) -> int:
     """The exit code."""
     _check(options)
     folder = trained.find(options.name, options.output)
-    if options.engine == "onnx":
-        model, record = exported.load(folder, options.precision)
+    if options.engine != "torch":
+        model, record = exported.load(folder, options.engine, options.precision)
         options.precision = record.precision
     else:
         model = trained.load(folder)

@@ -92,7 +92,7 @@ def gate(run, export):
     def judge(damage, folder, precision="fp32", accept=False):
         shutil.copytree(export, folder)
         damage(folder)
-        return exporting.judge(model, original, held_out, folder, precision, accept)
+        return exporting.judge(model, original, held_out, folder, exporting.Target("onnx", precision), accept)
 
     return judge
 
