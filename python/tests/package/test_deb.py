@@ -40,6 +40,7 @@ MUST_CONTAIN = {
     "usr/share/debzero/debzero/bench/page.css": 0o644,
     "usr/share/debzero/job.schema.json": 0o644,
     "usr/share/debzero/requirements-inference.lock": 0o644,
+    "usr/share/debzero/requirements-tensorrt.lock": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
     "usr/share/debzero/sbom.cdx.json": 0o644,
     "usr/share/debzero/stack.yml": 0o644,

@@ -20,6 +20,7 @@ class Stack:
     deepspeed: str
     deepspeed_sha256: str
     deepspeed_ops: list[str]
+    tensorrt: str
     gpu_architectures: list[str]
     prefix: str
     venv: str

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from debzero.base.errors import InputError, Problem
+from debzero.base.stack import stack
 from debzero.export import graphs
 from debzero.export.norms import layer_norms
 from debzero.predict.engine_tensorrt import ROWS, engine_name
@@ -30,8 +31,8 @@ def check(trained: Trained, precision: str) -> None:
     if precision == "fp16" and trained.config.model_type in OVERFLOWING:
         raise InputError([Problem(
             "the command line", "--precision", "fp16 is wrong for models of the T5 family: their activations pass half "
-            "precision's largest number, and TensorRT 8.5.3.1 with CUDA 11.7 answers wrongly", "use --precision fp32, "
-            "or --to onnx")])
+            f"precision's largest number, and TensorRT {stack().tensorrt} with CUDA {stack().cuda} answers wrongly",
+            "use --precision fp32, or --to onnx")])
 
 
 def write(trained: Trained, model: Any, example: dict[str, Any], precision: str, folder: Path
@@ -75,7 +76,7 @@ def widths(trained: Trained) -> list[int]:
     """Those of the profiles: doubled from the narrowest on, up to all that the model takes."""
     most = trained.positions or max(trained.inputs.max_length, LONGEST) if trained.continues else min(
         trained.inputs.max_length, trained.positions or trained.inputs.max_length)
-    found = []
+    found: list[int] = []
     while not found or found[-1] < most:
         found.append(min(most, 2 * found[-1] if found else NARROWEST))
     return found

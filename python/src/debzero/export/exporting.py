@@ -103,8 +103,9 @@ def judge(model: Trained, original: Any, held_out: HeldOut, folder: Path, target
     """The comparison of an export with `original`, and what of it is above the limits but accepted. Raises a UserError
     where it does not pass."""
     here = trained.load(folder, weights=False)
-    # In a process of its own, as it will be asked: the one that built the engines holds memory of the GPU.
-    answers = model_on(here, Process()) if target.to == "tensorrt" else OnnxEngine(here, Choice("cpu", target.precision)).model
+    # Engines in another process than the one that built them, which holds memory of the GPU.
+    answers = OnnxEngine(here, Choice("cpu", target.precision)).model if target.to == "onnx" else model_on(
+        here, Process())
     found = compare(original, answers, model, held_out)
     found.labels_agree = model.labels == here.labels
     if target == Target("onnx", "fp16"):

@@ -1,13 +1,14 @@
-"""The process that has TensorRT, seen from debzero's side, and its engines with the interface of onnxruntime's sessions.
+"""The process that has TensorRT, from debzero's side, and its engines with the interface of onnxruntime's sessions.
 
 An engine takes the shapes of its profiles: a batch is padded to the narrowest of them that it fits, and divided where
 it has more rows than that takes.
 """
 from __future__ import annotations
 
+import os
 import subprocess
-import tempfile
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -47,9 +48,9 @@ class Process:
     object, or with its parent."""
 
     def __init__(self, device: int = 0) -> None:
-        self.printed = tempfile.TemporaryFile()
+        self.printed = os.memfd_create("tensorrt")
         self.child = subprocess.Popen(command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.printed)
-        self.end = weakref.finalize(self, _end, self.child)
+        self.end = weakref.finalize(self, _end, self.child, self.printed)
         self.host: dict[str, str] = self.ask("start", device=device)[0]
 
     def ask(self, op: str, arrays: Optional[dict[str, np.ndarray]] = None, **message: Any
@@ -71,23 +72,20 @@ class Process:
 
     def _died(self) -> UserError:
         code = self.child.wait()
-        self.printed.seek(0, 2)
-        self.printed.seek(max(0, self.printed.tell() - SPOKEN))
-        said = self.printed.read().decode(errors="replace").strip().splitlines()[-1:]
+        printed = os.pread(self.printed, SPOKEN, max(0, os.fstat(self.printed).st_size - SPOKEN))
+        said = printed.decode(errors="replace").strip().splitlines()[-1:]
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         return UserError(f"the process of TensorRT {how}" + "".join(f": {printable(line)}" for line in said),
                          "if the host ran out of memory, free some; else run the role tensorrt again")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes], printed: int) -> None:
     child.kill()
     child.wait()
-    for stream in (child.stdin, child.stdout):
-        if stream is not None:
-            try:
-                stream.close()
-            except OSError:
-                pass
+    os.close(printed)
+    for stream in filter(None, (child.stdin, child.stdout)):
+        with suppress(OSError):
+            stream.close()
 
 
 class Session:

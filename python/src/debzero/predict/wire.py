@@ -6,7 +6,7 @@ nothing but the standard library and numpy.
 from __future__ import annotations
 
 import json
-from typing import Any, BinaryIO, Optional
+from typing import IO, Any, Optional
 
 import numpy as np
 
@@ -14,7 +14,7 @@ LONGEST = 2**24                                    # bytes of a line
 TYPES = ("<i8", "<i4", "<f4", "<f2", "|b1", "|i1", "|u1")  # of arrays: numbers, and nothing that holds objects
 
 
-def send(stream: BinaryIO, message: dict[str, Any], arrays: Optional[dict[str, np.ndarray]] = None) -> None:
+def send(stream: IO[bytes], message: dict[str, Any], arrays: Optional[dict[str, np.ndarray]] = None) -> None:
     """Write a message with its arrays. Raises ValueError for one of another type, and OSError where nobody reads."""
     laid_out = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in (arrays or {}).items()}
     facts = [[name, array.dtype.str, array.shape] for name, array in laid_out.items()]
@@ -26,7 +26,7 @@ def send(stream: BinaryIO, message: dict[str, Any], arrays: Optional[dict[str, n
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Optional[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+def receive(stream: IO[bytes]) -> Optional[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """The next message with its arrays; None where the other side has closed. Raises ValueError for anything else, and
     EOFError for half a message."""
     line = stream.readline(LONGEST)
@@ -46,7 +46,7 @@ def receive(stream: BinaryIO) -> Optional[tuple[dict[str, Any], dict[str, np.nda
     return message, arrays
 
 
-def _fill(stream: BinaryIO, room: memoryview) -> None:
+def _fill(stream: IO[bytes], room: memoryview) -> None:
     done = 0
     while done < len(room):
         count = stream.readinto(room[done:])  # type: ignore[attr-defined]  # of buffered readers

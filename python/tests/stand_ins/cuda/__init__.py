@@ -1,1 +1,1 @@
-"""A stand-in for cuda-python, see cudart."""
+"""A stand-in for cuda-bindings, see runtime."""

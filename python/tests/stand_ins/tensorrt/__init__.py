@@ -1,9 +1,9 @@
-"""TensorRT's names that the worker uses, for hosts without a GPU. onnxruntime computes; it refuses what TensorRT refuses.
+"""TensorRT's names that the worker uses, on onnxruntime, for hosts without a GPU. It refuses what TensorRT refuses.
 
 In half precision each result is rounded to it, and so overflows, but for layers whose precision and type are fp32. A
 test compares the names, and what they take, with the real ones. STAND_IN_HOST says what host this is: {"tensorrt":
-its version, "capability": "8.0", "fp16": whether half precision is fast}. It knows nothing of how fast a GPU is, how much
-memory an engine takes, or what TensorRT's own kernels compute.
+its version, "capability": "8.0", "fp16": whether half precision is fast}. It knows nothing of how fast a GPU is, how
+much memory an engine takes, or what TensorRT's own kernels compute.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import os
 
 import numpy as np
 
-HOST = {"tensorrt": "8.5.3.1", "capability": "8.0", "fp16": True, **json.loads(os.environ.get("STAND_IN_HOST", "{}"))}
+HOST = {"tensorrt": "", "capability": "8.0", "fp16": True, **json.loads(os.environ.get("STAND_IN_HOST", "{}"))}
 __version__ = HOST["tensorrt"]
 MAGIC = b"stand-in of a TensorRT engine "
 
@@ -72,6 +72,8 @@ class ILogger:
 
 
 class ILayer:
+    __slots__ = ("_types", "name", "num_outputs", "precision")  # nothing else can be set, by a slip of the pen
+
     def __init__(self, node):
         self.name, self.num_outputs = node.name, len(node.output)
         self.precision, self._types = None, {}
@@ -134,7 +136,7 @@ class OnnxParser:
                                        "dimension", -1)]
         for number, node in enumerate(loaded.graph.node):
             if node.domain not in ("", "ai.onnx") or node.op_type == "LayerNormalization":
-                self.errors.append(ParserError(f"No importer registered for op: {node.op_type}. Plugin not found", number))
+                self.errors.append(ParserError(f"No importer registered for op: {node.op_type}", number))
         self.network.model = loaded
         self.network.layers = [ILayer(node) for node in loaded.graph.node if node.op_type != "Constant"]
         return not self.errors
@@ -172,8 +174,10 @@ class IBuilderConfig:
 
 
 class Builder:
+    __slots__ = ("_logger", "platform_has_fast_fp16")
+
     def __init__(self, logger):
-        self.logger, self.platform_has_fast_fp16 = logger, HOST["fp16"]
+        self._logger, self.platform_has_fast_fp16 = logger, HOST["fp16"]
 
     def create_network(self, flags=0):
         return INetworkDefinition(flags)
@@ -188,15 +192,15 @@ class Builder:
         for tensor in network.model.graph.input:
             dims = [axis.dim_value or -1 for axis in tensor.type.tensor_type.shape.dim]
             if -1 in dims and not config.profiles:
-                return self.logger.error("Network has dynamic or shape inputs, but no optimization profile has been "
+                return self._logger.error("Network has dynamic or shape inputs, but no optimization profile has been "
                                          "defined.")
             for profile in config.profiles:
                 shapes = profile.get(tensor.name)
                 if shapes is None:
-                    return self.logger.error(f"{tensor.name} has a dynamic shape and is in no profile")
+                    return self._logger.error(f"{tensor.name} has a dynamic shape and is in no profile")
                 if any(len(shape) != len(dims) or any(dim not in (-1, length) for dim, length in zip(dims, shape))
                        for shape in shapes):
-                    return self.logger.error(f"{tensor.name}: the profile's shapes are not those of the network")
+                    return self._logger.error(f"{tensor.name}: the profile's shapes are not those of the network")
         half = BuilderFlag.FP16 in config.flags
         if half:
             obeys = BuilderFlag.OBEY_PRECISION_CONSTRAINTS in config.flags
@@ -211,12 +215,13 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine):
         if not serialized_engine.startswith(MAGIC):
-            return self.logger.error("Serialization assertion magicTagRead == kMAGIC_TAG failed: Magic tag does not match")
+            return self.logger.error("Serialization assertion magicTagRead == kMAGIC_TAG failed: Magic tag does not "
+                                     "match")
         facts, model = serialized_engine[len(MAGIC) :].split(b"\n", 1)
         facts = json.loads(facts)
         if facts["tensorrt"] != __version__:
-            return self.logger.error("Serialization assertion stdVersionRead == serializationVersion failed: Version tag "
-                                     "does not match")
+            return self.logger.error("Serialization assertion stdVersionRead == serializationVersion failed: Version "
+                                     "tag does not match")
         if facts["capability"] != HOST["capability"]:
             return self.logger.error("The engine plan file is generated on an incompatible device, expecting compute "
                                      f"{HOST['capability']} got compute {facts['capability']}, please rebuild.")
@@ -288,7 +293,8 @@ class IExecutionContext:
         """What TensorRT derives is found by computing it for zeros."""
         if self.engine.get_tensor_mode(name) == TensorIOMode.INPUT:
             return self.shapes[name]
-        zeros = {each.name: np.zeros(self.shapes[each.name], type_of(each)) for each in self.engine.session.get_inputs()}
+        zeros = {each.name: np.zeros(self.shapes[each.name], type_of(each))
+                 for each in self.engine.session.get_inputs()}
         key = tuple(sorted(self.shapes.items()))
         if key not in self.results:
             self.results[key] = {each.name: array.shape for each, array in zip(

@@ -1,17 +1,16 @@
-"""cuda-python's names that the worker of TensorRT uses, on the host's memory; a test compares them with the real ones.
+"""cuda-bindings' names that the worker of TensorRT uses, on the host's memory; a test compares them with the real ones.
 
 It refuses addresses that were not allocated, and copies beyond their end. STAND_IN_HOST says what host this is:
-{"gpu": ..., "capability": "8.0", "cuda": 11070, "memory": bytes}; {"gpu": ""} has no driver.
+{"gpu": ..., "capability": "8.0", "cuda": 11050, "memory": bytes}; {"gpu": ""} has no driver.
 """
 import ctypes
 import enum
 import json
 import os
-from types import SimpleNamespace
 
-HOST = {"gpu": "NVIDIA Stand-in", "capability": "8.0", "cuda": 11070, "memory": 2**40,
+HOST = {"gpu": "NVIDIA Stand-in", "capability": "8.0", "cuda": 11050, "memory": 2**40,
         **json.loads(os.environ.get("STAND_IN_HOST", "{}"))}
-held = {}  # {address: its memory}
+_held = {}  # {address: its memory}
 
 
 class cudaError_t(enum.IntEnum):
@@ -19,6 +18,10 @@ class cudaError_t(enum.IntEnum):
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
     cudaErrorInvalidDevice = 101
+
+
+class cudaDeviceProp:
+    __slots__ = ("major", "minor", "name")
 
 
 class cudaMemcpyKind(enum.IntEnum):
@@ -41,8 +44,10 @@ def cudaSetDevice(device):
 
 
 def cudaGetDeviceProperties(device):
-    major, minor = map(int, HOST["capability"].split("."))
-    return OK, SimpleNamespace(name=HOST["gpu"].encode(), major=major, minor=minor)
+    found = cudaDeviceProp()
+    found.name = HOST["gpu"].encode()
+    found.major, found.minor = map(int, HOST["capability"].split("."))
+    return OK, found
 
 
 def cudaDriverGetVersion():
@@ -58,19 +63,19 @@ def cudaStreamSynchronize(stream):
 
 
 def cudaMalloc(size):
-    if size + sum(map(len, held.values())) > HOST["memory"]:
+    if size + sum(map(len, _held.values())) > HOST["memory"]:
         return cudaError_t.cudaErrorMemoryAllocation, 0
     memory = (ctypes.c_char * size)()
-    held[ctypes.addressof(memory)] = memory
+    _held[ctypes.addressof(memory)] = memory
     return OK, ctypes.addressof(memory)
 
 
 def cudaFree(devPtr):
-    return (OK if held.pop(devPtr, None) is not None else cudaError_t.cudaErrorInvalidValue,)
+    return (OK if _held.pop(devPtr, None) is not None else cudaError_t.cudaErrorInvalidValue,)
 
 
 def is_held(address, size):
-    return any(start <= address and address + size <= start + len(memory) for start, memory in held.items())
+    return any(start <= address and address + size <= start + len(memory) for start, memory in _held.items())
 
 
 def cudaMemcpyAsync(dst, src, count, kind, stream):
