@@ -28,13 +28,12 @@ from debzero.export.samples import HeldOut
 from debzero.measure.facts import command_line, identity
 from debzero.measure.run import claim
 from debzero.model.tasks import TextToText
-from debzero.predict import exported, trained
+from debzero.predict import exported, tensorrt_process, trained
 from debzero.predict.engine import Batch, Choice, Engine, Writing
 from debzero.predict.engine_onnx import precisions
 from debzero.predict.engine_tensorrt import check_host
 from debzero.predict.engine_torch import TorchEngine
 from debzero.predict.engines import ENGINES
-from debzero.predict.tensorrt_process import Process, is_installed
 from debzero.predict.trained import Trained
 from debzero.run.folder import RunFolder, now
 
@@ -108,7 +107,7 @@ def measure(model: Trained, held_out: HeldOut, folder: Path, say: Callable[[str]
     versions = {name: metadata.version(name) for name in ("torch", "transformers", *(["onnxruntime"] if any(
         kind == "onnx" for kind, _ in asks) else []))}
     if any(kind == "tensorrt" for kind, _ in asks):
-        versions["tensorrt"] = Process().host["tensorrt"]
+        versions["tensorrt"] = tensorrt_process.Process().host["tensorrt"]
     return Inference(now(), command_line(), device, width, WRITTEN if model.writes else None, versions, timings,
                      left_out)
 
@@ -130,7 +129,7 @@ def _engines(model: Trained, held_out: HeldOut, folder: Path, stack: ExitStack
         yield "torch", precision, torch_in(precision)
     for precision in precisions():
         yield "onnx", precision, exported_to("onnx", precision)
-    for precision in exported.PRECISIONS["tensorrt"] if is_installed() else ():
+    for precision in exported.PRECISIONS["tensorrt"] if tensorrt_process.is_installed() else ():
         yield "tensorrt", precision, exported_to("tensorrt", precision)
 
 
@@ -139,7 +138,7 @@ def _exported(model: Trained, held_out: HeldOut, target: exporting.Target, folde
     try:
         found, record = exported.load(model.folder, *target)
         if target.to == "tensorrt":
-            check_host(found, record, Process().host)
+            check_host(found, record, tensorrt_process.Process().host)
         return found
     except (InputError, UserError):
         if target.to == "tensorrt":
