@@ -76,7 +76,8 @@ def score_alone(run: RunFolder, folder: Path, metric: str) -> float:
     """What onnxruntime alone, in a process that knows nothing of debzero, scores with an export on the held-out samples
     of its run."""
     model = trained.load(run.model)
-    batches = [batch for _, batch in samples.of_run(model, "x").batches(1)]
+    held_out = samples.of_run(model, "x")
+    order, batches = zip(*held_out.batches(1))
 
     def all_of(name, fill):
         width = max(batch[name].shape[1] for batch in batches)
@@ -85,7 +86,8 @@ def score_alone(run: RunFolder, folder: Path, metric: str) -> float:
 
     arrays = {"ids": all_of("input_ids", 0), "mask": all_of("attention_mask", 0)}
     if metric == "accuracy":
-        arrays["labels"] = np.array([model.labels[number] for batch in batches for number in batch["labels"].tolist()])
+        classes = held_out.prepared.held_out.labels[np.concatenate(order)]
+        arrays["labels"] = np.array([model.labels[number] for number in classes])
     if metric == "accuracy" and model.task == "text-to-text":
         arrays["names"] = tasks.TextToText("auto").bind(model.tokenizer, model.labels)
     if metric == "exact_match":
@@ -101,15 +103,15 @@ def score_alone(run: RunFolder, folder: Path, metric: str) -> float:
     return float(json.loads(done.stdout)[metric])
 
 
-def graph(change):
+def graph(change, file="model.onnx"):
     """A damage to the graph's weights, by name."""
     def damage(folder):
-        model = onnx.load(str(folder / "model.onnx"))
+        model = onnx.load(str(folder / file))
         for tensor in model.graph.initializer:
             values = onnx.numpy_helper.to_array(tensor).copy()
             if change(tensor.name, values):
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        onnx.save(model, str(folder / "model.onnx"))
+        onnx.save(model, str(folder / file))
     return damage
 
 

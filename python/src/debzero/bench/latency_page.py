@@ -10,8 +10,8 @@ from debzero.bench.results import BenchResults, Inference, Timing
 HEADINGS = ("p50", "p95", "p99", "rows/s", "of torch fp32", "batches")
 ABOUT = ("The time from a batch's tokens to its answers, of the run's held-out samples, each batch padded to its own "
          "longest; without reading and tokenising texts. All engines see the same batches, in turns, after a warm-up.")
-# Figures of their makers', at 128 tokens: (what, rows of a batch, milliseconds). NVIDIA's are of TensorRT 8.5's own demo,
-# which has plugins in place of operators; Microsoft's of onnxruntime 1.4, in the README of its tools for Transformers.
+# Their makers' figures, at 128 tokens: (what, rows of a batch, milliseconds). NVIDIA's are of TensorRT 8.5's own demo,
+# which has plugins in place of operators; those of onnxruntime are in the README of its tools for Transformers.
 OF_LARGE = (("TensorRT 8.5, fp16", 1, 1.64), ("TensorRT 8.5, fp16", 32, 13.85), ("TensorRT 8.5, int8", 1, 1.25),
             ("TensorRT 8.5, int8", 32, 7.09))
 OF_BASE = (("onnxruntime 1.4, fp32", 1, 3.11), ("onnxruntime 1.4, fp16", 1, 1.45), ("onnxruntime 1.4, fp32", 4, 9.13),

@@ -1,16 +1,21 @@
 """Models that write texts are exported with their caches, and write the same."""
 import csv
 import json
+import shutil
 import sys
 
 import pytest
 import tensorrt_host
-from exported_runs import GPT2, T5, run_alone, run_of, score_alone
+from exported_runs import GPT2, T5, graph, run_alone, run_of, score_alone
 
 from debzero.base.errors import UserError
 from debzero.base.files import read_json
 from debzero.cli import main, parser
+from debzero.export import exporting, samples
 from debzero.export.verify import METRIC_LIMIT
+from debzero.predict import trained
+from debzero.predict.engine import Choice
+from debzero.predict.engine_torch import TorchEngine
 
 pytestmark = pytest.mark.slow
 JOBS = {"continues": {"task": "causal-lm", "model": GPT2},
@@ -64,6 +69,30 @@ def test_onnxruntime_alone_scores_it_alike(runs, name, metric):
     scored = score_alone(runs[name], folder, metric)
     assert scored == pytest.approx(original, abs=METRIC_LIMIT * (original if metric == "loss" else 1))
     assert scored > (0 if name == "writes" else 0.5), "a score of nothing would prove nothing"
+
+
+def one_weight(name, values):
+    """Of the norm before the logits, so little that hardly an answer changes."""
+    if not name.endswith(("ln_f.weight", "decoder.final_layer_norm.weight")):
+        return False
+    values.flat[3] += 0.05
+    return True
+
+
+@pytest.mark.parametrize(("name", "file"), [
+    ("continues", "model.onnx"), *((name, f"{part}.onnx") for name in ("chooses", "writes")
+                                   for part in ("decoder_model", "decoder_with_past_model"))])
+def test_a_damaged_export_does_not_pass(runs, name, file, tmp_path):
+    """In each of its graphs: the one with the keys and values of earlier tokens is asked, too."""
+    run = runs[name]
+    model = trained.load(run.model)
+    folder = shutil.copytree(run.folder / "export" / "onnx-fp32", tmp_path / "damaged")
+    before = (folder / file).read_bytes()
+    graph(one_weight, file)(folder)
+    assert (folder / file).read_bytes() != before
+    with pytest.raises(UserError, match="a logit differs by"):
+        exporting.judge(model, TorchEngine(model, Choice("cpu", "fp32")).model, samples.of_run(model, "x"), folder,
+                        exporting.Target("onnx", "fp32"), False)
 
 
 @pytest.fixture(scope="module")
