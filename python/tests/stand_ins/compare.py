@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 # Of the stand-ins' own.
-OURS = {"in_half", "type_of", "is_held", "is_fp32", "error", "annotations", "HOST", "MAGIC", "OK"}
+OURS = {"in_half", "type_of", "is_held", "is_fp32", "error", "annotations", "HOST", "MAGIC", "OK", "OPERATORS"}
 
 
 def stand_in(name, file):
@@ -70,7 +70,12 @@ def main():
 
     if str(HERE) in tensorrt.__file__:
         sys.exit("this is the stand-in itself: start it in the environment of the role tensorrt")
-    found = [*compared("tensorrt", stand_in("tensorrt", "tensorrt/__init__.py"), tensorrt),
+    ours = stand_in("tensorrt", "tensorrt/__init__.py")
+    # The parser has its operators' names as strings; where one ends another, as Div ends FloorDiv, both are one.
+    parser = Path(tensorrt.__file__).with_name("libnvonnxparser.so.8").read_bytes()
+    operators = [(f"operator {name}", "" if f"{name}\0".encode() in parser else "is none of the parser's")
+                 for name in sorted(ours.OPERATORS)]
+    found = [*operators, *compared("tensorrt", ours, tensorrt),
              *compared("runtime", stand_in("runtime", "cuda/bindings/runtime.py"), runtime)]
     wrong = [(name, difference) for name, difference in found if difference]
     for name, difference in found:

@@ -17,6 +17,11 @@ import numpy as np
 HOST = {"tensorrt": "", "capability": "8.0", "fp16": True, **json.loads(os.environ.get("STAND_IN_HOST", "{}"))}
 __version__ = HOST["tensorrt"]
 MAGIC = b"stand-in of a TensorRT engine "
+# Of what TensorRT's parser reads, the operators that Transformers' graphs have.
+_NAMES = """Abs Add ArgMax Cast Clip Concat Constant ConstantOfShape CumSum Div Equal Erf Expand Flatten Gather
+GatherElements Gemm Greater Identity Less Log MatMul Min Mod Mul Neg Not Pow Range ReduceMean Relu Reshape ScatterND
+Shape Slice Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze Where"""
+OPERATORS = {*_NAMES.split()}
 
 
 class DataType(enum.Enum):
@@ -111,7 +116,7 @@ class ParserError:
 
 
 class OnnxParser:
-    """Knows ONNX's own operators up to opset 16, as 8.5 does, and none of onnxruntime's."""
+    """Knows none of onnxruntime's operators, and not all of ONNX's."""
 
     def __init__(self, network, logger):
         self.network, self.errors = network, []
@@ -124,7 +129,7 @@ class OnnxParser:
         return self.errors[index]
 
     def parse_from_file(self, model):
-        import onnx
+        import onnx.shape_inference
 
         try:
             loaded = onnx.load(model)
@@ -135,8 +140,17 @@ class OnnxParser:
             self.errors = [ParserError("This version of the ONNX parser only supports networks with an explicit batch "
                                        "dimension", -1)]
         for number, node in enumerate(loaded.graph.node):
-            if node.domain not in ("", "ai.onnx") or node.op_type == "LayerNormalization":
+            if node.op_type not in OPERATORS:
                 self.errors.append(ParserError(f"No importer registered for op: {node.op_type}", number))
+        if self.errors:
+            return False
+        inferred = onnx.shape_inference.infer_shapes(loaded).graph.value_info
+        integers = {each.name for each in inferred if each.type.tensor_type.elem_type in (
+            onnx.TensorProto.INT32, onnx.TensorProto.INT64)}
+        for number, node in enumerate(loaded.graph.node):
+            if node.op_type == "ArgMax" and node.input[0] in integers:
+                self.errors.append(ParserError("This version of TensorRT does not support INT32 ArgMin/ArgMax input "
+                                               "data.", number))
         self.network.model = loaded
         self.network.layers = [ILayer(node) for node in loaded.graph.node if node.op_type != "Constant"]
         return not self.errors
