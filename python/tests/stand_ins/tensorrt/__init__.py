@@ -129,7 +129,7 @@ class OnnxParser:
         return self.errors[index]
 
     def parse_from_file(self, model):
-        import onnx.shape_inference
+        import onnx
 
         try:
             loaded = onnx.load(model)
@@ -142,15 +142,6 @@ class OnnxParser:
         for number, node in enumerate(loaded.graph.node):
             if node.op_type not in OPERATORS:
                 self.errors.append(ParserError(f"No importer registered for op: {node.op_type}", number))
-        if self.errors:
-            return False
-        inferred = onnx.shape_inference.infer_shapes(loaded).graph.value_info
-        integers = {each.name for each in inferred if each.type.tensor_type.elem_type in (
-            onnx.TensorProto.INT32, onnx.TensorProto.INT64)}
-        for number, node in enumerate(loaded.graph.node):
-            if node.op_type == "ArgMax" and node.input[0] in integers:
-                self.errors.append(ParserError("This version of TensorRT does not support INT32 ArgMin/ArgMax input "
-                                               "data.", number))
         self.network.model = loaded
         self.network.layers = [ILayer(node) for node in loaded.graph.node if node.op_type != "Constant"]
         return not self.errors

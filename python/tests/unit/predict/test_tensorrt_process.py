@@ -1,5 +1,6 @@
 """The process of TensorRT, on its stand-in: what it refuses is one sentence, and pipes carry nothing but numbers."""
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,8 +8,9 @@ import tensorrt_host
 from onnx import TensorProto, helper, save
 
 from debzero.base.errors import UserError
+from debzero.export import engines
 from debzero.export.norms import layer_norms
-from debzero.predict import wire
+from debzero.predict import tensorrt_process, wire
 from debzero.predict.tensorrt_process import Process
 
 
@@ -120,6 +122,38 @@ def test_messages_come_back_as_they_were():
     assert message == {"op": "run"} and list(found) == list(arrays)
     assert all((found[name] == array).all() and found[name].shape == array.shape for name, array in arrays.items())
     assert wire.receive(stream) == ({"op": "end"}, {}) and wire.receive(stream) is None
+
+
+def test_it_runs_under_a_python_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(tensorrt_process, "python", lambda: tmp_path / "python")
+    with pytest.raises(UserError, match="TensorRT is not installed on this host"):
+        tensorrt_process.command()
+    (tmp_path / "python").touch()
+    assert tensorrt_process.command() == [str(tmp_path / "python"), "-I", str(tensorrt_process.SCRIPT)]
+    assert tensorrt_process.SCRIPT.is_file()
+
+
+@pytest.mark.parametrize(("task", "kind", "longest", "positions", "widths", "rows"), [
+    ("classification", "bert", 128, 512, [32, 64, 128], [64, 64, 64]),
+    ("classification", "bert", 100, 512, [32, 64, 100], [64, 64, 64]),
+    ("classification", "bert", 16, 512, [16], [64]),
+    ("causal-lm", "gpt2", 128, 1024, [32, 64, 128, 256, 512, 1024], [64, 41, 20, 10, 5, 2]),
+    ("text-to-text", "t5", 128, None, [32, 64, 128], [64, 64, 64])])
+def test_each_width_has_a_profile(task, kind, longest, positions, widths, rows):
+    """As many rows as their logits' memory allows."""
+    model = SimpleNamespace(task=task, continues=kind == "gpt2", limit=20, positions=positions,
+                            inputs=SimpleNamespace(max_length=longest), config=SimpleNamespace(vocab_size=50257))
+    axes = {"input_ids": ["batch", "sequence"], "attention_mask": ["batch", "sequence"], "logits": ["batch", 2]}
+    if kind == "t5":
+        axes = {"input_ids": ["batch", "answer"], "encoder_attention_mask": ["batch", "text"],
+                "encoder_hidden_states": ["batch", "text", 768], "logits": ["batch", "answer", 50257]}
+    found = engines.profiles(model, axes)
+    assert [shapes[list(shapes)[1]][2][:2] for shapes in found] == [list(each) for each in zip(rows, widths)]
+    assert all(shapes[name][0][0] == 1 and shapes[name][1][0] == min(32, count)
+               for shapes, count in zip(found, rows) for name in shapes)
+    if kind == "t5":
+        assert {tuple(shapes["input_ids"][2]) for shapes in found} == {(64, 24)}, "20 tokens, the first one, in eights"
+        assert found[0]["encoder_hidden_states"][2] == [64, 32, 768]
 
 
 @pytest.mark.parametrize(("said", "error"), [
