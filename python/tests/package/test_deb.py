@@ -105,7 +105,7 @@ def test_holds_every_source_file_unchanged(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock", "python/requirements-inference.lock",
-                                    "debian/job.schema.json"])
+                                    "python/requirements-tensorrt.lock", "debian/job.schema.json"])
 def test_ships_the_one_copy_of_a_shared_file(tree: Path, source: str) -> None:
     assert (tree / "usr/share/debzero" / Path(source).name).read_bytes() == (ROOT / source).read_bytes()
 
