@@ -81,7 +81,8 @@ def write(model: Trained, held_out: HeldOut, target: Target, folder: Path, accep
               "files": {path.name: _digest(path) for path in sorted(folder.iterdir())
                         if path.suffix in (".onnx", ENDING)}, **facts,
               "model": {path.name: _digest(path) for path in sorted(model.folder.glob("*.safetensors"))},
-              "versions": _versions(), "verified_on": device_name(torch.device("cpu")),
+              "versions": _versions(),
+              "verified_on": facts.get("built_for", {}).get("gpu") or device_name(torch.device("cpu")),
               "limits": {"metric": METRIC_LIMIT, "answers": ROWS_LIMIT}, "verification": asdict(found),
               "accepted": accepted}
     write_json(folder / exported.RECORD, record)
