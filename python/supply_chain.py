@@ -22,8 +22,10 @@ from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "docs" / "security"
-OPTIONAL = "python/requirements-inference.lock"  # on hosts that export models or predict with exported ones
-HOST_LOCKS = ("python/requirements.lock", "python/installer.lock", OPTIONAL)
+REQUIRED = ("python/requirements.lock", "python/installer.lock")
+# On hosts that export models or predict with exported ones; the second in an environment of its own.
+OPTIONAL = ("python/requirements-inference.lock", "python/requirements-tensorrt.lock")
+HOST_LOCKS = (*REQUIRED, *OPTIONAL)
 # The build for GPUs takes the place of one package of OPTIONAL.
 LOCKS = (*HOST_LOCKS, "python/requirements-inference-gpu.lock", "ansible/requirements.lock")
 FINDINGS = ("torch", "transformers", "libraries", "controller")
@@ -121,12 +123,14 @@ def wrapped(text: str, bullet: str = "") -> list[str]:
 
 
 def host_pins() -> list[tuple[Requirement, list[str]]]:
-    """What a Bullseye host has, DeepSpeed included."""
+    """What a Bullseye host has, each version once, DeepSpeed included."""
     pins = [pin for name in HOST_LOCKS for pin in requirements((ROOT / name).read_text())]
-    here = [(pin, hashes) for pin, hashes in pins if not pin.marker or pin.marker.evaluate(on_a_host())]
+    here = {(pin.name, version_of(pin)): (pin, hashes) for pin, hashes in reversed(pins)
+            if not pin.marker or pin.marker.evaluate(on_a_host())}
     pinned = stack()
     own = Requirement(f"deepspeed=={pinned['deepspeed']}")
-    return sorted([*here, (own, [f"sha256:{pinned['deepspeed_sha256']}"])], key=lambda pin: pin[0].name)
+    return sorted([*here.values(), (own, [f"sha256:{pinned['deepspeed_sha256']}"])],
+                  key=lambda pin: (pin[0].name, version_of(pin[0])))
 
 
 def sbom() -> str:
@@ -141,12 +145,14 @@ def sbom() -> str:
     made = subprocess.run(command, input=pins, check=True, capture_output=True, text=True, env={})
     document = json.loads(made.stdout)
     licenses = reviewed()["licenses"]
-    optional = {pin.name for pin, _ in requirements((ROOT / OPTIONAL).read_text())}
-    purls = {}
+    optional, required = ({(pin.name, version_of(pin)) for name in locks for pin, _ in requirements(
+        (ROOT / name).read_text())} for locks in (OPTIONAL, REQUIRED))
+    purls = []
     for component in document["components"]:
-        purl = purls[component["name"]] = component["purl"]
+        purl = component["purl"]
+        purls.append(purl)
         component.update({"bom-ref": purl, "licenses": [{"expression": licenses[component["name"]]}]})
-        if component["name"] in optional:
+        if (component["name"], component["version"]) in optional - required:
             component["scope"] = "optional"
         del component["description"]
         for reference in component["externalReferences"]:
@@ -159,27 +165,27 @@ def sbom() -> str:
         "properties": document["metadata"]["properties"],
         "tools": {"components": [{key: tool[key] for key in ("type", "name", "version")}
                                  for tool in document["metadata"]["tools"]["components"]]}}
-    document["dependencies"] = [{"ref": root, "dependsOn": sorted(purls.values())},
-                                *({"ref": purl} for purl in sorted(purls.values()))]
+    document["dependencies"] = [{"ref": root, "dependsOn": sorted(purls)}, *({"ref": purl} for purl in sorted(purls))]
     document["vulnerabilities"] = list(statements(purls))
     text = json.dumps(document, indent=1) + "\n"
     return re.sub(r'\{\s+("alg": "SHA-256"),\s+("content": "\w+")\s+\}', r"{\1, \2}", text)  # a line for each hash
 
 
-def statements(purls: dict[str, str]) -> Iterator[dict[str, Any]]:
+def statements(purls: list[str]) -> Iterator[dict[str, Any]]:
     """A VEX statement for each advisory of a host's packages."""
     why = reasons()
     for package, listed in findings().items():
         for one in listed:
-            purl = purls.get(package, "")
-            if purl.rpartition("@")[2] in one["affects"]:
+            named = {f"pkg:pypi/{package}@{version}" for version in one["affects"]}
+            affected = [purl for purl in purls if purl in named]
+            if affected:
                 reason = why[one["because"]]
                 analysis = {"state": STATES[reason["reachable"]], "detail": reason["why"]}
                 if reason["reachable"] == "no":
                     absent = reason.keys() - BASIC == {"missing"}
                     analysis["justification"] = "code_not_present" if absent else "code_not_reachable"
                 yield {"bom-ref": one["id"], "id": one["id"], "description": one["what"], "analysis": analysis,
-                       "affects": [{"ref": purl}]}
+                       "affects": [{"ref": purl} for purl in affected]}
 
 
 def within(version: Version, events: Iterable[dict[str, str]]) -> bool:

@@ -41,11 +41,11 @@ COMMANDS = {
     **LINTERS,
     **{name: scenario(name) for name in (
         "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
-        "inference", "cluster", "cuda", "preflight")},
+        "inference", "tensorrt", "cluster", "cuda", "preflight")},
     **{f"{name}_long": ["env", "DEBZERO_LONG=1", *scenario(name)] for name in ("trainer", "cluster")},
 }
 # Scenarios that continue where the one before ended: each finds the roles installed that it needs, in one container.
-CHAIN = ("base", "torch_venv", "deepspeed_wheel", "trainer", "inference", "cluster")
+CHAIN = ("base", "torch_venv", "deepspeed_wheel", "trainer", "inference", "tensorrt", "cluster")
 HOSTS = dict.fromkeys(CHAIN, "roles")
 # A package or a wheel must not be built twice at once: these wait for the jobs that build them. And what torch_venv
 # downloads and unpacks, local_connection finds in the cache (site is busy with CUDA's packages meanwhile).

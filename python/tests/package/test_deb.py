@@ -42,6 +42,7 @@ MUST_CONTAIN = {
     "usr/share/debzero/job.schema.json": 0o644,
     "usr/share/debzero/requirements-inference-gpu.lock": 0o644,
     "usr/share/debzero/requirements-inference.lock": 0o644,
+    "usr/share/debzero/requirements-tensorrt.lock": 0o644,
     "usr/share/debzero/requirements.lock": 0o644,
     "usr/share/debzero/sbom.cdx.json": 0o644,
     "usr/share/debzero/stack.yml": 0o644,
@@ -106,7 +107,8 @@ def test_holds_every_source_file_unchanged(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["stack.yml", "python/requirements.lock", "python/requirements-inference.lock",
-                                    "python/requirements-inference-gpu.lock", "debian/job.schema.json"])
+                                    "python/requirements-inference-gpu.lock", "python/requirements-tensorrt.lock",
+                                    "debian/job.schema.json"])
 def test_ships_the_one_copy_of_a_shared_file(tree: Path, source: str) -> None:
     assert (tree / "usr/share/debzero" / Path(source).name).read_bytes() == (ROOT / source).read_bytes()
 

@@ -22,7 +22,9 @@ TYPED = {
     "debian/job.schema.json": "written from job/schema.py by make docs",
 }
 SOURCE = r"://.*|--(?:extra-)?index-url.*|--find-links.*"
-INFERENCE = r"/debzero/(export/|predict/engine_onnx\.py$)"  # may use what a host that only trains does not have
+# What may use what a host that only trains does not have.
+INFERENCE = r"/debzero/(export/|predict/engine_(onnx|tensorrt)\.py$)"
+TENSORRT = "python/src/tensorrt_worker.py"  # runs in an environment of its own
 PIN_WITHOUT_HASH = r"^\w.*==.*$(?!\n    --hash=sha256:)"
 
 
@@ -34,7 +36,7 @@ def exactly(version):
 def pins(values):
     """{pattern: why} of all that would be a second home of a pin, derived spellings too."""
     cuda, python = values["cuda"], values["python"]
-    numbers = [exactly(values[key]) for key in ("torch", "deepspeed", "cudnn", "cuda", "python")]
+    numbers = [exactly(values[key]) for key in ("torch", "deepspeed", "tensorrt", "cudnn", "cuda", "python")]
     return [*numbers, values["deepspeed_sha256"],
             rf"\bcu{cuda.replace('.', '')}\b", rf"(?<!\d){cuda.replace('.', '-')}(?![\d-])",
             rf"\b(cp|py){python.replace('.', '')}\b"]
@@ -98,11 +100,14 @@ def test_the_lock_holds_the_pinned_torch_and_no_deepspeed():
 
 
 def test_the_locks_of_the_test_environment_agree():
-    runtime, tests, inference = (locked((ROOT / f"python/requirements{part}.lock").read_text())
-                                 for part in ("", "-test", "-inference"))
+    runtime, tests, inference, tensorrt = (locked((ROOT / f"python/requirements{part}.lock").read_text())
+                                           for part in ("", "-test", "-inference", "-tensorrt"))
     shared = runtime.keys() & tests.keys()
     assert shared
     refuse(f"{name}: {runtime[name]} and {tests[name]}" for name in shared if runtime[name] != tests[name])
+    assert tensorrt["tensorrt"] == stack()["tensorrt"]
+    refuse(f"{name}: {runtime[name]} and {tensorrt[name]}" for name in runtime.keys() & tensorrt.keys()
+           if runtime[name] != tensorrt[name] and name != "nvidia-cudnn-cu11")
     refuse(f"{name} is in another lock already" for name in inference.keys() & {*runtime, *tests})
     gpu = locked((ROOT / "python/requirements-inference-gpu.lock").read_text())
     assert {name.replace("onnxruntime-gpu", "onnxruntime"): version for name, version in gpu.items()} == inference
@@ -126,15 +131,23 @@ def test_everything_that_the_trainer_imports_is_locked():
         for module in {path.parts[0].partition(".")[0] for path in package.files or []}:
             owners.setdefault(module, set()).add(re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower())
     wanted = {(name, file) for file, text in files("python/src/*.py").items() for name in imported(text)
-              if name not in ("debzero", "deepspeed") and not in_the_standard_library(name)}
+              if file != TENSORRT and name not in ("debzero", "deepspeed") and not in_the_standard_library(name)}
     assert {"torch", "yaml", "onnxruntime"} <= {name for name, _ in wanted}
     refuse(f"{file} imports {name}, which no package of python/requirements.lock provides"
            for name, file in wanted if not owners.get(name, set()) & versions.keys()
            and not (re.search(INFERENCE, file) and owners.get(name, set()) & inference.keys()))
 
 
+def test_the_worker_of_tensorrt_needs_what_its_lock_has():
+    modules = {"tensorrt": "tensorrt", "cuda": "cuda-bindings", "numpy": "numpy"}
+    locks = locked((ROOT / "python/requirements-tensorrt.lock").read_text())
+    wanted = {name for name in imported((ROOT / TENSORRT).read_text()) if not in_the_standard_library(name)}
+    assert wanted - {"debzero"} == {*modules} and {*modules.values()} <= locks.keys()
+
+
 def test_the_checks_see_what_is_wrong():
-    sample = {"python": "9.7", "cuda": "55.6", "cudnn": "9.4.1.5", "torch": "7.8.9", "deepspeed": "5.6.7"}
+    sample = {"python": "9.7", "cuda": "55.6", "cudnn": "9.4.1.5", "torch": "7.8.9", "deepspeed": "5.6.7",
+              "tensorrt": "7.7.7.7"}
     sample.update({"deepspeed_sha256": "ab" * 32, "venv": "/a/b/c"})
     code = "pip install torch==7.8.9\n# torch 7.8.9\ncu556 x-55-6 cp97 17.8.9 7.8.91 55.60 7.8.9.1\nurl=55.6.\n"
     assert typed_pins(sample, {"x": code}) == ["x:1: 7.8.9", "x:4: 55.6", "x:3: cu556", "x:3: 55-6", "x:3: cp97"]

@@ -1,8 +1,11 @@
 """Runs to export, made within the process of the tests: what a training leaves, without its ranks."""
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 import yaml
 from support import JOB, changed
@@ -10,9 +13,11 @@ from support import JOB, changed
 from debzero.base.files import write_json
 from debzero.check import checks
 from debzero.data.collator import Collator
+from debzero.export import samples
 from debzero.model import source, tasks
 from debzero.model.build import build, config
 from debzero.model.publish import as_published, inputs_of
+from debzero.predict import trained
 from debzero.run.folder import RunFolder
 from debzero.train import prepare
 
@@ -65,3 +70,61 @@ def run_alone(folder: Path, more: str = "") -> str:
                           timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def score_alone(run: RunFolder, folder: Path, metric: str) -> float:
+    """What onnxruntime alone, in a process that knows nothing of debzero, scores with an export on the held-out samples
+    of its run."""
+    model = trained.load(run.model)
+    held_out = samples.of_run(model, "x")
+    order, batches = zip(*held_out.batches(1))
+
+    def all_of(name, fill):
+        width = max(batch[name].shape[1] for batch in batches)
+        return np.concatenate([np.pad(batch[name].numpy(), ((0, 0), (0, width - batch[name].shape[1])),
+                                      constant_values=fill) for batch in batches])
+
+    arrays = {"ids": all_of("input_ids", 0), "mask": all_of("attention_mask", 0)}
+    if metric == "accuracy":
+        classes = held_out.prepared.held_out.labels[np.concatenate(order)]
+        arrays["labels"] = np.array([model.labels[number] for number in classes])
+    if metric == "accuracy" and model.task == "text-to-text":
+        arrays["names"] = tasks.TextToText("auto").bind(model.tokenizer, model.labels)
+    if metric == "exact_match":
+        answers = all_of("labels", -100)
+        arrays["answers"] = np.where(answers < 0, model.tokenizer.pad_token_id, answers)
+    np.savez(folder / "samples.npz", **arrays)
+    try:
+        done = subprocess.run([sys.executable, "-I", str(Path(__file__).with_name("score_alone.py")), str(folder),
+                               str(folder / "samples.npz"), metric], text=True, capture_output=True, timeout=120)
+    finally:
+        (folder / "samples.npz").unlink()
+    assert done.returncode == 0, done.stderr
+    return float(json.loads(done.stdout)[metric])
+
+
+def graph(change, file="model.onnx"):
+    """A damage to the graph's weights, by name."""
+    def damage(folder):
+        model = onnx.load(str(folder / file))
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            if change(tensor.name, values):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, str(folder / file))
+    return damage
+
+
+def one_weight(name, values):
+    """Of the classifier's, so little that no answer changes."""
+    if not name.endswith("classifier.weight"):
+        return False
+    values.flat[3] += 0.05
+    return True
+
+
+def infinite(name, values):
+    if not name.endswith("classifier.bias"):
+        return False
+    values[0] = np.inf
+    return True

@@ -20,9 +20,11 @@ class Stack:
     deepspeed: str
     deepspeed_sha256: str
     deepspeed_ops: list[str]
+    tensorrt: str
     gpu_architectures: list[str]
     prefix: str
     venv: str
+    tensorrt_venv: str
     config: str
     state: str
     cache: str

@@ -9,8 +9,7 @@ from debzero.resolve.sharding import Sharding
 
 ABOUT = ("The table of the article that this kit began with. It defines neither \"step\" nor how memory was read, so "
          "its figures show a tendency and no common scale. Here both are defined, below.")
-# Of BERT-Large, which is all that the article says of its model. Not ALBERT's.
-MODEL = re.compile(r"(^|[/_-])bert-large", re.IGNORECASE)
+SHAPES = {"base": ("bert", 768, 12), "large": ("bert", 1024, 24)}  # of BERT: type, hidden size, layers
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,15 @@ ROWS = (Printed(Sharding(0), "32 GB+", 3.2), Printed(Sharding(1), "18 GB", 3.90)
 
 
 def is_comparable(bench: BenchResults) -> bool:
-    """Whether the article's figures have to do with this bench: a BERT-Large on GPUs."""
+    """Whether the article's figures have to do with this bench: BERT-Large is all that it says of its model."""
+    return is_bert(bench, "large")
+
+
+def is_bert(bench: BenchResults, size: str) -> bool:
+    """Whether it is of a BERT of this size, base or large, on GPUs."""
     model = bench.job.get("model")
     if isinstance(model, dict):  # a shape, trained from scratch
-        large = (model.get("type"), model.get("hidden_size"), model.get("num_hidden_layers")) == ("bert", 1024, 24)
+        same = (model.get("type"), model.get("hidden_size"), model.get("num_hidden_layers")) == SHAPES[size]
     else:
-        large = bool(MODEL.search(bench.model))
-    return large and bench.host.gpus > 0
+        same = bool(re.search(rf"(^|[/_-])bert-{size}", bench.model, re.IGNORECASE))  # not ALBERT's
+    return same and bench.host.gpus > 0

@@ -23,15 +23,17 @@ from debzero.bench.latency_page import as_text
 from debzero.bench.results import NAME, Inference, Timing, load
 from debzero.check import checks
 from debzero.data.collator import Collator
-from debzero.export import exporting, samples
+from debzero.export import engines, exporting, samples
 from debzero.export.samples import HeldOut
 from debzero.measure.facts import command_line, identity
 from debzero.measure.run import claim
 from debzero.model.tasks import TextToText
-from debzero.predict import exported, trained
+from debzero.predict import exported, tensorrt_process, trained
 from debzero.predict.engine import Batch, Choice, Engine, Writing
-from debzero.predict.engine_onnx import OnnxEngine, precisions
+from debzero.predict.engine_onnx import precisions
+from debzero.predict.engine_tensorrt import check_host
 from debzero.predict.engine_torch import TorchEngine
+from debzero.predict.engines import ENGINES
 from debzero.predict.trained import Trained
 from debzero.run.folder import RunFolder, now
 
@@ -45,7 +47,7 @@ WRITTEN = 32                 # tokens that a model writes
 PAUSE = 0.1                  # before each measurement: an idle engine's threads spin for a moment
 
 Ask = Callable[[Batch], object]
-Kind = Literal["torch", "onnx"]
+Kind = Literal["torch", "onnx", "tensorrt"]
 Key = tuple[Kind, str]       # of an engine: and its precision
 
 
@@ -104,6 +106,8 @@ def measure(model: Trained, held_out: HeldOut, folder: Path, say: Callable[[str]
     width = float(np.mean([batch["input_ids"].shape[1] for batch in batches[SIZES[1]]]))
     versions = {name: metadata.version(name) for name in ("torch", "transformers", *(["onnxruntime"] if any(
         kind == "onnx" for kind, _ in asks) else []))}
+    if any(kind == "tensorrt" for kind, _ in asks):
+        versions["tensorrt"] = tensorrt_process.Process().host["tensorrt"]
     return Inference(now(), command_line(), device, width, WRITTEN if model.writes else None, versions, timings,
                      left_out)
 
@@ -114,8 +118,9 @@ def _engines(model: Trained, held_out: HeldOut, folder: Path, stack: ExitStack
     def torch_in(precision: str) -> Callable[[], Engine]:
         return lambda: TorchEngine(model, Choice("auto", precision))
 
-    def onnx_in(precision: str) -> Callable[[], Engine]:
-        return lambda: OnnxEngine(_exported(model, held_out, precision, folder, stack), Choice("auto", precision))
+    def exported_to(to: str, precision: str) -> Callable[[], Engine]:
+        return lambda: ENGINES[to](_exported(model, held_out, exporting.Target(to, precision), folder, stack),
+                                   Choice("auto", precision))
 
     import torch
 
@@ -123,16 +128,23 @@ def _engines(model: Trained, held_out: HeldOut, folder: Path, stack: ExitStack
     for precision in ("fp32", "auto") if gpu else ("fp32",):
         yield "torch", precision, torch_in(precision)
     for precision in precisions():
-        yield "onnx", precision, onnx_in(precision)
+        yield "onnx", precision, exported_to("onnx", precision)
+    for precision in exported.PRECISIONS["tensorrt"] if tensorrt_process.is_installed() else ():
+        yield "tensorrt", precision, exported_to("tensorrt", precision)
 
 
-def _exported(model: Trained, held_out: HeldOut, precision: str, folder: Path, stack: ExitStack) -> Trained:
-    """The run's export in this precision, or where there is none one for this series alone."""
+def _exported(model: Trained, held_out: HeldOut, target: exporting.Target, folder: Path, stack: ExitStack) -> Trained:
+    """The run's export, or where there is none, or none for this host, one for this series alone."""
     try:
-        return exported.load(model.folder, precision)[0]
+        found, record = exported.load(model.folder, *target)
+        if target.to == "tensorrt":
+            check_host(found, record, tensorrt_process.Process().host)
+        return found
     except (InputError, UserError):
-        made = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix=".onnx-")))
-        exporting.write(model, held_out, precision, made, accept=False)
+        if target.to == "tensorrt":
+            engines.check(model, target.precision)
+        made = Path(stack.enter_context(TemporaryDirectory(dir=folder, prefix=f".{target.to}-")))
+        exporting.write(model, held_out, target, made, accept=False)
         return trained.load(made, weights=False)
 
 

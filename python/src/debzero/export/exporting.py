@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from debzero import __version__
 from debzero.base import privileges
@@ -16,14 +16,16 @@ from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.failures import full_disk_named
 from debzero.base.files import new_folder, read_json, sha256, write_json, write_text
 from debzero.base.text import count_text, printable_lines
-from debzero.export import graphs, ranges, readme, samples, triton
+from debzero.export import engines, graphs, ranges, readme, samples, triton
 from debzero.export.optimise import optimise
 from debzero.export.samples import HeldOut
 from debzero.export.verify import METRIC_LIMIT, ROWS_LIMIT, Comparison, compare
 from debzero.predict import exported, trained
 from debzero.predict.engine import Choice
 from debzero.predict.engine_onnx import MISSING, OnnxEngine
+from debzero.predict.engine_tensorrt import ENDING, model_on
 from debzero.predict.engine_torch import TorchEngine
+from debzero.predict.tensorrt_process import Process
 from debzero.predict.trained import Trained
 from debzero.run.folder import MODEL_FACTS
 from debzero.run.report import device_name
@@ -38,20 +40,25 @@ FAILED = "the export was removed: use another precision, or --accept-loss if the
 def export(options: Namespace) -> int:
     """The exit code. Raises a UserError for an export that is not the original any more."""
     _check_installed()
+    exported.check_precision(options.to, options.precision)
     privileges.tighten_umask()
     folder = trained.find(options.name, options.output)
     model = trained.load(folder)
+    target = Target(options.to, options.precision)
     if options.layout == "triton":
-        triton.check(model)
+        triton.check(model, options.to)
+    if options.to == "tensorrt":
+        engines.check(model, options.precision)
     held_out = samples.of_run(model, options.name)
-    final = (options.output or exported.folder_for(folder, options.precision, options.layout)).absolute()
+    kind = "triton" if options.layout == "triton" else options.to
+    final = (options.output or exported.folder_for(folder, kind, options.precision)).absolute()
     _check_place(final)
     with full_disk_named(final), new_folder(final) as made:
         place = made
         if options.layout == "triton":
             place = made / triton.name_of(model) / triton.VERSION
             place.mkdir(parents=True)
-        found, record = write(model, held_out, options.precision, place, options.accept_loss)
+        found, record = write(model, held_out, target, place, options.accept_loss)
         if options.layout == "triton":
             triton.write(place.parent, model, options.precision)
     if options.json:
@@ -61,24 +68,30 @@ def export(options: Namespace) -> int:
     return 0
 
 
-def write(model: Trained, held_out: HeldOut, precision: str, folder: Path, accept: bool
+class Target(NamedTuple):
+    """What a model is exported to."""
+
+    to: str
+    precision: str
+
+
+def write(model: Trained, held_out: HeldOut, target: Target, folder: Path, accept: bool
           ) -> tuple[Comparison, dict[str, Any]]:
     """Write the export into a new folder; what it was compared to, and its record. Raises a UserError where it does not
     pass; `accept`: though it loses more than the limits allow."""
     import torch
 
     original = TorchEngine(model, Choice("cpu", "fp32"))
-    graphs.write(model, original.model, held_out.example(), folder)
-    with graphs.quiet():
-        for name in graphs.names(model):
-            optimise(folder / name, model.config, precision)
+    make = engines.write if target.to == "tensorrt" else _graphs
+    facts = make(model, original.model, held_out.example(), target.precision, folder)
     _take_over(model, folder)
-    found, accepted = judge(model, original.model, held_out, folder, precision, accept)
-    record = {"format": 1, "to": "onnx", "precision": precision, "task": model.task, "opset": graphs.OPSET,
-              "files": {name: _digest(folder / name) for name in graphs.names(model)},
-              "axes": {name: _axes(folder / name) for name in graphs.names(model)},
+    found, accepted = judge(model, original.model, held_out, folder, target, accept)
+    record = {"format": 1, **target._asdict(), "task": model.task, "opset": graphs.OPSET,
+              "files": {path.name: _digest(path) for path in sorted(folder.iterdir())
+                        if path.suffix in (".onnx", ENDING)}, **facts,
               "model": {path.name: _digest(path) for path in sorted(model.folder.glob("*.safetensors"))},
-              "versions": _versions(), "verified_on": device_name(torch.device("cpu")),
+              "versions": _versions(),
+              "verified_on": facts.get("built_for", {}).get("gpu") or device_name(torch.device("cpu")),
               "limits": {"metric": METRIC_LIMIT, "answers": ROWS_LIMIT}, "verification": asdict(found),
               "accepted": accepted}
     write_json(folder / exported.RECORD, record)
@@ -86,22 +99,33 @@ def write(model: Trained, held_out: HeldOut, precision: str, folder: Path, accep
     return found, record
 
 
-def judge(model: Trained, original: Any, held_out: HeldOut, folder: Path, precision: str, accept: bool
+def _graphs(model: Trained, original: Any, example: dict[str, Any], precision: str, folder: Path) -> dict[str, Any]:
+    """Write the graphs for onnxruntime; what the record says of them."""
+    graphs.write(model, original, example, folder)
+    with graphs.quiet():
+        for name in graphs.names(model):
+            optimise(folder / name, model.config, precision)
+    return {"axes": {name: graphs.axes(folder / name) for name in graphs.names(model)}}
+
+
+def judge(model: Trained, original: Any, held_out: HeldOut, folder: Path, target: Target, accept: bool
           ) -> tuple[Comparison, list[str]]:
     """The comparison of an export with `original`, and what of it is above the limits but accepted. Raises a UserError
     where it does not pass."""
     here = trained.load(folder, weights=False)
-    engine = OnnxEngine(here, Choice("cpu", precision))
-    found = compare(original, engine.model, model, held_out)
+    # Engines in another process than the one that built them, which holds memory of the GPU.
+    answers = OnnxEngine(here, Choice("cpu", target.precision)).model if target.to == "onnx" else model_on(
+        here, Process())
+    found = compare(original, answers, model, held_out)
     found.labels_agree = model.labels == here.labels
-    if precision == "fp16":
+    if target == Target("onnx", "fp16"):
         found.peak = peak(here, held_out, original)
-    broken, losses = found.broken(), found.losses(precision)
+    broken, losses = found.broken(), found.losses(target.precision)
     if broken or losses and not accept:
         reasons = "; ".join([*broken, *losses])
         raise UserError(f"the exported model is not the original any more: {reasons}"
                         + _rows(found), FAILED if not broken else
-                        "the export was removed: use --precision fp32" if precision != "fp32" else
+                        "the export was removed: use --precision fp32" if target.precision != "fp32" else
                         "the export was removed: use the model with `debzero predict --engine torch`")
     return found, losses
 
@@ -156,15 +180,6 @@ def _take_over(model: Trained, folder: Path) -> None:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return sha256(file)
-
-
-def _axes(graph: Path) -> dict[str, list[Any]]:
-    """{input or output: its axes}: a number, or the name of one that may have any length."""
-    from onnx import load
-
-    of = load(str(graph), load_external_data=False).graph
-    return {each.name: [axis.dim_param or axis.dim_value for axis in each.type.tensor_type.shape.dim]
-            for each in [*of.input, *of.output]}
 
 
 def _versions() -> dict[str, str]:

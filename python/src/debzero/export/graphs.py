@@ -16,17 +16,27 @@ from debzero.predict.trained import Trained
 
 OPSET = 14             # what torch 1.13 exports safely, and onnxruntime and TensorRT of its time read
 LARGEST = 2**31 - 2**24  # bytes of a graph with its weights: protobuf takes no message of 2 GiB
-TASKS = {"causal-lm": "text-generation-with-past", "text-to-text": "text2text-generation-with-past"}
+TASKS = {"causal-lm": "text-generation", "text-to-text": "text2text-generation"}
 
 
-def names(trained: Trained) -> tuple[str, ...]:
+def names(trained: Trained, cache: bool = True) -> tuple[str, ...]:
     """The graphs' files."""
-    return PARTS if trained.task == "text-to-text" else (MODEL,)
+    return (PARTS if cache else PARTS[:2]) if trained.task == "text-to-text" else (MODEL,)
 
 
-def write(trained: Trained, model: Any, example: dict[str, Any], folder: Path) -> None:
+def axes(graph: Path) -> dict[str, list[Any]]:
+    """{input or output: its axes}: a number, or the name of one that may have any length."""
+    from onnx import load
+
+    of = load(str(graph), load_external_data=False).graph
+    return {each.name: [axis.dim_param or axis.dim_value for axis in each.type.tensor_type.shape.dim]
+            for each in [*of.input, *of.output]}
+
+
+def write(trained: Trained, model: Any, example: dict[str, Any], folder: Path, cache: bool = True) -> None:
     """Write the graphs of `model`, transformers' own on the CPU, in fp32, into `folder`. `example`: a batch of at least
-    two rows. Raises a UserError for a model that cannot be exported."""
+    two rows; `cache`: whether a model that writes takes and gives the keys and values of earlier tokens. Raises a
+    UserError for a model that cannot be exported."""
     size = sum(each.numel() * each.element_size() for each in model.parameters())
     if size > LARGEST:
         raise UserError(f"the model's weights are {size / 2**30:.1f} GiB, and a graph of ONNX holds 2",
@@ -35,8 +45,9 @@ def write(trained: Trained, model: Any, example: dict[str, Any], folder: Path) -
         if trained.task in TASKS:
             from optimum.exporters.onnx import onnx_export_from_model
 
-            onnx_export_from_model(model, folder, opset=OPSET, task=TASKS[trained.task], do_validation=False,
-                                   no_post_process=True, device="cpu")
+            task = TASKS[trained.task] + ("-with-past" if cache else "")
+            onnx_export_from_model(model, folder, opset=OPSET, task=task, do_validation=False, no_post_process=True,
+                                   device="cpu")
         else:
             _trace(model, example, folder / MODEL)
 

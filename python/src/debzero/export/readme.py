@@ -5,24 +5,38 @@ from typing import Any
 
 from debzero.base.text import markdown_text
 from debzero.export.verify import Comparison
+from debzero.predict.exported import NAMES
 from debzero.predict.trained import Trained
 
 
 def text(trained: Trained, record: dict[str, Any], found: Comparison) -> str:
-    title = f"{trained.config.model_type} for {trained.task}, ONNX in {record['precision']}"
+    title = f"{trained.config.model_type} for {trained.task}, {NAMES[record['to']]} in {record['precision']}"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     rows = [f"| {markdown_text(name)} | {found.original[name]:.4f} | {value:.4f} |"
             for name, value in found.exported.items()]
     lost = ["", "It was exported with `--accept-loss`: " + markdown_text("; ".join(record["accepted"])) + "."] if (
         record["accepted"]) else []
     return "\n".join([
-        f"# {markdown_text(title)}", "", "Written and verified by `debzero export`. Its graphs hold operators of",
-        "onnxruntime's own, so that is what runs them. `export.json` has the digests, the axes and the comparison.", "",
-        "## Use", "", "```python", *code(trained), "```", "", "## Comparison with the original", "",
+        f"# {markdown_text(title)}", "", *(_graphs if record["to"] == "onnx" else _engines)(trained, record), "",
+        "## Comparison with the original", "",
         f"On the {found.samples} held-out samples of the job that trained it:", "",
         "| | original | exported |", "|---|---|---|", *rows, "",
         f"{found.differing} of {found.answers} answers differ; logits by {found.largest_difference:.3g} at most, by",
         f"{found.mean_difference:.3g} on average.", *lost, "", f"Versions: {markdown_text(versions)}.", ""])
+
+
+def _graphs(trained: Trained, record: dict[str, Any]) -> list[str]:
+    return ["Written and verified by `debzero export`. Its graphs hold operators of",
+            "onnxruntime's own, so that is what runs them. `export.json` has the digests, the axes and the comparison.",
+            "", "## Use", "", "```python", *code(trained), "```"]
+
+
+def _engines(trained: Trained, record: dict[str, Any]) -> list[str]:
+    built = [f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in record["built_for"].items()]
+    return ["Written and verified by `debzero export`. Its engines are good for this host alone:", "", *built, "",
+            "`export.json` has their digests, their profiles (the shapes that they take) and the comparison. An engine",
+            "is code: load none that somebody else may have written.", "", "## Use", "", "```sh",
+            'debzero predict THIS_FOLDER "a text" --engine tensorrt', "```"]
 
 
 def code(trained: Trained) -> list[str]:

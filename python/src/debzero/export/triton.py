@@ -20,8 +20,11 @@ WAITS = 1000         # microseconds in which the requests for a batch come
 KINDS = {"int8": "KIND_CPU", "fp16": "KIND_GPU"}  # where a precision belongs; Triton chooses for others
 
 
-def check(model: Trained) -> None:
-    """Raises an InputError for a model that Triton cannot ask by itself."""
+def check(model: Trained, to: str) -> None:
+    """Raises an InputError for a model that Triton cannot ask by itself, and for another format than ONNX."""
+    if to != "onnx":
+        raise InputError([Problem("the command line", "--layout", f"triton is for exports to ONNX, not to {to}",
+                                  "use --to onnx, or leave --layout out")])
     if model.writes or model.task == "text-to-text":
         raise InputError([Problem("the command line", "--layout", "triton is for models of classes and of numbers, and "
                                   f"this one's task is {model.task}: its answers take a loop around the graphs",

@@ -52,8 +52,8 @@ class Session:
     def __init__(self, options: Namespace, folder: Path) -> None:
         """Raises an InputError where the model cannot be used so. Its weights are not loaded yet."""
         self.options = options
-        if options.engine == "onnx":
-            self.model, record = exported.load(folder, options.precision)
+        if options.engine != "torch":
+            self.model, record = exported.load(folder, options.engine, options.precision)
             options.precision = record.precision
         else:
             self.model = trained.load(folder)

@@ -33,8 +33,9 @@ def add_predict(commands: Commands) -> None:
                         help="auto, cpu, cuda or cuda:N (default: auto, the first GPU if there is one)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16", "int8"], default="auto",
                         help="what to compute in (default: auto; fp32 on a CPU, on a GPU bf16 where it has that). "
-                        "Of engine onnx: which export to use")
-    parser.add_argument("--engine", choices=[*ENGINES], default="torch", help="what computes (default: torch)")
+                        "Of engines onnx and tensorrt: which export to use")
+    parser.add_argument("--engine", choices=[*ENGINES], default="torch",
+                        help="what computes: torch, or an export of the model (default: torch)")
 
 
 def add_release(commands: Commands) -> None:

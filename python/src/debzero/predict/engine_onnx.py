@@ -5,7 +5,6 @@ What writes texts is optimum's model, which is transformers' own generation on t
 from __future__ import annotations
 
 from functools import wraps
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
 
@@ -46,14 +45,10 @@ class OnnxEngine(TorchEngine):
 
 
 class Classifier:
-    """A graph with one output, called as transformers' model is."""
+    """A session of a graph with one output, called as transformers' model is."""
 
-    def __init__(self, graph: Path, provider: str) -> None:
-        import onnxruntime
-
-        self.session = onnxruntime.InferenceSession(str(graph), session_options(), providers=_providers(provider))
-        if provider not in self.session.get_providers():  # it computes on the CPU instead, and only logs that
-            raise ValueError("it cannot use the GPU: a library of CUDA 11 or cuDNN 8 is missing")
+    def __init__(self, session: Any) -> None:
+        self.session = session
 
     def run(self, batch: Batch) -> np.ndarray:
         """The logits of n rows, float32[n, classes]."""
@@ -113,18 +108,24 @@ def _providers(provider: str) -> list[str]:
 
 def _model(trained: Trained, provider: str) -> Any:
     if trained.task in ("classification", "regression"):
-        return Classifier(trained.folder / MODEL, provider)
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(trained.folder / MODEL), session_options(),
+                                               providers=_providers(provider))
+        if provider not in session.get_providers():  # it computes on the CPU instead, and only logs that
+            raise ValueError("it cannot use the GPU: a library of CUDA 11 or cuDNN 8 is missing")
+        return Classifier(session)
     from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM
 
     kind, own = (ORTModelForCausalLM, {}) if trained.continues else (ORTModelForSeq2SeqLM, {"use_merged": False})
     model = kind.from_pretrained(
         trained.folder, config=trained.config, use_cache=True, provider=provider, session_options=session_options(),
         use_io_binding=provider == ON_GPU, local_files_only=True, **own, **no_code())
-    model.forward = (_continuing if trained.continues else _answering)(model, model.forward)
+    model.forward = continuing(model.forward) if trained.continues else answering(model, model.forward)
     return model
 
 
-def _continuing(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+def continuing(forward: Callable[..., Any]) -> Callable[..., Any]:
     """optimum's forward(), which also does without a mask and positions, as transformers' own."""
     import torch
 
@@ -138,7 +139,7 @@ def _continuing(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _answering(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+def answering(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
     """optimum's forward(), which also derives the decoder's inputs from labels, and gives what the encoder made, as
     transformers' own."""
     import torch

@@ -21,4 +21,10 @@ def _onnx(trained: Trained, choice: Choice) -> Engine:
     return OnnxEngine(trained, choice)
 
 
-ENGINES: dict[str, Callable[[Trained, Choice], Engine]] = {"torch": _torch, "onnx": _onnx}
+def _tensorrt(trained: Trained, choice: Choice) -> Engine:
+    from debzero.predict.engine_tensorrt import TensorRTEngine
+
+    return TensorRTEngine(trained, choice)
+
+
+ENGINES: dict[str, Callable[[Trained, Choice], Engine]] = {"torch": _torch, "onnx": _onnx, "tensorrt": _tensorrt}

@@ -14,51 +14,63 @@ from debzero.run.records import Record, read_record
 
 RECORD = "export.json"
 FOLDER = "export"      # in a run's output folder
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = {"onnx": ("fp32", "fp16", "int8"), "tensorrt": ("fp32", "fp16")}  # of each format
+NAMES = {"onnx": "ONNX", "tensorrt": "TensorRT"}
 
 
 class Exported(Record):
-    """What export.json must say for the export to be used. `files`: {name: SHA-256} of the graphs."""
+    """What export.json must say for the export to be used. `files`: {name: SHA-256} of the graphs or engines;
+    `built_for`: of engines, the GPU, driver and TensorRT that they are good for."""
 
     format: Literal[1]
-    to: Literal["onnx"]
+    to: Literal["onnx", "tensorrt"]
     precision: Literal["fp32", "fp16", "int8"]
     files: dict[str, str]
+    built_for: dict[str, str] = {}
 
 
-def folder_for(model: Path, precision: str, layout: str = "onnx") -> Path:
-    """Where the export of a run's model goes by default. `model`: the run's model folder."""
-    return model.parent / FOLDER / f"{layout}-{precision}"
+def folder_for(model: Path, kind: str, precision: str) -> Path:
+    """Where the export of a run's model goes by default. `model`: the run's model folder; `kind`: the format, or the
+    layout where it is another than the plain one."""
+    return model.parent / FOLDER / f"{kind}-{precision}"
 
 
-def load(folder: Path, precision: str) -> tuple[Trained, Exported]:
-    """The export that a model folder, or its own, stands for; `precision`: the one that is wanted, or auto: fp32, or
-    whatever there is. Raises an InputError where there is none, and a UserError for graphs that were changed."""
-    if precision not in ("auto", *PRECISIONS):
-        raise InputError([Problem("the command line", "--precision", f"there are no exports in {precision}",
-                                  f"use one of: auto, {', '.join(PRECISIONS)}")])
-    here = place(folder, precision)
+def check_precision(to: str, precision: str) -> None:
+    """Raises an InputError for a precision that there is no export in."""
+    if precision not in PRECISIONS[to]:
+        raise InputError([Problem("the command line", "--precision", f"there are no exports to {NAMES[to]} in "
+                                  f"{precision}", f"use one of: {', '.join(PRECISIONS[to])}")])
+
+
+def load(folder: Path, to: str, precision: str) -> tuple[Trained, Exported]:
+    """The export in a format that a model folder, or its own, stands for; `precision`: the one that is wanted, or auto:
+    fp32, or whatever there is. Raises an InputError where there is none, and a UserError for files that were
+    changed."""
+    if precision != "auto":
+        check_precision(to, precision)
+    here = place(folder, to, precision)
     record = read_record(here / RECORD, Exported)
-    if record is None or precision not in ("auto", record.precision):
+    if record is None or record.to != to or precision not in ("auto", record.precision):
         wanted = "an export" if precision == "auto" else f"an export in {precision}"
         option = "" if precision == "auto" else f" --precision {precision}"
-        raise InputError([Problem(str(folder), "--engine", f"{here} is not {wanted} to ONNX",
-                                  f"make one: debzero export NAME --to onnx{option}")])
+        raise InputError([Problem(str(folder), "--engine", f"{here} is not {wanted} to {NAMES[to]}",
+                                  f"make one: debzero export NAME --to {to}{option}")])
     steps = [read_json(each / MODEL_FACTS).get("step") for each in (here, folder)]
     if steps[0] != steps[1]:
         raise UserError(f"{here} is of the weights after step {steps[0]}, and the model's are those after step "
                         f"{steps[1]} by now", "export the model again")
     for name, digest in record.files.items():
         if Path(name).name != name or not is_intact(here / name, digest):
-            raise UserError(f"{here / name} is not the graph that was verified", "export the model again")
+            raise UserError(f"{here / name} is not the {'graph' if to == 'onnx' else 'engine'} that was verified",
+                            "export the model again")
     return load_folder(here, weights=False), record
 
 
-def place(folder: Path, precision: str) -> Path:
+def place(folder: Path, to: str, precision: str) -> Path:
     """The export that a model folder stands for, or would have."""
     if (folder / RECORD).is_file():
         return folder
-    places = [folder_for(folder, each) for each in ([precision] if precision in PRECISIONS else PRECISIONS)]
+    places = [folder_for(folder, to, each) for each in (PRECISIONS[to] if precision == "auto" else [precision])]
     return next((place for place in places if (place / RECORD).is_file()), places[0])
 
 

@@ -68,7 +68,7 @@ def _export(options: Namespace) -> Path:
     run = locate(options.name)
     with privileges.acting_as_owner(run.folder):
         check_readable(run, options.name)
-        return exported.place(run.archive.place(run.model.name).absolute(), options.precision)
+        return exported.place(run.archive.place(run.model.name).absolute(), "onnx", options.precision)
 
 
 @contextmanager
@@ -77,9 +77,10 @@ def _opened(folder: Path) -> Iterator[tuple[exported.Exported, dict[str, BinaryI
     with ExitStack() as stack:
         with privileges.acting_as_owner(folder):
             record = read_record(folder / exported.RECORD, exported.Exported)
-            if record is None:
-                raise InputError([Problem(str(folder), "export", f"it is no export: {exported.RECORD} is missing, or "
-                                          "says something else", "make one: debzero export NAME --to onnx")])
+            if record is None or record.to != "onnx":
+                raise InputError([Problem(str(folder), "export", f"it is no export to ONNX: {exported.RECORD} is "
+                                          "missing, or says something else",
+                                          "make one: debzero export NAME --to onnx")])
             try:
                 files = {name: stack.enter_context(open_regular(folder / name, own=True))
                          for name in sorted(os.listdir(folder)) if not name.startswith(".")}

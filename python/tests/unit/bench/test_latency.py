@@ -4,9 +4,11 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import pytest
+import tensorrt_host
 from bench_results import sample
 from exported_runs import run_of
 
+from debzero.base.stack import stack
 from debzero.bench import latency, page, results, tables
 from debzero.bench.results import Inference, Timing
 from debzero.cli import main
@@ -45,6 +47,32 @@ def test_each_engine_is_measured_in_one_series(bench, quick, capsys):
     assert sorted(path.name for path in folder.glob(".*")) == [".lock"], "its own exports are gone"
     assert not (run.folder / "export").exists()
     assert "onnx int8" in texts((folder / "results.html").read_text())
+
+
+@pytest.mark.slow
+def test_tensorrt_is_measured_where_it_is_installed(bench, quick, monkeypatch, capsys):
+    tensorrt_host.install(monkeypatch)
+    monkeypatch.setattr(latency, "precisions", lambda: ())  # of onnxruntime
+    run = run_of(bench, "engines", steps=200)
+    assert main(["export", str(run.folder), "--to", "tensorrt"]) == 0
+    tensorrt_host.install(monkeypatch, gpu="NVIDIA A100")  # where that export is not good for
+    capsys.readouterr()
+    assert main(["bench", str(run.folder), "--inference", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["inference"]
+    assert {(each["engine"], each["precision"]) for each in found["timings"]} == {
+        ("torch", "fp32"), ("tensorrt", "fp32"), ("tensorrt", "fp16")} and found["left_out"] == {}
+    assert found["versions"]["tensorrt"] == stack().tensorrt
+    folder = run.folder.with_name(run.folder.name + "-bench")
+    assert "tensorrt fp16, batch 2" in texts((folder / "results.html").read_text())
+    assert sorted(path.name for path in folder.glob(".*")) == [".lock"], "its own exports are gone"
+
+
+def test_published_figures_stand_where_they_fit():
+    bench = replace(sample(), inference=INFERENCE)
+    for model, shown, hidden in (("bert-base-uncased", "onnxruntime 1.4, fp16, batch 4", "TensorRT 8.5"),
+                                 ("albert-base-v2", "Latency", "published")):
+        text = texts(page.render(replace(bench, job={**bench.job, "model": model}, model=model)))
+        assert shown in text and hidden not in text
 
 
 def test_the_page_shows_it_beside_the_trainings():

@@ -3,16 +3,15 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from exported_runs import run_alone, run_of
+from exported_runs import graph, infinite, one_weight, run_alone, run_of, score_alone
 from safetensors.torch import load_file, save_file
 
 from debzero.base.errors import InputError, UserError
 from debzero.base.files import read_json
 from debzero.cli import main, parser
 from debzero.export import exporting, samples
+from debzero.export.verify import METRIC_LIMIT
 from debzero.predict import trained
 from debzero.predict.engine import Choice
 from debzero.predict.engine_torch import TorchEngine
@@ -63,6 +62,11 @@ print(sum(answer == label for answer, (_, label) in zip(answers, rows)) / len(ro
     assert float(printed[1]) > 0.9
 
 
+def test_onnxruntime_alone_scores_it_alike(run, export):
+    found = read_json(export / "export.json")["verification"]["original"]
+    assert score_alone(run, export, "accuracy") == pytest.approx(found["accuracy"], abs=METRIC_LIMIT)
+
+
 def test_predict_answers_with_it(run, export, capsys):
     answers = {}
     for engine in ("torch", "onnx"):
@@ -103,36 +107,9 @@ def gate(run, export):
     def judge(damage, folder, precision="fp32", accept=False):
         shutil.copytree(export, folder)
         damage(folder)
-        return exporting.judge(model, original, held_out, folder, precision, accept)
+        return exporting.judge(model, original, held_out, folder, exporting.Target("onnx", precision), accept)
 
     return judge
-
-
-def graph(change):
-    """A damage to the graph's weights, by name."""
-    def damage(folder):
-        model = onnx.load(str(folder / "model.onnx"))
-        for tensor in model.graph.initializer:
-            values = onnx.numpy_helper.to_array(tensor).copy()
-            if change(tensor.name, values):
-                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        onnx.save(model, str(folder / "model.onnx"))
-    return damage
-
-
-def one_weight(name, values):
-    """Of the classifier's, so little that no answer changes."""
-    if not name.endswith("classifier.weight"):
-        return False
-    values.flat[3] += 0.05
-    return True
-
-
-def infinite(name, values):
-    if not name.endswith("classifier.bias"):
-        return False
-    values[0] = np.inf
-    return True
 
 
 def swap_labels(folder):

@@ -1,14 +1,21 @@
 """Models that write texts are exported with their caches, and write the same."""
 import csv
 import json
+import shutil
 import sys
 
 import pytest
-from exported_runs import GPT2, T5, run_alone, run_of
+import tensorrt_host
+from exported_runs import GPT2, T5, graph, run_alone, run_of, score_alone
 
 from debzero.base.errors import UserError
 from debzero.base.files import read_json
 from debzero.cli import main, parser
+from debzero.export import exporting, samples
+from debzero.export.verify import METRIC_LIMIT
+from debzero.predict import trained
+from debzero.predict.engine import Choice
+from debzero.predict.engine_torch import TorchEngine
 
 pytestmark = pytest.mark.slow
 JOBS = {"continues": {"task": "causal-lm", "model": GPT2},
@@ -52,6 +59,69 @@ def test_it_answers_the_held_out_samples_alike(runs, name):
     assert 0 < found["mean_difference"] < found["largest_difference"] < 1e-3
     inputs = {each for axes in record["axes"].values() for each in axes}
     assert "past_key_values.0.key" in inputs or "past_key_values.0.decoder.key" in inputs
+
+
+@pytest.mark.parametrize(("name", "metric"), [("continues", "loss"), ("chooses", "accuracy"),
+                                              ("writes", "exact_match")])
+def test_onnxruntime_alone_scores_it_alike(runs, name, metric):
+    folder = runs[name].folder / "export" / "onnx-fp32"
+    original = read_json(folder / "export.json")["verification"]["original"][metric]
+    scored = score_alone(runs[name], folder, metric)
+    assert scored == pytest.approx(original, abs=METRIC_LIMIT * (original if metric == "loss" else 1))
+    assert scored > (0 if name == "writes" else 0.5), "a score of nothing would prove nothing"
+
+
+def one_weight(name, values):
+    """Of the norm before the logits, so little that hardly an answer changes."""
+    if not name.endswith(("ln_f.weight", "decoder.final_layer_norm.weight")):
+        return False
+    values.flat[3] += 0.05
+    return True
+
+
+@pytest.mark.parametrize(("name", "file"), [
+    ("continues", "model.onnx"), *((name, f"{part}.onnx") for name in ("chooses", "writes")
+                                   for part in ("decoder_model", "decoder_with_past_model"))])
+def test_a_damaged_export_does_not_pass(runs, name, file, tmp_path):
+    """In each of its graphs: the one with the keys and values of earlier tokens is asked, too."""
+    run = runs[name]
+    model = trained.load(run.model)
+    folder = shutil.copytree(run.folder / "export" / "onnx-fp32", tmp_path / "damaged")
+    before = (folder / file).read_bytes()
+    graph(one_weight, file)(folder)
+    assert (folder / file).read_bytes() != before
+    with pytest.raises(UserError, match="a logit differs by"):
+        exporting.judge(model, TorchEngine(model, Choice("cpu", "fp32")).model, samples.of_run(model, "x"), folder,
+                        exporting.Target("onnx", "fp32"), False)
+
+
+@pytest.fixture(scope="module")
+def engines(runs):
+    """Their exports to TensorRT, on its stand-in."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        tensorrt_host.install(monkeypatch)
+        for run in runs.values():
+            assert main(["export", str(run.folder), "--to", "tensorrt"]) == 0
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_tensorrt_answers_alike(runs, engines, name, capsys, monkeypatch):
+    without_fsdp(monkeypatch)
+    tensorrt_host.install(monkeypatch)
+    record = read_json(runs[name].folder / "export" / "tensorrt-fp32" / "export.json")
+    assert record["verification"]["differing"] == 0 and record["verification"]["largest_difference"] < 1e-3
+    answers = []
+    for engine in ("torch", "tensorrt"):
+        assert main(["predict", str(runs[name].folder), "the old cat", "a red saw near the old house", "--engine",
+                     engine, "--json", *(["--beams", "2"] if name == "writes" else [])]) == 0
+        answers.append([json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()])
+    assert answers[0] == answers[1] and all(answers[0])
+
+
+@pytest.mark.parametrize("name", ["chooses", "writes"])
+def test_tensorrt_refuses_t5_in_half_precision(runs, name, capsys):
+    assert main(["export", str(runs[name].folder), "--to", "tensorrt", "--precision", "fp16"]) == 2
+    assert "fp16 is wrong for models of the T5 family" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "how"), [("chooses", []), *(
