@@ -5,7 +5,6 @@ import os
 import pytest
 import testinfra
 
-pytestmark = pytest.mark.skipif(not os.environ.get("DEBZERO_LONG"), reason="takes minutes: with the other long tests")
 # Bullseye's security archive has ended, and may list what it no longer has.
 PACKAGES = "openmpi-bin slurmctld slurmd slurm-client munge/bullseye libmunge2/bullseye"
 FOLDER = "/srv/jobs"
