@@ -127,10 +127,10 @@ OTHERS = {
     "another version": (
         "cd /usr/share/debzero/debzero && cp -p _version.txt /srv && echo 99 >_version.txt",
         "mv /srv/_version.txt /usr/share/debzero/debzero/",
-        r"debzero: differs between the hosts: '[^']+' on demo, '99' on second"),
+        r"debzero differs between the hosts: '[^']+' on demo, '99' on second"),
     "other data": (
         f"cp -p {LISTS} /srv && sed -i 's/^Description: /&Other /' {LISTS}", "mv /srv/*_Packages /var/lib/apt/lists/",
-        r"data.dataset: .*differs between the hosts: '\w+' on demo, '\w+' on second"),
+        r"data the hosts have different samples: \w+ on demo, \w+ on second"),
 }
 
 
@@ -140,11 +140,11 @@ def test_what_is_other_on_one_host_ends_both_with_a_sentence(hosts, what):
     for host in hosts.values():
         host.check_output(f"systemctl stop {UNIT}; systemctl reset-failed {UNIT} || true")
     hosts["second"].check_output(change)
-    moment = now(hosts)
-    heard = waits_to_hear(hosts, moment)
     try:
+        moment = now(hosts)
         hosts["demo"].check_output(f"systemctl start --no-block {UNIT}")
-        heard("demo", "waiting for second")
+        wait_for(lambda: "waiting for second" in journal(hosts["demo"], f"--since=@{moment}"), "the first", hosts)
+        heard = waits_to_hear(hosts, now(hosts))
         hosts["second"].check_output(f"systemctl start --no-block {UNIT}")
         for name in hosts:
             heard(name, sentence)
