@@ -20,7 +20,6 @@ PROJECT = Path(__file__).resolve().parents[3]
 OUTPUT, UNIT = "/var/lib/debzero/pair", "debzero@pair"
 CLUSTER = "/etc/debzero/cluster/pair.yml"
 RANKS = "pgrep --full 'train[.]py --job /etc/debzero/jobs/pair.yml'"  # not the shell that runs it
-LISTS = "/var/lib/apt/lists/*bullseye_main_binary-amd64_Packages"
 PATIENCE = 60   # seconds in which what happened must be said
 DISK = 32       # MiB: of the second host, until it gets a larger one
 MOMENT = 1.5    # seconds within which a fault comes; the job takes 20 where nothing disturbs it
@@ -133,8 +132,8 @@ OTHERS = {
         "mv /srv/_version.txt /usr/share/debzero/debzero/",
         r"debzero differs between the hosts: '[^']+' on demo, '99' on second"),
     "other data": (
-        f"cp -p {LISTS} /srv && sed -i 's/^Description: /&Other /' {LISTS}", "mv /srv/*_Packages /var/lib/apt/lists/",
-        r"data the hosts have different samples: \w+ on demo, \w+ on second"),
+        "echo one more cat,animal >>/srv/rows.csv", "sed -i '$d' /srv/rows.csv",
+        r"data: train differs between the hosts: '\w+' on demo, '\w+' on second"),
 }
 
 
