@@ -196,7 +196,7 @@ def fill_the_disk(hosts, _, heard):
     step = trains_beyond(status(hosts["demo"])["step"] + 50, {"demo": hosts["demo"]})  # the second writes nothing down
     second.check_output(f"rm {OUTPUT}/filler")
     wait_for(lambda: all(newest(host) > step for host in hosts.values()), "a checkpoint", hosts)
-    LOG.info("a checkpoint of step %d, after a warning at %d", newest(second), step)
+    LOG.info("a checkpoint of step %d; there was no room until step %d", newest(second), step)
 
 
 def stop(hosts, victim, heard):
@@ -216,6 +216,7 @@ def small_disk(hosts):
     """The second host's output folder on a disk of its own, which does not outlive the host."""
     second = hosts["second"]
     second.check_output(f"systemctl stop {UNIT}; systemctl reset-failed {UNIT} || true")
+    second.run(f"umount {OUTPUT}")  # which an earlier test may have left
     second.check_output(f"rm --recursive --force {OUTPUT} && install -d -o debzero -g debzero -m 750 {OUTPUT}")
     second.check_output(f"mount -t tmpfs -o size={DISK}m,uid=debzero,gid=debzero,mode=750 tmpfs {OUTPUT}")
     yield
