@@ -29,7 +29,7 @@ deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	DEBZERO_CONTAINER=debzero-deb $(PLAY) -i inventory/demo molecule/shared/destroy.yml molecule/shared/create.yml \
 		playbooks/deb.yml molecule/shared/destroy.yml
 
-test: ## Run every test: lint, policies, units, the .deb, all roles in containers
+test: ## Run lint, policies, units, the .deb, all roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests
 	$(PYTEST) -m "not prebuilt and not long" --cases 300
 
@@ -37,7 +37,7 @@ test-quick: ## Run the tests that need neither a container nor many trainings
 	@ansible/bootstrap tests
 	$(PYTEST) -m "not container and not prebuilt and not long and not slow"
 
-test-long: ## Run what takes too long for each change: kills at many moments
+test-long: ## Run what takes too long for each change: kills at many moments, two hosts in containers
 	@ansible/bootstrap tests
 	$(PYTEST) -m "long and not prebuilt"
 

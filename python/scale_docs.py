@@ -24,13 +24,14 @@ from debzero.job.schema import Job  # noqa: E402
 from debzero.model import flops, settings  # noqa: E402
 from debzero.plan import rates  # noqa: E402
 from debzero.plan.collectives import Cluster  # noqa: E402
-from debzero.plan.layouts import Layout  # noqa: E402
+from debzero.plan.layouts import label  # noqa: E402
 from debzero.plan.model_shapes import PUBLISHED, Shapes  # noqa: E402
 from debzero.plan.rates import link_text  # noqa: E402
 from debzero.plan.scale import Prediction, Scale  # noqa: E402
 from debzero.plan.scale_table import fastest  # noqa: E402
 from debzero.plan.site import Options, find_site  # noqa: E402
 from debzero.plan.step_time import Case, Engine, Work  # noqa: E402
+from debzero.resolve.layout import Layout  # noqa: E402
 
 PAGE, BENCHMARKS = ROOT / "docs" / "scale.md", ROOT / "docs" / "benchmarks"
 GPUS, LINK, DEVICE = (8, 64, 256, 1024), "400G", "H100"
@@ -58,7 +59,7 @@ MODELS = (
 )
 
 
-def predictions(model: Model) -> Iterator[tuple[int, Scale, dict[Layout, Prediction]]]:
+def predictions(model: Model) -> Iterator[tuple[int, Scale, dict[str, Prediction]]]:
     """Of each number of GPUs."""
     shapes: Optional[Shapes] = None
     for gpus in GPUS:
@@ -75,7 +76,7 @@ def predictions(model: Model) -> Iterator[tuple[int, Scale, dict[Layout, Predict
         site, problems = find_site(Options(gpus // 8, 8, link=LINK, device=DEVICE, sizes=SIZES))
         assert not problems
         scale = Scale(shapes, None, site, "scale.yml")
-        yield gpus, scale, {each.layout: each for each in scale.predictions()}
+        yield gpus, scale, {each.label: each for each in scale.predictions()}
 
 
 def of_model(model: Model) -> Iterator[str]:
@@ -88,8 +89,8 @@ def of_model(model: Model) -> Iterator[str]:
     yield ""
     yield "| layout | " + " | ".join(f"{gpus} GPUs" for gpus, _, _ in found) + " |"
     yield "| --- |" + " --- |" * len(found)
-    for layout in dict.fromkeys(layout for _, _, each in found for layout in each):
-        yield f"| {layout.label} | " + " | ".join(cell(each.get(layout)) for _, _, each in found) + " |"
+    for name in dict.fromkeys(name for _, _, each in found for name in each):
+        yield f"| {name} | " + " | ".join(cell(each.get(name)) for _, _, each in found) + " |"
     yield ""
     yield "The fastest that fits:"
     yield ""
@@ -117,7 +118,7 @@ def rate(value: float) -> str:
 def summary(one: Prediction) -> str:
     smallest, cost = one.case.smallest_link(), one.checkpoint
     asked = "-" if one.case.cluster.hosts == 1 else link_text(smallest) if smallest else "none does"
-    return " | ".join([one.layout.label, f"{1000 * one.case.step().total:.0f} ms", rate(one.samples_per_second), asked,
+    return " | ".join([one.label, f"{1000 * one.case.step().total:.0f} ms", rate(one.samples_per_second), asked,
                        f"{cost.seconds:.0f} s, every {cost.best_interval / 60:.0f} min", f"{cost.lost_share:.2%}"])
 
 
@@ -161,7 +162,7 @@ class GpuCase(NamedTuple):
         zero = {"overlap_comm": True, "reduce_bucket_size": 50_000_000} if self.stage else {}
         cluster = Cluster(1, self.ranks, 1.0, rates.local_rate("H200"), rates.HOP, rates.LOCAL_HOP)
         batch = Batch(self.batch, self.micro, self.batch // self.micro // self.ranks, self.ranks)
-        return Case(Layout(self.stage), work, Engine(self.stage, 2, zero), batch, cluster).step().total
+        return Case(Layout(self.ranks), work, Engine(self.stage, 2, zero), batch, cluster).step().total
 
     @property
     def is_close(self) -> bool:
@@ -200,7 +201,8 @@ def on_gpus() -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     for case in gpu_cases():
         mark = ", sets a constant" if case.sets_constant else "" if case.is_close else " (!)"
-        yield (f"| {case.source} | {case.model}, {Layout(case.stage).label}, {case.ranks} x {case.micro} | "
+        engine = label(case.stage, Layout(case.ranks))
+        yield (f"| {case.source} | {case.model}, {engine}, {case.ranks} x {case.micro} | "
                f"{1000 * case.measured:.0f} ms | {1000 * case.predicted():.0f} ms | "
                f"{case.predicted() / case.measured:.2f}{mark} |")
 

@@ -41,6 +41,7 @@ from debzero.plan.model_shapes import Shapes
 from debzero.plan.scale import Scale
 from debzero.plan.site import CPU, Options, find_site
 from debzero.resolve.native import BUCKET
+from debzero.resolve.sharding import Sharding
 from debzero.run.folder import RunFolder
 from debzero.run.records import read_metrics
 
@@ -127,9 +128,9 @@ def predicted_seconds(results: dict[str, Any]) -> Iterator[Cell]:
                           latency_us=hop * 1e6)
         job = Job.model_validate(job_values(stage, 2))
         scale = Scale(Shapes(job, "link.yml", None), None, find_site(options)[0], "link.yml")
-        number = 0 if stage == "none" else int(stage)
-        found = next(each for each in scale.predictions() if each.layout.stage == number and each.layout.parts == 1)
-        yield Cell(name, found.layout.label, reached, own, statistics.median(run["steps"][0]),
+        wanted = Sharding(0 if stage == "none" else int(stage)).label
+        found = next(each for each in scale.predictions() if each.label == wanted)
+        yield Cell(name, found.label, reached, own, statistics.median(run["steps"][0]),
                    found.case.step().total)
 
 

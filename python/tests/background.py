@@ -42,10 +42,10 @@ COMMANDS = {
     **{name: scenario(name) for name in (
         "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
         "inference", "tensorrt", "cluster", "cuda", "preflight")},
-    **{f"{name}_long": ["env", "DEBZERO_LONG=1", *scenario(name)] for name in ("trainer", "cluster")},
+    "trainer_long": ["env", "DEBZERO_LONG=1", *scenario("trainer")],
 }
 # Scenarios that continue where the one before ended: each finds the roles installed that it needs, in one container.
-CHAIN = ("base", "torch_venv", "deepspeed_wheel", "trainer", "inference", "tensorrt", "cluster")
+CHAIN = ("base", "torch_venv", "deepspeed_wheel", "trainer", "inference")
 HOSTS = dict.fromkeys(CHAIN, "roles")
 # A package or a wheel must not be built twice at once: these wait for the jobs that build them. And what torch_venv
 # downloads and unpacks, local_connection finds in the cache (site is busy with CUDA's packages meanwhile).
@@ -54,9 +54,8 @@ AFTER = {
     "local_connection": ["torch_venv"],
     "trainer": ["debzero_deb"],
     "inference": ["debzero_deb"],
-    "cluster": ["debzero_deb"],
     "trainer_long": ["debzero_deb", "deepspeed_wheel"],
-    "cluster_long": ["debzero_deb", "deepspeed_wheel"],
+    "cluster": ["debzero_deb", "deepspeed_wheel"],
 }
 
 

@@ -15,10 +15,11 @@ WIDEST = 200  # characters of the words
 def job_row(unit: Mapping[str, Any], status: Mapping[str, Any], wanted: str) -> dict[str, str]:
     """`unit`: what `systemctl show` came to, as Ansible registers it; `status`: what `debzero status NAME --json` came
     to. `problem`: why the host is not what was wanted; empty where it is."""
-    if unit.get("unreachable"):
+    if "stdout" not in unit:  # no command could be run there
         words = _first_line(str(unit.get("msg") or "no connection").replace("Task failed: ", ""))
-        return {**dict.fromkeys(COLUMNS, "-"), "unit": "unreachable", "words": words, "problem": words}
-    shown = dict(line.partition("=")[::2] for line in str(unit.get("stdout", "")).splitlines())
+        return {**dict.fromkeys(COLUMNS, "-"), "unit": "unreachable" if unit.get("unreachable") else "unknown",
+                "words": words, "problem": words}
+    shown = dict(line.partition("=")[::2] for line in str(unit["stdout"]).splitlines())
     text = str(status.get("stdout", ""))
     run = json.loads(text) if text.startswith("{") else {"state": "unknown", "error": status.get("stderr")}
     row = {"unit": f"{shown.get('ActiveState', 'unknown')} ({shown.get('SubState', 'unknown')})",

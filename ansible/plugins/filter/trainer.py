@@ -36,11 +36,13 @@ def _members(hosts: Any, groups: Mapping[str, list[str]]) -> tuple[list[str], li
 
 def _address(host: str, variables: Mapping[str, Any]) -> tuple[str, str]:
     """The address that the other hosts reach this one at, and what is wrong with it."""
-    address = str(variables.get("trainer_address")
-                  or (variables.get("ansible_default_ipv4") or {}).get("address") or "")
+    interface, address = str(variables.get("trainer_interface") or ""), str(variables.get("trainer_address") or "")
+    known = variables.get(f"ansible_{re.sub('[^A-Za-z0-9_]', '_', interface)}" if interface else "ansible_default_ipv4")
+    known = known.get("ipv4", {}) if known and interface else known
+    address = address or str((known or {}).get("address") or "")
     if not address:
-        return "", (f"the address of {host} is not known: set trainer_address for it, or run the play without --limit, "
-                    "so that it gathers the facts of all hosts of the job")
+        return "", (f"the address of {host}{f' at {interface}' if interface else ''} is not known: set trainer_address "
+                    "for it, or run the play without --limit, so that it gathers the facts of all hosts of the job")
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

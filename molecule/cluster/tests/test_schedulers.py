@@ -5,7 +5,6 @@ import os
 import pytest
 import testinfra
 
-pytestmark = pytest.mark.skipif(not os.environ.get("DEBZERO_LONG"), reason="takes minutes: with the other long tests")
 # Bullseye's security archive has ended, and may list what it no longer has.
 PACKAGES = "openmpi-bin slurmctld slurmd slurm-client munge/bullseye libmunge2/bullseye"
 FOLDER = "/srv/jobs"
@@ -48,11 +47,11 @@ def slurm(hosts):
     for one in hosts:
         one.check_output("apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes "
                          f"--no-install-recommends {PACKAGES}")
-        one.check_output(f"mkdir -p {FOLDER} /etc/slurm-llnl /var/lib/slurm-state /var/lib/slurm-spool")
+        one.check_output(f"mkdir -p {FOLDER} /etc/slurm /var/lib/slurm-state /var/lib/slurm-spool")
         for name in ("srun", "mpirun"):
             write(one, f"{FOLDER}/{name}.yml", job.replace("/alone", f"/{name}"), "root:root", "644")
         write(one, f"{FOLDER}/srun.key", key, "debzero:debzero", "600")
-        write(one, "/etc/slurm-llnl/slurm.conf", settings, "root:root", "644")
+        write(one, "/etc/slurm/slurm.conf", settings, "root:root", "644")
         write(one, "/etc/munge/munge.key", key, "munge:munge", "400")
         one.check_output("printf '%s node1\\n%s node2\\n' >>/etc/hosts && systemctl restart munge", *addresses)
     hosts[0].check_output("slurmctld")

@@ -61,6 +61,11 @@ def test_a_host_that_cannot_be_reached_is_a_row_and_a_failure(wanted):
     assert row["unit"] == "unreachable" and row["problem"] == "Failed to connect to the host via ssh: no route"
 
 
+def test_a_host_that_runs_no_command_is_one_too():
+    row = job.job_row({"failed": False, "msg": "Missing sudo password"}, {}, "started")
+    assert (row["unit"], row["problem"]) == ("unknown", "Missing sudo password")
+
+
 def test_the_table_has_a_line_for_each_host():
     rows = {"gpu1": job.job_row(RUNNING, TRAINS, "status"), "second": job.job_row(UNREACHABLE, {}, "status")}
     assert job.job_table(rows, ["gpu1", "second"]) == [

@@ -47,6 +47,13 @@ def test_address_interface_and_port_can_be_set():
     assert found["problems"] == []
 
 
+def test_an_interface_says_the_address_too():
+    """debzero refuses an interface that has another address than `hosts` gives."""
+    mine = facts(1, trainer_interface="br-lan.7", ansible_br_lan_7={"ipv4": {"address": "10.7.0.1"}})
+    found = plan({"bert": {**JOB, "hosts": "pair"}}, gpu1=mine)
+    assert found["clusters"]["bert"]["hosts"]["gpu1"] == "10.7.0.1" and found["problems"] == []
+
+
 def test_each_job_has_ports_of_its_own():
     jobs = {name: {**JOB, "hosts": "pair"} for name in ("a", "b")}
     found = plan(jobs)
@@ -81,6 +88,9 @@ def test_what_no_job_can_be_is_refused(entry, reason):
          "gathers the facts of all hosts of the job"),
     ({"ansible_default_ipv4": {}}, "the address of gpu2 is not known: set trainer_address for it, or run the play "
                                    "without --limit, so that it gathers the facts of all hosts of the job"),
+    (facts(2, trainer_interface="ib0"), "the address of gpu2 at ib0 is not known: set trainer_address for it, or run "
+                                        "the play without --limit, so that it gathers the facts of all hosts of the "
+                                        "job"),
     (facts(2, trainer_address="gpu2.example.org"), "trainer_address of gpu2 is gpu2.example.org, which is no IP "
                                                    "address"),
     *((facts(2, trainer_address=address),

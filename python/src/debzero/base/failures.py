@@ -25,6 +25,8 @@ TORCH_CANNOT_OPEN = re.compile(r"^(?:File|Parent directory) (.+) (?:cannot be op
 DAMAGED = ("PytorchStreamReader failed", "Error while deserializing header", "incomplete metadata")
 PATH_VARIABLES = ("f", "filename", "checkpoint_file", "path")  # of functions that read weights, in torch and others
 MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "std::bad_alloc")
+# gloo's, in torch 1.13 and 2. (NCCL's errors may have other causes.)
+LOST_RANK = re.compile(r"gloo/transport/.*(?:Connection (?:closed|reset) by peer|(?:Read|Write)v? error)", re.DOTALL)
 HUB_UNREACHABLE = ("couldn't connect to", "LocalEntryNotFound", "OfflineMode", "Max retries exceeded",
                    "ConnectionError", "Couldn't reach", "Temporary failure in name resolution", "offline mode",
                    "ConnectTimeout", "ProxyError")
@@ -49,6 +51,8 @@ def as_user_error(error: BaseException, folder: str) -> Optional[UserError]:
             "cpu; where the job has a DeepSpeed JSON, their keys there")
     if known := _damaged_file(error):
         return known
+    if LOST_RANK.search(text):
+        return PassingError(f"another rank has gone: {first_line[:200]}", "see what it reported")
     if any(words in text for words in HUB_UNREACHABLE):
         return PassingError(
             f"the model hub cannot be reached from this host: {first_line[:200]}",

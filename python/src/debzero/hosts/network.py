@@ -61,24 +61,22 @@ def source_to(address: str) -> Optional[str]:
 
 
 def interface(cluster: Cluster, found: Mapping[str, str]) -> str:
-    """The interface that gloo and NCCL are to use: the file's, else the one with this host's address. `found`: every
-    host's address. Raises an InputError where this host has none such."""
+    """The interface that gloo and NCCL are to use: the one with this host's address. `found`: every host's address.
+    Raises an InputError where this host has none such, or where the file names another: what the ranks offer there the
+    other hosts would take for a stranger's (train/peers)."""
     def wrong(key: str, reason: str) -> InputError:
         return InputError([Problem(str(cluster.file), key, reason, FIX)])
 
-    known, own = interfaces(), found[cluster.host]
-    if cluster.interface:
-        if cluster.interface not in known:
-            raise wrong("interface", f"{cluster.host} has no interface {cluster.interface}; it has "
-                                     f"{', '.join(sorted(known))}")
-        if not known[cluster.interface]:
-            raise wrong("interface", f"{cluster.interface} of {cluster.host} has no IP address")
-        if is_loopback(known[cluster.interface][0]) and not is_loopback(own):
-            raise wrong("interface", f"{cluster.interface} of {cluster.host} is the loopback, by which no other host "
-                                     "reaches it")
-        return cluster.interface
+    known, own, named = interfaces(), found[cluster.host], cluster.interface
+    if named and named not in known:
+        raise wrong("interface", f"{cluster.host} has no interface {named}; it has {', '.join(sorted(known))}")
+    if named and not known[named]:
+        raise wrong("interface", f"{named} of {cluster.host} has no IP address")
     name = interface_of(own)
     if name is None:
         mine = ", ".join(address for addresses in known.values() for address in addresses if not is_loopback(address))
         raise wrong("hosts", f"{cluster.host}: {own} is no address of this host, which has {mine or 'none'}")
-    return name
+    if named and name != named and own not in known[named]:
+        raise wrong("interface", f"{named} of {cluster.host} has not {own}, where the other hosts reach it: "
+                                 f"{name} has")
+    return named or name

@@ -9,7 +9,6 @@ from typing import Any, Optional
 from debzero.base.text import bytes_text, count_text
 from debzero.job.schema import Parallel
 from debzero.plan.hardware import Hardware
-from debzero.plan.layouts import Layout
 from debzero.plan.memory import MOMENTS
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.parts import PartOfShapes
@@ -31,7 +30,7 @@ def plan(shapes: Shapes, settings: Optional[dict[str, Any]], hardware: Hardware,
     # The engine is plain data parallelism's, which keeps all in fp32, but does not compile layers.
     train = job.train.model_copy(update={"micro_batch": batch.micro, "compile": "never"})
     copy = job.model_copy(update={"parallel": Parallel(), "ranks": batch.ranks, "train": train})
-    part = PartOfShapes(shapes, Layout(0, ways.tensor, ways.stage), cache(shapes.curve))
+    part = PartOfShapes(shapes, ways, cache(shapes.curve))
     memory = Planner(copy, settings, hardware, str(path), part).row(Sharding(0)).memory
     saved = int(MOMENTS * part.counts.total * (1 - 1 / batch.ranks)) if resolved.stage else 0
     need = (memory.device_bytes - saved) * -(-ways.ranks // hardware.gpus)

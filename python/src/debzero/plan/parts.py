@@ -8,9 +8,9 @@ from typing import Any, Callable
 
 from debzero.job.schema import Job
 from debzero.plan.activations import Curve
-from debzero.plan.layouts import Layout
 from debzero.plan.memory import ParameterCounts
 from debzero.plan.model_shapes import Shapes
+from debzero.resolve.layout import Layout
 
 # Of a layer's activations, 24 of 34 bytes a token and hidden unit are shared out by tensor parallelism (Korthikanti et
 # al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.2.1); its scores are, too.
@@ -30,7 +30,7 @@ class PartOfShapes(Shapes):
 
     @property
     def counts(self) -> ParameterCounts:
-        counts, parts = self.whole.counts, self.layout.parts
+        counts, parts = self.whole.counts, self.layout.each
         return replace(counts, decayed=tuple(math.ceil(size / parts) for size in counts.decayed),
                        others=tuple(math.ceil(size / parts) for size in counts.others),
                        largest_layer=math.ceil(counts.largest_layer / self.layout.tensor))
@@ -40,5 +40,5 @@ class PartOfShapes(Shapes):
 
     def curve(self, kind: str, compiled: bool) -> Curve:
         curve, tensor = self.trace(kind, compiled), self.layout.tensor
-        return replace(curve, sample=curve.sample * (WHOLE + SHARED / tensor), fixed=curve.fixed / self.layout.parts,
-                       gradients=curve.gradients / self.layout.parts)
+        return replace(curve, sample=curve.sample * (WHOLE + SHARED / tensor), fixed=curve.fixed / self.layout.each,
+                       gradients=curve.gradients / self.layout.each)

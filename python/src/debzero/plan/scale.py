@@ -12,19 +12,19 @@ from debzero.job.schema import Parallel
 from debzero.model import flops
 from debzero.plan import rates
 from debzero.plan.failures import DAY, best_interval, lost_share
-from debzero.plan.layouts import Layout, layouts
+from debzero.plan.layouts import label, layouts
 from debzero.plan.model_shapes import Shapes
 from debzero.plan.parts import PartOfShapes
 from debzero.plan.planner import Planner, Row, compiles_layers, setting_of
 from debzero.plan.site import Site
 from debzero.plan.step_time import FLOAT, Case, Engine, Work
+from debzero.resolve.layout import FULL, Layout
 from debzero.resolve.micro_batch import is_fixed
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
 
 # Seconds from a failure to the reading of a checkpoint: 30 until the others notice, the rest for the ranks' start.
 RESTARTING = 60
-FULL_PIPELINE = 4  # micro-batches a stage, from which on its bubble is small (Huang et al. 2019, "GPipe", section 2.3)
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,13 @@ class Checkpoint:
 class Prediction:
     """A layout that the job can be trained in. `memory`: None on processors, whose memory is not predicted."""
 
-    layout: Layout
     case: Case
     memory: Optional[Row]
     checkpoint: Checkpoint
+
+    @property
+    def label(self) -> str:
+        return label(self.case.engine.stage, self.case.layout)
 
     @property
     def samples_per_second(self) -> float:
@@ -59,10 +62,12 @@ class Prediction:
     def as_dict(self) -> dict[str, Any]:
         """As --json has it: seconds, bytes, and links in bits per second."""
         step, link, batch, row = self.case.step(), self.case.smallest_link(), self.case.batch, self.memory
+        layout = self.case.layout
         return {
-            **asdict(self.layout), "label": self.layout.label, "copies": batch.ranks, "micro_batch": batch.micro,
-            "accumulation": batch.accumulation, "step_seconds": step.total, "compute_seconds": step.compute,
-            "launching_seconds": step.launching, "bubble_seconds": step.bubble, "exposed_seconds": step.exposed,
+            "stage": self.case.engine.stage, "tensor": layout.tensor, "pipeline": layout.stage, "label": self.label,
+            "copies": layout.data, "micro_batch": batch.micro, "accumulation": batch.accumulation,
+            "step_seconds": step.total, "compute_seconds": step.compute, "launching_seconds": step.launching,
+            "bubble_seconds": step.bubble, "exposed_seconds": step.exposed,
             "samples_per_second": self.samples_per_second, "efficiency": step.efficiency,
             "transfers": [asdict(transfer) for transfer in step.transfers],
             "smallest_link_bits_per_second": link and 8 * link, "fits": self.fits,
@@ -71,64 +76,63 @@ class Prediction:
 
 
 class Scale:
-    """Predicts the layouts of one job on one site. `refused`: layouts that the job cannot be trained in, and why."""
+    """Predicts the layouts of one job on one site. `refused`: those that the job cannot be trained in, and why."""
 
     def __init__(self, shapes: Shapes, settings: Optional[dict[str, Any]], site: Site, file: str) -> None:
         """`settings`: the job's own DeepSpeed JSON; `file`: the job's, for errors. Raises an InputError where the
         speed of a rank is not known."""
         self.shapes, self.settings, self.site, self.file = shapes, settings, site, file
         self.trace: Callable[[str, bool], Any] = cache(shapes.curve)
-        self.precision = self._planner(Layout(0), 1).resolved(Sharding(0)).precision
+        self.precision = self._planner(Layout(1)).resolved(Sharding(0)).precision
         train, length = shapes.job.train, float(shapes.job.data.max_length)
         answer = shapes.answer if shapes.job.task == "text-to-text" else 0
         self.sample_flops = float(flops.per_sample(shapes.config, length, shapes.job.task, answer))
         self.sample_seconds = site.sample_seconds(self.sample_flops * (4 / 3 if train.gradient_checkpointing else 1),
                                                   self.precision)
-        self.refused: list[tuple[Layout, str]] = []
+        self.refused: list[tuple[str, str]] = []
 
     def predictions(self) -> list[Prediction]:
         """One for each layout that is possible. Raises the first one's InputError where none is."""
         config, found, first = self.shapes.config, [], None
-        for layout in layouts(self.site.cluster, flops.layers(config), flops.heads(config)):
+        for stage, layout in layouts(self.site.cluster, flops.layers(config), flops.heads(config)):
             try:
-                found.append(self._prediction(layout))
+                found.append(self._prediction(stage, layout))
             except InputError as error:
                 first = first or error
-                self.refused.append((layout, error.problems[0].reason))
+                self.refused.append((label(stage, layout), error.problems[0].reason))
         if not found and first:
             raise first
         return found
 
-    def _planner(self, layout: Layout, copies: int, micro: Optional[int] = None) -> Planner:
+    def _planner(self, layout: Layout, micro: Optional[int] = None) -> Planner:
         """Of the job with so many ranks that each hold a copy, or part of one, and this micro-batch or its own."""
-        job = self.shapes.job.model_copy(update={"ranks": copies, "parallel": Parallel()})
+        job = self.shapes.job.model_copy(update={"ranks": layout.data, "parallel": Parallel()})
         if micro:
             job = job.model_copy(update={"train": job.train.model_copy(update={"micro_batch": micro})})
-        if layout.parts > 1:  # pipelines are DeepSpeed's
-            engine = "deepspeed" if layout.pipeline > 1 else "native"
+        if layout.each > 1:  # pipelines are DeepSpeed's
+            engine = "deepspeed" if layout.stage > 1 else "native"
             job = job.model_copy(update={"zero": job.zero.model_copy(update={"engine": engine})})
         return Planner(job, self.settings, self.site.hardware, self.file,
                        PartOfShapes(self.shapes, layout, self.trace))
 
-    def _prediction(self, layout: Layout) -> Prediction:
-        cluster, sharding = self.site.cluster, Sharding(layout.stage)
-        copies = layout.copies(cluster)
-        planner = self._planner(layout, copies)
+    def _prediction(self, stage: int, layout: Layout) -> Prediction:
+        cluster, sharding, copies = self.site.cluster, Sharding(stage), layout.data
+        planner = self._planner(layout)
         resolved, row = planner.resolved(sharding), None
         batch = resolved.batch
         if not cluster.gloo:
             row = planner.row(sharding)
-            most = batch.total // copies // (FULL_PIPELINE * layout.pipeline)
+            most = batch.total // copies // (FULL * layout.stage)
             automatic = resolved.job.train.micro_batch == "auto" and not is_fixed(resolved)
-            if layout.pipeline > 1 and automatic and row.micro_batch > most:
+            if layout.stage > 1 and automatic and row.micro_batch > most:
                 micro = max((size for size in divisors(batch.total // copies) if size <= most), default=1)
-                planner = self._planner(layout, copies, micro)
+                planner = self._planner(layout, micro)
                 resolved, row = planner.resolved(sharding), planner.row(sharding)
             batch = Batch(batch.total, row.micro_batch, row.accumulation, copies)
         setting = setting_of(resolved, self.shapes.hidden)
-        engine = Engine(layout.stage, setting.width, setting.zero)
+        engine = Engine(stage, setting.width, setting.zero)
         case = Case(layout, self._work(resolved), engine, batch, cluster)
-        return Prediction(layout, case, row, self._checkpoint(layout, setting.width))
+        return Prediction(case, row, self._checkpoint(stage, layout, setting.width))
 
     def _work(self, resolved: ResolvedJob) -> Work:
         shapes, train = self.shapes, resolved.job.train
@@ -139,14 +143,14 @@ class Scale:
         return Work(shapes.counts.total, flops.layers(shapes.config), shapes.hidden, shapes.job.data.max_length,
                     self.sample_seconds, launching, train.gradient_checkpointing)
 
-    def _checkpoint(self, layout: Layout, width: int) -> Checkpoint:
+    def _checkpoint(self, stage: int, layout: Layout, width: int) -> Checkpoint:
         """The fp32 weights and Adam's moments, which are sharded among the copies from stage 1 on, and the weights of
         the forward pass, which only stage 3 shards."""
-        site, count, parts = self.site, self.shapes.counts.total, layout.parts
-        share = 1 / site.cluster.hosts if layout.stage else 1.0
+        site, count, parts = self.site, self.shapes.counts.total, layout.each
+        share = 1 / site.cluster.hosts if stage else 1.0
         written = 3 * FLOAT * count * share
-        if layout.stage:
-            written += width * count * (share if layout.stage == 3 else min(parts, site.cluster.gpus) / parts)
+        if stage:
+            written += width * count * (share if stage == 3 else min(parts, site.cluster.gpus) / parts)
         seconds, mtbf = written / site.disk, site.mtbf_days * DAY / site.cluster.hosts
         best = best_interval(seconds, mtbf)
         own = 60 * float(self.shapes.job.checkpoint.minutes)

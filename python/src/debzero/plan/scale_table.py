@@ -51,8 +51,8 @@ def as_dict(path: Path, scale: Scale, found: list[Prediction]) -> dict[str, Any]
         "sample_flops": scale.sample_flops, "sample_seconds": scale.sample_seconds,
         "peak_share": None if site.measured else site.peak_share,
         "layouts": [each.as_dict() for each in found],
-        "refused": [{"label": layout.label, "reason": reason} for layout, reason in scale.refused],
-        "fastest": best.layout.label if best else None}
+        "refused": [{"label": label, "reason": reason} for label, reason in scale.refused],
+        "fastest": best.label if best else None}
 
 
 def as_text(scale: Scale, found: list[Prediction]) -> Iterator[str]:
@@ -73,16 +73,16 @@ def as_text(scale: Scale, found: list[Prediction]) -> Iterator[str]:
     for each in found:
         yield _mark(each, best) + _needs(each)
     yield ""
-    for layout, reason in scale.refused:
-        yield from _wrapped(f"not possible: {layout.label}: {reason}")
+    for label, reason in scale.refused:
+        yield from _wrapped(f"not possible: {label}: {reason}")
     yield from _legend(scale)
     yield ""
-    yield (f"Fastest that fits: {best.layout.label}, {rate_text(best.samples_per_second)} samples/s" if best
+    yield (f"Fastest that fits: {best.label}, {rate_text(best.samples_per_second)} samples/s" if best
            else "Nothing fits: use more or larger GPUs, or a smaller micro-batch or model")
 
 
 def _mark(each: Prediction, best: Optional[Prediction]) -> str:
-    return ("* " if each is best else "  " if each.fits else "x ") + f"{each.layout.label:<{WIDTH}}"
+    return ("* " if each is best else "  " if each.fits else "x ") + f"{each.label:<{WIDTH}}"
 
 
 def _times(each: Prediction) -> str:

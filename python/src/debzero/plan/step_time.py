@@ -18,7 +18,8 @@ from typing import Any, Optional
 
 from debzero.job.batch import Batch
 from debzero.plan.collectives import Cluster, Group, exposed
-from debzero.plan.layouts import Layout
+from debzero.plan.layouts import data_group, next_stage, tensor_group
+from debzero.resolve.layout import Layout
 from debzero.resolve.native import BUCKET
 
 FLOAT = 4
@@ -126,12 +127,12 @@ class Case:
     def step(self) -> StepTime:
         """The prediction."""
         layout, work, batch = self.layout, self.work, self.batch
-        compute = batch.micro * work.sample_seconds / layout.parts
-        launching = work.launching_seconds * work.layers / layout.pipeline
+        compute = batch.micro * work.sample_seconds / layout.each
+        launching = work.launching_seconds * work.layers / layout.stage
         within = self._within_model()
         slot = compute + launching + sum(transfer.exposed_seconds for transfer in within) / batch.accumulation
         between = self._between_copies(compute + launching)
-        return StepTime(batch.accumulation * compute, batch.accumulation * launching, (layout.pipeline - 1) * slot,
+        return StepTime(batch.accumulation * compute, batch.accumulation * launching, (layout.stage - 1) * slot,
                         (*within, *between))
 
     def smallest_link(self) -> Optional[float]:
@@ -155,12 +156,12 @@ class Case:
         activations = float(batch.micro * work.length * work.hidden * self.engine.width)
         found = []
         if layout.tensor > 1:
-            times = (6 if work.checkpointing else 4) * work.layers // layout.pipeline * batch.accumulation
-            group = layout.tensor_group(self.cluster)
+            times = (6 if work.checkpointing else 4) * work.layers // layout.stage * batch.accumulation
+            group = tensor_group(layout, self.cluster)
             found.append(_transfer("activations, all-reduce", times, activations, 2 * (group.ranks - 1) / group.ranks,
                                    group.all_reduce(activations)))
-        if layout.pipeline > 1:
-            group = layout.next_stage(self.cluster)
+        if layout.stage > 1:
+            group = next_stage(layout, self.cluster)
             found.append(_transfer("activations and their gradients, sent on", 2 * batch.accumulation, activations, 1,
                                    group.send(activations)))
         return found
@@ -168,10 +169,10 @@ class Case:
     def _between_copies(self, micro_seconds: float) -> list[Transfer]:
         """What the copies send each other. `micro_seconds`: a rank's for one micro-batch."""
         engine, batch = self.engine, self.batch
-        group = self.layout.data_group(self.cluster)
+        group = data_group(self.layout, self.cluster)
         if group.ranks == 1:
             return []
-        count = self.work.parameters / self.layout.parts
+        count = self.work.parameters / self.layout.each
         backward = micro_seconds * (3 / 4 if self.work.checkpointing else 2 / 3)
         if engine.stage == 3:
             return self._of_stage_3(group, count * engine.width, (micro_seconds - backward, backward))
@@ -179,7 +180,7 @@ class Case:
         times = batch.accumulation if engine.stage == 2 else 1
         reduce = group.all_reduce if engine.all_reduces else group.reduce_scatter
         seconds = pieces * reduce(size / pieces)
-        window = backward if engine.overlaps(batch, self.cluster.gloo) and self.layout.pipeline == 1 else 0.0
+        window = backward if engine.overlaps(batch, self.cluster.gloo) and self.layout.stage == 1 else 0.0
         part, whole = (group.ranks - 1) / group.ranks, engine.all_reduces or self.cluster.gloo
         found = [_transfer(f"gradients, {'all-reduce' if whole else 'reduce-scatter'}", times, size,
                            2 * part if whole else part, seconds, exposed(seconds, window, pieces) if window else None)]

@@ -70,12 +70,14 @@ def count(job: Job, gpus: int, given: Optional[int]) -> int:
 
 
 def undivided(job: Job, file: str) -> list[Problem]:
-    """Why a job is none for commands that compare what ZeRO shards and offloads: tune and bench."""
+    """Why a job is none for tune and bench, which measure whole copies of the model with what ZeRO shards and
+    offloads."""
     if job.parallel.each == 1:
         return []
-    return [Problem(file, "parallel", "this command compares ZeRO's stages, which a divided model has none of",
-                    "remove it from a copy of the job to see what ZeRO alone needs; `debzero plan` and `debzero train` "
-                    "take the job as it is")]
+    return [Problem(file, "parallel", f"divides the model over {job.parallel.each} ranks, and this command measures "
+                    "undivided ones: what each of ZeRO's stages takes",
+                    "remove it from a copy of the job to measure that; `debzero plan` says what the divided model "
+                    "takes, and `debzero train` reports its speed and memory")]
 
 
 def micro_batch(job: Job, copies: int) -> Union[int, str]:

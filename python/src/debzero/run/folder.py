@@ -29,11 +29,11 @@ SAME_FAILURES = 3
 # All that debzero makes in an output folder (patterns): the results and the state of one run, which move to archive/
 # together, and what stays for the next. Anything else there is somebody else's, and is left alone.
 RUNS = ("status.json", "run.json", "metrics.jsonl", "metrics.csv", "tensorboard", "debzero-*.prom", "checkpoints",
-        "model", "export", "report.json", "aio.json", "hosts.json", ".error.json", ".failures.json")
+        "model", "export", "report.json", "aio.json", ".error.json", ".failures.json")
 MODEL_FACTS = "debzero.json"  # in model/
 NO_STATUS = Status(state="preparing", step=0, total_steps=None, epoch=0, loss=None, learning_rate=None,
                    samples_per_second=None, eta_seconds=None)
-KEPT = ("data", archive.FOLDER, ".lock")
+KEPT = ("data", archive.FOLDER, ".lock", "hosts.json")  # the last is there before a run begins, while hosts wait
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
             errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)  # of a path where no folder can be written
 

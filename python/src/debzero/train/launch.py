@@ -80,6 +80,13 @@ class Relay:
 def train(resolved: ResolvedJob, job: Path, again: bool) -> int:
     """The exit code: 0 done, 1 failed, 2 bad input, 3 failed the same way again and again, 130 or 143 stopped by a
     signal."""
+    code = _with_all_hosts(resolved, job, again)
+    if code in (130, 143):  # by another host, perhaps: a unit that ends before it is ready would be started again
+        systemd.notify("READY=1")
+    return code
+
+
+def _with_all_hosts(resolved: ResolvedJob, job: Path, again: bool) -> int:
     folder, relay, several = RunFolder(resolved.job.output), Relay(), cluster.find(job)
     if several is None:
         return _train(resolved, job, again, folder, relay, None)

@@ -13,6 +13,7 @@ from debzero.base.text import count_text, printable
 from debzero.data.collator import Collator
 from debzero.data.sampler import steps_per_epoch, total_steps
 from debzero.data.tokens import Prepared
+from debzero.job.schema import SECTIONS_DATASET
 from debzero.model import build, source, tasks
 from debzero.model.tokenizer import Model
 from debzero.resolve import deepspeed_config, nvme_swap
@@ -106,14 +107,17 @@ def _samples(context: Context) -> Samples:
 
 def _compare(context: Context, prepared: Prepared) -> None:
     """Raises an InputError where the hosts have other samples, as of another revision of the hub's."""
+    job = context.resolved.job
     facts = context.everywhere(lambda: {"samples": prepared.digest, **prepared.revisions})
-    for key in facts[0]:
+    for key in sorted({key for fact in facts for key in fact}, key="samples".__eq__):  # what it depends on first
         values = [str(fact.get(key)) for fact in facts]
         if len(set(values)) > 1:
             each = ", ".join(f"{value} on {host}" for value, host in zip(values, placement.hosts()))
+            fix = ("run `apt-get update` on all of them" if job.data.dataset == SECTIONS_DATASET else
+                   "empty the hub's cache on the host that differs, or name one `revision`")
             raise InputError([Problem(context.resolved.origins.file, "data" if key != "model" else key,
                                       f"the hosts have different {key if key == 'samples' else 'revisions'}: {each}",
-                                      "empty the hub's cache on the host that differs, or name one `revision`")])
+                                      fix)])
 
 
 def _summary(context: Context, samples: Samples) -> str:

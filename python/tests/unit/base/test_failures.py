@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from support import POWERLESS, SOURCE
 
+from debzero.base.errors import PassingError
 from debzero.base.failures import as_user_error, disk_full
 
 SAVE = """
@@ -154,6 +155,14 @@ def test_the_cause_of_an_error_counts_where_python_shows_it(how, seen):
 def test_a_file_that_may_not_be_read_is_not_taken_for_one_to_be_written():
     error = PermissionError(errno.EACCES, "Permission denied", "/proc/1/mem")
     assert str(as_user_error(error, "/")).startswith("no permission: [Errno 13] Permission denied: '/proc/1/mem'")
+
+
+@pytest.mark.parametrize("text", [
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:589] Read error [10.89.0.12]:58083: Connection reset by peer",
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:598] Connection closed by peer [127.0.0.1]:1234"])
+def test_a_rank_that_merely_lost_another_has_no_defect(text):
+    known = as_user_error(RuntimeError(text), "/")
+    assert isinstance(known, PassingError) and known.reason == f"another rank has gone: {text}"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("[enforce fail at inline_container.cc:1] . oops"), ValueError("x"),

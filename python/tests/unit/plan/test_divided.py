@@ -50,5 +50,5 @@ def test_what_compares_stages_of_zero_refuses_a_divided_model():
     from debzero.resolve.resolve import resolve
 
     job = Job.model_validate(changed(JOB, {"parallel.tensor": 2}))
-    with pytest.raises(InputError, match="compares ZeRO's stages"):
+    with pytest.raises(InputError, match="divides the model over 2 ranks"):
         configurations.check(resolve(job, HostGpus(0, False), 2, "job.yml", None), "job.yml", [], [], False)

@@ -104,6 +104,13 @@ def test_a_setting_is_named_where_it_is_written(bench):
         assert f", {prefix}optimizer.params.betas{elsewhere} [0.9, 0.99] -> [0.9, 0.95]. " in said
 
 
+def test_a_start_that_waited_for_other_hosts_in_vain_is_no_run(bench):
+    folder = RunFolder(str(bench.output()))
+    folder.folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder.hosts_file, {"host": "gpu1", "hosts": {"gpu1": None, "gpu2": None}, "missing": {"gpu2": ""}})
+    assert says(bench, folder) == "begins: there is no run yet"
+
+
 def test_an_unknown_run_is_left_and_never_mixed_with(bench):
     folder = RunFolder(str(bench.folder / "out"))
     assert says(bench, folder) == "begins: there is no run yet"
