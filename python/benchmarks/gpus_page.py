@@ -18,8 +18,9 @@ NAMES = {"none": "debzero, plain DDP", "zero1": "debzero, ZeRO-1", "zero2": "deb
          "zero2-speed": "debzero, ZeRO-2, favour: speed", "zero3-speed": "debzero, ZeRO-3, favour: speed",
          "native1": "debzero, ZeRO-1, native", "native2": "debzero, ZeRO-2, native",
          "native3": "debzero, ZeRO-3, native", "pipeline2": "debzero, pipeline of 2",
-         "tensor2": "debzero, tensor parallel 2", "ddp": "compiled DDP loop", "fsdp2": "FSDP2 loop, compiled layers", "trainer": "transformers' Trainer",
-         "trainer2": "Trainer + DeepSpeed ZeRO-2", "trainer3": "Trainer + DeepSpeed ZeRO-3"}
+         "tensor2": "debzero, tensor parallel 2", "ddp": "compiled DDP loop", "fsdp2": "FSDP2 loop, compiled layers",
+         "trainer": "transformers' Trainer", "trainer2": "Trainer + DeepSpeed ZeRO-2",
+         "trainer3": "Trainer + DeepSpeed ZeRO-3"}
 COLUMNS = ["", "samples/s", "lowest to highest", "x one GPU", "of peak", "GiB a rank"]
 NOTE = ("Speed is the median of all windows of all runs, in samples/s of all ranks together. \"x one GPU\" is that "
         "over debzero's plain DDP on one GPU with the same micro-batch. \"Of peak\" counts padding as work and is the "
