@@ -5,7 +5,7 @@ from pathlib import Path
 
 PYTHON = Path(__file__).resolve().parents[2]
 CHECKED = {"torch", "numpy"}
-NEWER = {"torch.compiler"}  # than the pinned torch, and asked for before it is used
+NEWER = {"torch.compile", "torch.compiler"}  # than the pinned torch, and asked for before they are used
 
 
 def imported(tree):

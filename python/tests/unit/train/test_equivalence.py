@@ -3,10 +3,11 @@ and without dropout, beside those of plain data parallelism on two ranks. And a 
 import pytest
 from layouts import FAMILIES, LAYOUTS, TOO_SHALLOW, Trained, same, train
 
-QUICK = {("bert", "zero2"), ("bert", "tensor2"), ("bert", "pipeline2")}
+QUICK = {("bert", "zero2"), ("bert", "native3"), ("bert", "tensor2"), ("bert", "pipeline2")}
 # The rest takes minutes, and `make test-long` runs it.
-SLOW = {("bert", "zero1"), ("bert", "zero3"), ("bert", "pipeline2 x data2"), ("gpt2", "pipeline2 x tensor2"),
-        ("t5", "tensor2 x data2"), ("t5", "pipeline2 x data2, zero1"), ("t5", "pipeline3")}
+SLOW = {("bert", "zero1"), ("bert", "zero3"), ("gpt2", "native3"), ("t5", "native3"), ("bert", "pipeline2 x data2"),
+        ("gpt2", "pipeline2 x tensor2"), ("t5", "tensor2 x data2"), ("t5", "pipeline2 x data2, zero1"),
+        ("t5", "pipeline3")}
 
 
 def mark(family, layout) -> tuple:

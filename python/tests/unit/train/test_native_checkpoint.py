@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 from running import end, start, step_of, wait_for
 
+from debzero.run.reshard import deal_parameters
 from debzero.train import native_checkpoint
-from debzero.train.native_checkpoint import SCALE, Places
+from debzero.train.native_checkpoint import SCALE, Places, Stage3, overlaps
 
 
 def flat_parts(parameters, ranks):
@@ -19,23 +20,34 @@ def flat_parts(parameters, ranks):
 
 @pytest.mark.parametrize("sizes", [[3], [5, 1, 8], [40, 2, 2, 7], [1, 1, 1, 1, 1]])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_bucket_finds_its_elements_in_the_flat_tensor(monkeypatch, sizes, ranks):
+@pytest.mark.parametrize("kind", [Places, Stage3])
+def test_a_bucket_finds_its_elements_in_the_flat_tensors(monkeypatch, sizes, ranks, kind):
     monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
     numbers = torch.arange(1.0, sum(sizes) + 1)
     parameters = list(numbers.split(sizes))
-    parts, places = flat_parts(parameters, ranks), Places(parameters)
-    assert places.part == parts.shape[1]
     split = len(parameters) // 2
-    for chosen in (parameters[split:], parameters[:split]):  # the last parameters come first
-        bucket = SimpleNamespace(parameters=chosen[::-1], share=-(-sum(map(len, chosen)) // (8 * ranks)) * 8)
+    groups = [parameters[:split], parameters[split:]] if kind is Stage3 and split else [parameters]
+    places = [kind(group) for group in groups]
+    parts = [flat_parts(group, ranks) if kind is Places else deal_parameters(
+        [torch.cat(group)], list(map(len, group)), ranks) for group in groups]
+    assert [place.part for place in places] == [len(part[0]) for part in parts]
+    # Of stage 3 a bucket has parameters of both groups; of stages 1 and 2 the last parameters come first.
+    for chosen in (parameters[1::2], parameters[::2]) if kind is Stage3 else (parameters[split:], parameters[:split]):
+        chosen, starts, end = chosen[::-1], [], 0
+        for parameter in chosen:
+            starts.append(end)
+            end += -(-len(parameter) // 4) * 4
+        bucket = SimpleNamespace(parameters=chosen, starts=starts, share=-(-end // (8 * ranks)) * 8)
         found = torch.zeros(bucket.share * ranks)
         for own in range(ranks):
             held = range(own * bucket.share, (own + 1) * bucket.share)
             for rank in range(ranks):
-                for target, source in places.overlaps(bucket, held, rank):
-                    found[held.start:held.stop][target] = parts[rank][source]
-        wanted = torch.cat(bucket.parameters) if chosen else torch.zeros(0)
-        assert found[:len(wanted)].tolist() == wanted.tolist() and not found[len(wanted):].any()
+                for number, target, source in overlaps(places, bucket, held, rank):
+                    found[held.start:held.stop][target] = parts[number][rank][source]
+        wanted = torch.zeros_like(found)
+        for parameter, start_ in zip(chosen, starts):
+            wanted[start_:start_ + len(parameter)] = parameter
+        assert found.tolist() == wanted.tolist()
 
 
 def test_the_loss_scale_goes_both_ways(monkeypatch):
@@ -56,11 +68,12 @@ def test_the_loss_scale_goes_both_ways(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
 @pytest.mark.parametrize(("before", "after", "ranks"), [
     ("native", "native", 2), ("native", "deepspeed", 2), ("deepspeed", "native", 1)])
-def test_either_engine_resumes_from_the_others_checkpoints(trained, before, after, ranks):
-    whole, name = f"whole-{before}", f"{before}-{after}"
-    calm = {"train__epochs": 4, "train__log_every": 5, "zero__stage": 2}  # 52 steps
+def test_either_engine_resumes_from_the_others_checkpoints(trained, before, after, ranks, stage):
+    whole, name = f"whole-{before}-{stage}", f"{before}-{after}-{stage}"
+    calm = {"train__epochs": 4, "train__log_every": 5, "zero__stage": stage, "model__num_hidden_layers": 2}  # 52 steps
     if not trained.output(whole).exists():
         trained.train(whole, **calm, zero__engine=before)
     process = start(trained, trained.job(name, **calm, zero__engine=before))
