@@ -43,3 +43,9 @@ def jobs_folder() -> Path:
     """Where job files are looked up by name: the host's own, or in a checkout that is not installed debian/jobs."""
     host, checkout = Path(stack().config, "jobs"), _package.parents[2] / "debian" / "jobs"
     return checkout if checkout.is_dir() else host
+
+
+def examples_folder() -> Path:
+    """The packaged jobs, which administrators copy to jobs_folder()."""
+    checkout = _package.parents[2] / "debian" / "jobs"
+    return checkout if checkout.is_dir() else _package.parent / "examples"
