@@ -37,7 +37,7 @@ MUST_CONTAIN = {
     "usr/lib/sysusers.d/debzero.conf": 0o644,
     "usr/lib/tmpfiles.d/debzero.conf": 0o644,
     "usr/share/bash-completion/completions/debzero": 0o644,
-    "usr/share/debzero/debzero/_version.txt": 0o644,
+    "usr/share/debzero/debzero/_version": 0o644,
     "usr/share/debzero/debzero/bench/page.css": 0o644,
     "usr/share/debzero/job.schema.json": 0o644,
     "usr/share/debzero/requirements-inference.lock": 0o644,
@@ -152,7 +152,7 @@ def test_control_fields(deb: DebFile) -> None:
 
 def test_version_is_the_changelogs(deb: DebFile, tree: Path) -> None:
     version = str(Changelog((ROOT / "debian/changelog").read_text()).version)
-    stamp = (tree / "usr/share/debzero/debzero/_version.txt").read_text().strip()
+    stamp = (tree / "usr/share/debzero/debzero/_version").read_text().strip()
     said = subprocess.run(["python3", "-B", "-m", "debzero", "--version"], check=True, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tree / "usr/share/debzero")}).stdout.split()
     assert (deb.debcontrol()["Version"], stamp, said) == (version, version, ["debzero", version])
