@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from debzero.base import interpreter, runtime
-from debzero.base.operators import RUNTIME, unavailable, wheel
+from debzero.base.operators import DEFAULT, RUNTIME, unavailable, wheel
 from debzero.doctor.chain import Check, Context
 from debzero.doctor.host_check import CheckResult, fail, ok, warn
 from debzero.doctor.process import ProcessResult, run
@@ -224,6 +224,10 @@ def operators(context: Context) -> CheckResult:
         return fail(found_broken, why + RUNTIME, **data)
     words = [f"{len(data['load'])} load ({', '.join(data['load'])})"] if data["load"] else ["none is prebuilt"]
     words += [f"{', '.join(need_driver)} would need libcuda, which comes with a GPU's driver"] if need_driver else []
+    default = unavailable(DEFAULT, context.on_gpus, result.facts["torch"]["version"])
+    if context.on_gpus and default:
+        return fail("; ".join([*words, f"{default}: every job with DeepSpeed's AdamW needs it"]),
+                    f"`apt install g++ ninja-build`, or {RUNTIME}: its wheel holds it", **data)
     unbuildable = [why for why in (unavailable(name, context.on_gpus, result.facts["torch"]["version"])
                                    for name in OFFLOADING) if why]
     if unbuildable:

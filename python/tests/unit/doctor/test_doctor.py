@@ -202,6 +202,15 @@ def test_what_cannot_be_compiled_here_is_not_said_to_be_compiled_later(fakes):
     assert "cpu_adam" in finding.found and "async_io" in finding.found and "to offload" in finding.advice
 
 
+def test_an_operator_that_jobs_need_and_nobody_can_build_is_a_failure(fakes, monkeypatch):
+    fakes.deepspeed(ops=tuple(name for name in stack().deepspeed_ops if name != "fused_adam"))
+    assert fakes.examine()["operators"].status == "warn", "compiled when a job first needs it"
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    finding = fakes.examine()["operators"]
+    assert finding.status == "fail" and "fused_adam is not prebuilt, and there is no C++ compiler" in finding.found
+    assert fakes.examine(gpus=0)["operators"].status != "fail", "processors take torch's own"
+
+
 def test_any_compiler_of_the_same_cuda_will_do(fakes):
     fakes.nvcc("Cuda compilation tools, release 11.2, V11.2.152")
     finding = fakes.examine(fast=True)["compiler"]
