@@ -120,14 +120,23 @@ def main(arguments: Optional[list[str]] = None) -> int:
         return 0
 
 
-def _refuse(options: argparse.Namespace) -> NoReturn:
-    """A start again would not help, so this is no failure that may pass: a job's unit stays failed, and says why."""
+def _call(options: argparse.Namespace) -> int:
+    """Run the command, or where the Python environment is missing what it can do without."""
     from debzero.base import runtime, systemd
     from debzero.base.errors import InputError, Problem
 
-    reason, fix = runtime.missing()
-    systemd.notify(f"STATUS={reason} -> {fix}")
-    raise InputError([Problem(f"debzero {options.command}", "environment", reason, fix)])
+    here = runtime.is_here()
+    run: Run = options.run if here else options.without_torch or options.run
+    try:
+        if getattr(options, "doctor", False) and (code := debzero.doctor.command.for_a_job()):
+            return code
+        return run(options)
+    except ImportError:
+        if here:
+            raise
+        reason, fix = runtime.missing()
+        systemd.notify(f"STATUS={reason} -> {fix}")
+        raise InputError([Problem(f"debzero {options.command}", "environment", reason, fix)]) from None
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -138,11 +147,8 @@ def _run(options: argparse.Namespace) -> int:
 
     runtime.find_own_programs()
     keep_to_roots("PATH")
-    run: Run = options.run if runtime.is_here() else options.without_torch or _refuse
     try:
-        if getattr(options, "doctor", False) and (code := debzero.doctor.command.for_a_job()):
-            return code
-        return run(options)
+        return _call(options)
     except InputError as error:
         if getattr(options, "json", False):
             import json

@@ -26,8 +26,8 @@ Run = Callable[[argparse.Namespace], int]  # a command, which returns its exit c
 
 def add_command(commands: Commands, name: str, run: Run, text: str, examples: Sequence[str],
                 without_torch: Optional[Run] = None) -> argparse.ArgumentParser:
-    """A command's parser. The first sentence of `text` is its line in `debzero --help`; `without_torch` is what runs
-    where the Python environment is missing."""
+    """A command's parser. The first sentence of `text` is its line in `debzero --help`. `without_torch` is what it
+    does where the Python environment is missing, if that is something else."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, allow_abbrev=False, help=text.split(".")[0][0].lower() + text.split(".")[0][1:],
         description=wrapped(text),

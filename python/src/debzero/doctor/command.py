@@ -104,7 +104,7 @@ def add_doctor(commands: Commands) -> None:
         "Examine this host, from its GPUs to a training step of two ranks. The first failing line is the cause, "
         "with what to do about it; what depends on it is skipped. Nothing is changed or left behind.",
         ["debzero doctor", "debzero doctor --fast --gpus 2", "debzero doctor --nvme /data --json",
-         "debzero doctor --job demo"], without_torch=run)
+         "debzero doctor --job demo"])
     parser.add_argument("--fast", action="store_true",
                         help="leave out what takes long: NCCL, the hub, NVMe speed, the training step")
     parser.add_argument("--gpus", type=count, metavar="N",
