@@ -45,7 +45,7 @@ MUST_CONTAIN = {
     "usr/share/debzero/sbom.cdx.json": 0o644,
     "usr/share/debzero/stack.yml": 0o644,
     "usr/share/doc/debzero/README.Debian": 0o644,
-    "usr/share/doc/debzero/changelog.gz": 0o644,
+    "usr/share/doc/debzero/changelog.Debian.gz": 0o644,
     "usr/share/doc/debzero/copyright": 0o644,
     "usr/share/man/man1/debzero.1.gz": 0o644,
 }
@@ -142,12 +142,20 @@ def test_jobs_are_examples_and_no_conffiles(deb: DebFile, tree: Path, members: l
 
 def test_control_fields(deb: DebFile) -> None:
     control = deb.debcontrol()
-    fixed = {"Package": "debzero", "Architecture": "all", "Section": "science", "Priority": "optional"}
+    fixed = {"Package": "debzero", "Architecture": "all", "Section": "contrib/science", "Priority": "optional"}
     assert {key: control[key] for key in fixed} == fixed
     assert re.fullmatch(r"debzero developers <\S+@\S+>", control["Maintainer"])
     needs = {choice["name"] for group in PkgRelation.parse_relations(control["Depends"]) for choice in group}
     assert {"libaio1", "numactl", "python3", "systemd"} <= needs
     assert "${" not in control.dump()
+
+
+def test_the_source_package_and_what_was_built_with_are_kept(deb_file: Path) -> None:
+    release, upstream = deb_file.name.rpartition("_")[0], deb_file.name.rpartition("-")[0]
+    names = {path.name.replace(f"_{subprocess.getoutput('dpkg --print-architecture')}", "")
+             for path in deb_file.parent.iterdir()}
+    assert {f"{release}.dsc", f"{release}.debian.tar.xz", f"{release}.changes", f"{release}.buildinfo",
+            f"{upstream}.orig.tar.xz"} <= names
 
 
 def test_version_is_the_changelogs(deb: DebFile, tree: Path) -> None:
