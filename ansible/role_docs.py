@@ -63,7 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only name the files that are stale")
     check = parser.parse_args().check
-    pages = {role / "README.md": render(role) for role in sorted(ROOT.glob("roles/*")) if role.is_dir()}
+    pages = {role / "README.md": render(role) for role in sorted(path.parent for path in ROOT.glob("roles/*/tasks"))}
     stale = [page for page, text in pages.items() if not page.is_file() or page.read_text() != text]
     for page in stale:
         if check:

@@ -41,7 +41,7 @@ COMMANDS = {
     **LINTERS,
     **{name: scenario(name) for name in (
         "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
-        "inference", "tensorrt", "cluster", "cuda", "preflight")},
+        "inference", "tensorrt", "cluster", "cuda", "preflight", "collection")},
     "trainer_long": ["env", "DEBZERO_LONG=1", *scenario("trainer")],
 }
 # Scenarios that continue where the one before ended: each finds the roles installed that it needs, in one container.

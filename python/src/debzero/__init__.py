@@ -9,7 +9,7 @@ _here = Path(__file__).resolve().parent
 
 def _version() -> str:
     """The Debian package's version: stamped beside this file when installed, else the changelog's in a checkout."""
-    stamp = _here / "_version.txt"
+    stamp = _here / "_version"
     if stamp.is_file():
         return stamp.read_text().strip()
     changelog = _here.parents[2] / "debian" / "changelog"

@@ -19,7 +19,7 @@ import debzero.run.command
 import debzero.train.command
 import debzero.tune.command
 from debzero import __version__
-from debzero.base.command_line import wrapped
+from debzero.base.command_line import Run, wrapped
 from debzero.base.logs import make_printable
 from debzero.base.text import did_you_mean, printable
 
@@ -40,7 +40,6 @@ EPILOG = """exit status:
   129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM
 
 examples:
-  debzero check /etc/debzero/jobs/demo.yml
   systemctl start debzero@demo
   debzero status demo --watch"""
 
@@ -121,15 +120,35 @@ def main(arguments: Optional[list[str]] = None) -> int:
         return 0
 
 
+def _call(options: argparse.Namespace) -> int:
+    """Run the command, or where the Python environment is missing what it can do without."""
+    from debzero.base import runtime, systemd
+    from debzero.base.errors import InputError, Problem
+
+    here = runtime.is_here()
+    run: Run = options.run if here else options.without_torch or options.run
+    try:
+        if getattr(options, "doctor", False) and (code := debzero.doctor.command.for_a_job()):
+            return code
+        return run(options)
+    except ImportError:
+        if here:
+            raise
+        reason, fix = runtime.missing()
+        systemd.notify(f"STATUS={reason} -> {fix}")
+        raise InputError([Problem(f"debzero {options.command}", "environment", reason, fix)]) from None
+
+
 def _run(options: argparse.Namespace) -> int:
     """The command's exit code, after printing what it could not do."""
+    from debzero.base import runtime
     from debzero.base.errors import InputError, UserError
     from debzero.base.privileges import keep_to_roots
 
+    runtime.find_own_programs()
     keep_to_roots("PATH")
     try:
-        code: int = options.run(options)
-        return code
+        return _call(options)
     except InputError as error:
         if getattr(options, "json", False):
             import json

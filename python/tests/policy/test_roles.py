@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from checkout import IMPORTS, ROLES, ROOT, files, load, module, plays, refuse, tasks
+from checkout import IMPORTS, ROLES, ROOT, files, hits, load, module, plays, refuse, tasks
 
 # Task lists hold imports alone, but for single steps that would make a file of one task.
 INLINE = {
@@ -101,6 +101,23 @@ def test_each_role_has_a_scenario_of_its_name_that_asserts(role):
     assert f"molecule/{role}/molecule.yml" in files("molecule/*/molecule.yml")
     verified = files(f"molecule/{role}/tests/test_*.py")
     assert any(re.search(r"^def test_\w+\(host", text, re.MULTILINE) for text in verified.values())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_works_in_another_project(role):
+    """There the plays bring no stack.yml, and only an absolute name finds a plugin of the collection."""
+    assert load(f"roles/{role}/meta/main.yml")["dependencies"] == ["stack"]
+    own = "|".join({name for text in files("ansible/plugins/filter/*.py").values()
+                    for name in re.findall(r'"(\w+)": \w+[,}]', text.rpartition("def filters")[2])})
+    short = rf"(?:\|\s*|map\('|lookup\(')(?:{own}|host_probe)\b"
+    refuse(hits(short, files(f"roles/{role}/*.yml", f"roles/{role}/*.j2")))
+    refuse(f"{file}: {name}" for file, text in files(f"roles/{role}/*.yml").items()
+           for name in re.findall(r"groups\['gpu_servers'\](?! \| default)", text))
+
+
+def test_the_collection_is_the_package_s_release():
+    upstream = re.match(r"\w+ \((.+?)-\d", (ROOT / "debian/changelog").read_text())[1]
+    assert load("galaxy.yml")["version"] == upstream
 
 
 def test_every_play_has_a_name_and_stops_for_all_hosts():

@@ -5,6 +5,7 @@ import ast
 import json
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,55 @@ def test_help_needs_no_library():
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True,
                           env={"PYTHONPATH": str(SOURCE)})
     assert done.stdout.strip() == "[]"
+
+
+# As on a host that has the package without the Python environment: Debian's PyYAML and jsonschema, and nothing else.
+BARE = """import sys
+for name in ("torch", "pydantic", "numpy", "hjson", "transformers", "deepspeed", "pyarrow"):
+    sys.modules[name] = None
+from debzero.cli import main
+sys.exit(main())
+"""
+
+
+def bare(*arguments, **variables):
+    return subprocess.run([sys.executable, "-c", BARE, *map(str, arguments)], text=True, capture_output=True,
+                          env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", **variables})
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["train", "--help"], ["check", "--schema"]])
+def test_what_explains_works_without_the_environment(arguments):
+    done = bare(*arguments)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+
+
+def test_a_jobs_shape_is_checked_without_the_environment(bench):
+    job = bench.job()
+    done = bare("check", job)
+    assert done.returncode == 0 and "keys and types are right; the rest is not: " in done.stdout, done
+    assert json.loads(bare("check", job, "--json").stdout)["verified"] is False
+    wrong = bench.job(data__lable="x", train__global_batch="sixty-four", train__epochs=-1, output=None, model_name="x",
+                      zero__stage=7)
+    done = bare("check", wrong)
+    shown = " ".join(done.stderr.split())
+    assert done.returncode == 2 and "Traceback" not in shown
+    for words in ("6 problems", "data.lable is not a known key -> did you mean label?", "output is missing",
+                  "train.epochs cannot be -1 -> write for example `epochs: 3`", "train.global_batch cannot be",
+                  "zero.stage cannot be 7", "model_name is not a known key"):
+        assert words in shown, (words, shown)
+
+
+@pytest.mark.parametrize("arguments", [["train", "x.yml"], ["plan", "x.yml", "--json"], ["check", "x.json"],
+                                       ["check", "x.yml", "--fix"]])
+def test_a_command_that_needs_the_environment_says_so_with_exit_code_2(arguments, tmp_path):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "notify"))
+    listener.settimeout(5)
+    done = bare(*arguments, NOTIFY_SOCKET=str(tmp_path / "notify"))
+    shown = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 2 and "playbooks/runtime.yml" in shown and "Traceback" not in shown, done
+    if arguments[0] == "train":
+        assert listener.recv(4096).decode().startswith("STATUS="), "systemctl status shows it"
 
 
 def test_commands_in_messages_work_with_any_file_name(tmp_path, monkeypatch, capsys):

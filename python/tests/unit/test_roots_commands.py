@@ -51,6 +51,19 @@ def test_root_trains_and_stops_as_the_owner_of_the_output(place):
     assert place.quick("check", job).returncode == 0 and not (place.folder / "root" / "out").exists()
 
 
+def test_a_job_that_has_a_unit_is_never_trained_as_root(place, monkeypatch):
+    """The unit's user could not write to what root had left."""
+    (place.folder / "root").mkdir()
+    job = place.job(output="root/out")
+    assert isinstance(checks.check(job).job.output, str) and os.geteuid() == 0, "a job of root's own"
+    monkeypatch.setattr(checks, "jobs_folder", lambda: place.folder)
+    monkeypatch.setattr(checks, "stack", lambda: SimpleNamespace(user=OTHER.pw_name))
+    answer = in_child(lambda: checks.check(job))
+    assert f"the user {OTHER.pw_name} may not write to {place.folder}/root" in answer, answer
+    monkeypatch.setattr(checks, "stack", lambda: SimpleNamespace(user="no-such-user"))
+    assert in_child(lambda: (checks.check(job), os.geteuid())[1]) == "0", "the package is not installed"
+
+
 def test_a_job_that_the_owner_may_not_read_is_refused_before_anything_starts(place):
     job = place.job(output="others/out")
     job.chmod(0o600)

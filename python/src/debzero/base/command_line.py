@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 JOB_HELP = "the job file (YAML)"
 RANKS_HELP = "processes to train with (default: the job's, or one per GPU)"
@@ -21,15 +21,19 @@ def wrapped(text: str) -> str:
     return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 20), break_on_hyphens=False)
 
 
-def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str,
-                examples: Sequence[str]) -> argparse.ArgumentParser:
-    """A command's parser. The first sentence of `text` is its line in `debzero --help`; `run` returns the exit code."""
+Run = Callable[[argparse.Namespace], int]  # a command, which returns its exit code
+
+
+def add_command(commands: Commands, name: str, run: Run, text: str, examples: Sequence[str],
+                without_torch: Optional[Run] = None) -> argparse.ArgumentParser:
+    """A command's parser. The first sentence of `text` is its line in `debzero --help`. `without_torch` is what it
+    does where the Python environment is missing, if that is something else."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, allow_abbrev=False, help=text.split(".")[0][0].lower() + text.split(".")[0][1:],
         description=wrapped(text),
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, without_torch=without_torch)
     return parser
 
 

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+DEFAULT = "fused_adam"  # which AdamW is in a job with DeepSpeed on GPUs
 RUNTIME = "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"
 # What the sources of cpu_adam need of C++17.
 PROBE = "#include <type_traits>\nstatic_assert(std::is_same_v<int, int>, \"\");\n"
@@ -62,6 +63,8 @@ def unavailable(operator: str, on_gpus: bool, torch: str = "") -> str:
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
         return f"{operator} is not prebuilt, and there is no C++ compiler ({compiler}) to compile it"
+    if shutil.which("ninja") is None:
+        return f"{operator} is not prebuilt, and there is no ninja to compile it"
     torch = torch or importlib.metadata.version("torch")
     numbers = tuple(map(int, re.findall(r"\d+", torch)[:2]))
     if on_gpus or _asks_for_cpp17():

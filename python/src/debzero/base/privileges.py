@@ -40,11 +40,11 @@ def is_anothers(path: Path) -> bool:
     return _owner(path) is not None
 
 
-def become_owner(*paths: Path) -> None:
+def become_owner(*paths: Path, otherwise: str = "") -> None:
     """Where root runs this, become the owner of `paths`, or of what is to be created there, for good, and leave root's
-    terminal; where all of it is root's, only leave what variables name of other users. Raises a UserError where that
-    cannot be."""
-    account = _owner(*paths)
+    terminal; where all of it is root's, become the user `otherwise`, if there is one, or only leave what variables name
+    of other users. Raises a UserError where that cannot be."""
+    account = _owner(*paths) or _account(otherwise)
     if account is None:
         keep_to_roots()
         return
@@ -143,6 +143,14 @@ def _owner(*paths: Path) -> Optional[pwd.struct_passwd]:
                                f"make one (`useradd --uid {user} NAME`), as after a disk was moved or in a container; "
                                "or give what is there to a user of this host (`chown -R`)") from None
     return None
+
+
+def _account(name: str) -> Optional[pwd.struct_passwd]:
+    """The user of this name, if there is one and root runs this."""
+    try:
+        return pwd.getpwnam(name) if name and os.geteuid() == 0 else None
+    except KeyError:
+        return None
 
 
 def _first_stranger(path: Path) -> int:

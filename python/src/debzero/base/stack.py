@@ -53,3 +53,9 @@ def jobs_folder() -> Path:
 def models_folder() -> Path:
     """Where the models are that the prediction services answer with."""
     return Path(stack().predict_state, "models")
+
+
+def examples_folder() -> Path:
+    """The packaged jobs, which administrators copy to jobs_folder()."""
+    checkout = _package.parents[2] / "debian" / "jobs"
+    return checkout if checkout.is_dir() else _package.parent / "examples"

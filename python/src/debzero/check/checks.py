@@ -12,6 +12,7 @@ from debzero.base.environment import environment
 from debzero.base.errors import InputError, PassingProblem, Problem, without_known
 from debzero.base.files import nearest, unreadable
 from debzero.base.reading import why
+from debzero.base.stack import jobs_folder, stack
 from debzero.check.data import Reads, data_found
 from debzero.check.hub_names import hub_problems
 from debzero.check.inputs import require_roots
@@ -44,9 +45,15 @@ def output_of(job: Job) -> Path:
     return Path(job.output)
 
 
+def _units_user(path: Path) -> str:
+    """The user of the unit that trains this job, too: that user could not write to what root left."""
+    return stack().user if path.absolute().parent == jobs_folder() else ""
+
+
 def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_of) -> ResolvedJob:
     """The job in `path` on this host; raises an InputError with every problem found. Root becomes the owner of the
-    folder that the command works in; where that is root's, all that the job names must be as well."""
+    folder that the command works in, or of a job that has a unit that unit's user; where root stays root, all that the
+    job names must be root's as well."""
     return examine(path, ranks, works_in=works_in).resolved
 
 
@@ -60,7 +67,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
     facts: dict[str, str] = {}
     resolved = None
     if job is not None:
-        privileges.become_owner(works_in(job))
+        privileges.become_owner(works_in(job), otherwise=_units_user(path) if works_in is output_of else "")
         require_roots(job, path)
         file = str(path)
         in_the_file = list(problems)

@@ -14,7 +14,7 @@ def add_check(commands: Commands) -> None:
         "reason and its fix. Errors end with exit status 2, warnings alone with 0.",
         ["debzero check mrpc.yml", "debzero check mrpc.yml --json", "debzero check deepspeed_config.json --ranks 2",
          "debzero check deepspeed_config.json --fix --strict", "debzero check --convert accelerate.yml > job.yml",
-         "debzero check --schema > job.schema.json"])
+         "debzero check --schema > job.schema.json"], without_torch=check_shape)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("job", type=Path, nargs="?", metavar="FILE",
                       help="a job file (YAML) or a DeepSpeed configuration (JSON)")
@@ -31,6 +31,12 @@ def add_check(commands: Commands) -> None:
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     parser.add_argument("--fast", action="store_true", help="do not read the rows of the data set, only its columns")
     add_json(parser)
+
+
+def check_shape(options: argparse.Namespace) -> int:
+    from debzero.check import shape
+
+    return shape.run(options)
 
 
 def run(options: argparse.Namespace) -> int:

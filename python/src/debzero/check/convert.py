@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from debzero.base.errors import InputError, Problem
 from debzero.base.privileges import become_owner
 from debzero.job import others
-from debzero.job.reader import read_mapping
+from debzero.job.document import read_mapping
 from debzero.job.schema import Job
 
 # Columns of the data sets of GLUE, which transformers' scripts know by their task.

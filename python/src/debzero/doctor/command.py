@@ -27,6 +27,8 @@ from debzero.doctor.probe import HostProbe
 
 FREE_MB = 1024  # in the state and the cache folder; what a job needs is for `debzero check` to say
 WIDEST = 140
+# What is installed stays as it is until somebody installs something else; a driver or a disk may recover.
+LASTING = ("environment", "compiler", "torch", "processor", "deepspeed", "operators")
 VERDICT = "This host {} train"  # can, or cannot
 
 
@@ -136,7 +138,20 @@ def between_hosts(job: str, json_wanted: bool) -> int:
     return _show(context, json_wanted, f"{links.cluster.host} {{}} train with the other hosts")
 
 
+def for_a_job() -> int:
+    """What a job's unit asks before it trains: 0, or the job's exit code. What a restart cannot change is 2."""
+    context = _examined(None, True, None)
+    code = _show(context, False)
+    cause = first_failure(context.results.values())
+    return 2 if cause and cause.check in LASTING else code
+
+
 def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: bool) -> int:
+    return _show(_examined(gpus, fast, nvme), json_wanted)
+
+
+def _examined(gpus: Optional[int], fast: bool, nvme: Optional[Path]) -> Context:
+    """The results of all checks; systemd, where it listens, has the first failure."""
     privileges.become_owner()
     pins = stack()
     expected = _settings(Path(pins.config, "host.env"))
@@ -152,11 +167,10 @@ def doctor(gpus: Optional[int], fast: bool, nvme: Optional[Path], json_wanted: b
     finally:
         if terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-    code = _show(context, json_wanted)
     cause = first_failure(context.results.values())
     if cause is not None:
         systemd.notify(f"STATUS=this host cannot train: {cause.check}: {cause.found} -> {cause.advice}")
-    return code
+    return context
 
 
 def _show(context: Context, json_wanted: bool, verdict: str = VERDICT) -> int:

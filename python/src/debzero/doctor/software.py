@@ -1,7 +1,6 @@
 """The middle of the chain: the CUDA compiler, cuDNN, torch, torch.cuda, DeepSpeed and its prebuilt operators."""
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -10,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from debzero.base import interpreter
-from debzero.base.operators import RUNTIME, unavailable, wheel
+from debzero.base import interpreter, runtime
+from debzero.base.operators import DEFAULT, RUNTIME, unavailable, wheel
 from debzero.doctor.chain import Check, Context
 from debzero.doctor.host_check import CheckResult, fail, ok, warn
 from debzero.doctor.process import ProcessResult, run
@@ -51,11 +50,10 @@ def software(context: Context) -> ProcessResult:
 
 
 def environment(context: Context) -> CheckResult:
-    venv, version = Path(context.stack.venv), platform.python_version()
+    version = platform.python_version()
     here = f"Python {version} in {sys.prefix}"
-    if importlib.util.find_spec("torch") is None and not (venv / "bin/python").exists():
-        return fail(f"{venv} is missing, the Python environment with torch and DeepSpeed",
-                    f"{RUNTIME}; `debzero --help` explains how to create it by hand")
+    if not runtime.is_here() and not Path(context.stack.venv, "bin/python").exists():
+        return fail(*runtime.missing())
     if short(version) != context.stack.python:
         return warn(f"{here}, but stack.yml pins {context.stack.python}", PINNED)
     return ok(here)
@@ -80,8 +78,8 @@ def compiler(context: Context) -> CheckResult:
 
 
 def torch(context: Context) -> CheckResult:
-    if importlib.util.find_spec("torch") is None:
-        return fail(f"torch is not installed in {sys.prefix}", RUNTIME)
+    if not runtime.is_here():
+        return fail(*runtime.missing())
     result = software(context)
     facts = result.facts.get("torch")
     if facts is None:
@@ -226,6 +224,10 @@ def operators(context: Context) -> CheckResult:
         return fail(found_broken, why + RUNTIME, **data)
     words = [f"{len(data['load'])} load ({', '.join(data['load'])})"] if data["load"] else ["none is prebuilt"]
     words += [f"{', '.join(need_driver)} would need libcuda, which comes with a GPU's driver"] if need_driver else []
+    default = unavailable(DEFAULT, context.on_gpus, result.facts["torch"]["version"])
+    if context.on_gpus and default:
+        return fail("; ".join([*words, f"{default}: every job with DeepSpeed's AdamW needs it"]),
+                    f"`apt install g++ ninja-build`, or {RUNTIME}: its wheel holds it", **data)
     unbuildable = [why for why in (unavailable(name, context.on_gpus, result.facts["torch"]["version"])
                                    for name in OFFLOADING) if why]
     if unbuildable:

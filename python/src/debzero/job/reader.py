@@ -3,19 +3,15 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from pathlib import Path
 from typing import Any, Optional
 
 from pydantic import BaseModel, ValidationError
 
-from debzero.base.errors import InputError, Problem
-from debzero.base.privileges import acting_as_owner
-from debzero.base.reading import JOB, ContentError, read_text, why
-from debzero.base.stack import jobs_folder
-from debzero.base.text import did_you_mean, short, type_text
-from debzero.base.yaml_reading import load
+from debzero.base.errors import Problem
+from debzero.base.text import did_you_mean, short
 from debzero.job import others
+from debzero.job.document import read_document
 from debzero.job.local_files import is_path, within
 from debzero.job.schema import Job
 
@@ -95,39 +91,6 @@ def _problem(file: str, values: dict[str, Any], error: Any) -> Problem:
     return Problem(file, key, f"{error['msg'].replace('Input should', 'must')}, not {given}", example)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The YAML mapping in `path`. Raises an InputError if the file cannot be read or is no YAML mapping."""
-    return _read(path)[0]
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """As read_mapping, with a problem for each repeated key."""
-    def wrong(key: str, reason: str, fix: str) -> InputError:
-        return InputError([Problem(str(path), key, reason, fix)])
-
-    try:
-        with acting_as_owner(path):  # a link of another user's leads root nowhere
-            text = read_text(path, JOB)
-    except FileNotFoundError:
-        base = "" if path.is_absolute() else ", relative to the current folder"
-        fix = f"check the path{base}; `{shlex.join(['ls', str(path.parent)])}` shows what is there"
-        raise wrong("file", "does not exist", fix) from None
-    except IsADirectoryError:
-        raise wrong("file", "is a folder, not a job file", "give the .yml file inside it") from None
-    except (OSError, ValueError) as error:
-        raise wrong("file", why(error), "make it a text file that this user may read") from None
-    try:
-        values, repeated = load(text)
-    except ContentError as error:
-        raise wrong(error.place, str(error), "check the indentation, quotes and brackets there") from None
-    if not isinstance(values, dict):
-        raise wrong("file", "is empty, but must hold a mapping such as `model: ...`" if values is None else
-                    f"must hold a mapping such as `model: ...`, not {type_text(values)}",
-                    f"start from a job file in {jobs_folder()}")
-    return values, [Problem(str(path), key, f"is repeated on line {line}; YAML silently keeps the last", "keep one")
-                    for key, line in repeated]
-
-
 def _locate(job: Job, folder: Path) -> Job:
     """Make the job's paths absolute. A name that neither looks like a path nor exists here is the hub's."""
     update: dict[str, Any] = {"output": within(folder, job.output)}
@@ -164,7 +127,7 @@ def _without(values: dict[str, Any], locations: list[tuple[Any, ...]]) -> dict[s
 def parse(path: Path) -> tuple[Optional[Job], list[Problem]]:
     """The job in `path` and its problems. Where a value is wrong the job has the default, so that it can be checked
     further; it is None where that is impossible."""
-    values, problems = _read(path)
+    values, problems = read_document(path)
     if program := others.program_of(values):
         return None, [Problem(str(path), "file", *others.refusal(program, str(path)))]
     job = None

@@ -14,8 +14,8 @@ from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.files import unreadable
 from debzero.base.stack import jobs_folder
 from debzero.base.text import duration_text, printable, printable_lines
+from debzero.job.document import read_mapping
 from debzero.job.local_files import within
-from debzero.job.reader import read_mapping
 from debzero.run import progress, report
 from debzero.run.folder import FINAL, RunFolder
 from debzero.run.records import Status

@@ -23,6 +23,8 @@ def add_train(commands: Commands) -> None:
     parser.add_argument("--cluster", type=Path, metavar="FILE",
                         help="the hosts that train it together (default: cluster/NAME.yml beside the folder of jobs, "
                              "for a job from there)")
+    parser.add_argument("--doctor", action="store_true",
+                        help="examine the host first (`debzero doctor --fast`), as the unit debzero@NAME does")
     parser.add_argument("--again", action="store_true", help="train a finished job again; its results move to archive/")
 
 

@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 
 import psutil
 
-from debzero.base import privileges
+from debzero.base import privileges, runtime
 from debzero.base.environment import environment
 from debzero.base.errors import InputError, OutOfMemory, PassingError, UserError
 from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.logs import make_printable
-from debzero.base.stack import jobs_folder
+from debzero.base.stack import examples_folder
 from debzero.base.terminal import end_with
 from debzero.base.text import printable_lines
 from debzero.check.inputs import require_roots
@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by DeepSpeed's launcher")
     arguments = parser.parse_args()
     make_printable()
+    runtime.find_own_programs()
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(arguments.local_rank), "MASTER_ADDR": "127.0.0.1",
              "MASTER_PORT": "29500"}
     for name, value in alone.items():
@@ -84,7 +85,7 @@ def main() -> int:
 
 
 def _resolve(arguments: argparse.Namespace) -> ResolvedJob:
-    file = arguments.job or jobs_folder() / "mrpc.yml"
+    file = arguments.job or examples_folder() / "mrpc.yml"
     job, problems = parse(file)
     if problems or job is None:
         raise InputError(problems)

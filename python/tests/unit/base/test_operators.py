@@ -15,12 +15,15 @@ FULL = Wheel(stack().deepspeed, ["async_io", "cpu_adam"], "cuda", "", "")
 @pytest.fixture
 def host(monkeypatch, tmp_path):
     """A host with this wheel and compiler; `builder`: the text of DeepSpeed's builder for processors."""
-    def make(wheel=BARE, compiler="exec g++ \"$@\"", builder="args = ['-O3']"):
+    def make(wheel=BARE, compiler="exec g++ \"$@\"", builder="args = ['-O3']", ninja=True):
         file = tmp_path / "deepspeed/ops/op_builder/cpu/builder.py"
         file.parent.mkdir(parents=True)
         file.write_text(builder)
         (tmp_path / "cxx").write_text(f"#!/bin/sh\n{compiler}\n")
         os.chmod(tmp_path / "cxx", 0o755)
+        if ninja:
+            (tmp_path / "ninja").touch(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}" if ninja else str(tmp_path))
         monkeypatch.setenv("CXX", str(tmp_path / "cxx") if compiler else "no-such-compiler")
         monkeypatch.setattr(operators, "wheel", lambda: wheel)
         monkeypatch.setattr(operators, "_folder", lambda: tmp_path / "deepspeed")
@@ -32,6 +35,7 @@ def host(monkeypatch, tmp_path):
     ("async_io", {}, False, OLD, f"cannot compile it for processors with torch {OLD}"),
     ("cpu_adam", {}, False, "2.11.0+cu130", ""), ("cpu_adam", {}, True, OLD + "+cu1", ""),
     ("cpu_adam", {"compiler": ""}, True, "2.11.0", "no C++ compiler (no-such-compiler)"),
+    ("fused_adam", {"ninja": False}, True, "2.11.0", "no ninja"), ("fused_adam", {}, True, "2.11.0", ""),
     ("cpu_adam", {"compiler": 'exec g++ "$@" -std=c++17'}, False, OLD, ""),
     ("cpu_adam", {"builder": "args = ['-O3', '-std=c++17']"}, False, OLD, ""),
     ("cpu_adam", {"wheel": FULL}, True, OLD, ""),

@@ -2,8 +2,9 @@
 import pytest
 
 from debzero.base.errors import InputError
-from debzero.check import operators
+from debzero.check import checks, operators
 from debzero.check.checks import check
+from debzero.resolve.host import HostGpus
 
 
 @pytest.mark.parametrize(("kind", "zero", "refused"), [
@@ -19,6 +20,22 @@ def test_an_optimizer_that_processors_lack_is_an_error(bench, monkeypatch, kind,
         assert refused and problem.key == "deepspeed.optimizer.type" and "for GPUs alone" in problem.reason
     else:
         assert not refused
+
+
+@pytest.mark.parametrize(("zero", "kind", "missing"), [
+    ({"stage": 2}, None, "fused_adam"), ({"stage": "none"}, "Lamb", "fused_lamb"), ({"stage": "none"}, None, ""),
+    ({"stage": 2, "engine": "native"}, None, ""), ({"stage": 2, "offload_optimizer": "cpu"}, None, "cpu_adam")])
+def test_a_gpus_optimizer_without_its_operator_is_an_error(bench, monkeypatch, zero, kind, missing):
+    """`debzero train` says so before it starts; DeepSpeed would with a traceback, after the data was prepared."""
+    monkeypatch.setattr(checks, "this_host", lambda: HostGpus(2, bf16=True))
+    monkeypatch.setattr(operators, "unavailable", lambda name, on_gpus: f"{name} is missing")
+    optimizer = {"optimizer": {"type": kind, "params": {"lr": 1e-3}}} if kind else None
+    try:
+        check(bench.job(zero=zero, deepspeed=optimizer))
+    except InputError as error:
+        assert [p.reason for p in error.problems] == [f"{missing} is missing"], error
+    else:
+        assert not missing
 
 
 @pytest.mark.parametrize(("zero", "config", "keys"), [

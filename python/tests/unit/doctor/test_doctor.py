@@ -11,6 +11,7 @@ import pytest
 from support import SOURCE
 
 from debzero.base.stack import stack
+from debzero.cli import main
 from debzero.doctor import command, software, trials
 from debzero.doctor.chain import Check, Context, run_checks
 from debzero.doctor.host_check import CheckResult, Requirements, fail, ok, skip, warn
@@ -201,6 +202,15 @@ def test_what_cannot_be_compiled_here_is_not_said_to_be_compiled_later(fakes):
     assert "cpu_adam" in finding.found and "async_io" in finding.found and "to offload" in finding.advice
 
 
+def test_an_operator_that_jobs_need_and_nobody_can_build_is_a_failure(fakes, monkeypatch):
+    fakes.deepspeed(ops=tuple(name for name in stack().deepspeed_ops if name != "fused_adam"))
+    assert fakes.examine()["operators"].status == "warn", "compiled when a job first needs it"
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    finding = fakes.examine()["operators"]
+    assert finding.status == "fail" and "fused_adam is not prebuilt, and there is no C++ compiler" in finding.found
+    assert fakes.examine(gpus=0)["operators"].status != "fail", "processors take torch's own"
+
+
 def test_any_compiler_of_the_same_cuda_will_do(fakes):
     fakes.nvcc("Cuda compilation tools, release 11.2, V11.2.152")
     finding = fakes.examine(fast=True)["compiler"]
@@ -229,9 +239,25 @@ def test_without_a_gpu_its_checks_are_skipped_and_one_wheel_serves_all(fakes):
 def test_a_missing_environment_is_the_cause_of_all_that_is_missing(fakes, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     findings = fakes.examine()
-    assert "is missing" in first(findings).found and "debzero --help" in first(findings).advice
+    assert "is missing" in first(findings).found and "runtime.yml" in first(findings).advice
     assert {findings[name].found for name in ("torch", "torch.cuda", "deepspeed",
                                               "operators")} == {"because of environment"}
+
+
+@pytest.mark.parametrize(("check", "code"), [("environment", 2), ("operators", 2), ("driver", 1), ("shm", 1), ("", 0)])
+def test_a_job_does_not_start_again_for_what_a_restart_cannot_change(monkeypatch, check, code):
+    """As the unit starts it: its exit code 2 is final, after 1 systemd tries again."""
+    def examine(context):
+        context.results.update({name: ok("fine")._replace(check=name) for name in ("gpu", "driver", "shm")})
+        context.results.update({check: fail("broken", "fix it")._replace(check=check)} if check else {})
+
+    monkeypatch.setattr(command, "examine_host", examine)
+    monkeypatch.setattr(command, "run_checks", lambda *_: None)
+    trained = []
+    monkeypatch.setattr("debzero.train.command._train", lambda *_: trained.append(True) or 0)
+    monkeypatch.setattr("debzero.train.agreement.block_signals", lambda: None)
+    assert main(["train", "--doctor", "job.yml"]) == code
+    assert bool(trained) is not bool(check)
 
 
 def test_a_missing_deepspeed_is_named(fakes, monkeypatch):

@@ -8,7 +8,8 @@ from support import JOB, changed
 import debzero.train.launch
 from debzero import cli
 from debzero.check import checks
-from debzero.job.reader import parse, read_mapping
+from debzero.job.document import read_mapping
+from debzero.job.reader import parse
 from debzero.model import tasks
 from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
