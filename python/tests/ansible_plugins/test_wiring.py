@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import doctor
 import job
 import nvidia_driver
 import preflight
@@ -30,14 +31,15 @@ TASKS = [
         "packages": "{{ {'skipped': true} | preflight_package_results(wanted) }}",
          "jobs": "{{ {'a': {'hosts': 'nobody'}} | trainer_plan(inventory_hostname, groups, hostvars, 29500) }}",
          "row": "{{ {'unreachable': true, 'msg': 'no route'} | job_row({}, 'status') }}",
-         "table": "{{ {'a': row} | job_table(['a']) }}"},
+         "table": "{{ {'a': row} | job_table(['a']) }}",
+         "examined": "{{ {'a': {'unreachable': true, 'msg': 'no route'} | doctor_verdict('x')} | doctor_table }}"},
      "ansible.builtin.assert": {"that": [
          "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
          "names.upstream == '470.256.02'", "names.services == ['nvidia-persistenced']", "reboot.needed",
          "results[0].status == 'fail'", "archives[0].status == 'ok'", "wanted.packages == ['a']",
          "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1",
          "jobs.problems == ['trainer_jobs.a: the inventory has no group nobody']",
-         "row.problem == 'no route'", "table | length == 2"]}},
+         "row.problem == 'no route'", "table | length == 2", "examined | length == 1"]}},
 ]
 
 
@@ -57,6 +59,7 @@ def test_ansible_loads_the_plugins_by_the_root_s_configuration(tmp_path):
 
 def test_every_filter_is_used_above():
     filters = {**nvidia_driver.FilterModule().filters(), **preflight.FilterModule().filters(),
-               **trainer.FilterModule().filters(), **job.FilterModule().filters()}
+               **trainer.FilterModule().filters(), **job.FilterModule().filters(),
+               **doctor.FilterModule().filters()}
     used = yaml.safe_dump(TASKS)
     assert [name for name in filters if name not in used] == []

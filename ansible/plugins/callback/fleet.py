@@ -1,0 +1,73 @@
+"""What became of the hosts, after the recap: each one that was left out, where, and why.
+
+A host that fails or cannot be reached is dropped, and the play continues with the others.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = """
+name: fleet
+type: aggregate
+short_description: names the hosts that were left out, with the cause
+description: Prints nothing where every host has succeeded.
+"""
+LINES = 20  # of a command's output
+
+
+def cause(result: Mapping[str, Any]) -> str:
+    """Why a task failed, in the words that say most."""
+    failed = [item for item in result.get("results", []) if item.get("failed") or item.get("unreachable")]
+    if failed:
+        return "\n".join(dict.fromkeys(map(cause, failed)))
+    message = str(result.get("msg") or "").replace("Task failed: ", "").strip()
+    if message and not re.match(r"non-zero return code|MODULE FAILURE", message):
+        return message
+    printed = str(result.get("stderr") or result.get("module_stderr") or result.get("stdout") or "").strip()
+    return "\n".join(printed.splitlines()[-LINES:]) or message or "its output is hidden"
+
+
+def summary(done: Iterable[str], lost: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The lines. `lost`: what each of the other hosts came to, and why."""
+    done = list(done)
+    lines = [f"{len(done)} of {len(done) + len(lost)} hosts succeeded" + (f": {', '.join(done)}" if done else "")]
+    for host, (what, why) in lost.items():
+        lines += [f"{host} {what}:", *(f"  {line}" for line in why.splitlines())]
+    return [*lines, f"After the repair, run the same again with --limit {','.join(lost)}"]
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "fleet"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hosts: set[str] = set()
+        # The last one of each host ended it: those before were rescued or ignored.
+        self.causes: dict[str, tuple[str, str]] = {}
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        if not host.implicit:  # localhost, where no inventory names it
+            self.hosts.add(host.get_name())
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            self.causes[result._host.get_name()] = (f'failed at "{result._task.get_name()}"', cause(result._result))
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        self.causes[result._host.get_name()] = ("could not be reached", cause(result._result))
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        hosts = sorted(self.hosts)
+        lost = {host: self.causes.get(host, ("failed", "the output above has the reason")) for host in hosts
+                if stats.dark.get(host) or stats.failures.get(host)}
+        if lost:
+            self._display.banner("HOSTS THAT WERE LEFT OUT")
+            for line in summary([host for host in hosts if host not in lost], lost):
+                self._display.display(line)

@@ -1,0 +1,69 @@
+"""A fleet: a host that fails is dropped and named at the end with its cause; the others are finished."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
+LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
+GONE = {"ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+def play(*words: object, **variables: str) -> subprocess.CompletedProcess:
+    program = shutil.which("ansible-playbook", path=PATH)
+    if not program:
+        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
+    return subprocess.run([program, *map(str, words)], cwd=ROOT, text=True, capture_output=True,
+                          env={**os.environ, "ANSIBLE_NOCOLOR": "1", **variables})
+
+
+def inventory(folder: Path, **hosts: dict) -> Path:
+    file = folder / "hosts.yml"
+    file.write_text(yaml.safe_dump({"gpu_servers": {"hosts": hosts}}))
+    return file
+
+
+FAULTS = [
+    {"hosts": "all", "gather_facts": False, "name": "First", "tasks": [
+        {"name": "Rescued", "block": [{"ansible.builtin.command": "false"}],
+         "rescue": [{"ansible.builtin.debug": {"msg": "rescued"}}]},
+        {"name": "Break", "ansible.builtin.command": "sh -c 'echo first; echo the disk is gone >&2; exit 3'",
+         "when": "inventory_hostname == 'broken'"},
+        {"name": "Refuse", "ansible.builtin.assert": {"that": "item == 1", "fail_msg": "{{ item }} is too many",
+                                                      "quiet": True},
+         "loop": [1, 2, 3], "when": "inventory_hostname == 'looped'"}]},
+    {"hosts": "all", "gather_facts": False, "name": "Second", "tasks": [
+        {"name": "Arrive", "ansible.builtin.debug": {"msg": "{{ inventory_hostname }} arrived"}}]}]
+
+
+def test_failed_hosts_are_dropped_and_named_with_their_causes(tmp_path):
+    hosts = inventory(tmp_path, good=LOCAL, broken=LOCAL, looped=LOCAL, gone=GONE)
+    (tmp_path / "try.yml").write_text(yaml.safe_dump(FAULTS))
+    done = play("-i", hosts, tmp_path / "try.yml")
+    assert done.returncode not in (0, 1), done.stdout + done.stderr
+    assert "good arrived" in done.stdout and done.stdout.count(" arrived") == 1
+    lines = done.stdout.partition("HOSTS THAT WERE LEFT OUT")[2].partition("TASKS RECAP")[0].splitlines()[1:]
+    assert lines[:4] == ["1 of 4 hosts succeeded: good", 'broken failed at "Break":', "  the disk is gone",
+                         "gone could not be reached:"] and "Connection refused" in lines[4]
+    assert lines[5:9] == ['looped failed at "Refuse":', "  2 is too many", "  3 is too many",
+                          "After the repair, run the same again with --limit broken,gone,looped"]
+
+
+def test_nothing_is_added_where_all_hosts_succeed(tmp_path):
+    (tmp_path / "try.yml").write_text(yaml.safe_dump(FAULTS))
+    done = play("-i", inventory(tmp_path, good=LOCAL), tmp_path / "try.yml")
+    assert done.returncode == 0 and "LEFT OUT" not in done.stdout
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/doctor.yml"])
+def test_an_inventory_that_nobody_edited_ends_with_a_sentence(playbook):
+    done = play(playbook)
+    text = " ".join(done.stdout.split())
+    assert done.returncode != 0 and "The group gpu_servers of" in text and "has no hosts: name your servers" in text
+    assert "inventory/hosts.yml" in text and "ansible_user" in text
