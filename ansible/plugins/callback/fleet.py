@@ -40,7 +40,7 @@ def summary(done: Iterable[str], lost: Mapping[str, tuple[str, str]]) -> list[st
     return [*lines, f"After the repair, run the same again with --limit {','.join(lost)}"]
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]
+class CallbackModule(CallbackBase):
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "fleet"

@@ -67,3 +67,16 @@ def test_an_inventory_that_nobody_edited_ends_with_a_sentence(playbook):
     text = " ".join(done.stdout.split())
     assert done.returncode != 0 and "The group gpu_servers of" in text and "has no hosts: name your servers" in text
     assert "inventory/hosts.yml" in text and "ansible_user" in text
+
+
+def test_preflight_refuses_a_host_that_cannot_be_written(tmp_path):
+    """/proc stands for a file system that is read-only. What needs a file on the host is not tried."""
+    role = {"ansible.builtin.include_role": {"name": "preflight"}, "name": "Apply preflight"}
+    (tmp_path / "try.yml").write_text(yaml.safe_dump([
+        {"hosts": "all", "name": "Try", "gather_facts": False, "vars_files": [str(ROOT / "stack.yml")], "tasks": [role],
+         "vars": {"preflight_writable": [str(tmp_path), "/proc/debzero/not/there"]}}]))
+    done = play("-i", inventory(tmp_path, readonly=LOCAL), tmp_path / "try.yml")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "1 hosts examined, 1 not ready" in text, done.stdout
+    assert "readonly is not ready, and nothing was changed on it: - /proc cannot be written (" in text
+    assert "remount,rw" in text and "Traceback" not in text and list(tmp_path.glob(".debzero*")) == []

@@ -25,6 +25,7 @@ TASKS = [
         "decision": "{{ facts | nvidia_driver_decision(manage=true, state='present', source='debian', branch=470) }}",
         "names": "{{ facts | nvidia_driver_names('1:470.256.02-2', ['nvidia-persistenced'], '5.10') }}",
         "reboot": "{{ facts | nvidia_driver_reboot_decision('470.256.02', allowed=false, is_controller=false) }}",
+        "written": "{{ {'rc': 0, 'stdout': ''} | preflight_write_results(['/etc']) }}",
         "results": "{{ {'rc': 2, 'stdout': '', 'stderr': 'no'} | preflight_host_results }}",
         "archives": "{{ [] | preflight_archive_results(results) }}",
         "wanted": "{{ results | preflight_packages_to_fetch(['a'], [], installs_driver=false) }}",
@@ -36,7 +37,7 @@ TASKS = [
      "ansible.builtin.assert": {"that": [
          "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
          "names.upstream == '470.256.02'", "names.services == ['nvidia-persistenced']", "reboot.needed",
-         "results[0].status == 'fail'", "archives[0].status == 'ok'", "wanted.packages == ['a']",
+         "written[0].status == 'ok'", "results[0].status == 'fail'", "archives[0].status == 'ok'", "wanted.packages == ['a']",
          "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1",
          "jobs.problems == ['trainer_jobs.a: the inventory has no group nobody']",
          "row.problem == 'no route'", "table | length == 2", "examined | length == 1"]}},
