@@ -1,7 +1,9 @@
 """A fleet: a host that fails is dropped and named at the end with its cause; the others are finished."""
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -80,3 +82,54 @@ def test_preflight_refuses_a_host_that_cannot_be_written(tmp_path):
     assert done.returncode == 2 and "1 hosts examined, 1 not ready" in text, done.stdout
     assert "readonly is not ready, and nothing was changed on it: - /proc cannot be written (" in text
     assert "remount,rw" in text and "Traceback" not in text and list(tmp_path.glob(".debzero*")) == []
+
+
+def applying(*roles: str) -> list[dict]:
+    """A play for each role that ends with its refusal as a message of the host that it refuses."""
+    return [{"hosts": "builder:gpu_servers", "name": f"Apply {role}", "gather_facts": False,
+             "vars_files": [str(ROOT / "stack.yml")], "tasks": [
+                 {"name": "Try", "block": [{"name": "Apply", "ansible.builtin.include_role": {"name": role}}],
+                  "rescue": [{"name": "Keep", "ansible.builtin.debug": {"msg": "REFUSED {{ ansible_failed_result.msg }}"
+                                                                        }}]}]} for role in roles]
+
+
+def refusals(done: subprocess.CompletedProcess) -> list[str]:
+    found = [" ".join(text.split()).partition(" TASK [")[0].partition(" PLAY ")[0].rstrip("' ")
+             for text in re.findall(r"REFUSED (.*?)(?:\n\S|\Z)", done.stdout, re.DOTALL)]
+    assert len(found) == 2, done.stdout
+    return found
+
+
+@pytest.mark.slow
+def test_a_limit_without_the_builder_is_explained_where_something_must_be_built(tmp_path):
+    """The builder is not there at all: nobody asks it. What is installed would land in the test's folder."""
+    hosts = tmp_path / "hosts.yml"
+    hosts.write_text(yaml.safe_dump({"gpu_servers": {"hosts": {"one": LOCAL}}, "builder": {"hosts": {"hub": GONE}}}))
+    stack = {**yaml.safe_load((ROOT / "stack.yml").read_text())["stack"], "cache": str(tmp_path),
+             "prefix": str(tmp_path / "opt"), "venv": str(tmp_path / "opt/venv")}
+    settings = {"stack": stack, "deepspeed_wheel_store": str(tmp_path / "wheels"), "debzero_deb_store": str(tmp_path),
+                "deepspeed_wheel_accelerator": "cpu", "deepspeed_wheel_jobs": 1}
+    (tmp_path / "try.yml").write_text(yaml.safe_dump(applying("deepspeed_wheel", "debzero_deb")))
+    words = ["-i", hosts, "-e", json.dumps(settings), tmp_path / "try.yml"]
+    version = re.search(r"\((.+?)\)", (ROOT / "debian/changelog").read_text())[1]
+    deb, other = tmp_path / f"debzero_{version}_all.deb", "name another host with "
+
+    part = "has no part in this run: add it (--limit one,hub), "
+    assert refusals(play(*words, "--limit", "one")) == [
+        f"The DeepSpeed wheel for these settings is not in {tmp_path}/wheels, and hub, which compiles it, {part}or "
+        f"{other}deepspeed_wheel_builder.",
+        f"{deb} is not there, and hub, which builds it, {part}{other}debzero_deb_builder, or a package with "
+        "trainer_deb."]
+
+    # An older package, as an earlier checkout left it: never deployed as if it were this one.
+    deb.write_text("old")
+    deb.with_name(f"{deb.name}.sources").write_text("of another checkout\n")
+    wheel, package = refusals(play(*words))  # the builder is dropped, for it cannot be reached
+    assert f"and hub, which compiles it, has failed: repair it, or {other}" in wheel
+    assert package.startswith(f"{deb} was built from other sources than these, and hub")
+
+    # Without a group of builders the first host builds that is there, and check mode says so.
+    hosts.write_text(yaml.safe_dump({"gpu_servers": {"hosts": {"gone": GONE, "one": LOCAL}}}))
+    done = play(*words, "--check")
+    assert f"one would compile cpu_adam, async_io into {tmp_path}/wheels/" in " ".join(done.stdout.split()), done.stdout
+    assert f"one would build {deb}" in done.stdout
