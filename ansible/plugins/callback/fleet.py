@@ -4,8 +4,9 @@ A host that fails or cannot be reached is dropped, and the play continues with t
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -16,19 +17,18 @@ type: aggregate
 short_description: names the hosts that were left out, with the cause
 description: Prints nothing where every host has succeeded.
 """
-LINES = 20  # of a command's output
+FAILURE = Path(__file__).resolve().parents[1] / "filter/failure.py"  # plugins cannot import each other by name
 
 
-def cause(result: Mapping[str, Any]) -> str:
-    """Why a task failed, in the words that say most."""
-    failed = [item for item in result.get("results", []) if item.get("failed") or item.get("unreachable")]
-    if failed:
-        return "\n".join(dict.fromkeys(map(cause, failed)))
-    message = str(result.get("msg") or "").replace("Task failed: ", "").strip()
-    if message and not re.match(r"non-zero return code|MODULE FAILURE", message):
-        return message
-    printed = str(result.get("stderr") or result.get("module_stderr") or result.get("stdout") or "").strip()
-    return "\n".join(printed.splitlines()[-LINES:]) or message or "its output is hidden"
+def _load_cause() -> Any:
+    spec = spec_from_file_location("failure", FAILURE)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.cause
+
+
+cause = _load_cause()
 
 
 def summary(done: Iterable[str], lost: Mapping[str, tuple[str, str]]) -> list[str]:
