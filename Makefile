@@ -26,8 +26,8 @@ controller: ## Install Ansible for site.yml into .cache/controller
 
 deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	@ansible/bootstrap containers
-	DEBZERO_CONTAINER=$$(ansible/container deb) $(PLAY) -i inventory/demo molecule/shared/destroy.yml molecule/shared/create.yml \
-		playbooks/deb.yml molecule/shared/destroy.yml
+	DEBZERO_CONTAINER=$$(ansible/container deb) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
+		molecule/shared/create.yml playbooks/deb.yml molecule/shared/destroy.yml
 
 test: ## Run every test: lint, policies, units, the .deb, all roles in containers
 	@ansible/bootstrap tests

@@ -40,9 +40,10 @@ def keys_named(key, value, path=""):
 def misnamed(role, task):
     """Variables that a task makes without the role's name. Only facts may be public: they can be the role's result."""
     facts = task.get("ansible.builtin.set_fact", {})
-    inner = [task.get("register"), task.get("loop_control", {}).get("loop_var"), *task.get("vars", {})]
     private, public = f"__{role}_", f"{role}_"
-    return [name for name in inner if name and not name.startswith(private)] + [
+    included = task.get("ansible.builtin.include_role", {}).get("name", "__" + role)  # these variables are that role's
+    inner = [task.get("register"), task.get("loop_control", {}).get("loop_var"), *task.get("vars", {})]
+    return [name for name in inner if name and not name.startswith((private, f"{included}_"))] + [
         name for name in facts if not name.startswith((private, public))]
 
 
@@ -130,6 +131,7 @@ def test_the_checks_see_what_is_wrong():
     assert keys_named("default", {"a_x": {"options": {"b": {"default": 1}}}}) == ["/a_x/options/b"]
     task = {"register": "result", "vars": {"a_x": 1, "__a_x": 1}, "ansible.builtin.set_fact": {"b": 1, "a_path": 1}}
     assert misnamed("a", task) == ["result", "a_x", "b"]
+    assert misnamed("a", {"ansible.builtin.include_role": {"name": "c"}, "vars": {"c_x": 1, "a_x": 1}}) == ["a_x"]
     steps = [{"name": "Do", "ansible.builtin.command": "x"}, {"name": "Go", "ansible.builtin.import_tasks": "x.yml"}]
     assert steps_that_are_not_imports("a", steps) == ["Do"]
     assert careless({"hosts": "all", "any_errors_fatal": False}, test=True) == ["a name", "any_errors_fatal: true"]
