@@ -4,7 +4,7 @@ A host that fails or cannot be reached is dropped, and the play continues with t
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,15 @@ def _load_cause() -> Any:
 cause = _load_cause()
 
 
-def summary(done: Iterable[str], lost: Mapping[str, tuple[str, str]]) -> list[str]:
-    """The lines. `lost`: what each of the other hosts came to, and why."""
-    done = list(done)
-    lines = [f"{len(done)} of {len(done) + len(lost)} hosts succeeded" + (f": {', '.join(done)}" if done else "")]
+def summary(done: Sequence[str], lost: Mapping[str, tuple[str, str]], waiting: Sequence[str]) -> list[str]:
+    """The lines. `lost`: what each of these hosts came to, and why; `waiting`: those that the last play did not reach,
+    for it takes some hosts at a time."""
+    count = len(done) + len(lost) + len(waiting)
+    lines = [f"{len(done)} of {count} hosts succeeded" + (f": {', '.join(done)}" if done else "")]
     for host, (what, why) in lost.items():
         lines += [f"{host} {what}:", *(f"  {line}" for line in why.splitlines())]
-    return [*lines, f"After the repair, run the same again with --limit {','.join(lost)}"]
+    lines += [f"not begun: {', '.join(waiting)}"] if waiting else []
+    return [*lines, f"After the repair, run the same again with --limit {','.join([*lost, *waiting])}"]
 
 
 class CallbackModule(CallbackBase):
@@ -49,12 +51,22 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self.hosts: set[str] = set()
+        self.play = ""
+        self.expected: set[str] = set()  # in the play that runs
+        self.begun: set[str] = set()
         # The last one of each host ended it: those before were rescued or ignored.
         self.causes: dict[str, tuple[str, str]] = {}
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         if not host.implicit:  # localhost, where no inventory names it
             self.hosts.add(host.get_name())
+            self.begun.add(host.get_name())
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        if play.get_name() != self.play:  # each batch of a play with `serial` starts it again
+            self.play, self.begun = play.get_name(), set()
+        inventory = play.get_variable_manager()._inventory
+        self.expected = {host.get_name() for host in inventory.get_hosts(play.hosts, ignore_restrictions=True)}
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:
@@ -68,6 +80,7 @@ class CallbackModule(CallbackBase):
         lost = {host: self.causes.get(host, ("failed", "the output above has the reason")) for host in hosts
                 if stats.dark.get(host) or stats.failures.get(host)}
         if lost:
+            waiting = [host for host in hosts if host in self.expected and host not in {*self.begun, *lost}]
             self._display.banner("HOSTS THAT WERE LEFT OUT")
-            for line in summary([host for host in hosts if host not in lost], lost):
+            for line in summary([host for host in hosts if host not in {*lost, *waiting}], lost, waiting):
                 self._display.display(line)

@@ -57,6 +57,16 @@ def test_failed_hosts_are_dropped_and_named_with_their_causes(tmp_path):
                           "After the repair, run the same again with --limit broken,gone,looped"]
 
 
+def test_hosts_that_a_play_in_batches_did_not_reach_are_named(tmp_path):
+    (tmp_path / "try.yml").write_text(yaml.safe_dump([
+        {"hosts": "all", "gather_facts": False, "name": "First", "tasks": [{"ansible.builtin.debug": {"msg": "hello"}}]},
+        {"hosts": "all", "gather_facts": False, "name": "Second", "serial": 1, "max_fail_percentage": 0, "tasks": [
+            {"name": "Break", "ansible.builtin.fail": {"msg": "no"}, "when": "inventory_hostname == 'b'"}]}]))
+    done = play("-i", inventory(tmp_path, a=LOCAL, b=LOCAL, c=LOCAL), tmp_path / "try.yml")
+    assert "1 of 3 hosts succeeded: a\nb failed at \"Break\":\n  no\nnot begun: c\n" in done.stdout, done.stdout
+    assert done.stdout.count("with --limit b,c") == 1
+
+
 def test_nothing_is_added_where_all_hosts_succeed(tmp_path):
     (tmp_path / "try.yml").write_text(yaml.safe_dump(FAULTS))
     done = play("-i", inventory(tmp_path, good=LOCAL), tmp_path / "try.yml")

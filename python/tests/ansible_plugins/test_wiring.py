@@ -40,7 +40,8 @@ TASKS = [
      "ansible.builtin.assert": {"that": [
          "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
          "names.upstream == '470.256.02'", "names.services == ['nvidia-persistenced']", "reboot.needed",
-         "written[0].status == 'ok'", "results[0].status == 'fail'", "archives[0].status == 'ok'", "wanted.packages == ['a']",
+         "written[0].status == 'ok'", "results[0].status == 'fail'", "archives[0].status == 'ok'",
+         "wanted.packages == ['a']",
          "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1",
          "jobs.problems == ['trainer_jobs.a: the inventory has no group nobody']",
          "row.problem == 'no route'", "table | length == 2", "examined | length == 1", "why == 'no'",
