@@ -59,7 +59,7 @@ def test_failed_hosts_are_dropped_and_named_with_their_causes(tmp_path):
 
 def test_hosts_that_a_play_in_batches_did_not_reach_are_named(tmp_path):
     (tmp_path / "try.yml").write_text(yaml.safe_dump([
-        {"hosts": "all", "gather_facts": False, "name": "First", "tasks": [{"ansible.builtin.debug": {"msg": "hello"}}]},
+        {"hosts": "all", "gather_facts": False, "name": "First", "tasks": [{"ansible.builtin.debug": {"msg": "x"}}]},
         {"hosts": "all", "gather_facts": False, "name": "Second", "serial": 1, "max_fail_percentage": 0, "tasks": [
             {"name": "Break", "ansible.builtin.fail": {"msg": "no"}, "when": "inventory_hostname == 'b'"}]}]))
     done = play("-i", inventory(tmp_path, a=LOCAL, b=LOCAL, c=LOCAL), tmp_path / "try.yml")
