@@ -164,7 +164,7 @@ def test_an_upgrade_takes_the_jobs_with_it_and_returns_where_it_fails(host, seco
     # The checkout is older now, and says what to do; then it goes back.
     for one in (host, second):
         one.check_output("debzero stop steady")
-    code, text = play(host, "playbooks/training.yml", "--limit", "demo")
+    code, text = play(host, "playbooks/training.yml", "--limit", "demo", trainer_start=[])
     assert code and f"has debzero 99.1, and debzero_{before}_all.deb is older: update this checkout" in text
-    code, text = play(host, "playbooks/training.yml", trainer_version=before)
+    code, text = play(host, "playbooks/training.yml", trainer_version=before, trainer_start=[])
     assert code == 0 and (version(host), version(second)) == (before, before), text[-3000:]
