@@ -1,6 +1,7 @@
 """A fleet: a host that fails is dropped and named at the end with its cause; the others are finished."""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -141,5 +142,17 @@ def test_a_limit_without_the_builder_is_explained_where_something_must_be_built(
     # Without a group of builders the first host builds that is there, and check mode says so.
     hosts.write_text(yaml.safe_dump({"gpu_servers": {"hosts": {"gone": GONE, "one": LOCAL}}}))
     done = play(*words, "--check")
-    assert f"one would compile cpu_adam, async_io into {tmp_path}/wheels/" in " ".join(done.stdout.split()), done.stdout
-    assert f"one would build {deb}" in done.stdout
+    named = re.search(rf"one would compile cpu_adam, async_io into ({tmp_path}/wheels/\S+[.]whl)",
+                      " ".join(done.stdout.split()))
+    assert named and f"one would build {deb}" in done.stdout, done.stdout
+
+    # With that wheel, and the compiler that it says it is from, there is nothing to build.
+    wheel = Path(named[1])
+    wheel.parent.mkdir(parents=True)
+    wheel.write_text("a wheel")
+    wheel.with_name(f"{wheel.name}.sha256").write_text(hashlib.sha256(b"a wheel").hexdigest())
+    gcc = subprocess.run(["gcc", "--version"], text=True, capture_output=True, check=True).stdout
+    for compiler, word in ((gcc, "get"), ("gcc 1\n", "compile cpu_adam, async_io into")):
+        wheel.with_name(f"{wheel.name}.compilers").write_text(compiler)
+        done = play(*words, "--check")
+        assert f"one would {word} {wheel}" in " ".join(done.stdout.split()), done.stdout
