@@ -116,5 +116,5 @@ def failures(results: list[Result]) -> list[str]:
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {"preflight_write_results": write_results, "preflight_host_results": host_results,
-                "preflight_archive_results": archive_results, "preflight_packages_to_fetch": packages_to_fetch, "preflight_package_results": package_results,
-                "preflight_failures": failures}
+                "preflight_archive_results": archive_results, "preflight_packages_to_fetch": packages_to_fetch,
+                "preflight_package_results": package_results, "preflight_failures": failures}
