@@ -103,6 +103,16 @@ def test_a_job_that_is_not_there_is_refused_in_the_words_of_its_unit(host):
     assert code and re.search(r"debzero@nosuch does not train: .*nosuch\.yml", left_out(text)), text[-3000:]
 
 
+def test_check_mode_shows_how_an_environment_differs_from_the_lock(host, second):
+    check = ["--limit", "second", "--tags", "torch_venv"]
+    second.check_output("/opt/debzero/installer/bin/uv pip uninstall --python /opt/debzero/venv/bin/python six")
+    code, text = play(host, "playbooks/runtime.yml", *check, "--check")
+    assert code == 0 and "Would install 1 package" in text and "+ six==" in text, text[-3000:]
+    assert second.run("/opt/debzero/venv/bin/python -c 'import six'").rc
+    assert play(host, "playbooks/runtime.yml", *check)[0] == 0
+    second.check_output("/opt/debzero/venv/bin/python -c 'import six'")
+
+
 def rebuilt(folder, version, damage=""):
     """The package as a later release, whose training fails where `damage` is a statement that does."""
     stored = max(PROJECT.glob("dist/debzero_*_all.deb"), key=os.path.getmtime)
