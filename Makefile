@@ -18,7 +18,7 @@ help: ## Show this list
 demo: ## Provision a Debian 11 container with site.yml and train on it
 	@ansible/demo
 
-demo-clean: ## Remove the containers and the image of demo and tests, and all of .cache
+demo-clean: ## Remove this checkout's containers of demo and tests, the image, and all of .cache
 	@ansible/clean
 
 controller: ## Install Ansible for site.yml into .cache/controller
@@ -26,8 +26,8 @@ controller: ## Install Ansible for site.yml into .cache/controller
 
 deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	@ansible/bootstrap containers
-	DEBZERO_CONTAINER=debzero-deb $(PLAY) -i inventory/demo molecule/shared/destroy.yml molecule/shared/create.yml \
-		playbooks/deb.yml molecule/shared/destroy.yml
+	DEBZERO_CONTAINER=$$(ansible/container deb) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
+		molecule/shared/create.yml playbooks/deb.yml molecule/shared/destroy.yml
 
 test: ## Run lint, policies, units, the .deb, all roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import Future
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Optional
@@ -59,6 +60,12 @@ AFTER = {
 }
 
 
+@cache
+def container(name: str) -> str:
+    """What a container of this checkout is called."""
+    return subprocess.run([ROOT / "ansible/container", name], check=True, capture_output=True, text=True).stdout.strip()
+
+
 class Jobs:
     """The commands of these names, started in the order of `commands`, and what became of them."""
 
@@ -73,7 +80,7 @@ class Jobs:
         # Jobs that share a container, in their order. What is alone has one of its own.
         self.sharing = {name: [other for other in self.waiting if hosts.get(other, other) == hosts.get(name, name)]
                         for name in self.waiting}
-        self.containers = {name: f"debzero-{hosts.get(name, name)}" for name in self.waiting}
+        self.containers = {name: container(hosts.get(name, name)) for name in self.waiting}
         self.needs = {name: {IMAGE, *after.get(name, []), *takewhile(name.__ne__, self.sharing[name])}
                       & {*self.waiting} - {name} for name in self.waiting}
         self.results: dict[str, Future[str]] = {name: Future() for name in self.waiting}

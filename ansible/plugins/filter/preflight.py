@@ -35,6 +35,21 @@ def _data(results: list[Result], check: str) -> dict[str, Any]:
     return next((result.get("data") or {} for result in results if result["check"] == check), {})
 
 
+def write_results(script: dict[str, Any], folders: list[str]) -> list[Result]:
+    """One failure for each reason why a folder cannot be written. `script` printed "FOLDER<tab>message of mktemp"."""
+    if script.get("rc") != 0:
+        return [_result("writable", "fail", f"It cannot be tried whether the host can be written: {_last_line(script)}",
+                        "see that a shell runs there as root, and that preflight_writable is a list of folders")]
+    reasons: dict[str, list[str]] = {}
+    for line in script.get("stdout", "").splitlines():
+        folder, _, message = line.partition("\t")
+        reasons.setdefault(message.rpartition(": ")[2], []).append(folder)
+    return [_result("writable", "fail", f"{', '.join(dict.fromkeys(lost))} cannot be written ({reason})",
+                    "find the cause (dmesg, findmnt, df -i), repair it, and mount it again with -o remount,rw")
+            for reason, lost in reasons.items()] or [
+        _result("writable", "ok", f"{', '.join(folders)} can be written")]
+
+
 def host_results(script: dict[str, Any]) -> list[Result]:
     """What host.py printed; where it could not run, that is the one result."""
     text = script.get("stdout", "")
@@ -100,6 +115,6 @@ def failures(results: list[Result]) -> list[str]:
 
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"preflight_host_results": host_results, "preflight_archive_results": archive_results,
-                "preflight_packages_to_fetch": packages_to_fetch, "preflight_package_results": package_results,
-                "preflight_failures": failures}
+        return {"preflight_write_results": write_results, "preflight_host_results": host_results,
+                "preflight_archive_results": archive_results, "preflight_packages_to_fetch": packages_to_fetch,
+                "preflight_package_results": package_results, "preflight_failures": failures}

@@ -41,8 +41,8 @@ def _address(host: str, variables: Mapping[str, Any]) -> tuple[str, str]:
     known = known.get("ipv4", {}) if known and interface else known
     address = address or str((known or {}).get("address") or "")
     if not address:
-        return "", (f"the address of {host}{f' at {interface}' if interface else ''} is not known: set trainer_address "
-                    "for it, or run the play without --limit, so that it gathers the facts of all hosts of the job")
+        return "", (f"the address of {host}{f' at {interface}' if interface else ''} is not known, for this run has not "
+                    "reached it: set trainer_address for it, or run the play without --limit once it answers")
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -52,15 +52,21 @@ def _address(host: str, variables: Mapping[str, Any]) -> tuple[str, str]:
     return str(parsed), ""
 
 
-def _cluster(entry: Mapping[str, Any], groups: Mapping[str, list[str]], hostvars: Mapping[str, Any],
+def _cluster(entry: Mapping[str, Any], host: str, groups: Mapping[str, list[str]], hostvars: Mapping[str, Any],
              port: int) -> tuple[dict[str, Any], list[str]]:
-    """What all hosts of a job share of its cluster file, and what is wrong with its entry. `port`: without its own."""
+    """What all hosts of a job share of its cluster file, and what is wrong with its entry, for `host`.
+
+    `port`: where the entry has none. A host that was left out has no address: the job's other hosts are refused, and
+    those that have no part in the job are not.
+    """
     names, problems = _members(entry["hosts"], groups)
     port = entry.get("port", port)
     if type(port) is not int or not LOWEST <= port <= HIGHEST:
         problems.append(f"port must be a whole number from {LOWEST} to {HIGHEST}, not {port}")
     if problems:
         return {"hosts": {}, "port": 0}, problems
+    if host not in names:
+        return {"hosts": dict.fromkeys(names, ""), "port": port}, []
     found = {name: _address(name, hostvars[name]) for name in names}
     problems = [problem for _, problem in found.values() if problem]
     problems += [f"{one} and {other} have the same address {found[one][0]}: set trainer_address for each of them"
@@ -77,7 +83,7 @@ def plan(jobs: Mapping[str, Any], host: str, groups: Mapping[str, list[str]], ho
                 for name in spread if not NAME.match(name)]
     clusters = {}
     for number, (name, entry) in enumerate(spread.items()):
-        clusters[name], wrong = _cluster(entry, groups, hostvars, port_base + PORTS * number)
+        clusters[name], wrong = _cluster(entry, host, groups, hostvars, port_base + PORTS * number)
         problems += [f"trainer_jobs.{name}: {problem}" for problem in wrong]
     problems += [f"trainer_jobs.{one} and trainer_jobs.{other} would use the same ports of {min(both)}: give one of "
                  f"them a port of its own, {PORTS} or more from the other's"

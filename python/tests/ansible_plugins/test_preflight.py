@@ -128,3 +128,28 @@ def test_failures_are_sentences_with_what_to_do():
     results = [result("a"), result("b", "warn"), result("c", "skip"), result("d", "fail"),
                result("e", "fail", found="z")]
     assert preflight.failures(results) == ["x: do y.", "z: do y."]
+
+
+FOLDERS = ["/etc", "/opt", "/var"]
+READ_ONLY = "mktemp: failed to create file via template '/etc/.debzero-XXXXXX': Read-only file system"
+
+
+def test_folders_that_can_be_written():
+    assert preflight.write_results(script(""), FOLDERS) == [
+        {"check": "writable", "status": "ok", "found": "/etc, /opt, /var can be written", "advice": ""}]
+
+
+def test_folders_that_cannot_be_written_are_named_with_the_reason():
+    found = preflight.write_results(script(f"/etc\t{READ_ONLY}\n/opt\t{READ_ONLY}\n/var\tx: No space left on device\n"),
+                                    FOLDERS)
+    assert [(one["status"], one["found"]) for one in found] == [
+        ("fail", "/etc, /opt cannot be written (Read-only file system)"),
+        ("fail", "/var cannot be written (No space left on device)")]
+    assert all("dmesg" in one["advice"] for one in found)
+
+
+@pytest.mark.parametrize(("registered", "words"), [(script("", 127, "sh: not found"), "sh: not found"), ({}, "")])
+def test_a_host_on_which_that_cannot_be_tried_is_refused(registered, words):
+    (found,) = preflight.write_results(registered, FOLDERS)
+    assert (found["status"], found["found"]) == (
+        "fail", f"It cannot be tried whether the host can be written: {words}")

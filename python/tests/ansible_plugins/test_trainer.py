@@ -84,13 +84,9 @@ def test_what_no_job_can_be_is_refused(entry, reason):
 
 
 @pytest.mark.parametrize(("variables", "reason"), [
-    ({}, "the address of gpu2 is not known: set trainer_address for it, or run the play without --limit, so that it "
-         "gathers the facts of all hosts of the job"),
-    ({"ansible_default_ipv4": {}}, "the address of gpu2 is not known: set trainer_address for it, or run the play "
-                                   "without --limit, so that it gathers the facts of all hosts of the job"),
-    (facts(2, trainer_interface="ib0"), "the address of gpu2 at ib0 is not known: set trainer_address for it, or run "
-                                        "the play without --limit, so that it gathers the facts of all hosts of the "
-                                        "job"),
+    *((its, f"the address of gpu2{at} is not known, for this run has not reached it: set trainer_address for it, or run "
+            "the play without --limit once it answers") for its, at in (
+        ({}, ""), ({"ansible_default_ipv4": {}}, ""), (facts(2, trainer_interface="ib0"), " at ib0"))),
     (facts(2, trainer_address="gpu2.example.org"), "trainer_address of gpu2 is gpu2.example.org, which is no IP "
                                                    "address"),
     *((facts(2, trainer_address=address),
@@ -99,6 +95,12 @@ def test_what_no_job_can_be_is_refused(entry, reason):
     (facts(1), "gpu2 and gpu1 have the same address 10.0.0.1: set trainer_address for each of them")])
 def test_an_address_that_no_other_host_reaches_is_refused(variables, reason):
     assert refused({"hosts": "pair"}, gpu2=variables) == [f"trainer_jobs.bert: {reason}"]
+
+
+def test_a_host_that_was_left_out_matters_to_the_hosts_of_its_job_alone():
+    jobs = {"bert": {**JOB, "hosts": "pair"}, "demo": JOB}
+    assert plan(jobs, "gpu3", gpu2={}) == {"jobs": {"demo": JOB}, "clusters": {}, "elsewhere": ["bert"], "problems": []}
+    assert len(plan(jobs, "gpu1", gpu2={})["problems"]) == 1
 
 
 def test_a_name_that_is_no_file_s_is_refused_and_all_problems_come_at_once():

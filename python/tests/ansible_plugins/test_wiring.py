@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import doctor
+import failure
 import job
 import nvidia_driver
 import preflight
@@ -24,20 +26,26 @@ TASKS = [
         "decision": "{{ facts | nvidia_driver_decision(manage=true, state='present', source='debian', branch=470) }}",
         "names": "{{ facts | nvidia_driver_names('1:470.256.02-2', ['nvidia-persistenced'], '5.10') }}",
         "reboot": "{{ facts | nvidia_driver_reboot_decision('470.256.02', allowed=false, is_controller=false) }}",
+        "written": "{{ {'rc': 0, 'stdout': ''} | preflight_write_results(['/etc']) }}",
         "results": "{{ {'rc': 2, 'stdout': '', 'stderr': 'no'} | preflight_host_results }}",
         "archives": "{{ [] | preflight_archive_results(results) }}",
         "wanted": "{{ results | preflight_packages_to_fetch(['a'], [], installs_driver=false) }}",
         "packages": "{{ {'skipped': true} | preflight_package_results(wanted) }}",
          "jobs": "{{ {'a': {'hosts': 'nobody'}} | trainer_plan(inventory_hostname, groups, hostvars, 29500) }}",
          "row": "{{ {'unreachable': true, 'msg': 'no route'} | job_row({}, 'status') }}",
-         "table": "{{ {'a': row} | job_table(['a']) }}"},
+         "table": "{{ {'a': row} | job_table(['a']) }}",
+         "reasons": "{{ {'results': [{'item': {'item': 'a', 'msg': 'no'}, 'stdout': ''}]} | failure_unit_reasons }}",
+         "why": "{{ {'msg': 'no'} | failure_cause }}",
+        "examined": "{{ {'a': {'unreachable': true, 'msg': 'no route'} | doctor_verdict('x')} | doctor_table }}"},
      "ansible.builtin.assert": {"that": [
          "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
          "names.upstream == '470.256.02'", "names.services == ['nvidia-persistenced']", "reboot.needed",
-         "results[0].status == 'fail'", "archives[0].status == 'ok'", "wanted.packages == ['a']",
+         "written[0].status == 'ok'", "results[0].status == 'fail'", "archives[0].status == 'ok'",
+         "wanted.packages == ['a']",
          "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1",
          "jobs.problems == ['trainer_jobs.a: the inventory has no group nobody']",
-         "row.problem == 'no route'", "table | length == 2"]}},
+         "row.problem == 'no route'", "table | length == 2", "examined | length == 1", "why == 'no'",
+         "reasons == 'debzero@a does not train:\\nno'"]}},
 ]
 
 
@@ -57,6 +65,7 @@ def test_ansible_loads_the_plugins_by_the_root_s_configuration(tmp_path):
 
 def test_every_filter_is_used_above():
     filters = {**nvidia_driver.FilterModule().filters(), **preflight.FilterModule().filters(),
-               **trainer.FilterModule().filters(), **job.FilterModule().filters()}
+               **trainer.FilterModule().filters(), **job.FilterModule().filters(),
+               **doctor.FilterModule().filters(), **failure.FilterModule().filters()}
     used = yaml.safe_dump(TASKS)
     assert [name for name in filters if name not in used] == []

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import background
 import pytest
-from background import AFTER, COMMANDS, IMAGE, Jobs
+from background import AFTER, COMMANDS, IMAGE, Jobs, container
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_a_job_that_hangs_is_stopped_and_its_container_removed(tmp_path):
     jobs = Jobs({"slow"}, shell(slow="echo hanging; sleep 60"), {}, {}, destroy, limit=1)
     with pytest.raises(pytest.fail.Exception, match=r"slow was stopped after 1 s; .*\nhanging\n"):
         jobs.succeed("slow")
-    assert (tmp_path / "removed").read_text() == "debzero-slow\n"
+    assert (tmp_path / "removed").read_text() == f"{container('slow')}\n"
 
 
 def test_jobs_that_share_a_container_run_one_after_the_other_and_remove_it_once(tmp_path):
@@ -62,14 +62,14 @@ def test_jobs_that_share_a_container_run_one_after_the_other_and_remove_it_once(
         with ends:
             jobs.succeed(name)
     assert story.read_text().splitlines() == [
-        "destroy debzero-both keep=", "one debzero-both keep=1", "two debzero-both keep=1",
-        "destroy debzero-both keep="]
+        f"{words} {container('both')} keep={kept}" for words, kept in (
+            ("destroy", ""), ("one", "1"), ("two", "1"), ("destroy", ""))]
 
     story.unlink()
     jobs = Jobs({"two", "three"}, commands, {}, hosts, ["sh", "-c", f"echo destroy {note}"], at_once=1)
     for name in ("two", "three"):
         jobs.succeed(name)
-    assert story.read_text().splitlines() == ["two debzero-both keep=", "three debzero-three keep="]
+    assert story.read_text().splitlines() == [f"two {container('both')} keep=", f"three {container('three')} keep="]
 
 
 def test_what_a_test_does_to_its_environment_does_not_reach_a_job(monkeypatch, tmp_path):

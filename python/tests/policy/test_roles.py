@@ -1,4 +1,4 @@
-"""Roles and plays: what can be set is documented, a variable shows its owner, one failed host stops the play."""
+"""Roles and plays: what can be set is documented, a variable shows its owner, a failed host is dropped."""
 from __future__ import annotations
 
 import re
@@ -40,9 +40,10 @@ def keys_named(key, value, path=""):
 def misnamed(role, task):
     """Variables that a task makes without the role's name. Only facts may be public: they can be the role's result."""
     facts = task.get("ansible.builtin.set_fact", {})
-    inner = [task.get("register"), task.get("loop_control", {}).get("loop_var"), *task.get("vars", {})]
     private, public = f"__{role}_", f"{role}_"
-    return [name for name in inner if name and not name.startswith(private)] + [
+    included = task.get("ansible.builtin.include_role", {}).get("name", "__" + role)  # these variables are that role's
+    inner = [task.get("register"), task.get("loop_control", {}).get("loop_var"), *task.get("vars", {})]
+    return [name for name in inner if name and not name.startswith((private, f"{included}_"))] + [
         name for name in facts if not name.startswith((private, public))]
 
 
@@ -50,10 +51,11 @@ def steps_that_are_not_imports(role, steps):
     return [step["name"] for step in steps if module(step) not in IMPORTS and (role, step["name"]) not in INLINE]
 
 
-def careless(play):
-    """What a play lacks."""
+def careless(play, *, test):
+    """What a play lacks: a test ends with the first failed host; for others its failure is that host's alone."""
     lacks = [] if play.get("name") else ["a name"]
-    return lacks + ([] if "hosts" not in play or play.get("any_errors_fatal") is True else ["any_errors_fatal: true"])
+    return lacks + ([] if "hosts" not in play or play.get("any_errors_fatal", False) is test else
+                    [f"any_errors_fatal: {str(test).lower()}"])
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -120,11 +122,18 @@ def test_the_collection_is_the_package_s_release():
     assert load("galaxy.yml")["version"] == upstream
 
 
-def test_every_play_has_a_name_and_stops_for_all_hosts():
+def test_every_play_has_a_name_and_only_a_test_stops_for_all_hosts():
     playbooks = files("site.yml", "playbooks/*.yml", "molecule/*.yml")
     found = [(file, play) for file in playbooks for play in plays(load(file))]
     assert len(found) >= 8
-    refuse(f"{file}: {play.get('name', 'a play')} lacks {lack}" for file, play in found for lack in careless(play))
+    refuse(f"{file}: {play.get('name', 'a play')} lacks {lack}" for file, play in found
+           for lack in careless(play, test=file.startswith("molecule/")))
+
+
+def test_every_playbook_refuses_an_inventory_without_servers_first():
+    first = {file: next(plays(load(file))) for file in files("playbooks/*.yml")}
+    refuse(file for file, play in first.items() if file != "playbooks/inventory.yml"
+           and play.get("ansible.builtin.import_playbook") != "inventory.yml")
 
 
 def test_the_roles_readmes_are_fresh():
@@ -139,8 +148,10 @@ def test_the_checks_see_what_is_wrong():
     assert keys_named("default", {"a_x": {"options": {"b": {"default": 1}}}}) == ["/a_x/options/b"]
     task = {"register": "result", "vars": {"a_x": 1, "__a_x": 1}, "ansible.builtin.set_fact": {"b": 1, "a_path": 1}}
     assert misnamed("a", task) == ["result", "a_x", "b"]
+    assert misnamed("a", {"ansible.builtin.include_role": {"name": "c"}, "vars": {"c_x": 1, "a_x": 1}}) == ["a_x"]
     steps = [{"name": "Do", "ansible.builtin.command": "x"}, {"name": "Go", "ansible.builtin.import_tasks": "x.yml"}]
     assert steps_that_are_not_imports("a", steps) == ["Do"]
-    assert careless({"hosts": "all", "any_errors_fatal": False}) == ["a name", "any_errors_fatal: true"]
+    assert careless({"hosts": "all", "any_errors_fatal": False}, test=True) == ["a name", "any_errors_fatal: true"]
+    assert careless({"name": "a", "hosts": "all", "any_errors_fatal": True}, test=False) == ["any_errors_fatal: false"]
     block = {"name": "Try", "block": [{"name": "A"}], "rescue": [{"name": "B"}]}
     assert [found["name"] for found in tasks([{"hosts": "all", "tasks": [block]}])] == ["A", "B"]

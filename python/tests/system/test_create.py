@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 import yaml
-from background import IMAGE, ROOT
+from background import IMAGE, ROOT, container
 
-CONTAINER = "debzero-again"
+CONTAINER = container("again")
 CHOICES = yaml.safe_load((ROOT / "molecule/shared/vars.yml").read_text())["engine_choices"]
 PLANTED = "/var/lib/planted"
 

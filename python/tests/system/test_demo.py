@@ -1,5 +1,6 @@
 """What `make demo` reports, with programs in the place of Ansible and podman."""
 import os
+import re
 import shutil
 import subprocess
 
@@ -27,14 +28,18 @@ def demo(tmp_path):
     program("ansible/bootstrap", "true")
     program("bin/podman", "echo the job is done")
     program("bin/id", "echo 0")
-    shutil.copy(ROOT / "ansible/demo", tmp_path / "ansible/demo")
+    for script in ("demo", "container"):
+        shutil.copy(ROOT / "ansible" / script, tmp_path / "ansible" / script)
     return run
 
 
-def test_a_first_run_says_what_next(demo):
+def test_a_first_run_says_what_next_with_the_name_of_its_own_container(demo, tmp_path, monkeypatch):
+    monkeypatch.delenv("DEBZERO_CONTAINER", raising=False)
+    name = subprocess.run([tmp_path / "ansible/container", "demo"], capture_output=True, text=True).stdout.strip()
     done = demo(RECAP.format(2, 0), RECAP.format(40, 0))
     assert done.returncode == 0 and "What next" in done.stdout and "Nothing changed" not in done.stdout
-    assert 'podman exec debzero-demo debzero predict demo "GNU compiler for C++"' in done.stdout
+    assert re.fullmatch("debzero-demo-[0-9a-f]{6}", name)
+    assert f'podman exec {name} debzero predict demo "GNU compiler for C++"' in done.stdout
 
 
 def test_a_second_run_says_that_nothing_changed(demo):

@@ -1,0 +1,30 @@
+"""Which words of a failed task say why it failed."""
+from __future__ import annotations
+
+import failure
+import pytest
+
+
+@pytest.mark.parametrize(("result", "words"), [
+    ({"msg": "Task failed: no such host"}, "no such host"),
+    ({"msg": "non-zero return code", "stderr": "a\nthe disk is gone\n", "stdout": "x"}, "a\nthe disk is gone"),
+    ({"msg": "non-zero return code", "stdout": "said here\n"}, "said here"),
+    ({"msg": "non-zero return code"}, "non-zero return code"),
+    ({"msg": "MODULE FAILURE: see stdout/stderr", "module_stderr": "sh: python3: not found"}, "sh: python3: not found"),
+    ({"msg": "One or more items failed", "results": [
+        {"msg": "first", "failed": True}, {"msg": "fine"}, {"msg": "second", "unreachable": True},
+        {"msg": "first", "failed": True}]}, "first\nsecond"),
+    ({"censored": "hidden"}, "its output is hidden")])
+def test_the_cause_of_a_failure(result, words):
+    assert failure.cause(result) == words
+
+
+def test_long_output_is_shown_from_its_end():
+    assert failure.cause({"stderr": "\n".join(map(str, range(50)))}).splitlines() == [*map(str, range(30, 50))]
+
+
+def test_a_unit_that_says_nothing_is_explained_by_systemd_s_words():
+    journals = {"results": [{"item": {"item": "bert", "msg": "Unable to start"}, "stdout": "no job of that name\n"},
+                            {"item": {"item": "gpt", "msg": "Unable to start"}, "stdout": ""}]}
+    assert failure.unit_reasons(journals) == (
+        "debzero@bert does not train:\nno job of that name\ndebzero@gpt does not train:\nUnable to start")
