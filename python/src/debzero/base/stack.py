@@ -21,6 +21,7 @@ class Stack:
     deepspeed_sha256: str
     deepspeed_ops: list[str]
     gpu_architectures: list[str]
+    runtime: str
     prefix: str
     venv: str
     config: str
