@@ -55,7 +55,7 @@ def environment(context: Context) -> CheckResult:
     here = f"Python {version} in {sys.prefix}"
     if importlib.util.find_spec("torch") is None and not (venv / "bin/python").exists():
         return fail(f"{venv} is missing, the Python environment with torch and DeepSpeed",
-                    f"{RUNTIME}; `debzero --help` explains how to create it by hand")
+                    f"apt install debzero-runtime, or {RUNTIME}")
     if short(version) != context.stack.python:
         return warn(f"{here}, but stack.yml pins {context.stack.python}", PINNED)
     return ok(here)
