@@ -41,7 +41,7 @@ COMMANDS = {
     **LINTERS,
     **{name: scenario(name) for name in (
         "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
-        "cluster", "cuda", "preflight")},
+        "cluster", "cuda", "preflight", "repository")},
     **{f"{name}_long": ["env", "DEBZERO_LONG=1", *scenario(name)] for name in ("trainer", "cluster")},
 }
 # Scenarios that continue where the one before ended: each finds the roles installed that it needs, in one container.
@@ -56,6 +56,7 @@ AFTER = {
     "cluster": ["debzero_deb"],
     "trainer_long": ["debzero_deb", "deepspeed_wheel"],
     "cluster_long": ["debzero_deb", "deepspeed_wheel"],
+    "repository": ["debzero_deb", "deepspeed_wheel"],
 }
 
 

@@ -9,11 +9,21 @@ from background import COMMANDS, IMAGE, LINTERS, ROOT
 
 LONG = ("trainer_long", "cluster_long")
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
-SHORT = [name for name in SCENARIOS if name != "cluster"]  # its two hosts take ten minutes: it is a long test alone
+# Two hosts each, and over ten minutes: long tests alone.
+SHORT = [name for name in SCENARIOS if name not in ("cluster", "repository")]
 
 
 def test_every_scenario_is_a_job():
     assert sorted([*SCENARIOS, *LINTERS, IMAGE, *LONG]) == sorted(COMMANDS)
+
+
+def test_make_runtime_debs_builds_in_a_container_of_its_own():
+    printed = subprocess.run(["make", "--dry-run", "runtime-debs", "CUDA=nvidia"], cwd=ROOT, check=True,
+                             capture_output=True, text=True).stdout
+    plays = [word for word in printed.split() if word.endswith(".yml")]
+    assert plays == ["molecule/shared/destroy.yml", "molecule/shared/create.yml", "playbooks/runtime_debs.yml",
+                     "molecule/shared/destroy.yml"]
+    assert "DEBZERO_CONTAINER=debzero-runtime-debs" in printed and "cuda_source=nvidia" in printed
 
 
 def test_make_deb_builds_and_judges_as_the_scenario_does():
@@ -31,6 +41,14 @@ def test_make_deb_builds_and_judges_as_the_scenario_does():
 @pytest.mark.parametrize("scenario", [pytest.param(name, marks=pytest.mark.job(name)) for name in SHORT])
 def test_scenario(scenario, jobs):
     jobs.succeed(scenario)
+
+
+@pytest.mark.container
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.job("repository")
+def test_packages_and_their_repository(jobs):
+    jobs.succeed("repository")
 
 
 @pytest.mark.container

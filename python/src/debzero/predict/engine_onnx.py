@@ -23,8 +23,7 @@ MODEL = "model.onnx"
 PARTS = ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx")
 ON_GPU = "CUDAExecutionProvider"
 MISSING = UserError("onnxruntime is not installed for this Python",
-                    "install requirements-inference.lock: with Ansible `torch_venv_inference: true`, else see "
-                    "docs/export.md")
+                    "apt install debzero-runtime-inference, or with Ansible `torch_venv_inference: true`")
 
 
 class OnnxEngine(TorchEngine):
