@@ -12,7 +12,8 @@ repack() { # PACKAGE VERSION EDIT: the function EDIT changes what is unpacked in
     rm -rf "$target/$1"
     dpkg-deb --raw-extract "$(find "$store" -name "$1_*.deb" | sort | tail -n 1)" "$target/$1"
     cd "$target/$1"
-    sed -i -e "s/^Version: .*/Version: $2/" -e "s/^Recommends: .*/Recommends: debzero-runtime (>= $later)/" DEBIAN/control
+    sed -i -e "s/^Version: .*/Version: $2/" -e "s/^Recommends: .*/Recommends: debzero-runtime (>= $later)/" \
+        DEBIAN/control
     "edit_$(echo "$1" | tr - _)"
     find . -type f ! -path './DEBIAN/*' -printf '%P\0' | xargs -0 md5sum >DEBIAN/md5sums
     cd - >/dev/null

@@ -225,8 +225,8 @@ def test_other_bytes_under_a_published_version_are_refused(host, tmp_path):
 
 def test_nothing_that_was_changed_after_signing_is_installed(host, bare):
     (index,) = host.check_output("ls /srv/debzero-repository/public/dists/bullseye/InRelease").split()
-    host.check_output(f"cp -p {index} /root/kept && sed -i 's/^Codename: bullseye/Codename: bullseyf/' {index}")
+    host.check_output(f"cp -p {index} /srv/kept && sed -i 's/^Codename: bullseye/Codename: bullseyf/' {index}")
     try:
         assert "BADSIG" in bare.run("apt-get update").stdout + bare.run("apt-get update").stderr
     finally:
-        host.check_output(f"cp -p /root/kept {index}")
+        host.check_output(f"cp -p /srv/kept {index}")

@@ -91,9 +91,10 @@ def compile_bytecode(trees, venv):
 
     def run(module):
         tree, path = module
-        # Some wheels bring files for other Pythons, which do not compile; nobody imports them.
-        subprocess.run([sys.executable, "-I", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash",
-                        "-s", str(tree), "-p", str(venv), str(path)], check=False, env={"PYTHONHASHSEED": "0"})
+        # Some wheels bring files for other Pythons, which do not compile; nobody imports them. Not -I: it ignores the
+        # seed.
+        subprocess.run([sys.executable, "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash",
+                        "-s", str(tree), "-p", str(venv), str(path)], check=False, cwd="/", env={"PYTHONHASHSEED": "0"})
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(run, modules))
