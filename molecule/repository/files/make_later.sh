@@ -9,7 +9,7 @@ mkdir -p "$target"
 repack() { # PACKAGE VERSION EDIT: the function EDIT changes what is unpacked in the current folder
     made=$target/$1_$2_$3.deb
     [ ! -e "$made" ] || return 0
-    rm -rf "$target/$1"
+    rm -rf "${target:?}/$1"
     dpkg-deb --raw-extract "$(find "$store" -name "$1_*.deb" | sort | tail -n 1)" "$target/$1"
     cd "$target/$1"
     sed -i -e "s/^Version: .*/Version: $2/" -e "s/^Recommends: .*/Recommends: debzero-runtime (>= $later)/" \

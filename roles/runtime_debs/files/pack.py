@@ -37,8 +37,8 @@ class Wheel:
 
     def licences(self):
         """The texts of its licences, by name, as the wheel brings them."""
-        found = ((str(path.relative_to(self.folder)), path) for path in sorted(self.folder.rglob("*")) if path.is_file())
-        return {name: path.read_text(errors="replace") for name, path in found if LICENCES.search(name)}
+        found = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        return {name: path.read_text(errors="replace") for name, path in found.items() if LICENCES.search(name)}
 
 
 def parts_of(wanted, wheels):
@@ -84,7 +84,7 @@ def compile_bytecode(trees, venv):
     """Bytecode beside each source, for the environment belongs to root and a job could not write it.
 
     It names no date and is never compared with its source ("unchecked"): both are one package's. What compiles is a
-    new process for each top-level module, with a fixed hash seed: marshal's output depends on what the process has seen.
+    new process for each top-level module, with a fixed hash seed: marshal's output depends on what it has seen.
     """
     modules = [(tree, path) for tree in trees for site in tree.glob("lib/python*/site-packages")
                for path in sorted(site.iterdir()) if path.is_dir() or path.suffix == ".py"]
@@ -138,7 +138,8 @@ def describe(wanted, package, versions, root, wheels):
     if package.get("overrides"):
         write(root / "usr/share/lintian/overrides" / name, "".join(f"{name}: {tag}\n" for tag in package["overrides"]))
     for path, source in package.get("files", {}).items():
-        write(root / path.lstrip("/"), Path(source).read_text(), 0o755 if Path(source).stat().st_mode & 0o100 else 0o644)
+        runs = Path(source).stat().st_mode & 0o100
+        write(root / path.lstrip("/"), Path(source).read_text(), 0o755 if runs else 0o644)
     for path, destination in package.get("links", {}).items():
         (root / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         (root / path.lstrip("/")).symlink_to(destination)
