@@ -28,8 +28,8 @@ SECONDS = 240  # from a bare host to the trained demo
 JOB = """model: {type: bert, vocab_size: 2000, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
         intermediate_size: 64}
 data: {dataset: debian-sections, max_length: 32}
-train: {epochs: 60, max_steps: 6000, global_batch: 16, learning_rate: 1e-3, log_every: 50, evaluate_every: 3000}
-checkpoint: {steps: 500}
+train: {epochs: 60, max_steps: 3000, global_batch: 16, learning_rate: 1e-3, log_every: 50, evaluate_every: 1500}
+checkpoint: {steps: 250}
 zero: {stage: 2}
 ranks: 2
 output: /var/lib/debzero/NAME
@@ -161,12 +161,12 @@ def test_a_job_finishes_in_the_environment_that_it_started_with(host, bare):
 def test_the_next_start_takes_the_new_one_and_a_rollback_resumes_to_the_same_weights(bare):
     write_job(bare, "disturbed")
     bare.check_output("systemctl start debzero@disturbed")
-    trains_beyond(bare, "disturbed", 600)
+    trains_beyond(bare, "disturbed", 400)
     after = environment(bare)
     assert run_from(bare, after)
     assert bare.run(f"cd / && {VENV}/bin/python -I -c 'import debzero_later'").rc == 0
     bare.check_output("debzero stop disturbed")
-    assert status(bare, "disturbed")["step"] < 6000
+    assert status(bare, "disturbed")["step"] < 3000
     bare.check_output(f"{APT} install --allow-downgrades debzero={version('debzero')} "
                       f"debzero-runtime={version('debzero-runtime')}")
     assert bare.run(f"cd / && {VENV}/bin/python -I -c 'import debzero_later'").rc == 1
