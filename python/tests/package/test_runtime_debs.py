@@ -50,7 +50,7 @@ def packed(folder: Path) -> dict[str, Path]:
          "control": {"Depends": "x-torch (= @torch@), x-torch (<< @torch~@.)"},
          "scripts": {name: str(folder / name) for name in scripts}}]
     wanted = {"venv": str(venv), "target": str(folder / "made"), "parts": "/usr/lib/x/parts", "revision": 3,
-              "date": 1704067200, "compression": ["-Zgzip", "-z1"], "maintainer": "M <m@example.org>",
+              "date": 1704067200, "compression": ["-Zgzip", "-z1"], "maintainer": "M <m@example.org>", "overrides": [],
               "licenses": {"torch": "BSD-3-Clause", "other-thing": "MIT"}, "packages": packages}
     subprocess.run([sys.executable, str(ROLE / "files/pack.py"), json.dumps(wanted)], check=True, capture_output=True)
     return {path.name: path for path in (folder / "made").glob("*.deb")}

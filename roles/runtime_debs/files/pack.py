@@ -135,8 +135,7 @@ def describe(wanted, package, versions, root, wheels):
     changelog = (f"{name} ({versions[package['part']]}) bullseye; urgency=medium\n\n"
                  f"  * Built from {len(wheels)} locked wheels.\n\n -- {wanted['maintainer']}  {date}\n")
     (documents / "changelog.Debian.gz").write_bytes(gzip.compress(changelog.encode(), mtime=0))
-    if package.get("overrides"):
-        write(root / "usr/share/lintian/overrides" / name, "".join(f"{name}: {tag}\n" for tag in package["overrides"]))
+    write(root / "usr/share/lintian/overrides" / name, "".join(f"{name}: {tag}\n" for tag in wanted["overrides"]))
     for path, source in package.get("files", {}).items():
         runs = Path(source).stat().st_mode & 0o100
         write(root / path.lstrip("/"), Path(source).read_text(), 0o755 if runs else 0o644)
