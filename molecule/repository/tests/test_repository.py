@@ -229,3 +229,10 @@ def test_nothing_that_was_changed_after_signing_is_installed(host, bare):
         assert "BADSIG" in bare.run("apt-get update").stdout + bare.run("apt-get update").stderr
     finally:
         host.check_output(f"cp -p /srv/kept {index}")
+
+
+def test_lintian_accepts_the_packages(host):
+    host.check_output(f"{APT} install --no-install-recommends lintian")
+    judged = host.run("lintian --fail-on=error --fail-on=warning --tag-display-limit=0 "
+                      "$(find /srv/debzero-repository/public/pool -name 'debzero*.deb' ! -name '*later*' ! -name '*_9.*')")
+    assert judged.rc == 0, judged.stdout[-4000:]
