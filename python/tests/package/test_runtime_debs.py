@@ -13,7 +13,7 @@ from debian.debfile import DebFile
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles/runtime_debs"
-SITE = "lib/python3.9/site-packages"
+SITE = f"lib/python3.{sys.version_info.minor}/site-packages"
 LICENCE = "Permission is granted to everybody."
 
 

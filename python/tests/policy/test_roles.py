@@ -44,7 +44,8 @@ def misnamed(role, task):
     facts = task.get("ansible.builtin.set_fact", {})
     inner = [task.get("register"), task.get("loop_control", {}).get("loop_var"), *task.get("vars", {})]
     private, public = f"__{role}_", f"{role}_"
-    return [name for name in inner if name and not name.startswith(private)] + [
+    # ansible_*: how that task connects.
+    return [name for name in inner if name and not name.startswith((private, "ansible_"))] + [
         name for name in facts if not name.startswith((private, public))]
 
 
