@@ -1,6 +1,6 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb test test-quick test-long fuzz lint lock docs audit clean
+.PHONY: help demo demo-clean controller deb runtime-debs test test-quick test-long fuzz lint lock docs audit clean
 .PHONY: bench-provision bench-train bench-predict bench-gpus bench-losses bench-memory bench-oom bench-published
 .PHONY: bench-fused bench-link
 
@@ -28,6 +28,12 @@ deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	@ansible/bootstrap containers
 	DEBZERO_CONTAINER=$$(ansible/container deb) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
 		molecule/shared/create.yml playbooks/deb.yml molecule/shared/destroy.yml
+
+runtime-debs: ## Build dist/debzero-runtime*.deb, the Python environment, in a clean container; CUDA=nvidia for GPUs
+	@ansible/bootstrap containers
+	DEBZERO_CONTAINER=$$(ansible/container runtime-debs) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
+		molecule/shared/create.yml playbooks/runtime_debs.yml molecule/shared/destroy.yml \
+		$(if $(CUDA),-e cuda_source=$(CUDA) -e deepspeed_wheel_accelerator=cuda)
 
 test: ## Run lint, policies, units, the .deb, all roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests

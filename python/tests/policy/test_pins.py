@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ast
 import re
+from hashlib import sha256
 from importlib.metadata import distributions
 from importlib.util import find_spec
 
@@ -98,6 +99,13 @@ def test_the_lock_holds_the_pinned_torch_and_no_deepspeed():
     versions = locked((ROOT / "python/requirements.lock").read_text())
     assert versions["torch"] == stack()["torch"]
     assert "deepspeed" not in versions, "its wheel is built by the role deepspeed_wheel"
+
+
+def test_the_environment_s_package_has_another_version_for_other_locks():
+    locks = b"".join((ROOT / f"python/requirements{part}.lock").read_bytes() for part in ("", "-inference"))
+    number, digest = stack()["runtime"].split("+")
+    assert number.isdigit()
+    assert digest == sha256(locks).hexdigest()[:8], "`make lock` raises it"
 
 
 def test_the_locks_of_the_test_environment_agree():

@@ -20,7 +20,7 @@ def missing() -> tuple[str, str]:
     if Path(pins.venv, "bin/python").exists():
         return f"torch is not installed in {sys.prefix}", RUNTIME
     return (f"{pins.venv} is missing, the Python environment with torch {pins.torch} and DeepSpeed {pins.deepspeed}",
-            RUNTIME)
+            f"apt install debzero-runtime, or {RUNTIME}")
 
 
 def find_own_programs() -> None:

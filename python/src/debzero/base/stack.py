@@ -22,6 +22,7 @@ class Stack:
     deepspeed_ops: list[str]
     tensorrt: str
     gpu_architectures: list[str]
+    runtime: str
     prefix: str
     venv: str
     tensorrt_venv: str

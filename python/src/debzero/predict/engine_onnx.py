@@ -22,8 +22,7 @@ MODEL = "model.onnx"
 PARTS = ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx")
 ON_GPU = "CUDAExecutionProvider"
 MISSING = UserError("onnxruntime is not installed for this Python",
-                    "install requirements-inference.lock: with Ansible `inference_manage: true`, else see "
-                    "docs/export.md")
+                    "apt install debzero-runtime-inference, or with Ansible `inference_manage: true`")
 
 
 class OnnxEngine(TorchEngine):
