@@ -84,8 +84,8 @@ def test_what_no_job_can_be_is_refused(entry, reason):
 
 
 @pytest.mark.parametrize(("variables", "reason"), [
-    *((its, f"the address of gpu2{at} is not known, for this run has not reached it: set trainer_address for it, or run "
-            "the play without --limit once it answers") for its, at in (
+    *((its, f"the address of gpu2{at} is not known, for this run has not reached it: set trainer_address for it, or "
+            "run the play without --limit once it answers") for its, at in (
         ({}, ""), ({"ansible_default_ipv4": {}}, ""), (facts(2, trainer_interface="ib0"), " at ib0"))),
     (facts(2, trainer_address="gpu2.example.org"), "trainer_address of gpu2 is gpu2.example.org, which is no IP "
                                                    "address"),
