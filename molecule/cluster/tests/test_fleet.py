@@ -158,7 +158,7 @@ def test_an_upgrade_takes_the_jobs_with_it_and_returns_where_it_fails(host, seco
     code, text = play(host, "playbooks/upgrade.yml", trainer_deb=broken, upgrade_fast=True, upgrade_wait=300)
     said = left_out(text)
     assert code and "demo failed" in said and "this host has again what it had before" in said, text[-6000:]
-    assert "debzero@steady does not train: " in said and "planted" in said and "Not touched: second" in said
+    assert "debzero@steady does not train: " in said and "planted" in said
     assert "0 of 2 hosts succeeded" in said and "not begun: second" in said
     assert "Its jobs train again: steady" in said and (version(host), version(second)) == (before, before)
     assert trains_on(host, "steady") >= step
