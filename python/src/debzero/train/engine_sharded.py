@@ -110,6 +110,7 @@ class ShardedEngine(NativeEngine):
         if any(parameter.grad is not None for unit in self.units for parameter in unit.parameters):
             raise RuntimeError("a layer got a gradient after the backward pass had left it: use DeepSpeed for this "
                                "model (zero.engine: deepspeed)")
+        self._release()
         return loss.detach()
 
     def _release(self) -> None:
