@@ -39,7 +39,11 @@ output: /var/lib/debzero/NAME
 @pytest.fixture(scope="module")
 def bare(host):
     """The host with nothing on it; `host` serves the repository. (pytest keeps the order of tests that use `host`.)"""
-    return testinfra.get_host(f"podman://{host.backend.name}-second")
+    found = testinfra.get_host(f"podman://{host.backend.name}-second")
+    # Purge removes what lies there, and a bare host has none: not the downloads of the machine that runs the tests.
+    found.run("umount /var/cache/debzero/uv")
+    assert found.run("mountpoint --quiet /var/cache/debzero/uv").rc != 0
+    return found
 
 
 def version(package):
