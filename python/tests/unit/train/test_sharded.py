@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from layouts import FAMILIES
 from support import plan_of
 
+from debzero.train import gloo
 from debzero.train.engine_plain import PlainEngine
 from debzero.train.engine_sharded import ShardedEngine
 from debzero.train.units import Unit
@@ -103,6 +104,38 @@ def test_no_more_than_two_layers_are_there_and_none_afterwards(bench, alone, mon
     assert sum(p.numel() for p in weights) == sum(p.numel() for p in model_of("bert").parameters())
 
 
+class Stream:
+    """Does what it is given in that order, as a GPU's queue does, but as late as it may; until then the result is no
+    number."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def later(self, work):
+        def start(output, source, async_op):
+            output.fill_(float("nan"))
+            entry = SimpleNamespace(do=lambda: work(output, source), wait=lambda: self.run(entry))
+            self.waiting.append(entry)
+            return entry
+
+        return start
+
+    def run(self, entry):
+        while entry in self.waiting:
+            self.waiting.pop(0).do()
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_nothing_is_used_before_it_has_come(bench, alone, monkeypatch, family):
+    at_once, stream = engine_of(bench, ShardedEngine, model_of(family)), Stream()
+    expected = trained(at_once), at_once.weights()
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        monkeypatch.setattr(gloo, name, stream.later(getattr(gloo, name)))
+    late = engine_of(bench, ShardedEngine, model_of(family))
+    assert trained(late) == expected[0] and not stream.waiting
+    assert differ(late.weights(), expected[1]) == 0
+
+
 def test_a_weight_that_nothing_uses_only_decays(bench, alone):
     model = model_of("bert")
     model.bert.encoder.layer[1].unused = torch.nn.Parameter(torch.ones(3, 3))
@@ -111,6 +144,28 @@ def test_a_weight_that_nothing_uses_only_decays(bench, alone):
     rate, decay = 1e-3, engine.optimizer.param_groups[0]["weight_decay"]
     assert decay and torch.allclose(engine.weights()["bert.encoder.layer.1.unused"],
                                     torch.full((3, 3), (1 - rate * decay)**STEPS))
+
+
+def test_ranks_send_alike_whatever_weights_their_samples_use(bench, alone, monkeypatch):
+    """As of a mixture of experts, where another rank may use a weight that this one has no gradient of."""
+    orders, sizes = [], []
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        send = getattr(gloo, name)
+        monkeypatch.setattr(gloo, name, lambda one, other, *, name=name, send=send, **options: (
+            sizes.append((name, *map(len, (one, other)))), send(one, other, **options))[1])
+    for used in (True, False):
+        model = model_of("bert")
+        layer = model.bert.encoder.layer[1]
+        layer.extra = torch.nn.Parameter(torch.ones(FAMILIES["bert"]["model"]["hidden_size"]))
+        forward = type(layer).forward
+        monkeypatch.setattr(type(layer), "forward", lambda self, states, *args, forward=forward, used=used, **kwargs: (
+            forward(self, states * self.extra if used and hasattr(self, "extra") else states, *args, **kwargs)))
+        engine = engine_of(bench, ShardedEngine, model)
+        sizes.clear()
+        trained(engine)
+        monkeypatch.setattr(type(layer), "forward", forward)
+        orders.append(list(sizes))
+    assert orders[0] == orders[1] and len(orders[0]) == STEPS * 2 * (2 + 3 * LAYERS - 1)
 
 
 def test_a_gradient_that_comes_too_late_is_no_silent_loss(bench, alone):
