@@ -1,5 +1,6 @@
 """The native engine's stage 3, on one rank within the test: what is there when, and that it computes what the plain
 engine does. Of two ranks: test_equivalence and test_native_checkpoint."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from layouts import FAMILIES
 from support import plan_of
 
 from debzero.train import gloo
+from debzero.train.engine_native import NativeEngine
 from debzero.train.engine_plain import PlainEngine
 from debzero.train.engine_sharded import ShardedEngine
 from debzero.train.units import Unit
@@ -45,11 +47,12 @@ def losses(model, batch):
     return F.cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none").mean(1)
 
 
-def engine_of(bench, kind, model):
-    zero = {"zero__stage": 3, "zero__engine": "native"} if kind is ShardedEngine else {}
+def engine_of(bench, kind, model, precision="fp32"):
+    zero = {} if kind is PlainEngine else {"zero__stage": 3 if kind is ShardedEngine else 2, "zero__engine": "native"}
     resolved = plan_of(bench, **zero, train__global_batch=8, train__micro_batch=4)
     assert resolved.batch.accumulation == 2
-    return kind(model, resolved, torch.device("cpu"), SimpleNamespace(losses=losses), print)
+    return kind(model, replace(resolved, precision=precision), torch.device("cpu"), SimpleNamespace(losses=losses),
+                print)
 
 
 def micros(model, step):
@@ -67,6 +70,7 @@ def trained(engine, first=0):
 
 def differ(one, other):
     assert one.keys() == other.keys()
+    # The biases of attention's keys change nothing: their gradients are rounding errors.
     return max(float((one[name] - other[name]).abs().max()) for name in one if "key.bias" not in name)
 
 
@@ -102,6 +106,18 @@ def test_no_more_than_two_layers_are_there_and_none_afterwards(bench, alone, mon
     assert not any(unit.is_there for unit in engine.buckets) and all(p.grad is None for p in weights)
     assert not any(unit.whole.storage().nbytes() for unit in engine.buckets)
     assert sum(p.numel() for p in weights) == sum(p.numel() for p in model_of("bert").parameters())
+
+
+def test_in_half_precision_it_computes_what_stage_2_does(bench, alone, monkeypatch):
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):  # gloo knows no bfloat16
+        monkeypatch.setattr(gloo, name, lambda output, source, async_op: (
+            output.copy_(source), gloo._Done())[1])
+    engines = [engine_of(bench, kind, model_of("bert"), "bf16") for kind in (NativeEngine, ShardedEngine)]
+    found = [trained(engine) for engine in engines]
+    weights = [engine.weights() for engine in engines]
+    assert found[0] == found[1] and differ(*weights) == 0
+    assert {weight.dtype for weight in weights[1].values() if weight.is_floating_point()} == {torch.bfloat16}
+    assert found[1][0] != pytest.approx(found[1][-1], abs=1e-3), "it learns"
 
 
 class Stream:
