@@ -11,7 +11,7 @@ from debzero.plan.memory import FLOAT
 # A rank's Python, libraries, CUDA's and NCCL's host memory and data. The most beyond what is loaded or offloaded in
 # docs/benchmarks, whose `host_bytes` are how far a host's available memory fell, is 2.9 GiB a rank.
 PROCESS = 3 * 2**30  # bytes
-# At stage 3 a rank reads one file of weights after the other; save_pretrained splits them at 5 GB.
+# At DeepSpeed's stage 3 a rank reads one file of weights after the other; save_pretrained splits them at 5 GB.
 LARGEST_FILE = 5 * 10**9  # bytes
 # What the system keeps for itself: shares of the first 4 GiB of RAM, the next 4, and so on. Source: Google Kubernetes
 # Engine's "Plan GKE Standard node sizes", memory reservations; Huawei's Cloud Container Engine reserves alike.
@@ -36,12 +36,13 @@ class HostMemory:
         return asdict(self)
 
 
-def host_memory(offloaded: int, parameters: int, stage: int, ranks: int, from_scratch: bool, ram: int) -> HostMemory:
-    """`offloaded`: bytes of one rank; `parameters`: of the whole model; `ram`: bytes of the host. Below stage 3 each
-    rank builds the whole model in fp32 in RAM (model/build.py); at stage 3 a layer at a time from scratch, a file of
-    weights at a time otherwise."""
+def host_memory(offloaded: int, parameters: int, in_parts: bool, ranks: int, from_scratch: bool,
+                ram: int) -> HostMemory:
+    """`offloaded`: bytes of one rank; `parameters`: of the whole model; `ram`: bytes of the host. Each rank builds the
+    whole model in fp32 in RAM (model/build.py), unless it does so `in_parts`, as DeepSpeed's stage 3 does: a layer at a
+    time from scratch, a file of weights at a time otherwise."""
     loading = FLOAT * parameters
-    if stage == 3:
+    if in_parts:
         loading = 0 if from_scratch else min(loading, LARGEST_FILE)
     return HostMemory(ranks * offloaded, ranks * loading, ranks * PROCESS, system_bytes(ram))
 

@@ -33,7 +33,8 @@ class PartOfShapes(Shapes):
         counts, parts = self.whole.counts, self.layout.each
         return replace(counts, decayed=tuple(math.ceil(size / parts) for size in counts.decayed),
                        others=tuple(math.ceil(size / parts) for size in counts.others),
-                       largest_layer=math.ceil(counts.largest_layer / self.layout.tensor))
+                       largest_layer=math.ceil(counts.largest_layer / self.layout.tensor),
+                       layers=math.ceil(counts.layers / parts), layer=math.ceil(counts.layer / self.layout.tensor))
 
     def facts(self) -> dict[str, Any]:
         return self.whole.facts()

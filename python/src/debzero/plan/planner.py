@@ -149,8 +149,8 @@ class Planner:
                    None if resolved.is_native else relative_speed(sharding, batch.ranks))
 
     def _host_memory(self, memory: Memory, resolved: ResolvedJob) -> HostMemory:
-        return host_memory(memory.ram_bytes, self.counts.total, resolved.stage, resolved.batch.ranks,
-                           isinstance(resolved.job.model, dict), self.hardware.ram)
+        return host_memory(memory.ram_bytes, self.counts.total, resolved.stage == 3 and resolved.uses_deepspeed,
+                           resolved.batch.ranks, isinstance(resolved.job.model, dict), self.hardware.ram)
 
     def _lacks(self, memory: Memory, resolved: ResolvedJob) -> list[str]:
         hardware, batch = self.hardware, resolved.batch

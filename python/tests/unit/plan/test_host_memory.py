@@ -17,11 +17,11 @@ def test_the_system_keeps_the_published_shares(ram, kept):
 
 
 def test_loading_and_offloading_follow_each_other_and_every_process_counts():
-    one = host_memory(10 * GIB, 10**9, 2, 1, False, 116 * GIB)
+    one = host_memory(10 * GIB, 10**9, False, 1, False, 116 * GIB)
     assert one.total == 10 * GIB + PROCESS + system_bytes(116 * GIB)
-    assert host_memory(0, 10**9, 2, 8, True, 0).total == 8 * (4 * 10**9 + PROCESS)
-    assert host_memory(0, 10**10, 3, 1, True, 0).loading == 0, "built a layer at a time"
-    assert host_memory(0, 10**10, 3, 1, False, 0).loading == 5 * 10**9, "a file at a time"
+    assert host_memory(0, 10**9, False, 8, True, 0).total == 8 * (4 * 10**9 + PROCESS)
+    assert host_memory(0, 10**10, True, 1, True, 0).loading == 0, "built a layer at a time"
+    assert host_memory(0, 10**10, True, 1, False, 0).loading == 5 * 10**9, "a file at a time"
 
 
 def test_no_benchmark_took_more_ram_than_is_planned_and_none_much_less(bench, planned, monkeypatch):

@@ -245,7 +245,8 @@ def test_another_number_of_ranks_gets_the_shards_of_all_hosts(pair):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("changes", [{"zero__engine": "native"}, {"zero__stage": "none"}, {"zero__stage": 3}])
+@pytest.mark.parametrize("changes", [{"zero__engine": "native"}, {"zero__stage": "none"}, {"zero__stage": 3},
+                                     {"zero__stage": 3, "zero__engine": "native"}])
 def test_every_engine_resumes_on_several_hosts(pair, tmp_path, changes):
     stopped(pair, **{**LONG, **changes})
     if changes == {"zero__stage": "none"}:  # a new disk: all of it is on the other host, too
