@@ -41,8 +41,8 @@ def _address(host: str, variables: Mapping[str, Any]) -> tuple[str, str]:
     known = known.get("ipv4", {}) if known and interface else known
     address = address or str((known or {}).get("address") or "")
     if not address:
-        return "", (f"the address of {host}{f' at {interface}' if interface else ''} is not known, for this run has not "
-                    "reached it: set trainer_address for it, or run the play without --limit once it answers")
+        return "", (f"the address of {host}{f' at {interface}' if interface else ''} is not known, for this run has "
+                    "not reached it: set trainer_address for it, or run the play without --limit once it answers")
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

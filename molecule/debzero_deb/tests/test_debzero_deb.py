@@ -41,7 +41,8 @@ def jobs(host):
 def test_its_own_tests_pass(host):
     """debian/tests, on this container."""
     host.check_output("apt-get install --yes --no-install-recommends autopkgtest")
-    host.check_output(f"cp {JUDGED}/debzero_*_all.deb {DEB}; rm -rf /tmp/source; dpkg-source --extract {JUDGED}/*.dsc /tmp/source")
+    host.check_output(f"cp {JUDGED}/debzero_*_all.deb {DEB}; rm -rf /tmp/source; "
+                      f"dpkg-source --extract {JUDGED}/*.dsc /tmp/source")
     done = host.run("autopkgtest --ignore-restrictions=isolation-container --no-built-binaries "
                     f"{DEB} /tmp/source/ -- null")
     assert done.rc == 0 and "smoke                PASS" in done.stdout + done.stderr, done.stdout + done.stderr

@@ -238,5 +238,6 @@ def test_nothing_that_was_changed_after_signing_is_installed(host, bare):
 def test_lintian_accepts_the_packages(host):
     host.check_output(f"{APT} install --no-install-recommends lintian")
     judged = host.run("lintian --fail-on=error --fail-on=warning --tag-display-limit=0 "
-                      "$(find /srv/debzero-repository/public/pool -name 'debzero*.deb' ! -name '*later*' ! -name '*_9.*')")
+                      "$(find /srv/debzero-repository/public/pool -name 'debzero*.deb' ! -name '*later*' "
+                      "! -name '*_9.*')")
     assert judged.rc == 0, judged.stdout[-4000:]

@@ -24,9 +24,9 @@ def tracked() -> list[Path]:
 
 
 def shell_scripts(paths: list[Path]) -> list[str]:
-    """Those that a shell runs, by the first line or by the ending."""
-    return [str(path.relative_to(ROOT)) for path in paths
-            if path.suffix == ".sh" or re.match(rb"#!\s*/bin/(ba)?sh\b", path.read_bytes())]
+    """Those that a shell runs, by the first line or by the ending. A template is none before it is rendered."""
+    return [str(path.relative_to(ROOT)) for path in paths if path.suffix == ".sh" or path.suffix != ".j2"
+            and re.match(rb"#!\s*/bin/(ba)?sh\b", path.read_bytes())]
 
 
 def lint(*command: str, folder: str = ".") -> None:

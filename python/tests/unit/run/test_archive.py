@@ -68,7 +68,7 @@ def kill_at(monkeypatch, moment: int) -> None:
 @pytest.mark.parametrize("then", ["here", "wanted", "new"])
 def test_a_kill_at_any_moment_leaves_both_runs_whole(tmp_path, monkeypatch, capsys, then):
     """`here` is in the folder and `wanted` in the archive when a start of `wanted` is killed; `then` is started."""
-    monkeypatch.setattr(files, "_sync", lambda path: None)
+    monkeypatch.setattr(files, "sync", lambda path: None)
     for moment in count():
         output = tmp_path / str(moment)
         put(output, "here")
@@ -131,7 +131,7 @@ def test_a_run_on_another_file_system_stays_as_it_is(tmp_path, monkeypatch):
 
 def test_a_finished_run_that_goes_on_is_kept_as_it_was(tmp_path, monkeypatch):
     """Whenever the process is killed; and neither twice nor as a second copy on the disk."""
-    monkeypatch.setattr(files, "_sync", lambda path: None)
+    monkeypatch.setattr(files, "sync", lambda path: None)
     monkeypatch.setattr(checkpoint, "any_intact", lambda root: True)
     for moment in count():
         output = tmp_path / str(moment)
