@@ -190,7 +190,7 @@ class Train(Section):
         "third more computing."))
     compile: Literal["auto", "never"] = Field("auto", examples=["never"], description=(
         "`auto` compiles the model's layers with torch.compile on GPUs where the installed torch can do it (2.4 and "
-        "later), except in ZeRO stage 3; `never` does not."))
+        "later), except in DeepSpeed's ZeRO stage 3 and in divided models; `never` does not."))
     evaluate_every: Optional[Count] = Field(None, examples=["50"], description=(
         "Optimizer steps between two evaluations on the held-out samples. By default they follow each epoch."))
     metric: Literal["auto", "accuracy", "f1", "matthews", "pearson", "spearman", "rouge_l", "exact_match",
@@ -212,7 +212,7 @@ class Zero(Section):
     stage: Annotated[Literal["none", 1, 2, 3], BeforeValidator(_stage), WithJsonSchema(STAGE_SCHEMA)] = Field(
         "none", examples=["2"], description=(
             "What is sharded over the ranks instead of copied to each: 1 the optimizer states, 2 also the gradients, 3 "
-            "also the parameters. `none` is plain data parallelism (DDP), the fastest where everything fits."))
+            "also the parameters. `none` is plain data parallelism (DDP), in which every rank holds everything."))
     offload_optimizer: Literal["none", "cpu", "nvme"] = Field("none", examples=["cpu"], description=(
         "Where the optimizer states are kept and updated: on the GPU, in the host's memory (stages 1 to 3), or on "
         "an NVMe disk (stage 3 only)."))
@@ -223,14 +223,15 @@ class Zero(Section):
         "A folder on a local NVMe disk with ext4 or xfs. Required if a part is offloaded to nvme; otherwise unused."))
     engine: Literal["auto", "deepspeed", "native"] = Field("auto", examples=["native"], description=(
         "What carries out the stages: DeepSpeed, or debzero's own engine, which has no offload and takes no "
-        "DeepSpeed JSON. `auto` is DeepSpeed, except on GPUs with torch 2.4 or later: there the native engine can "
-        "record whole steps as CUDA graphs, and is two to four times as fast. Either resumes from the other's "
-        "checkpoints."))
+        "DeepSpeed JSON. `auto` is DeepSpeed, except for divided models, and on GPUs (one for each rank) with torch 2.4 "
+        "or later: there the native engine can record whole steps as CUDA graphs. GPT-2 Medium on two H200s with torch "
+        "2.11 trained 2.4 times as fast at stage 2, and 3.9 times at stage 3, as by DeepSpeed with `favour: speed`. "
+        "`debzero check` says which engine trains. Either resumes from the other's checkpoints."))
     favour: Favour = Field("memory", examples=["speed"], description=(
         "What DeepSpeed's buffers are chosen for; plain DDP and the native engine have none. `memory`: small ones. "
         "`speed`: buckets of 1e8 elements, overlapped communication where the installed release does it right, and in "
         "stage 3 whole layers gathered ahead and kept for the backward pass, which takes gigabytes more of the GPU; "
-        "`debzero plan` counts them. The speed of `speed` is not measured yet."))
+        "`debzero plan` counts them. How much faster it is than `memory` is not measured yet."))
 
 
 class Parallel(Section):

@@ -17,7 +17,7 @@ LIVE = 24  # times hidden^2: the weights of two Transformer layers (4 hidden^2 o
 # elements a reduction sends at once: 100 MB in fp16, where DeepSpeed's default takes 1 GB of the GPU
 BUCKET = 50_000_000
 # What `zero.favour: speed` sets, in elements. With these, prototypes of BERT-Large on two H200s were 1.8 times as fast
-# at ZeRO-2 and, with leaf modules, 2.5 times at ZeRO-3; in debzero they are not measured yet.
+# at ZeRO-2 and, with leaf modules, 2.5 times at ZeRO-3; in debzero the two were not compared yet.
 FAST_BUCKET = 100_000_000
 FAST_STAGE3 = {"stage3_prefetch_bucket_size": 50_000_000, "stage3_param_persistence_threshold": 110_000,
                "stage3_max_live_parameters": 1_000_000_000}

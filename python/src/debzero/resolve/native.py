@@ -12,8 +12,8 @@ IN_FLIGHT = 2   # buckets whose gradients wait for the network
 
 
 def pays() -> bool:
-    """Whether the installed torch can record its steps on a GPU. Only then was it measured to be faster than DeepSpeed:
-    2 to 4 times on two H200s (docs/benchmarks)."""
+    """Whether the installed torch can record its steps on a GPU. Only then was it measured to be faster than DeepSpeed
+    (docs/benchmarks)."""
     return releases.parsed(releases.here().torch) >= (2, 4)
 
 
