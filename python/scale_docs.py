@@ -255,8 +255,9 @@ construction. (!): more than 25 % off.
 GPU_NOTES = """
 Why some are off: every step of two ranks here waited for the processor, and plain DDP was torch's
 DistributedDataParallel. debzero has since come to average gradients itself and to record such steps: BERT-Large then
-took 45 ms ([gpus-2.json](benchmarks/gpus-2.json)). No constant is from it yet. ZeRO-1 on one GPU: two runs of that one job differed by 23 %. ZeRO-3's constant is
-from smaller layers than GPT-2 XL's. Several hosts with GPUs have never been measured.
+took 45 ms ([gpus-2.json](benchmarks/gpus-2.json)). No constant is from it yet. ZeRO-1 on one GPU: two runs of that one
+job differed by 23 %. ZeRO-3's constant is from smaller layers than GPT-2 XL's. Several hosts with GPUs have never been
+measured.
 """
 PREDICTED = f"""
 ## Predicted
