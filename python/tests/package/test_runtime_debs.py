@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from debian.debfile import DebFile
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,6 +90,14 @@ def test_a_package_holds_its_part_with_bytecode_and_licences(twice: list[dict[st
     assert {"usr/lib/x/parts/rest/bin/python", f"usr/lib/x/parts/rest/{SITE}/other/old.py"} <= {
         str(name).lstrip("./") for name in rest.data}
     assert "triggers" in {str(name).lstrip("./") for name in rest.control}
+
+
+def test_a_package_that_names_the_runtime_s_version_has_it() -> None:
+    """Otherwise a new lock changes its control file, and not its version."""
+    packages = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__runtime_debs_packages"]
+    bound = [package for package in packages if "@rest" in package["control"]["Depends"]]
+    assert [package["part"] for package in bound] == ["inference"]
+    assert {package.get("version") for package in bound} == {"{{ stack.runtime }}"}
 
 
 class Host:
