@@ -30,7 +30,7 @@ def wheel(venv: Path, name: str, version: str, files: dict[str, str]) -> None:
     (venv / SITE / folder / "RECORD").write_text(record)
 
 
-def packed(folder: Path) -> dict[str, Path]:
+def packed(folder: Path, umask: int) -> dict[str, Path]:
     """An environment of two wheels, made now, and its packages by name."""
     venv = folder / "venv"
     wheel(venv, "torch", "1.0", {"torch/__init__.py": "KINDS = {'a', 'b', 'c'}\nname = 'x' in {'p', 'q', 'r', 's'}\n"})
@@ -53,17 +53,18 @@ def packed(folder: Path) -> dict[str, Path]:
     wanted = {"venv": str(venv), "target": str(folder / "made"), "parts": "/usr/lib/x/parts", "revision": 3,
               "date": 1704067200, "compression": ["-Zgzip", "-z1"], "maintainer": "M <m@example.org>", "overrides": [],
               "licenses": {"torch": "BSD-3-Clause", "other-thing": "MIT"}, "packages": packages}
-    subprocess.run([sys.executable, str(ROLE / "files/pack.py"), json.dumps(wanted)], check=True, capture_output=True)
+    subprocess.run([sys.executable, str(ROLE / "files/pack.py"), json.dumps(wanted)], check=True, capture_output=True,
+                   umask=umask)
     return {path.name: path for path in (folder / "made").glob("*.deb")}
 
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Path]]:
-    """At the same path, as tracebacks name it."""
+    """At the same path, as tracebacks name it; the second one by a root with a strict umask."""
     made = []
-    for number in "12":
+    for number, umask in (("1", 0o022), ("2", 0o077)):
         folder = tmp_path_factory.mktemp("packing", numbered=False)
-        packages = packed(folder)
+        packages = packed(folder, umask)
         kept = folder.rename(folder.with_name(f"packed-{number}"))
         made.append({name: kept / path.relative_to(folder) for name, path in packages.items()})
     return made
