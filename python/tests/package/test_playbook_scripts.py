@@ -14,7 +14,7 @@ ENVIRONMENT = "/usr/lib/debzero/runtime/env/1+a-0f"
 def run(script: str, folder: Path, values: dict[str, str], **answers: str) -> str:
     """What the script prints; each of the answers is what the command of that name prints."""
     for name, value in values.items():
-        script = script.replace("{{ %s }}" % name, value)
+        script = script.replace("{{ " + name + " }}", value)
     assert "{{" not in script
     commands = folder / "commands"
     commands.mkdir()
