@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from debian.debfile import DebFile
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +30,7 @@ def wheel(venv: Path, name: str, version: str, files: dict[str, str]) -> None:
     (venv / SITE / folder / "RECORD").write_text(record)
 
 
-def packed(folder: Path) -> dict[str, Path]:
+def packed(folder: Path, umask: int) -> dict[str, Path]:
     """An environment of two wheels, made now, and its packages by name."""
     venv = folder / "venv"
     wheel(venv, "torch", "1.0", {"torch/__init__.py": "KINDS = {'a', 'b', 'c'}\nname = 'x' in {'p', 'q', 'r', 's'}\n"})
@@ -52,17 +53,18 @@ def packed(folder: Path) -> dict[str, Path]:
     wanted = {"venv": str(venv), "target": str(folder / "made"), "parts": "/usr/lib/x/parts", "revision": 3,
               "date": 1704067200, "compression": ["-Zgzip", "-z1"], "maintainer": "M <m@example.org>", "overrides": [],
               "licenses": {"torch": "BSD-3-Clause", "other-thing": "MIT"}, "packages": packages}
-    subprocess.run([sys.executable, str(ROLE / "files/pack.py"), json.dumps(wanted)], check=True, capture_output=True)
+    subprocess.run([sys.executable, str(ROLE / "files/pack.py"), json.dumps(wanted)], check=True, capture_output=True,
+                   umask=umask)
     return {path.name: path for path in (folder / "made").glob("*.deb")}
 
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Path]]:
-    """At the same path, as tracebacks name it."""
+    """At the same path, as tracebacks name it; the second one by a root with a strict umask."""
     made = []
-    for number in "12":
+    for number, umask in (("1", 0o022), ("2", 0o077)):
         folder = tmp_path_factory.mktemp("packing", numbered=False)
-        packages = packed(folder)
+        packages = packed(folder, umask)
         kept = folder.rename(folder.with_name(f"packed-{number}"))
         made.append({name: kept / path.relative_to(folder) for name, path in packages.items()})
     return made
@@ -89,6 +91,14 @@ def test_a_package_holds_its_part_with_bytecode_and_licences(twice: list[dict[st
     assert {"usr/lib/x/parts/rest/bin/python", f"usr/lib/x/parts/rest/{SITE}/other/old.py"} <= {
         str(name).lstrip("./") for name in rest.data}
     assert "triggers" in {str(name).lstrip("./") for name in rest.control}
+
+
+def test_a_package_that_names_the_runtime_s_version_has_it() -> None:
+    """Otherwise a new lock changes its control file, and not its version."""
+    packages = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__runtime_debs_packages"]
+    bound = [package for package in packages if "@rest" in package["control"]["Depends"]]
+    assert [package["part"] for package in bound] == ["inference"]
+    assert {package.get("version") for package in bound} == {"{{ stack.runtime }}"}
 
 
 class Host:

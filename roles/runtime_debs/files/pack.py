@@ -164,6 +164,7 @@ def normalise(root):
 
 
 def main():
+    os.umask(0o022)  # files and folders get the same modes under a stricter one
     wanted = json.loads(sys.argv[1])
     venv, target = Path(wanted["venv"]), Path(wanted["target"])
     if venv.is_symlink():
