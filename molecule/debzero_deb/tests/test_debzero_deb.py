@@ -65,7 +65,7 @@ def test_no_step_of_its_life_loses_a_job_or_leaves_what_is_its_own(host):
     dpkg(host, "--remove", "debzero")
     assert jobs(host)["mrpc.yml"] == "# mine" and host.run("ls -d /usr/share/debzero /usr/bin/debzero").stdout == ""
     said = dpkg(host, "--purge", "debzero")
-    assert "keeping the trained models and checkpoints in /var/lib/debzero" in said
+    assert "keeping the trained models and their answers in /var/lib/debzero" in said
     assert "keeping the Python environment in /opt/debzero" in said
     left = host.check_output("find / -xdev -name '*debzero*' -not -path '/tmp/*' -not -path '/proc/*' | sort").split()
     others = ("/var/cache/apt/", "/var/cache/man/", "/root/")
