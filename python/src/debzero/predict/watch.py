@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base import privileges
-from debzero.base.errors import InputError, PassingError, UserError
+from debzero.base.errors import HostError, InputError, PassingError, UserError
 from debzero.base.failures import full_disk_named
 from debzero.base.systemd import notify
 from debzero.base.text import count_text, printable
@@ -126,7 +126,7 @@ class Watcher:
             return
         try:
             self.write(session, file, total)
-        except PassingError:
+        except (PassingError, HostError):  # the other files would meet it, too; where this one causes it, deaths tell
             raise
         except UserError as error:
             say(self.spool.fail(name, f"cannot be answered: {error.reason}; {error.fix}"))

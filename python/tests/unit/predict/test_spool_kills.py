@@ -11,6 +11,7 @@ from predicting import answers
 from spooling import ROWS, listed, put, rows, settle, watcher
 from warm import server
 
+from debzero.base.errors import HostError, OutOfMemory
 from debzero.predict.spool import MOST_DEATHS
 
 
@@ -57,6 +58,27 @@ def test_a_file_that_ends_the_process_again_and_again_is_put_aside(spooled, spoo
     assert in_child(die) == "None"
     assert listed(spool) == {"in": [], "out": ["b.jsonl"], "failed": ["a.jsonl", "a.jsonl.txt"]}
     assert f"ended this process {MOST_DEATHS} times" in (spool / "failed/a.jsonl.txt").read_text()
+
+
+@pytest.mark.parametrize("kind", [HostError, OutOfMemory])
+def test_what_the_host_fails_at_ends_the_process_and_no_file_until_it_has_ended_it_often(
+        spooled, spool, monkeypatch, kind):
+    """systemd starts it again: with a process for TensorRT, or with the memory that another had."""
+    def fails(session, piece, first, done):
+        raise kind("it is gone", "start it again")
+
+    put(spool, "a.jsonl", rows(5))
+    put(spool, "b.jsonl", rows(5))
+    watching = watcher(spooled, spool)
+    with monkeypatch.context() as broken:
+        broken.setattr("debzero.predict.ask.Session.rows", fails)
+        watching.look()
+        for _ in range(MOST_DEATHS):
+            with pytest.raises(kind):
+                watching.look()
+    assert listed(spool) == {"in": ["b.jsonl"], "out": [], "failed": []}
+    settle(watching)
+    assert listed(spool) == {"in": [], "out": ["b.jsonl"], "failed": ["a.jsonl", "a.jsonl.txt"]}
 
 
 def start(spooled, spool):
