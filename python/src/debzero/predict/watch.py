@@ -67,6 +67,7 @@ class Watcher:
                 with full_disk_named(self.spool.folder):
                     self.look()
             except PassingError as error:
+                self.spool.advance()  # it is no death of this process
                 say(f"{error.reason}; trying again in {LATER:.0f} s")
                 pause = LATER
             self.rest(pause)

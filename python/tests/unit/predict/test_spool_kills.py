@@ -12,6 +12,7 @@ from spooling import ROWS, listed, put, rows, settle, watcher
 from warm import server
 
 from debzero.base.errors import HostError, OutOfMemory
+from debzero.predict.output import OutputFile
 from debzero.predict.spool import MOST_DEATHS
 
 
@@ -40,6 +41,25 @@ def test_a_full_disk_is_waited_for(spooled, spool, monkeypatch, capsys):
     assert len(full) > 5 and "the disk is full" in capsys.readouterr().out
     assert len(answers((spool / "out/a.jsonl").read_text())) == 5
     assert listed(spool, "in", "out", "failed") == {"in": [], "out": ["a.jsonl"], "failed": ["b.txt", "b.txt.txt"]}
+
+
+def test_a_disk_that_stays_full_is_no_death(spooled, spool, monkeypatch):
+    put(spool, "a.jsonl", rows(5))
+    watching, note, tries = watcher(spooled, spool), OutputFile._note, []
+
+    def fails(made, count, size):
+        tries.append(count)
+        if len(tries) <= 2 * MOST_DEATHS:
+            raise OSError(28, "No space left on device")
+        note(made, count, size)
+
+    def rest(seconds):
+        watching.signal = signal.SIGTERM if any(os.listdir(spool / name) for name in ("out", "failed")) else 0
+
+    monkeypatch.setattr(OutputFile, "_note", fails)
+    monkeypatch.setattr(watching, "rest", rest)
+    watching.run()
+    assert listed(spool) == {"in": [], "out": ["a.jsonl"], "failed": []} and len(tries) > 2 * MOST_DEATHS
 
 
 def test_a_file_that_ends_the_process_again_and_again_is_put_aside(spooled, spool, monkeypatch):
@@ -198,6 +218,4 @@ class Double:
         return [{"number": number, "answer": text} for number, text in zip(*piece.texts)]
 
     def output(self, file, path):
-        from debzero.predict.output import OutputFile
-
         return OutputFile(path, ["number", "answer"], False, {})
