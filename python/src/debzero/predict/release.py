@@ -38,7 +38,7 @@ def release(options: Namespace) -> int:
         raise InputError([Problem("the command line", "--to", f"{place.parent} is not there",
                                   "install the package, which makes it, or name a folder")])
     privileges.require_own(place.parent)
-    privileges.tighten_umask()
+    os.umask(privileges.UMASK)  # with root's own 077 the service's group could not read it
     folder = _export(options)
     with _opened(folder) as (record, files), full_disk_named(place):
         final = place / sha256(files[exported.RECORD])[:16]

@@ -64,6 +64,17 @@ def test_what_is_no_verified_export_leaves_the_former_one(export, tmp_path, caps
     assert sorted(path.name for path in (tmp_path / "asked").iterdir()) == sorted([before, "current"])
 
 
+def test_the_service_can_read_it_whatever_root_s_umask(export, tmp_path):
+    before = os.umask(0o077)
+    try:
+        assert release(export.folder, tmp_path) == 0
+    finally:
+        os.umask(before)
+    made = [tmp_path / "asked", *(tmp_path / "asked").rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_dir()} == {0o750}
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_file()} == {0o640}
+
+
 def test_names_and_places_that_cannot_be(export, tmp_path, capsys):
     for name in ("../x", "a/b", "-", "a b", ".."):
         assert main(["release", f"--from={export.folder}", f"--to={tmp_path}", "--", name]) == 2
