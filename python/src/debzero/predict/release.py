@@ -68,7 +68,11 @@ def _export(options: Namespace) -> Path:
     run = locate(options.name)
     with privileges.acting_as_owner(run.folder):
         check_readable(run, options.name)
-        return exported.place(run.archive.place(run.model.name).absolute(), "onnx", options.precision)
+        model = run.archive.place(run.model.name).absolute()
+        folder = exported.place(model, "onnx", options.precision)
+        if (folder / exported.RECORD).is_file():
+            exported.check_step(folder, model)
+        return folder
 
 
 @contextmanager

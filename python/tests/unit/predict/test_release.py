@@ -75,6 +75,19 @@ def test_the_service_can_read_it_whatever_root_s_umask(export, tmp_path):
     assert {path.stat().st_mode & 0o777 for path in made if path.is_file()} == {0o640}
 
 
+def test_an_export_of_earlier_weights_is_refused(export, tmp_path, monkeypatch, capsys):
+    run = export.folder.parents[1]
+    facts = read_json(run / "model/debzero.json")
+    monkeypatch.chdir(run.parent)
+    try:
+        assert main(["release", run.name, "--to", str(tmp_path)]) == 0
+        write_json(run / "model/debzero.json", {**facts, "step": facts["step"] + 1})
+        assert main(["release", run.name, "--to", str(tmp_path)]) == 1
+    finally:
+        write_json(run / "model/debzero.json", facts)
+    assert f"of the weights after step {facts['step']}, and" in " ".join(capsys.readouterr().err.split())
+
+
 def test_names_and_places_that_cannot_be(export, tmp_path, capsys):
     for name in ("../x", "a/b", "-", "a b", ".."):
         assert main(["release", f"--from={export.folder}", f"--to={tmp_path}", "--", name]) == 2
