@@ -41,6 +41,9 @@ def release(options: Namespace) -> int:
     os.umask(privileges.UMASK)  # with root's own 077 the service's group could not read it
     folder = _export(options)
     with _opened(folder) as (record, files), full_disk_named(place):
+        if options.precision not in ("auto", record.precision):
+            raise InputError([Problem("the command line", "--precision", f"{folder} is an export in "
+                                      f"{record.precision}", "leave it out, or name another export")])
         final = place / sha256(files[exported.RECORD])[:16]
         files[exported.RECORD].seek(0)
         if not final.is_dir():

@@ -88,6 +88,14 @@ def test_an_export_of_earlier_weights_is_refused(export, tmp_path, monkeypatch, 
     assert f"of the weights after step {facts['step']}, and" in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_precision_that_is_asked_for_is_that_of_the_export(export, tmp_path, capsys):
+    arguments = ["release", "asked", "--from", str(export.folder), "--to", str(tmp_path), "--precision"]
+    assert main([*arguments, "int8"]) == 2
+    assert "is an export in fp32" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "asked").exists()
+    assert main([*arguments, "fp32"]) == 0
+
+
 def test_names_and_places_that_cannot_be(export, tmp_path, capsys):
     for name in ("../x", "a/b", "-", "a b", ".."):
         assert main(["release", f"--from={export.folder}", f"--to={tmp_path}", "--", name]) == 2
