@@ -117,7 +117,7 @@ class OutputFile:
         self._file.truncate(size)
         self._file.seek(size)
         self.rows, self.total = rows, total
-        if not rows and self.format == ".csv":
+        if not size and self.format == ".csv":
             self._file.write(as_csv(self.columns).encode())
         return said or (f"continuing after row {rows}" if rows else "")
 
