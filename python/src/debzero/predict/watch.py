@@ -142,12 +142,12 @@ class Watcher:
                 if self.signal:
                     return
                 self.spool.begin()
-            made.finish()
+            made.finish(alive)
         say(self.spool.publish())
         self.answered += 1
 
 
-def alive(rows: int) -> None:
+def alive(rows: int = 0) -> None:
     notify("WATCHDOG=1")
 
 

@@ -16,6 +16,7 @@ from warm import server
 
 from debzero import cli
 from debzero.base.files import read_json
+from debzero.predict import output
 from debzero.predict.output import OutputFile
 
 ROWS = 3000  # three pieces
@@ -206,6 +207,15 @@ def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(tmp_path, su
         assert (tmp_path / f"{number}{suffix}").read_bytes() == whole
         assert not (tmp_path / f".{number}{suffix}.predict").exists()
     assert deaths > (15 if rows else 5)
+
+
+def test_a_long_parquet_file_keeps_the_watchdog_calm(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "GROUP", 2)
+    made, beats = OutputFile(tmp_path / "a.parquet", ["text", "answer"], False, {}), []
+    made.begin(5)
+    made.add([{"text": f"{row}", "answer": "a"} for row in range(5)])
+    made.finish(lambda: beats.append(made.path.exists()))
+    assert beats == [False] * 3 and pyarrow.parquet.read_table(made.path).num_rows == 5
 
 
 def interrupted(folder, model, name):
