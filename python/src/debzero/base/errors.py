@@ -105,5 +105,9 @@ def passing(error: InputError) -> Optional[PassingError]:
     return PassingError("; ".join(problem.reason for problem in errors), "; ".join(problem.fix for problem in errors))
 
 
-class OutOfMemory(UserError):  # noqa: N818 - as torch names it
+class HostError(UserError):
+    """What this host, or a process that is needed on it, failed at: not the fault of what it was asked."""
+
+
+class OutOfMemory(HostError):  # noqa: N818 - as torch names it
     """A rank was refused memory, on its GPU or its host."""

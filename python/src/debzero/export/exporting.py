@@ -50,17 +50,18 @@ def export(options: Namespace) -> int:
     if options.to == "tensorrt":
         engines.check(model, options.precision)
     held_out = samples.of_run(model, options.name)
-    kind = "triton" if options.layout == "triton" else options.to
+    served = options.layout == "triton"
+    kind = "triton" if served else options.to
     final = (options.output or exported.folder_for(folder, kind, options.precision)).absolute()
-    _check_place(final)
+    if served:
+        final = final / triton.name_of(model)  # the other models of a repository stay
+    _check_place(final, served)
     with full_disk_named(final), new_folder(final) as made:
-        place = made
-        if options.layout == "triton":
-            place = made / triton.name_of(model) / triton.VERSION
-            place.mkdir(parents=True)
+        place = made / triton.VERSION if served else made
+        place.mkdir(exist_ok=True)
         found, record = write(model, held_out, target, place, options.accept_loss)
-        if options.layout == "triton":
-            triton.write(place.parent, model, options.precision)
+        if served:
+            triton.write(made, model, options.precision)
     if options.json:
         print(json.dumps({"folder": str(final), **record}, indent=2))
     else:
@@ -159,12 +160,18 @@ def _check_installed() -> None:
         raise MISSING from None
 
 
-def _check_place(final: Path) -> None:
-    """Raises an InputError where something else than an export is at its place."""
-    mine = (final / exported.RECORD).is_file() or any(final.glob(f"*/{triton.VERSION}/{exported.RECORD}"))
+def _check_place(final: Path, served: bool) -> None:
+    """Raises an InputError where something else than an export is at its place. `served`: it is a model of Triton's, of
+    which the export is one version."""
+    others = triton.other_versions(final) if served else []
+    mine = (final / (triton.VERSION if served else "") / exported.RECORD).is_file() and not others
+    reason = f"{final} has other versions than {triton.VERSION}: {', '.join(others)}" if others else (
+        f"{final} is there, and no export")
     if final.exists() and not mine and (not final.is_dir() or any(final.iterdir())):
-        raise InputError([Problem("the command line", "--output", f"{final} is there, and no export",
+        raise InputError([Problem("the command line", "--output", reason,
                                   "name a new folder, or one of an earlier export, which is replaced")])
+    if final.parent.exists() and not final.parent.is_dir():
+        raise InputError([Problem("the command line", "--output", f"{final.parent} is no folder", "name a new one")])
 
 
 def _take_over(model: Trained, folder: Path) -> None:

@@ -8,6 +8,8 @@ from debzero.export.verify import Comparison
 from debzero.predict.exported import NAMES
 from debzero.predict.trained import Trained
 
+TEXTS = ("a text", "its pair")  # of each column
+
 
 def text(trained: Trained, record: dict[str, Any], found: Comparison) -> str:
     title = f"{trained.config.model_type} for {trained.task}, {NAMES[record['to']]} in {record['precision']}"
@@ -36,7 +38,7 @@ def _engines(trained: Trained, record: dict[str, Any]) -> list[str]:
     return ["Written and verified by `debzero export`. Its engines are good for this host alone:", "", *built, "",
             "`export.json` has their digests, their profiles (the shapes that they take) and the comparison. An engine",
             "is code: load none that somebody else may have written.", "", "## Use", "", "```sh",
-            'debzero predict THIS_FOLDER "a text" --engine tensorrt', "```"]
+            f"debzero predict THIS_FOLDER {_asked(trained)} --engine tensorrt", "```"]
 
 
 def code(trained: Trained) -> list[str]:
@@ -46,9 +48,14 @@ def code(trained: Trained) -> list[str]:
             'tokenizer = AutoTokenizer.from_pretrained(".")', *parts.get(trained.task, _scoring)(trained)]
 
 
+def _asked(trained: Trained) -> str:
+    """Texts as arguments of the shell: one for each column."""
+    return " ".join(f'"{text}"' for text in TEXTS[: len(trained.inputs.text)])
+
+
 def _sample(trained: Trained) -> str:
     """A text, put together as in training, as the arguments of the tokenizer."""
-    texts = ["a text", "its pair"][: len(trained.inputs.text)]
+    texts = list(TEXTS[: len(trained.inputs.text)])
     if trained.inputs.prefix:
         texts = ["".join(prefix + text for prefix, text in zip(trained.inputs.prefix, texts))]
     return ", ".join(f"[{text!r}]" for text in texts)

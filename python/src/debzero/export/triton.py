@@ -36,9 +36,14 @@ def name_of(model: Trained) -> str:
     return re.sub(r"[^\w.-]", "_", model.folder.parent.name, flags=re.ASCII)
 
 
+def other_versions(folder: Path) -> list[str]:
+    """The versions, which are folders with numbers as names, of the model in `folder` that are not VERSION."""
+    return sorted(path.name for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.name != VERSION)
+
+
 def write(folder: Path, model: Trained, precision: str) -> None:
     """Add to `folder`, in which the export is VERSION, what Triton reads beside it."""
-    write_text(folder / "config.pbtxt", config(folder.name, folder / VERSION / MODEL, bool(model.labels), precision))
+    write_text(folder / "config.pbtxt", config(name_of(model), folder / VERSION / MODEL, bool(model.labels), precision))
     if model.labels:
         write_text(folder / LABELS, "".join(f"{printable(label)}\n" for label in model.labels))
 

@@ -115,7 +115,8 @@ class TorchEngine:
                 start += step
             except torch.cuda.OutOfMemoryError:
                 del part
-                step = self.rows = min(step, count) // 2
+                step = min(step, count) // 2
+                self.rows = max(step, 1)  # the next batch may fit
                 if not step:
                     raise OutOfMemory("the GPU's memory is too small for one text", "use --device cpu, or --precision "
                                       "bf16 or fp16") from None

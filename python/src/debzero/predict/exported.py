@@ -55,10 +55,7 @@ def load(folder: Path, to: str, precision: str) -> tuple[Trained, Exported]:
         option = "" if precision == "auto" else f" --precision {precision}"
         raise InputError([Problem(str(folder), "--engine", f"{here} is not {wanted} to {NAMES[to]}",
                                   f"make one: debzero export NAME --to {to}{option}")])
-    steps = [read_json(each / MODEL_FACTS).get("step") for each in (here, folder)]
-    if steps[0] != steps[1]:
-        raise UserError(f"{here} is of the weights after step {steps[0]}, and the model's are those after step "
-                        f"{steps[1]} by now", "export the model again")
+    check_step(here, folder)
     for name, digest in record.files.items():
         if Path(name).name != name or not is_intact(here / name, digest):
             raise UserError(f"{here / name} is not the {'graph' if to == 'onnx' else 'engine'} that was verified",
@@ -72,6 +69,14 @@ def place(folder: Path, to: str, precision: str) -> Path:
         return folder
     places = [folder_for(folder, to, each) for each in (PRECISIONS[to] if precision == "auto" else [precision])]
     return next((place for place in places if (place / RECORD).is_file()), places[0])
+
+
+def check_step(export: Path, model: Path) -> None:
+    """Raises a UserError for an export of other weights than the model's."""
+    of_export, of_model = (read_json(each / MODEL_FACTS).get("step") for each in (export, model))
+    if of_export != of_model:
+        raise UserError(f"{export} is of the weights after step {of_export}, and the model's are those after step "
+                        f"{of_model} by now", "export the model again")
 
 
 def is_intact(graph: Path, digest: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Optional, Union
 
 from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.failures import disk_full
-from debzero.base.files import nearest, read_json, remove, replace, write_json
+from debzero.base.files import Heartbeat, nearest, read_json, remove, replace, write_json
 from debzero.base.own_files import ForeignFileError, require_own
 from debzero.base.text import printable
 from debzero.run import lock
@@ -117,7 +117,7 @@ class OutputFile:
         self._file.truncate(size)
         self._file.seek(size)
         self.rows, self.total = rows, total
-        if not rows and self.format == ".csv":
+        if not size and self.format == ".csv":
             self._file.write(as_csv(self.columns).encode())
         return said or (f"continuing after row {rows}" if rows else "")
 
@@ -145,19 +145,19 @@ class OutputFile:
     def _note(self, rows: int, size: int) -> None:
         write_json(self.journal, {"facts": [self.facts, self.total], "rows": rows, "bytes": size})
 
-    def finish(self) -> None:
-        """Give the complete file its name."""
+    def finish(self, alive: Heartbeat = lambda: None) -> None:
+        """Give the complete file its name. `alive` is called as rows are written once more, as parquet."""
         try:
             if self._file is not None:
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._note(self.rows, self._file.tell())
-                replace(self._as_parquet() if self.format == ".parquet" else self.part, self.path)
+                replace(self._as_parquet(alive) if self.format == ".parquet" else self.part, self.path)
             remove(self.work)
         except OSError as error:
             raise self._cannot(error) from None
 
-    def _as_parquet(self) -> Path:
+    def _as_parquet(self, alive: Heartbeat) -> Path:
         """The rows, which are JSON until all are there, as parquet."""
         import pyarrow
         from pyarrow import parquet
@@ -172,6 +172,7 @@ class OutputFile:
                     writer.write_batch(pyarrow.RecordBatch.from_arrays(
                         [pyarrow.array([row[name] for row in some], kind.type) for name, kind in
                          zip(self.columns, schema)], schema=schema))
+                    alive()
             file.flush()
             os.fsync(file.fileno())
         return made

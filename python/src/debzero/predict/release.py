@@ -38,9 +38,12 @@ def release(options: Namespace) -> int:
         raise InputError([Problem("the command line", "--to", f"{place.parent} is not there",
                                   "install the package, which makes it, or name a folder")])
     privileges.require_own(place.parent)
-    privileges.tighten_umask()
+    os.umask(privileges.UMASK)  # with root's own 077 the service's group could not read it
     folder = _export(options)
     with _opened(folder) as (record, files), full_disk_named(place):
+        if options.precision not in ("auto", record.precision):
+            raise InputError([Problem("the command line", "--precision", f"{folder} is an export in "
+                                      f"{record.precision}", "leave it out, or name another export")])
         final = place / sha256(files[exported.RECORD])[:16]
         files[exported.RECORD].seek(0)
         if not final.is_dir():
@@ -68,7 +71,11 @@ def _export(options: Namespace) -> Path:
     run = locate(options.name)
     with privileges.acting_as_owner(run.folder):
         check_readable(run, options.name)
-        return exported.place(run.archive.place(run.model.name).absolute(), "onnx", options.precision)
+        model = run.archive.place(run.model.name).absolute()
+        folder = exported.place(model, "onnx", options.precision)
+        if (folder / exported.RECORD).is_file():
+            exported.check_step(folder, model)
+        return folder
 
 
 @contextmanager

@@ -16,10 +16,12 @@ Each step is one rename or removal, durable before the next begins, so a kill le
 """
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
 
@@ -38,6 +40,8 @@ NOTE, FAILING = Path("work/begun.json"), Path("work/failing.json")
 BLOCK = 2**20        # bytes
 LARGEST = 2**32      # bytes of a file, sparse or not
 LONGEST_NAME = 150   # bytes; names that are made of it are longer
+LEFT = ".left"       # in TAKEN: what cannot be moved out of it
+OCCUPIED = (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
 MOST_DEATHS = 5      # of this process at the same rows
 
 
@@ -135,9 +139,9 @@ class Spool:
         """The file that an earlier process, or this one, has begun and not ended, after the step that it was at is
         complete; and what to say of that."""
         said = []
-        with suppress(IsADirectoryError):  # then it is put aside under another name
+        with _may_be_occupied():  # then it is put aside under another name
             said.append(self._finish_failing())
-        said += map(self._copy, os.listdir(TAKEN))
+        said += [self._copy(name) for name in os.listdir(TAKEN) if not name.startswith(LEFT)]
         answered = [name for name in os.listdir(ANSWERS) if not name.startswith(".")]
         if answered:
             said.append(self.publish())
@@ -162,7 +166,7 @@ class Spool:
         _sync(INPUT)
         while True:
             final = _free("out", name)
-            with suppress(IsADirectoryError):  # somebody's, since a moment
+            with _may_be_occupied():
                 os.rename(os.path.join(ANSWERS, name), os.path.join("out", final))
                 break
         _sync("out", ANSWERS)
@@ -182,7 +186,7 @@ class Spool:
         while True:
             name = _free("failed", wanted)
             write_json(FAILING, {"path": str(path), "to": name, "said": printable(f"{shown} {reason}")})
-            with suppress(IsADirectoryError):  # somebody's, since a moment
+            with _may_be_occupied():
                 return self._finish_failing()
 
     def _finish_failing(self) -> str:
@@ -193,7 +197,9 @@ class Spool:
         path, final = Path(note["path"]), os.path.join("failed", note["to"])
         with suppress(FileNotFoundError):
             mode = os.lstat(path).st_mode
-            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            if stat.S_ISDIR(mode):
+                _move_folder(path, final)
+            elif stat.S_ISREG(mode):
                 os.rename(path, final)
             else:
                 os.unlink(path)
@@ -223,6 +229,25 @@ class Spool:
     def advance(self) -> None:
         """Note that the rows which came next are answered, or were given back."""
         NOTE.unlink(missing_ok=True)
+
+
+@contextmanager
+def _may_be_occupied() -> Iterator[None]:
+    """The block is left where a rename in it finds what somebody has put at its target a moment ago: a folder, or
+    anything where a folder is renamed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OCCUPIED:
+            raise
+
+
+def _move_folder(path: Path, final: str) -> None:
+    """A folder whose owner has closed it since it was taken keeps its parent, and is not looked at again."""
+    try:
+        os.rename(path, final)
+    except PermissionError:
+        os.rename(path, path.with_name(_free(str(path.parent), LEFT)))
 
 
 def _copy_to(taken: Path, copied: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Optional
 import numpy as np
 
 from debzero.base import interpreter
-from debzero.base.errors import UserError
+from debzero.base.errors import HostError, UserError
 from debzero.base.stack import stack
 from debzero.base.text import printable
 from debzero.predict import wire
@@ -55,7 +55,7 @@ class Process:
 
     def ask(self, op: str, arrays: Optional[dict[str, np.ndarray]] = None, **message: Any
             ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Its answer. Raises a UserError for what it could not do, and where it died."""
+        """Its answer. Raises a UserError for what it could not do, and a HostError where it died."""
         assert self.child.stdin is not None and self.child.stdout is not None
         try:
             wire.send(self.child.stdin, {"op": op, **message}, arrays)
@@ -70,12 +70,12 @@ class Process:
                             "`--to onnx` and `--engine onnx` do without it")
         return answer
 
-    def _died(self) -> UserError:
+    def _died(self) -> HostError:
         code = self.child.wait()
         printed = os.pread(self.printed, SPOKEN, max(0, os.fstat(self.printed).st_size - SPOKEN))
         said = printed.decode(errors="replace").strip().splitlines()[-1:]
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        return UserError(f"the process of TensorRT {how}" + "".join(f": {printable(line)}" for line in said),
+        return HostError(f"the process of TensorRT {how}" + "".join(f": {printable(line)}" for line in said),
                          "if the host ran out of memory, free some; else run the role tensorrt again")
 
 

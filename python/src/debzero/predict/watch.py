@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from debzero.base import privileges
-from debzero.base.errors import InputError, PassingError, UserError
+from debzero.base.errors import HostError, InputError, PassingError, UserError
 from debzero.base.failures import full_disk_named
 from debzero.base.systemd import notify
 from debzero.base.text import count_text, printable
@@ -67,6 +67,7 @@ class Watcher:
                 with full_disk_named(self.spool.folder):
                     self.look()
             except PassingError as error:
+                self.spool.advance()  # it is no death of this process
                 say(f"{error.reason}; trying again in {LATER:.0f} s")
                 pause = LATER
             self.rest(pause)
@@ -126,7 +127,7 @@ class Watcher:
             return
         try:
             self.write(session, file, total)
-        except PassingError:
+        except (PassingError, HostError):  # the other files would meet it, too; where this one causes it, deaths tell
             raise
         except UserError as error:
             say(self.spool.fail(name, f"cannot be answered: {error.reason}; {error.fix}"))
@@ -141,12 +142,12 @@ class Watcher:
                 if self.signal:
                     return
                 self.spool.begin()
-            made.finish()
+            made.finish(alive)
         say(self.spool.publish())
         self.answered += 1
 
 
-def alive(rows: int) -> None:
+def alive(rows: int = 0) -> None:
     notify("WATCHDOG=1")
 
 

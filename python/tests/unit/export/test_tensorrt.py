@@ -1,7 +1,9 @@
 """Engines of TensorRT, built, judged and asked on a stand-in of TensorRT: what runs on a GPU is not shown here."""
 import json
+import shlex
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from debzero.base.errors import UserError
 from debzero.base.files import read_json
 from debzero.base.stack import stack
-from debzero.cli import main
-from debzero.export import engines, graphs
-from debzero.predict import engine_tensorrt, tensorrt_process, trained
+from debzero.cli import main, parser
+from debzero.export import engines, graphs, readme
+from debzero.predict import engine_tensorrt, rows, tensorrt_process, trained
 from debzero.predict.engine import Choice
 
 
@@ -48,6 +50,16 @@ def test_the_record_says_for_what_it_was_built(run, export):
     assert '--engine tensorrt' in (export / "README.md").read_text()
     assert sorted(path.name for path in export.glob("*.on*")) == [] and (export / "model.engine").is_file()
     assert [name.name for name in export.glob(".*")] == []
+
+
+@pytest.mark.parametrize("columns", [["text"], ["text", "pair"]])
+def test_the_readme_asks_for_a_text_of_each_column(export, columns):
+    model = trained.load(export, weights=False)
+    model = replace(model, inputs=model.inputs.model_copy(update={"text": columns}))
+    [line] = [line for line in readme._engines(model, {"built_for": {}}) if line.startswith("debzero predict")]
+    asked = parser().parse_args(shlex.split(line)[1:])
+    pieces = rows.of_arguments(asked.texts, len(columns))
+    assert [len(texts) for texts in pieces.texts] == [1] * len(columns)
 
 
 def test_predict_answers_with_it(run, export, capsys):

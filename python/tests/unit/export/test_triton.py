@@ -56,11 +56,30 @@ def test_the_graph_runs_by_its_configuration(schema, repository, capsys):
 
 
 @pytest.mark.slow
-def test_it_is_replaced_by_the_next_export(repository):
+def test_it_is_replaced_by_the_next_export_and_other_models_stay(repository, trained, capsys):
+    """What is at the model's own place alone is replaced, and only where it is one version of an export."""
     run = repository.parents[1]
-    for _ in range(2):
-        assert main(["export", str(run), "--to", "onnx", "--layout", "triton", "-o", str(repository)]) == 0
-    assert main(["export", str(run), "--to", "onnx", "--layout", "triton", "-o", str(run)]) == 2
+    [model] = repository.iterdir()
+    other = repository / "other/1"
+    other.mkdir(parents=True)
+    (other / "export.json").write_text("{}")
+    arguments = ["export", str(run), "--to", "onnx", "--layout", "triton", "-o"]
+    (model / "left").touch()
+    assert main([*arguments, str(repository)]) == 0
+    assert not (model / "left").exists() and (other / "export.json").is_file()
+    assert {path.name for path in repository.iterdir()} == {"other", model.name}
+    assert f"name: \"{model.name}\"" in (model / "config.pbtxt").read_text()
+
+    (model / "2").mkdir()
+    assert main([*arguments, str(repository)]) == 2
+    assert "other versions than 1: 2" in " ".join(capsys.readouterr().err.split())
+    (model / "2").rmdir()
+    assert main(["export", str(run), "--to", "onnx", "-o", str(repository)]) == 2
+    assert main(["export", str(run), "--to", "onnx", "-o", str(model)]) == 2
+    assert main([*arguments, str(model / "labels.txt")]) == 2
+    (model / "1/export.json").unlink()
+    assert main([*arguments, str(repository)]) == 2
+    assert {path.name for path in model.iterdir()} == {"1", "config.pbtxt", "labels.txt"}
 
 
 def test_a_model_that_writes_is_refused(trained, capsys):

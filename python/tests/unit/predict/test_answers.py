@@ -12,6 +12,7 @@ import transformers
 from predicting import answers, saved
 
 from debzero import cli
+from debzero.base.errors import OutOfMemory
 from debzero.base.files import read_json, write_json
 from debzero.data.collator import Collator
 from debzero.predict import answers as module
@@ -214,3 +215,19 @@ def test_a_folder_that_cannot_be_asked_is_refused(copy, capsys, spoil, said):
 def change(folder, **values):
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_a_batch_that_the_gpu_has_no_memory_for_is_halved_and_later_ones_are_still_answered(models):
+    engine = ENGINES["torch"](trained.load(models("bert", "classification").folder), Choice())
+    largest, batch = 0, {"input_ids": np.ones((4, 3), np.int64)}
+
+    def of(part):
+        if len(part["input_ids"]) > largest:
+            raise torch.cuda.OutOfMemoryError
+        return part["input_ids"].numpy()
+
+    for _ in range(2):
+        with pytest.raises(OutOfMemory):
+            engine._in_parts(batch, of)
+    largest = 1
+    assert engine._in_parts(batch, of).shape == (4, 3)

@@ -16,6 +16,7 @@ from warm import server
 
 from debzero import cli
 from debzero.base.files import read_json
+from debzero.predict import output
 from debzero.predict.output import OutputFile
 
 ROWS = 3000  # three pieces
@@ -170,8 +171,9 @@ def test_fifty_kills_at_random_moments(place):
     assert continued
 
 
-@pytest.mark.parametrize("suffix", [".csv", pytest.param(".parquet", marks=pytest.mark.slow)])
-def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(tmp_path, suffix):
+@pytest.mark.parametrize(("suffix", "rows"), [(".csv", 7), (".csv", 0),
+                                              pytest.param(".parquet", 7, marks=pytest.mark.slow)])
+def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(tmp_path, suffix, rows):
     """Each in a child that ends at that call; the next start completes the file."""
     calls = [(os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "ftruncate")]
 
@@ -190,9 +192,9 @@ def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(tmp_path, su
         for module, call in calls if ends_at else ():
             setattr(module, call, counted(getattr(module, call)))
         made = OutputFile(tmp_path / name, ["text", "answer"], False, {"a": 1})
-        made.begin(7)
-        for first in range(made.rows, 7, 3):
-            made.add([{"text": f"{row}", "answer": "a"} for row in range(first, min(first + 3, 7))])
+        made.begin(rows)
+        for first in range(made.rows, rows, 3):
+            made.add([{"text": f"{row}", "answer": "a"} for row in range(first, min(first + 3, rows))])
         made.finish()
 
     assert in_child(lambda: write(f"whole{suffix}", 0)) == "None"
@@ -204,7 +206,16 @@ def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(tmp_path, su
         deaths += said[0] == ""
         assert (tmp_path / f"{number}{suffix}").read_bytes() == whole
         assert not (tmp_path / f".{number}{suffix}.predict").exists()
-    assert deaths > 15
+    assert deaths > (15 if rows else 5)
+
+
+def test_a_long_parquet_file_keeps_the_watchdog_calm(tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "GROUP", 2)
+    made, beats = OutputFile(tmp_path / "a.parquet", ["text", "answer"], False, {}), []
+    made.begin(5)
+    made.add([{"text": f"{row}", "answer": "a"} for row in range(5)])
+    made.finish(lambda: beats.append(made.path.exists()))
+    assert beats == [False] * 3 and pyarrow.parquet.read_table(made.path).num_rows == 5
 
 
 def interrupted(folder, model, name):

@@ -64,6 +64,38 @@ def test_what_is_no_verified_export_leaves_the_former_one(export, tmp_path, caps
     assert sorted(path.name for path in (tmp_path / "asked").iterdir()) == sorted([before, "current"])
 
 
+def test_the_service_can_read_it_whatever_root_s_umask(export, tmp_path):
+    before = os.umask(0o077)
+    try:
+        assert release(export.folder, tmp_path) == 0
+    finally:
+        os.umask(before)
+    made = [tmp_path / "asked", *(tmp_path / "asked").rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_dir()} == {0o750}
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_file()} == {0o640}
+
+
+def test_an_export_of_earlier_weights_is_refused(export, tmp_path, monkeypatch, capsys):
+    run = export.folder.parents[1]
+    facts = read_json(run / "model/debzero.json")
+    monkeypatch.chdir(run.parent)
+    try:
+        assert main(["release", run.name, "--to", str(tmp_path)]) == 0
+        write_json(run / "model/debzero.json", {**facts, "step": facts["step"] + 1})
+        assert main(["release", run.name, "--to", str(tmp_path)]) == 1
+    finally:
+        write_json(run / "model/debzero.json", facts)
+    assert f"of the weights after step {facts['step']}, and" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_precision_that_is_asked_for_is_that_of_the_export(export, tmp_path, capsys):
+    arguments = ["release", "asked", "--from", str(export.folder), "--to", str(tmp_path), "--precision"]
+    assert main([*arguments, "int8"]) == 2
+    assert "is an export in fp32" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "asked").exists()
+    assert main([*arguments, "fp32"]) == 0
+
+
 def test_names_and_places_that_cannot_be(export, tmp_path, capsys):
     for name in ("../x", "a/b", "-", "a b", ".."):
         assert main(["release", f"--from={export.folder}", f"--to={tmp_path}", "--", name]) == 2

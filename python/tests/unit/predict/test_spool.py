@@ -173,6 +173,48 @@ def test_a_folder_that_takes_a_name_at_the_last_moment_stops_nothing(spooled, sp
         "a.2.txt", "a.2.txt.txt", "a.txt", "c.2.jsonl", "c.2.jsonl.txt", "c.jsonl"]}
 
 
+@pytest.mark.parametrize("make", [
+    pytest.param(lambda path: path.touch(), id="a file"),
+    pytest.param(lambda path: (path / "inner").mkdir(parents=True), id="a full folder"),
+])
+def test_a_folder_that_is_put_aside_takes_another_name_too(spool, monkeypatch, make):
+    here, rename = Spool(spool), os.rename
+
+    def racing(source, target):
+        if str(target) == "failed/a.jsonl" and not os.path.exists(target):
+            make(spool / target)
+        rename(source, target)
+
+    (spool / "work/taken/a.jsonl/inner").mkdir(parents=True)
+    monkeypatch.setattr(os, "rename", racing)
+    assert "is no regular file" in here.begun()[1][0]
+    assert listed(spool, "failed", "work/taken") == {
+        "failed": ["a.2.jsonl", "a.2.jsonl.txt", "a.jsonl"], "work/taken": []}
+    assert here.begun() == (None, [])
+
+
+def test_a_folder_that_its_owner_closes_once_it_is_taken_stops_nothing():
+    """Only who may write to a folder can give it another parent."""
+    with public_folder() as folder:
+        spool = folder / "spool"
+        for name in ("work/taken/a.jsonl", "work/input", "work/answers", "in", "out", "failed"):
+            (spool / name).mkdir(parents=True)
+        give(spool)
+        for path in (spool, spool / "work"):
+            path.chmod(0o755)
+        os.chown(spool / "work/taken/a.jsonl", 0, 0)
+
+        def look():
+            here = Spool(spool)
+            return [here.begun(), here.begun()]
+
+        said = as_other(look)
+        assert "is no regular file" in said and said.endswith("(None, [])]"), said
+        assert listed(spool, "failed", "work/taken", "work") == {
+            "failed": ["a.jsonl.txt"], "work/taken": [".left"],
+            "work": ["answers", "input", "lock", "taken"]}
+
+
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda spool: spool.chmod(0o770), "others may write to it"),
     (lambda spool: give(spool), "belongs to somebody else"),

@@ -11,6 +11,8 @@ from predicting import answers
 from spooling import ROWS, listed, put, rows, settle, watcher
 from warm import server
 
+from debzero.base.errors import HostError, OutOfMemory
+from debzero.predict.output import OutputFile
 from debzero.predict.spool import MOST_DEATHS
 
 
@@ -41,6 +43,25 @@ def test_a_full_disk_is_waited_for(spooled, spool, monkeypatch, capsys):
     assert listed(spool, "in", "out", "failed") == {"in": [], "out": ["a.jsonl"], "failed": ["b.txt", "b.txt.txt"]}
 
 
+def test_a_disk_that_stays_full_is_no_death(spooled, spool, monkeypatch):
+    put(spool, "a.jsonl", rows(5))
+    watching, note, tries = watcher(spooled, spool), OutputFile._note, []
+
+    def fails(made, count, size):
+        tries.append(count)
+        if len(tries) <= 2 * MOST_DEATHS:
+            raise OSError(28, "No space left on device")
+        note(made, count, size)
+
+    def rest(seconds):
+        watching.signal = signal.SIGTERM if any(os.listdir(spool / name) for name in ("out", "failed")) else 0
+
+    monkeypatch.setattr(OutputFile, "_note", fails)
+    monkeypatch.setattr(watching, "rest", rest)
+    watching.run()
+    assert listed(spool) == {"in": [], "out": ["a.jsonl"], "failed": []} and len(tries) > 2 * MOST_DEATHS
+
+
 def test_a_file_that_ends_the_process_again_and_again_is_put_aside(spooled, spool, monkeypatch):
     put(spool, "a.jsonl", rows(5))
     put(spool, "b.jsonl", rows(5))
@@ -57,6 +78,27 @@ def test_a_file_that_ends_the_process_again_and_again_is_put_aside(spooled, spoo
     assert in_child(die) == "None"
     assert listed(spool) == {"in": [], "out": ["b.jsonl"], "failed": ["a.jsonl", "a.jsonl.txt"]}
     assert f"ended this process {MOST_DEATHS} times" in (spool / "failed/a.jsonl.txt").read_text()
+
+
+@pytest.mark.parametrize("kind", [HostError, OutOfMemory])
+def test_what_the_host_fails_at_ends_the_process_and_no_file_until_it_has_ended_it_often(
+        spooled, spool, monkeypatch, kind):
+    """systemd starts it again: with a process for TensorRT, or with the memory that another had."""
+    def fails(session, piece, first, done):
+        raise kind("it is gone", "start it again")
+
+    put(spool, "a.jsonl", rows(5))
+    put(spool, "b.jsonl", rows(5))
+    watching = watcher(spooled, spool)
+    with monkeypatch.context() as broken:
+        broken.setattr("debzero.predict.ask.Session.rows", fails)
+        watching.look()
+        for _ in range(MOST_DEATHS):
+            with pytest.raises(kind):
+                watching.look()
+    assert listed(spool) == {"in": ["b.jsonl"], "out": [], "failed": []}
+    settle(watching)
+    assert listed(spool) == {"in": [], "out": ["b.jsonl"], "failed": ["a.jsonl", "a.jsonl.txt"]}
 
 
 def start(spooled, spool):
@@ -176,6 +218,4 @@ class Double:
         return [{"number": number, "answer": text} for number, text in zip(*piece.texts)]
 
     def output(self, file, path):
-        from debzero.predict.output import OutputFile
-
         return OutputFile(path, ["number", "answer"], False, {})

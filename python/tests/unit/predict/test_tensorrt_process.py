@@ -7,7 +7,7 @@ import pytest
 import tensorrt_host
 from onnx import TensorProto, helper, save
 
-from debzero.base.errors import UserError
+from debzero.base.errors import HostError, UserError
 from debzero.export import engines
 from debzero.export.norms import layer_norms
 from debzero.predict import tensorrt_process, wire
@@ -92,7 +92,7 @@ def test_it_ends_with_its_owner(monkeypatch):
 
 def test_a_killed_process_is_explained(process, tmp_path):
     process.child.kill()
-    with pytest.raises(UserError, match="the process of TensorRT was ended by signal 9"):
+    with pytest.raises(HostError, match="the process of TensorRT was ended by signal 9"):
         process.ask("load", engine=str(tmp_path / "any"))
 
 
