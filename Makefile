@@ -37,7 +37,7 @@ runtime-debs: ## Build dist/debzero-runtime*.deb, the Python environment, in a c
 
 test: ## Run lint, policies, units, the .deb, all roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests
-	$(PYTEST) -m "not prebuilt and not long" --cases 300
+	$(PYTEST) -m "not prebuilt and not long" --cases 150
 
 test-quick: ## Run the tests that need neither a container nor many trainings
 	@ansible/bootstrap tests
