@@ -6,7 +6,7 @@ import time
 UNIT = "debzero-predict@tiny"
 STATE = "/var/lib/debzero-predict"
 SPOOL = f"{STATE}/spool/tiny"
-ROWS = 3000
+ROWS = 20_000  # seconds of work, so that the kill meets it
 WRITE = (f"import sys; print('number,text'); [print(str(n) + ',GNU compiler for C++ ' + str(n % 50)) "
          f"for n in range({ROWS})]")
 
@@ -65,9 +65,9 @@ def test_what_cannot_be_read_comes_back_with_a_sentence(host):
 def test_a_kill_loses_no_row(host):
     done = as_asker(host, f'cd {SPOOL}/in && umask 007 && python3 -c "{WRITE}" >.e.csv && mv .e.csv e.csv')
     assert done.rc == 0, done.stderr
-    wait_for(host, f"{SPOOL}/work/input/e.csv")
-    host.check_output(f"systemctl kill --kill-who=all --signal=KILL {UNIT}")
-    wait_for(host, f"{SPOOL}/out/e.csv", 90)
+    host.check_output(f"timeout 60 sh -c 'until test -e {SPOOL}/work/input/e.csv; do sleep 0.05; done' && "
+                      f"systemctl kill --kill-who=all --signal=KILL {UNIT}")
+    wait_for(host, f"{SPOOL}/out/e.csv", 300)
     rows = host.check_output(f"cut -d, -f1 {SPOOL}/out/e.csv").splitlines()
     assert rows[0] == "text" and len(rows) == 1 + ROWS, rows[:3]
     assert "e.csv" not in host.check_output(f"ls {SPOOL}/failed")
