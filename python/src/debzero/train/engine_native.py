@@ -29,20 +29,15 @@ class Bucket(Flat):
     """Parameters whose weights are whole on all ranks, and of which each rank updates an equal share."""
 
     def __init__(self, parameters: Sequence[Any], device: Any, half: Any, keeps_gradients: bool) -> None:
-        super().__init__(parameters)
-        rank, whole, self.missing = dist.get_rank(), self.first_weights(device), 0
-        self.weights = whole.to(half)
-        self.own = self.weights[rank * self.share:(rank + 1) * self.share]
-        self.master = whole[rank * self.share:(rank + 1) * self.share].clone()
-        self.master.grad = torch.zeros_like(self.master)
+        super().__init__(parameters, device, half)
+        self.own, self.missing = self.weights[self.held], 0
         self.gradients = torch.zeros_like(self.weights) if keeps_gradients else None
         for parameter, part in self.parts():
-            parameter.data = self.weights[part].view_as(parameter)
             parameter.grad = None if self.gradients is None else self.gradients[part].view_as(parameter)
 
     def take_gradients(self) -> Any:
         """The gradients of all parameters in one tensor; the parameters have none any more, unless they are kept."""
-        return self.joined_gradients(self.weights.dtype) if self.gradients is None else self.gradients
+        return super().take_gradients() if self.gradients is None else self.gradients
 
 
 class NativeEngine(OwnEngine):

@@ -21,31 +21,33 @@ class Flat:
     """Parameters that lie one after the other in one tensor. Each begins at a multiple of 16 bytes: compiled kernels
     that have once seen a layer's so take all others' for such."""
 
-    def __init__(self, parameters: Sequence[Any]) -> None:
-        self.parameters, self.starts, self.end = list(parameters), list[int](), 0
+    def __init__(self, parameters: Sequence[Any], device: Any, half: Any) -> None:
+        """The weights are the first rank's. `half`: the type that the model computes in."""
+        self.parameters, self.starts, end = list(parameters), list[int](), 0
         for parameter in self.parameters:
-            self.starts.append(self.end)
-            self.end = aligned(self.end + parameter.numel())
-        ranks = dist.get_world_size()
-        self.share = aligned(self.end, ALIGNMENT * ranks) // ranks  # elements of each rank's equal part
+            self.starts.append(end)
+            end = aligned(end + parameter.numel())
+        ranks, rank = dist.get_world_size(), dist.get_rank()
+        self.share = aligned(end, ALIGNMENT * ranks) // ranks  # elements of each rank's equal part
+        self.held = slice(rank * self.share, (rank + 1) * self.share)
+        whole = torch.zeros(self.share * ranks, device=device)
+        for parameter, part in self.parts():
+            whole[part].copy_(parameter.detach().reshape(-1))
+        dist.broadcast(whole, 0)
+        self.master = whole[self.held].clone()  # fp32, this rank's to update
+        self.master.grad = torch.zeros_like(self.master)
+        self.weights = whole.to(half)
+        for parameter, part in self.parts():
+            parameter.data = self.weights[part].view_as(parameter)
 
     def parts(self) -> Iterator[tuple[Any, slice]]:
         for parameter, start in zip(self.parameters, self.starts):
             yield parameter, slice(start, start + parameter.numel())
 
-    def first_weights(self, device: Any) -> Any:
-        """fp32[share * ranks], on all ranks as on the first."""
-        whole = torch.zeros(self.share * dist.get_world_size(), device=device)
-        for parameter, part in self.parts():
-            whole[part].copy_(parameter.detach().reshape(-1))
-        dist.broadcast(whole, 0)
-        return whole
-
-    def joined_gradients(self, kind: Any) -> Any:
-        """kind[share * ranks]: the gradients of all parameters, zeros where there is none; the parameters have none any
+    def take_gradients(self) -> Any:
+        """half[share * ranks]: the gradients of all parameters, zeros where there is none; the parameters have none any
         more."""
-        device = self.parameters[0].device
-        whole = torch.empty(self.share * dist.get_world_size(), dtype=kind, device=device)
+        whole = torch.empty_like(self.weights)
         parts, end = list[Any](), 0
         for parameter, part in self.parts():
             if part.start > end:
@@ -57,7 +59,7 @@ class Flat:
 
 
 class Unit(Flat):
-    """Parameters that lie one after the other in `whole`, whose memory is there between `start` and `free`.
+    """Parameters whose `weights` are gathered and freed: their memory is there between `start` and `free`.
 
     What the backward pass needs of the weights are views of the same storage: they see what is gathered there again.
     All work is queued on the current stream: a block of memory is reused only after what was queued before.
@@ -68,19 +70,13 @@ class Unit(Flat):
     def __init__(self, parameters: Sequence[Any], decayed: Collection[Any], device: Any, half: Any) -> None:
         """`decayed`: the parameters with weight decay. They come first, so that a share has at most two pieces for
         AdamW."""
-        super().__init__(sorted(parameters, key=lambda parameter: parameter not in decayed))
-        rank, whole = dist.get_rank(), self.first_weights(device)
+        super().__init__(sorted(parameters, key=lambda parameter: parameter not in decayed), device, half)
         boundary = max((aligned(part.stop) for parameter, part in self.parts() if parameter in decayed), default=0)
-        self.master = whole[rank * self.share:(rank + 1) * self.share].clone()
-        self.master.grad = torch.zeros_like(self.master)
         self.own = self.master.to(half)  # in fp32 the same tensor
-        cut = min(max(boundary - rank * self.share, 0), self.share)
+        cut = min(max(boundary - self.held.start, 0), self.share)
         self.pieces = (self.master[:cut], self.master[cut:])  # with weight decay, and without
         self.pieces[0].grad, self.pieces[1].grad = self.master.grad[:cut], self.master.grad[cut:]
-        self.whole = whole.to(half)
-        for parameter, part in self.parts():
-            parameter.data = self.whole[part].view_as(parameter)
-        self.storage = _storage(self.whole)
+        self.storage = _storage(self.weights)
         self.bytes = self.storage.nbytes()
         self.work: Optional[Any] = None
         self.free()
@@ -94,8 +90,8 @@ class Unit(Flat):
         """Begin to gather the weights, if nobody has."""
         if not self.is_there:
             self.storage.resize_(self.bytes)
-            gather = dist.all_gather_into_tensor if self.whole.is_cuda else gloo.all_gather_into_tensor
-            self.work = gather(self.whole, self.own, async_op=True)
+            gather = dist.all_gather_into_tensor if self.weights.is_cuda else gloo.all_gather_into_tensor
+            self.work = gather(self.weights, self.own, async_op=True)
 
     def wait(self) -> None:
         """Have the weights there for what is queued from now on."""
@@ -110,9 +106,6 @@ class Unit(Flat):
             self.work.wait()
             self.work = None
         self.storage.resize_(0)
-
-    def take_gradients(self) -> Any:
-        return self.joined_gradients(self.own.dtype)
 
     def renew(self) -> None:
         """Take over what the optimizer made of the share's weights."""

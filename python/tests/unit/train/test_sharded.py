@@ -104,7 +104,7 @@ def test_no_more_than_two_layers_are_there_and_none_afterwards(bench, alone, mon
     assert all(root for _, there, root in seen if there)
     weights = [*engine.model.parameters()]
     assert not any(unit.is_there for unit in engine.buckets) and all(p.grad is None for p in weights)
-    assert not any(unit.whole.storage().nbytes() for unit in engine.buckets)
+    assert not any(unit.weights.storage().nbytes() for unit in engine.buckets)
     assert sum(p.numel() for p in weights) == sum(p.numel() for p in model_of("bert").parameters())
 
 
