@@ -3,9 +3,10 @@ import os
 import pwd
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 OTHER = pwd.getpwnam("nobody")
 
@@ -55,3 +56,20 @@ def as_other(work: Callable[[], object]) -> str:
         return work()
 
     return in_child(change)
+
+
+def end_at(number: int, calls: Sequence[tuple[Any, str]]) -> None:
+    """End this process at its so many-th of these calls, as a kill does; 0: at none. Each is a module and a name."""
+    seen = 0
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*arguments: Any, **options: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == number:
+                os._exit(9)
+            return call(*arguments, **options)
+        return do
+
+    for owner, name in calls:
+        setattr(owner, name, counted(getattr(owner, name)))

@@ -9,7 +9,7 @@ import time
 
 import pyarrow.parquet
 import pytest
-from others import OTHER, give, in_child, public_folder
+from others import OTHER, end_at, give, in_child, public_folder
 from predicting import answers, saved
 from support import Bench
 from warm import server
@@ -178,19 +178,7 @@ def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(tmp_path, su
     calls = [(os, "fsync"), (os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "ftruncate")]
 
     def write(name, ends_at):
-        seen = 0
-
-        def counted(call):
-            def do(*arguments, **options):
-                nonlocal seen
-                seen += 1
-                if seen == ends_at:
-                    os._exit(9)
-                return call(*arguments, **options)
-            return do
-
-        for module, call in calls if ends_at else ():
-            setattr(module, call, counted(getattr(module, call)))
+        end_at(ends_at, calls)
         made = OutputFile(tmp_path / name, ["text", "answer"], False, {"a": 1})
         made.begin(rows)
         for first in range(made.rows, rows, 3):

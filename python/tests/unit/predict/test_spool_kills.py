@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from others import in_child
+from others import end_at, in_child
 from predicting import answers
 from spooling import ROWS, listed, put, rows, settle, watcher
 from warm import server
@@ -169,20 +169,8 @@ def test_a_kill_before_any_call_that_changes_the_disk_harms_nothing(spooled, spo
     calls = [(os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir"), (os, "unlink"), (os, "rmdir")]
 
     def work(ends_at):
-        seen = 0
-
-        def counted(call):
-            def do(*arguments, **options):
-                nonlocal seen
-                seen += 1
-                if seen == ends_at:
-                    os._exit(9)
-                return call(*arguments, **options)
-            return do
-
         watching = watcher(spooled, spool)
-        for owner, call in calls if ends_at else ():
-            setattr(owner, call, counted(getattr(owner, call)))
+        end_at(ends_at, calls)
         settle(watching)
 
     number = deaths = 0
