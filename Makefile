@@ -35,7 +35,7 @@ runtime-debs: ## Build dist/debzero-runtime*.deb, the Python environment, in a c
 		molecule/shared/create.yml playbooks/runtime_debs.yml molecule/shared/destroy.yml \
 		$(if $(CUDA),-e cuda_source=$(CUDA) -e deepspeed_wheel_accelerator=cuda)
 
-test: ## Run lint, policies, units, the .deb, all roles in containers; what takes longer is in test-long
+test: ## Run lint, policies, units, the .deb, most roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests
 	$(PYTEST) -m "not prebuilt and not long" --cases 150
 
