@@ -147,7 +147,7 @@ class Leader:
             handed[name] = message.get("value")
             if set(handed) == set(self.cluster.hosts) == set(self.hosts):
                 self.met = True
-                self._tell({"round": message["round"], "values": handed})
+                self._tell({"round": message["round"], "values": {host: handed[host] for host in self.cluster.hosts}})
         elif isinstance(message.get("ended"), dict):
             host.report = message["ended"]
             kind = host.report.get("kind")

@@ -117,6 +117,14 @@ def test_every_host_gets_what_all_have_handed_in(hosts):
     assert hosts.each(lambda name, one: one.gather(1, lambda: False))["gpu2"] == {"gpu1": 1, "gpu2": 1}
 
 
+def test_hosts_are_in_the_clusters_order_whoever_is_first(hosts):
+    def second_first(name, one):
+        time.sleep(0.3 * (name == "gpu1"))
+        return list(one.gather(2, lambda: False))
+
+    assert hosts.each(second_first) == dict.fromkeys(hosts.members, ["gpu1", "gpu2"])
+
+
 @pytest.mark.parametrize(("reports", "host", "code"), [
     ({"gpu1": ("finished", 0), "gpu2": ("finished", 0)}, "gpu1", 0),
     ({"gpu1": ("partner", 1), "gpu2": ("killed", 1)}, "gpu2", 1),
