@@ -94,13 +94,20 @@ def commands(markdown):
     """The command lines of a Markdown file: lines of fenced blocks, without prompts and comments, and inline code."""
     fenced = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", markdown, re.MULTILINE | re.DOTALL)
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", markdown, flags=re.MULTILINE | re.DOTALL))
-    lines = [re.sub(r"^\s*[$#]\s+|\s+#.*", "", line).strip() for line in "\n".join(fenced).split("\n")]
+    whole = re.sub(r"\\\n\s*", "", "\n".join(fenced))
+    lines = [re.sub(r"^\s*[$#]\s+|\s+#.*", "", line).strip() for line in whole.split("\n")]
     return [line for line in [*lines, *inline] if line]
 
 
 def subcommands():
     """The commands of `debzero`."""
     return next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
+
+
+@cache
+def settings():
+    """What playbooks and roles read, as text: their variables among it."""
+    return without_comments("\n".join(files("site.yml", "playbooks/*.yml", "roles/*/defaults/main.yml").values()))
 
 
 def missing(command, known, subcommands=()):
@@ -111,10 +118,16 @@ def missing(command, known, subcommands=()):
     if words[0] == "make":
         return [f"make {word}" for word in words[1:] if re.fullmatch(r"[a-z][\w-]*", word) and word not in known]
     if words[0] == "debzero" and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
-        return [] if words[1] in subcommands else [f"debzero {words[1]}"]
+        if words[1] not in subcommands:
+            return [f"debzero {words[1]}"]
+        options = re.findall(r"(?<= )--?[a-z][\w-]*", re.split(r"[;|&>]", command)[0])
+        return [f"debzero {words[1]} {option}" for option in options
+                if option not in subcommands[words[1]]._option_string_actions]
     own = words if words[0].endswith("ansible-playbook") else words[:1]
     ours = r"(?:\./)?(?:ansible|playbooks|inventory|molecule|roles|python|debian|\.ci)/[\w./@-]+$|[\w-]+\.yml$"
-    return [word for word in own if re.match(ours, word) and not (ROOT / word).exists()]
+    given = re.findall(r"(?<= )-e (\w+)=", command) if own is words else []
+    return [word for word in own if re.match(ours, word) and not (ROOT / word).exists()] \
+        + [f"-e {name}=" for name in given if not re.search(rf"\b{name}\b", settings())]
 
 
 def refuse(findings: Iterable[str]) -> None:

@@ -108,3 +108,6 @@ def test_the_checks_see_what_is_wrong():
     assert targets("PLAY := x\na: b ## Text\nc:\n\tb\n") == {"a": "Text", "c": None}
     shown = "Type `make nothing`:\n```sh\n$ make demo  # long\nansible-playbook -i inventory/hosts.yml no.yml\n```\n"
     assert [name for command in commands(shown) for name in missing(command, {"demo"})] == ["no.yml", "make nothing"]
+    shown = "```\ndebzero check x \\\n  --no-such --json | jq\nansible-playbook site.yml -e no_such=1 -e job=a\n```\n"
+    assert [name for command in commands(shown) for name in missing(command, {}, subcommands())] \
+        == ["debzero check --no-such", "-e no_such="]

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 
 import pytest
-from checkout import ROLES, ROOT, commands, files, load, missing, refuse, subcommands, targets
+from checkout import ROLES, ROOT, commands, files, load, missing, refuse, settings, subcommands, targets
 
 PAPERS = files("README*.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
 SOURCE = ROOT / "python/src/debzero"
@@ -69,6 +69,16 @@ def test_every_command_and_file_that_is_named_exists():
     known, ours = targets((ROOT / "Makefile").read_text()), subcommands()
     refuse(f"{name}: {lack}" for name, text in PAPERS.items() for command in commands(text)
            for lack in missing(command, known, ours))
+
+
+def unknown_variables(text: str) -> list[str]:
+    """Variables that a text shows, by names that begin with a role's, and that no role has."""
+    shown = re.findall(rf"(?<![\w/.-])((?:{'|'.join(ROLES)})_\w+)(?!\.py)\b", "\n".join(commands(text)))
+    return [name for name in shown if not re.search(rf"^{name}:", settings(), re.MULTILINE)]
+
+
+def test_every_variable_that_is_named_exists():
+    refuse(f"{name}: {variable}" for name, text in PAPERS.items() for variable in unknown_variables(text))
 
 
 def test_the_lines_of_prose_are_short():
@@ -134,6 +144,8 @@ def test_the_checks_see_what_is_wrong():
     assert anchors("# A b: c's\n## D") == {"a-b-cs", "d"}
     assert broken("README.md", "nothing.md") and broken("README.md", "#nothing") and not broken("README.md", "LICENSE")
     assert unknown_modules("job/schema, `job/no_such` x/job/y job/a.py run/", {"job", "run"}) == ["job/no_such"]
+    assert unknown_variables("`cuda_source` `cuda_no_such: 1` `cuda_x.py` a cuda_y\n```\nbase_no: 1\n```\n") \
+        == ["base_no", "cuda_no_such"]
     assert columns("a中，") == 5
     assert list(texts('f"a {b} c" "d"')) == ["a ", " cd"]
     assert quotes("| `a b ... c` and `d` | `e f` |\n") == ["a b ... c"] and pieces("a b ... c") == ["a b", "c"]
