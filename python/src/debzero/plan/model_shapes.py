@@ -177,4 +177,8 @@ class Shapes:
         half, autocast = HALF.get(kind.split()[-1]), kind.startswith("autocast")
         built = self._built
         built.model.to(half if half and not autocast else torch.float32)
-        return trace(built.model, built.stack, self.task.losses, self._batch(), half if autocast else None, compiled)
+        return trace(built.model, built.stack, self.losses, self._batch(), half if autocast else None, compiled)
+
+    def losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        """float32[n], each sample's; or, of a part of the model, the tensors that it passes on."""
+        return self.task.losses(model, batch)
