@@ -52,10 +52,10 @@ class StageNeeds:
 class DividedMemory:
     """The memory of the stages of one layout. Traces take most of the time; there is one for each stage."""
 
-    def __init__(self, shapes: Shapes, layout: Layout) -> None:
-        """`layout`: the number of copies does not matter here."""
-        self.layout, self.layers = layout, stage_layers(shapes.config, layout.stage)
-        self.parts = [PartOfShapes(shapes, layout, number) for number in range(layout.stage)]
+    def __init__(self, shapes: Shapes, layout: Layout, wanted: Optional[set[int]] = None) -> None:
+        """`layout`: the number of copies does not matter here; `wanted`: the stages to look at, all by default."""
+        self.layers = stage_layers(shapes.config, layout.stage)
+        self.parts = [PartOfShapes(shapes, layout, number) for number in sorted(wanted or range(layout.stage))]
         self.curves: dict[tuple[int, str], Curve] = {}
 
     def stages(self, resolved: ResolvedJob) -> list[StageNeeds]:

@@ -41,6 +41,7 @@ class ParameterCounts:
     hidden: int             # the hidden size
     layers: int = 0         # elements of all repeated layers, whose weights the native engine's stage 3 gathers one
     layer: int = 0          # after the other, and of the largest of them
+    layer_tensors: int = 0  # weights and biases of a layer
 
     @property
     def groups(self) -> list[tuple[int, ...]]:

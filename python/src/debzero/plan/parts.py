@@ -41,7 +41,7 @@ class PartOfShapes(Shapes):
     def __init__(self, whole: Shapes, layout: Layout, number: int) -> None:
         self.job, self.notes, self.task = whole.job, whole.notes, whole.task
         self.name, self.config = whole.name, whole.config
-        self.layout, self.number = layout, number
+        self.untouched, self.layout, self.number = whole.untouched, layout, number
 
     def _build(self) -> Any:
         model = super()._build()
