@@ -20,7 +20,7 @@ from debzero.plan.planner import Planner, compiles_layers, setting_of
 from debzero.plan.site import Site
 from debzero.plan.step_time import FLOAT, Case, Engine, Work
 from debzero.resolve.host import HostGpus
-from debzero.resolve.layout import FULL, Layout
+from debzero.resolve.layout import Layout, busy
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.resolve.sharding import Sharding
@@ -163,8 +163,7 @@ class Scale:
         sizes = [batch.micro]
         if resolved.job.train.micro_batch == "auto":
             share = batch.total // batch.ranks
-            sizes = [size for size in divisors(share) if size <= max(1, share // (FULL * layout.stage))
-                     or layout.stage == 1][::-1]
+            sizes = [size for size in divisors(share) if size <= busy(layout, batch.total, share)][::-1]
         for micro in sizes:
             asked = with_micro(resolved, micro)
             memory = self.divided[key].largest(asked).memory

@@ -1,4 +1,4 @@
-"""`debzero plan` for a job whose model is divided; tune and bench compare other things."""
+"""`debzero plan` for a job whose model is divided."""
 import json
 
 import pytest
@@ -6,8 +6,6 @@ import torch
 from planning import BENCHMARKS, TINY, shapes
 from support import Bench
 
-from debzero.base.errors import InputError
-from debzero.bench import configurations
 from debzero.job.schema import Job, Parallel
 from debzero.plan.divided import DividedMemory, bubble
 from debzero.plan.model_shapes import Shapes
@@ -105,15 +103,3 @@ def test_people_are_told_of_the_bubble(bench, capsys):
     assert "layers 1 to 1" in text and "2 micro-batches at once  (the largest)" in text
     assert max(map(len, text.splitlines())) <= 120 and "micro-batch that fits: 32" in text
     assert "20% of each step: (2 - 1) / (4 + 2 - 1), with 4 micro-batches a step" in text
-
-
-def test_what_compares_stages_of_zero_refuses_a_divided_model():
-    from support import JOB, changed
-
-    from debzero.job.schema import Job
-    from debzero.resolve.host import HostGpus
-    from debzero.resolve.resolve import resolve
-
-    job = Job.model_validate(changed(JOB, {"parallel.tensor": 2}))
-    with pytest.raises(InputError, match="divides the model over 2 ranks"):
-        configurations.check(resolve(job, HostGpus(0, False), 2, "job.yml", None), "job.yml", [], [], False)
