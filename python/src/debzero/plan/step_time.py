@@ -3,8 +3,8 @@
 Computing: model FLOPs (model/flops) over the share of the peak that was measured, or the samples per second of one rank
 that somebody has measured. Communication: what each engine sends, from its source, over the links (collectives). What
 the volumes come to for P parameters of one type, with n ranks and per rank: plain DDP and ZeRO-1 and 2 send 2(n-1)/n P,
-ZeRO-3 sends 3(n-1)/n P (Rajbhandari et al. 2020, section 7). DeepSpeed's stages 1 and 2 send more: they all-reduce the
-gradients and keep a part (stage_1_and_2.py, allreduce_and_scatter).
+ZeRO-3 sends at most 3(n-1)/n P (Rajbhandari et al. 2020, section 7). DeepSpeed's stages 1 and 2 send more: they
+all-reduce the gradients and keep a part (stage_1_and_2.py, allreduce_and_scatter).
 
 Divided models are debzero's own (train/engine_parallel), in fp32 with autocast. Pipelines run 1F1B (Narayanan et al.
 2021, "Efficient Large-Scale Language Model Training", section 2.2): of m micro-batches over p stages, p - 1 more are
@@ -42,6 +42,8 @@ class Work:
     launching_seconds: float
     checkpointing: bool      # the backward pass computes the forward pass once more
     tied: int = 0            # elements of the embeddings that the first and the last stage of a pipeline share
+    root: int = 0            # elements outside of the repeated layers
+    update_seconds: float = 0.0  # to update all weights, where it is not in sample_seconds
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Engine:
         zero = self.zero
         return not self.stage or self.divided or bool(zero) and self.stage < 3 and (
             zero.get("use_multi_rank_bucket_allreduce", True) or not zero.get("reduce_scatter", True))
+
+    @property
+    def live(self) -> int:
+        """Elements of stage 3 that are still whole when the backward pass begins: DeepSpeed gathers so many ahead."""
+        return int(self.zero.get("stage3_max_live_parameters", 0))
 
     @property
     def bucket(self) -> int:
@@ -137,8 +144,9 @@ class Case:
         within = self._within_layers()
         slot = compute + launching + sum(transfer.exposed_seconds for transfer in within) / batch.accumulation
         between = self._between_copies(compute + launching)
-        return StepTime(batch.accumulation * compute, batch.accumulation * launching, (layout.stage - 1) * slot,
-                        (*within, *self._between_stages(slot), *between))
+        update = work.update_seconds / layout.each / (layout.data if self.engine.stage else 1)
+        return StepTime(batch.accumulation * compute + update, batch.accumulation * launching,
+                        (layout.stage - 1) * slot, (*within, *self._between_stages(slot), *between))
 
     def smallest_link(self) -> Optional[float]:
         """Bytes per second of the slowest link between hosts with which communication hides; None where there is no
@@ -173,7 +181,8 @@ class Case:
         if layout.stage == 1:
             return []
         hidden, group = float(FLOAT * batch.micro * work.length * work.hidden), next_stage(layout, self.cluster)
-        each, times = group.send(hidden), 2 * batch.accumulation
+        # The first stage sends hidden states alone, the last one gradients, those between both.
+        each, times = group.send(hidden), min(2, layout.stage - 1) * batch.accumulation
         waits = 2 * (layout.stage - 1) * each + batch.accumulation * max(0.0, each - slot)
         found = [_transfer("hidden states and their gradients, sent on", times, hidden, 1, each, waits / times)]
         if work.tied:
@@ -190,7 +199,7 @@ class Case:
         count = self.work.parameters / self.layout.each
         backward = micro_seconds * (3 / 4 if self.work.checkpointing else 2 / 3)
         if engine.stage == 3:
-            return self._of_stage_3(group, count * engine.width, (micro_seconds - backward, backward))
+            return self._of_stage_3(group, count, (micro_seconds - backward, backward))
         pieces, size = max(1, math.ceil(count / engine.bucket)), count * engine.weight_width
         times = batch.accumulation if engine.stage == 2 else 1
         reduce = group.all_reduce if engine.all_reduces else group.reduce_scatter
@@ -206,20 +215,24 @@ class Case:
             found.append(_transfer(f"weights, {how}", 1, weights, part, gather))
         return found
 
-    def _of_stage_3(self, group: Group, size: float, windows: tuple[float, float]) -> list[Transfer]:
-        """Each layer's weights are gathered as it runs, in both passes; its gradients are reduced at once. `windows`:
-        the seconds of a micro-batch's forward and backward pass."""
+    def _of_stage_3(self, group: Group, count: float, windows: tuple[float, float]) -> list[Transfer]:
+        """Each layer's weights are gathered as it runs, in both passes; its gradients are reduced at once. The backward
+        pass gathers only layers, of DeepSpeed's those that are not live: an interface's counter of sent bytes showed
+        it. `windows`: the seconds of a micro-batch's forward and backward pass."""
         layers, times, gloo = self.work.layers, self.batch.accumulation, self.cluster.gloo
+        size, kept = count * self.engine.width, min(count, self.work.root + self.engine.live) / count
         gather, scatter = layers * group.all_gather(size / layers), layers * group.reduce_scatter(size / layers)
+        again = layers * group.all_gather((1 - kept) * size / layers) if kept < 1 else 0.0
         overlaps = self.engine.overlaps(self.batch, gloo)
         part = (group.ranks - 1) / group.ranks
         forward = exposed(gather, windows[0], layers) if overlaps else gather
-        backward = exposed(gather + scatter, windows[1], layers) if overlaps else gather + scatter
+        both = again + scatter
+        backward = exposed(both, windows[1], layers) if overlaps else both
         return [_transfer("weights, all-gather forward", times, size, part, gather, forward),
-                _transfer("weights, all-gather backward", times, size, part, gather,
-                          backward * gather / (gather + scatter)),
+                _transfer("weights, all-gather backward", times, (1 - kept) * size, part, again,
+                          backward * again / both),
                 _transfer(f"gradients, {'all-reduce' if gloo else 'reduce-scatter'}", times, size,
-                          2 * part if gloo else part, scatter, backward * scatter / (gather + scatter))]
+                          2 * part if gloo else part, scatter, backward * scatter / both)]
 
 
 def _transfer(what: str, times: int, size: float, sends: float, seconds: float,

@@ -49,7 +49,7 @@ def test_launching_takes_what_it_took(scale_docs, monkeypatch):
 
     said = {}
     for case in scale_docs.gpu_cases():
-        if case.waits_for_the_processor:
+        if not case.recorded:
             monkeypatch.setattr(rates, "launching", lambda *_: 0.0)
             idle = case.predicted()
             monkeypatch.setattr(rates, "launching", lambda *_: 1e-3)
@@ -72,3 +72,4 @@ def test_the_models_have_so_many_parameters(scale_docs):
                                   "data": {"dataset": "rows.csv", "text": ["text"], "label": "label"}})
         counts = Shapes(job, "job.yml", None).counts
         assert (counts.total, counts.layer_tensors) == (count, scale_docs.TENSORS[model])
+        assert counts.total - counts.layers == scale_docs.ROOTS[model]

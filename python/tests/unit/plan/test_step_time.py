@@ -55,9 +55,26 @@ def test_stage_2_reduces_each_micro_batch_and_stage_1_only_the_last():
     assert (often - once) == pytest.approx(3 * 2 * 31 / 32 * P)
 
 
+def test_stage_3_gathers_again_only_what_it_has_freed():
+    part, zero = 31 / 32 * 2, {**DEEPSPEED, "stage3_max_live_parameters": 100_000_000}
+    one = case(3, zero)
+    assert sent(one) == pytest.approx((3 * P - 100_000_000) * part)
+    assert sent(replace(one, work=replace(WORK, root=200_000_000))) == pytest.approx((3 * P - 300_000_000) * part)
+    everything = replace(one, engine=replace(one.engine, zero={**zero, "stage3_max_live_parameters": 2 * P}))
+    assert sent(everything) == pytest.approx(2 * P * part)
+
+
 def test_a_step_without_others_is_its_computing():
     alone = case(0, micro=8, accumulation=3, cluster=Cluster(1, 1, 1, 1, 0, 0)).step()
     assert alone.total == alone.compute == pytest.approx(3 * 8 * 0.01) and alone.efficiency == 1 and not alone.exposed
+
+
+def test_the_update_is_of_the_weights_that_a_rank_updates():
+    cluster = Cluster(1, 8, 1.0, 1e15, 0.0, 0.0)
+    for stage, parts, share in ((0, (1, 1), 1), (2, (1, 1), 8), (1, (2, 2), 8)):
+        one = case(stage, cluster=cluster, parts=parts, accumulation=8)
+        slower = replace(one, work=replace(WORK, update_seconds=4.0)).step()
+        assert slower.total - one.step().total == pytest.approx(4.0 / share)
 
 
 def test_plain_ddp_by_hand():
@@ -85,7 +102,8 @@ def test_a_pipeline_waits_for_one_micro_batch_less_than_it_has_stages():
     step = case(1, cluster=cluster, parts=(1, 4), accumulation=8).step()
     assert step.compute == pytest.approx(8 * 8 * 0.01 / 4) and step.bubble == pytest.approx(step.compute * 3 / 8)
     hidden = 4 * 8 * 128 * 1024  # in fp32
-    assert step.transfers[0].size == 2 * 8 * hidden
+    assert step.transfers[0].size == 2 * 8 * hidden, "a stage between two others"
+    assert case(1, cluster=cluster, parts=(1, 2), accumulation=8).step().transfers[0].size == 8 * hidden
     slow = case(1, cluster=replace(cluster, local=hidden / 0.01), parts=(1, 4), accumulation=8).step()
     assert slow.exposed == pytest.approx(2 * 3 * 0.01), "10 ms each hide but while the pipeline fills and empties"
     slower = case(1, cluster=replace(cluster, local=hidden / 0.05), parts=(1, 4), accumulation=8).step()
