@@ -297,9 +297,9 @@ all-reduce reaches over the link as the engine sends it: plain DDP sends many te
 back. The ranks had two cores before anything else. (!): more than 25 % off.
 """
 LINK_NOTES = """
-In an earlier series ZeRO-3 was 50 % off once: what a rank trains alone had been measured while the cores were busy. The
-interfaces' counters say what a step sends: within 2 % what the formulas say, once `plan` knew that ZeRO-3 does not
-gather the embeddings and the last layers again for the backward pass.
+Pipelines miss: two ranks with half of the layers each are more than twice as fast here as one with all. Not explained:
+a batch twice as large takes one rank twice as long, so it is not the optimizer. ZeRO-3 was 50 % off once, as what a
+rank trains alone had been measured while the cores were busy; and it sends less than 3(n-1)/n P (plan/step_time).
 """
 GPU_TEXT = """
 ### One, two and four GPUs

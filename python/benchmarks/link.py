@@ -50,7 +50,6 @@ SHAPE = {"vocab_size": 32000, "hidden_size": 512, "num_hidden_layers": 6, "num_a
          "intermediate_size": 2048}
 BATCH, MICRO, LENGTH = 2, 1, 32  # samples of a rank and step, and of a micro-batch; tokens
 ALONE = "alone"  # the runs of one rank without the other
-TWICE = "twice"  # likewise, with twice the batch: the difference is computing alone, the rest the optimizer's update
 STAGES = ("none", "1", "2", "3", "pipeline2")
 RATES = ("200M", "500M", "1G")
 WARMUP, STEPS = 1, 5
@@ -132,11 +131,9 @@ def predicted_seconds(results: dict[str, Any]) -> Iterator[Cell]:
             continue
         alone = stage if stage.isdigit() else "none"  # the engine of a part is that of the whole
         own = of_two(runs[f"{alone}/{ALONE}"])
-        both = [of_two(runs[f"none/{end}"]) for end in (ALONE, TWICE) if f"none/{end}" in runs]
-        update = max(0.0, 2 * both[0] - both[1]) if len(both) == 2 else 0.0
         reached, hop = run["link"]["bits_per_second"], run["link"]["hop_seconds"]
         options = Options(2, 1, link=f"{reached:.0f}", device=CPU, samples_per_second=BATCH / own,
-                          update_seconds=update, latency_us=hop * 1e6)
+                          latency_us=hop * 1e6)
         job = Job.model_validate(job_values(stage, 2))
         scale = Scale(Shapes(job, "link.yml", None), None, find_site(options)[0], "link.yml")
         wanted = "pipeline 2" if stage == "pipeline2" else Sharding(0 if stage == "none" else int(stage)).label
@@ -219,14 +216,13 @@ def probe(hosts: tuple[Place, Place], stage: str, timeout: float) -> dict[str, f
 
 def train(options: argparse.Namespace, hosts: tuple[Place, Place], name: str, stage: str) -> list[list[float]]:
     """Seconds of each measured step: of both ranks together, or, alone, of each of two trainings."""
-    alone = name.endswith((ALONE, TWICE))
+    alone = name.endswith(ALONE)
     processes, outputs = [], []
     for rank, host in enumerate(hosts):
         run = options.folder / (f"{name}-{rank}" if alone else name).replace("/", "-")
         run.mkdir(parents=True, exist_ok=True)
         output = run / "out"
         values = job_values(stage, ranks=1 if alone else 2)
-        values["train"]["global_batch"] *= 2 if name.endswith(TWICE) else 1
         values["train"].update(max_steps=WARMUP + options.steps, epochs=WARMUP + options.steps)
         (run / "job.yml").write_text(yaml.safe_dump({
             **values, "model": str(options.folder / "model"), "output": str(output),
@@ -260,8 +256,7 @@ def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
     hosts = places()
     with linked(hosts):
         for stage in options.stages:
-            alone = {"pipeline2": (), "none": (ALONE, TWICE)}.get(stage, (ALONE,))
-            for end in (*alone, *options.rates):
+            for end in options.rates if stage == "pipeline2" else (ALONE, *options.rates):
                 name = f"{stage}/{end}"
                 if name in results["runs"] and name not in options.only or options.only and name not in options.only:
                     continue

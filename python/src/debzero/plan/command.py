@@ -44,16 +44,13 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--samples-per-second", type=number(0), metavar="N",
                        help="what one rank trains alone with its share of the batch, as `debzero bench JOB --ranks 1` "
                             "measures it, instead of FLOPs")
-    group.add_argument("--update-seconds", type=number(0), metavar="S",
-                       help="of a step of --samples-per-second, what the optimizer takes: it grows with the weights of "
-                            "a rank, not with the samples (default: 0)")
     group.add_argument("--mtbf", type=number(0), metavar="DAYS",
                        help="between two failures of one host (default: 264, of Llama 3's training)")
     group.add_argument("--disk", metavar="SIZE", help="bytes of a checkpoint that a host writes in a second (default: "
                        "1G)")
 
 
-SCALE = ("link", "latency", "device", "peak_share", "samples_per_second", "update_seconds", "mtbf", "disk")
+SCALE = ("link", "latency", "device", "peak_share", "samples_per_second", "mtbf", "disk")
 
 
 def run(options: argparse.Namespace) -> int:

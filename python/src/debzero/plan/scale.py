@@ -98,8 +98,7 @@ class Scale:
         answer = shapes.answer if shapes.job.task == "text-to-text" else 0
         self.sample_flops = float(flops.per_sample(shapes.config, length, shapes.job.task, answer))
         self.sample_seconds = site.sample_seconds(self.sample_flops * (4 / 3 if train.gradient_checkpointing else 1),
-                                                  self.precision, shapes.job.task,
-                                                  train.global_batch / site.cluster.ranks)
+                                                  self.precision, shapes.job.task)
         self.refused: list[tuple[str, str]] = []
 
     def predictions(self) -> list[Prediction]:
@@ -181,8 +180,7 @@ class Scale:
         tied = rates.predicts_tokens(shapes.job.task) and getattr(config, "tie_word_embeddings", False)
         return Work(shapes.counts.total, flops.layers(config), shapes.hidden, shapes.job.data.max_length,
                     self.sample_seconds, launching, train.gradient_checkpointing,
-                    config.vocab_size * shapes.hidden if tied else 0, shapes.counts.total - shapes.counts.layers,
-                    self.site.update_seconds)
+                    config.vocab_size * shapes.hidden if tied else 0, shapes.counts.total - shapes.counts.layers)
 
     def _checkpoint(self, stage: int, layout: Layout, width: int) -> Checkpoint:
         """The fp32 weights and Adam's moments, which are sharded among the copies from stage 1 on, and the weights of

@@ -27,7 +27,6 @@ class Options:
     device: Optional[str] = None
     peak_share: Optional[float] = None
     samples_per_second: Optional[float] = None
-    update_seconds: float = 0.0
     mtbf_days: float = HOST_MTBF_DAYS
     disk: str = "1G"
     sizes: Any = None
@@ -37,8 +36,7 @@ class Options:
 class Site:
     """`hardware`: that of all hosts together; `peak_share`: None for what was measured; `disk`: bytes per second at
     which a host writes a checkpoint; `mtbf_days`: days between two failures of one host; `measured`: a rank's samples
-    per second, where they are given, and `update_seconds` of a step in which it does nothing else than update all
-    weights."""
+    per second, where they are given."""
 
     cluster: Cluster
     hardware: Hardware
@@ -47,20 +45,15 @@ class Site:
     measured: Optional[float]
     mtbf_days: float
     disk: float
-    update_seconds: float = 0.0
 
     def share_of_peak(self, task: str) -> float:
         """What training reaches of the GPU's peak."""
         return rates.peak_share(task) if self.peak_share is None else self.peak_share
 
-    def sample_seconds(self, sample_flops: float, precision: str, task: str, share: float) -> float:
-        """Seconds of one rank for a sample with so many FLOPs, without the update. `share`: samples of a rank and step.
-        Raises an InputError where that is not known."""
-        if self.measured and share / self.measured <= self.update_seconds:
-            raise InputError([Problem("the command line", "--update-seconds", f"{self.update_seconds:g} leaves nothing "
-                                      f"of a step, which takes {share / self.measured:.3g} seconds", "give less")])
+    def sample_seconds(self, sample_flops: float, precision: str, task: str) -> float:
+        """Seconds of one rank for a sample with so many FLOPs. Raises an InputError where that is not known."""
         if self.measured:
-            return 1 / self.measured - self.update_seconds / share
+            return 1 / self.measured
         problems = rates.device_problem(self.device, precision)
         if not sample_flops:
             problems.append(_no_speed("the FLOPs of this model cannot be counted"))
@@ -78,9 +71,6 @@ def find_site(options: Options) -> tuple[Site, list[Problem]]:
                                 "it", "for example --link 200G"))
     link = _parsed(rates.parse_link, options.link or "1", "--link", "200G", problems)
     disk = _parsed(parse_bytes, options.disk, "--disk", "2G", problems)
-    if options.update_seconds and options.samples_per_second is None:
-        problems.append(Problem("the command line", "--update-seconds", "is a part of what --samples-per-second says",
-                                "add that, or remove it"))
     if on_cpu and options.samples_per_second is None:
         problems.append(_no_speed("how fast a processor trains is not known"))
     device = options.device or one.device or ARTICLE_GPU
@@ -91,7 +81,7 @@ def find_site(options: Options) -> tuple[Site, list[Problem]]:
     every = replace(one, gpus=0 if on_cpu else cluster.ranks, ram=one.ram * hosts, nvme=one.nvme * hosts,
                     bf16=one.bf16 and not on_cpu)
     return Site(cluster, every, device, options.peak_share, options.samples_per_second, options.mtbf_days,
-                disk, options.update_seconds), problems
+                disk), problems
 
 
 def _parsed(parse: Callable[[str], float], text: str, option: str, example: str, problems: list[Problem]) -> float:

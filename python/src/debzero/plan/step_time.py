@@ -43,7 +43,6 @@ class Work:
     checkpointing: bool      # the backward pass computes the forward pass once more
     tied: int = 0            # elements of the embeddings that the first and the last stage of a pipeline share
     root: int = 0            # elements outside of the repeated layers
-    update_seconds: float = 0.0  # to update all weights, where it is not in sample_seconds
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,8 @@ class Case:
         within = self._within_layers()
         slot = compute + launching + sum(transfer.exposed_seconds for transfer in within) / batch.accumulation
         between = self._between_copies(compute + launching)
-        update = work.update_seconds / layout.each / (layout.data if self.engine.stage else 1)
-        return StepTime(batch.accumulation * compute + update, batch.accumulation * launching,
-                        (layout.stage - 1) * slot, (*within, *self._between_stages(slot), *between))
+        return StepTime(batch.accumulation * compute, batch.accumulation * launching, (layout.stage - 1) * slot,
+                        (*within, *self._between_stages(slot), *between))
 
     def smallest_link(self) -> Optional[float]:
         """Bytes per second of the slowest link between hosts with which communication hides; None where there is no

@@ -40,20 +40,7 @@ def test_every_published_run_is_of_two_ranks_and_has_its_like_alone():
     assert {name.split("/")[0] for name in runs} <= set(link.STAGES) and runs
     for name, run in runs.items():
         assert len(run["steps"]) == (1 if run["link"] else 2) and len({*map(len, run["steps"])}) == 1
-        assert bool(run["link"]) != name.endswith((link.ALONE, link.TWICE))
-
-
-def test_a_pipeline_is_predicted_from_what_a_rank_computes_and_what_it_updates(monkeypatch):
-    monkeypatch.setattr(link, "SHAPE", SHAPE)
-    monkeypatch.setattr(link, "BATCH", 8)
-    found = results([[2.0], [2.0]], [2.0])
-    runs = found["runs"]
-    runs["none/twice"] = {"link": None, "steps": [[2.5], [2.4]]}  # so 8 samples take 0.5 s, and the update 1.5 s
-    runs["pipeline2/100M"] = {"link": runs["none/100M"]["link"], "steps": [[1.3]]}
-    plain, pipeline = link.predicted_seconds(found)
-    assert plain.predicted == pytest.approx(2.0, rel=0.05) and pipeline.label == "pipeline 2"
-    slot = 0.5 / 8 / 2
-    assert pipeline.predicted == pytest.approx(16 * slot + slot + 1.5 / 2, rel=0.01)
+        assert bool(run["link"]) != name.endswith(link.ALONE)
 
 
 def namespaces():

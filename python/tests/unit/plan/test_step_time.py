@@ -69,14 +69,6 @@ def test_a_step_without_others_is_its_computing():
     assert alone.total == alone.compute == pytest.approx(3 * 8 * 0.01) and alone.efficiency == 1 and not alone.exposed
 
 
-def test_the_update_is_of_the_weights_that_a_rank_updates():
-    cluster = Cluster(1, 8, 1.0, 1e15, 0.0, 0.0)
-    for stage, parts, share in ((0, (1, 1), 1), (2, (1, 1), 8), (1, (2, 2), 8)):
-        one = case(stage, cluster=cluster, parts=parts, accumulation=8)
-        slower = replace(one, work=replace(WORK, update_seconds=4.0)).step()
-        assert slower.total - one.step().total == pytest.approx(4.0 / share)
-
-
 def test_plain_ddp_by_hand():
     """Two processors, two buckets: the first is hidden behind the backward pass, the second is not."""
     work = replace(WORK, parameters=2 * 2**25)
