@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Optional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "python" / "src"), str(ROOT / "python" / "benchmarks")]
 
+import gpus  # noqa: E402
+import gpus_page  # noqa: E402
 import link  # noqa: E402
 
 from debzero.job.batch import Batch  # noqa: E402
@@ -24,6 +26,7 @@ from debzero.job.schema import Job  # noqa: E402
 from debzero.model import flops, settings  # noqa: E402
 from debzero.plan import rates  # noqa: E402
 from debzero.plan.collectives import Cluster  # noqa: E402
+from debzero.plan.divided import DividedMemory  # noqa: E402
 from debzero.plan.layouts import label  # noqa: E402
 from debzero.plan.model_shapes import PUBLISHED, Shapes  # noqa: E402
 from debzero.plan.rates import link_text  # noqa: E402
@@ -31,6 +34,7 @@ from debzero.plan.scale import Prediction, Scale  # noqa: E402
 from debzero.plan.scale_table import fastest  # noqa: E402
 from debzero.plan.site import Options, find_site  # noqa: E402
 from debzero.plan.step_time import Case, Engine, Work  # noqa: E402
+from debzero.resolve.deepspeed_config import BUCKET, FAST_BUCKET, FAST_STAGE3, LIVE  # noqa: E402
 from debzero.resolve.layout import Layout  # noqa: E402
 
 PAGE, BENCHMARKS = ROOT / "docs" / "scale.md", ROOT / "docs" / "benchmarks"
@@ -53,30 +57,32 @@ class Model(NamedTuple):
 MODELS = (
     Model("BERT-Large", "bert-large-uncased", "classification", 128, 64, False),
     Model("GPT-2 XL", "gpt2-xl", "causal-lm", 1024, 16, True),
-    Model("A model of 7 billion parameters", {
-        "type": "llama", "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "intermediate_size": 11008}, "causal-lm", 2048, 16, True),
+    # Brown et al. 2020, "Language Models are Few-Shot Learners", table 2.1
+    Model("GPT-3 with 7 billion parameters", {
+        "type": "gpt2", "vocab_size": 50257, "n_embd": 4096, "n_layer": 32, "n_head": 32,
+        "n_positions": 2048}, "causal-lm", 2048, 16, True),
 )
 
 
 def predictions(model: Model) -> Iterator[tuple[int, Scale, dict[str, Prediction]]]:
     """Of each number of GPUs."""
     shapes: Optional[Shapes] = None
-    for gpus in GPUS:
+    divided: dict[tuple[int, int], DividedMemory] = {}
+    for count in GPUS:
         columns = {"text": ["sentence"], "label": "label"} if model.task == "classification" else {"text": ["text"]}
         job = Job.model_validate({
             "model": model.config, "task": model.task, "output": "out",
             "data": {"dataset": "data", "max_length": model.length, **columns},
-            "train": {"global_batch": model.batch * gpus, "precision": "bf16",
+            "train": {"global_batch": model.batch * count, "precision": "bf16",
                       "gradient_checkpointing": model.checkpointing}})
         if shapes is None:  # tracing the model takes most of the time, and the batch does not matter to it
             shapes = Shapes(job, "scale.yml", None)
             shapes.curve = functools.cache(shapes.curve)
         shapes.job = job
-        site, problems = find_site(Options(gpus // 8, 8, link=LINK, device=DEVICE, sizes=SIZES))
+        site, problems = find_site(Options(count // 8, 8, link=LINK, device=DEVICE, sizes=SIZES))
         assert not problems
-        scale = Scale(shapes, None, site, "scale.yml")
-        yield gpus, scale, {each.label: each for each in scale.predictions()}
+        scale = Scale(shapes, None, site, "scale.yml", divided)
+        yield count, scale, {each.label: each for each in scale.predictions()}
 
 
 def of_model(model: Model) -> Iterator[str]:
@@ -87,7 +93,7 @@ def of_model(model: Model) -> Iterator[str]:
     yield (f"{scale.shapes.counts.total / 1e6:.0f} M parameters, sequences of {model.length} tokens, bf16, "
            f"{model.batch} samples a GPU and step" + (", gradient checkpointing." if model.checkpointing else "."))
     yield ""
-    yield "| layout | " + " | ".join(f"{gpus} GPUs" for gpus, _, _ in found) + " |"
+    yield "| layout | " + " | ".join(f"{count} GPUs" for count, _, _ in found) + " |"
     yield "| --- |" + " --- |" * len(found)
     for name in dict.fromkeys(name for _, _, each in found for name in each):
         yield f"| {name} | " + " | ".join(cell(each.get(name)) for _, _, each in found) + " |"
@@ -96,9 +102,9 @@ def of_model(model: Model) -> Iterator[str]:
     yield ""
     yield "| GPUs | layout | step | samples/s | link that hides communication | checkpoint, best interval | lost |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for gpus, _, each in found:
+    for count, _, each in found:
         best = fastest(list(each.values()))
-        yield f"| {gpus} | {summary(best)} |" if best else f"| {gpus} | nothing fits | | | | | |"
+        yield f"| {count} | {summary(best)} |" if best else f"| {count} | nothing fits | | | | | |"
     yield ""
 
 
@@ -108,7 +114,8 @@ def cell(one: Optional[Prediction]) -> str:
         return "-"
     if not one.fits:
         return "does not fit"
-    return f"{rate(one.samples_per_second / one.case.cluster.ranks)} ({one.case.step().efficiency:.0%})"
+    shown = f"{rate(one.samples_per_second / one.case.cluster.ranks)} ({one.case.step().efficiency:.0%})"
+    return shown if one.trains else f"*{shown}*"
 
 
 def rate(value: float) -> str:
@@ -135,7 +142,8 @@ def over_a_link() -> Iterator[str]:
 
 class GpuCase(NamedTuple):
     """A training on H200s in bf16. `model`: a name of PUBLISHED; `batch`: the global one; `speed`: samples per
-    second; `recorded`: its steps were CUDA graphs."""
+    second; `recorded`: its steps were CUDA graphs, else they waited for the processor; `engine`: deepspeed or
+    native."""
 
     source: str
     model: str
@@ -146,6 +154,20 @@ class GpuCase(NamedTuple):
     speed: float
     recorded: bool = False
     sets_constant: bool = False
+    engine: str = "deepspeed"
+    favour: str = "memory"
+    tensor: int = 1
+    pipeline: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.ranks // self.tensor // self.pipeline, self.tensor, self.pipeline)
+
+    @property
+    def label(self) -> str:
+        name = label(self.stage, self.layout)
+        who = "" if not self.stage else " of DeepSpeed" if self.engine == "deepspeed" else " of debzero"
+        return name + who + (", favour: speed" if self.favour == "speed" else "")
 
     @property
     def measured(self) -> float:
@@ -156,43 +178,76 @@ class GpuCase(NamedTuple):
         """The same as plan predicts it for the releases that were measured."""
         known, length, task = PUBLISHED[self.model], LENGTHS[self.model], TASKS[self.model]
         config = settings.from_scratch({**known, "num_labels": 2})
-        seconds = flops.per_sample(config, float(length), task) / (rates.PEAK_SHARE * flops.peak("H200", "bf16"))
+        seconds = flops.per_sample(config, float(length), task) / (rates.peak_share(task) * flops.peak("H200", "bf16"))
+        by_deepspeed = self.stage > 0 and self.engine == "deepspeed"
+        launching = TENSORS[self.model] * rates.launching(
+            self.layout, self.stage if by_deepspeed else 0, self.favour)
         work = Work(COUNTS[self.model], flops.layers(config), config.hidden_size, length, seconds,
-                    0.0 if self.recorded else rates.LAUNCHING[self.stage], False)
-        zero = {"overlap_comm": True, "reduce_bucket_size": 50_000_000} if self.stage else {}
+                    0.0 if self.recorded else launching, False,
+                    config.vocab_size * config.hidden_size if rates.predicts_tokens(task) else 0, ROOTS[self.model])
+        bucket = FAST_BUCKET if self.favour == "speed" else BUCKET
+        live = FAST_STAGE3["stage3_max_live_parameters"] if self.favour == "speed" else LIVE * config.hidden_size**2
+        zero = {"overlap_comm": True, "reduce_bucket_size": bucket, "stage3_max_live_parameters": live}
         cluster = Cluster(1, self.ranks, 1.0, rates.local_rate("H200"), rates.HOP, rates.LOCAL_HOP)
-        batch = Batch(self.batch, self.micro, self.batch // self.micro // self.ranks, self.ranks)
-        return Case(Layout(self.ranks), work, Engine(self.stage, 2, zero), batch, cluster).step().total
+        copies = self.layout.data
+        batch = Batch(self.batch, self.micro, self.batch // self.micro // copies, copies)
+        engine = Engine(self.stage, 2, zero if by_deepspeed else {}, divided=self.layout.each > 1)
+        return Case(self.layout, work, engine, batch, cluster).step().total
 
     @property
     def is_close(self) -> bool:
         return abs(self.predicted() / self.measured - 1) <= link.WITHIN
 
+    @property
+    def fits_constant(self) -> bool:
+        """Whether a constant is made from it, so that it does not test the prediction."""
+        return self.sets_constant or not self.recorded
+
 
 LARGE, MEDIUM, XL = "bert-large-uncased", "gpt2-medium", "gpt2-xl"
 LENGTHS, TASKS = {LARGE: 128, MEDIUM: 512, XL: 512}, {LARGE: "classification", MEDIUM: "causal-lm", XL: "causal-lm"}
 COUNTS = {LARGE: 335_143_938, MEDIUM: 354_823_168, XL: 1_557_611_200}
-SERIES = "a series of two H200s"
-# Samples per second that debzero had in that series, by model, micro-batch and stage; accumulation 1.
+ROOTS = {LARGE: 32_834_562, MEDIUM: 52_513_792, XL: 82_052_800}  # of them outside the repeated layers
+TENSORS = {LARGE: 16, MEDIUM: 12, XL: 12}  # of a layer
+SERIES = "an earlier series"
+# Samples per second that debzero had in that series on two H200s, by model, micro-batch and stage; accumulation 1.
 IN_SERIES = {(LARGE, 64, 0): 930, (LARGE, 64, 1): 888, (LARGE, 64, 2): 705, (LARGE, 64, 3): 190,
              (MEDIUM, 16, 0): 272, (MEDIUM, 16, 2): 218, (XL, 8, 3): 14.6}
+# What of gpus-2.json sets the share of the peak (plan/rates).
+SETTING = {(XL, "native3")}
 
 
 def gpu_cases() -> Iterator[GpuCase]:
-    """All that debzero was measured to train on one GPU or two."""
+    """All that debzero was measured to train on one GPU or more."""
     row = json.loads((BENCHMARKS / "speed-h200.json").read_text())["rows"]["max_length"]
     yield GpuCase("speed-h200.json", LARGE, 0, 1, 64, 64, row["samples_per_second"], True, True)
     for trial in json.loads((BENCHMARKS / "tune.json").read_text())["trials"]:
         if trial["stage"] == "none":
             micro = trial["micro_batch"]
-            yield GpuCase("tune.json", LARGE, 0, 1, micro, 64, trial["samples_per_second"], micro == 64, micro == 8)
+            yield GpuCase("tune.json", LARGE, 0, 1, micro, 64, trial["samples_per_second"], micro == 64)
     for file, ranks, micro in (("bert-large-1.json", 1, 64), ("article-2-gpus.json", 2, 8)):
         for one in json.loads((BENCHMARKS / file).read_text())["configurations"]:
             stage, speed = 0 if one["stage"] == "none" else one["stage"], one["summary"]["samples_per_second"]["median"]
-            yield GpuCase(file, LARGE, stage, ranks, micro, 64, speed, not stage and ranks == 1,
-                          stage > 0 and ranks == 2)
+            yield GpuCase(file, LARGE, stage, ranks, micro, 64, speed, not stage and ranks == 1)
     for (model, micro, stage), speed in IN_SERIES.items():
         yield GpuCase(SERIES, model, stage, 2, micro, 2 * micro, speed)
+    for count in (2, 4):
+        yield from of_series(f"gpus-{count}.json")
+
+
+def of_series(file: str) -> Iterator[GpuCase]:
+    """debzero's padded cells of a series of python/benchmarks/gpus.py. (Buckets have many lengths.)"""
+    cells = json.loads((BENCHMARKS / file).read_text())["cells"]
+    for name, row in sorted(cells.items()):
+        ranks, model, padding, who = name.split("/")
+        if padding != "padded" or who not in gpus.OURS or "runs" not in row:
+            continue
+        zero, parts, ours = gpus.ZERO.get(who, {"stage": "none"}), gpus.DIVIDED.get(who, {}), gpus.KINDS[model].micro
+        native = zero.get("engine") == "native"
+        yield GpuCase(file, model, 0 if zero["stage"] == "none" else zero["stage"], int(ranks),
+                      gpus.micro_batch(ours, parts), ours * int(ranks), gpus_page.speed(row),
+                      not parts and (native or who == "none"), (model, who) in SETTING,
+                      "native" if native else "deepspeed", zero.get("favour", "memory"), **parts)
 
 
 def on_gpus() -> Iterator[str]:
@@ -200,9 +255,8 @@ def on_gpus() -> Iterator[str]:
     yield "| measured in | model, engine, ranks x micro-batch | measured | predicted | predicted / measured |"
     yield "| --- | --- | --- | --- | --- |"
     for case in gpu_cases():
-        mark = ", sets a constant" if case.sets_constant else "" if case.is_close else " (!)"
-        engine = label(case.stage, Layout(case.ranks))
-        yield (f"| {case.source} | {case.model}, {engine}, {case.ranks} x {case.micro} | "
+        mark = ("" if case.is_close else " (!)") + (", fits a constant" if case.fits_constant else "")
+        yield (f"| {case.source} | {case.model}, {case.label}, {case.ranks} x {case.micro} | "
                f"{1000 * case.measured:.0f} ms | {1000 * case.predicted():.0f} ms | "
                f"{case.predicted() / case.measured:.2f}{mark} |")
 
@@ -223,11 +277,12 @@ How it predicts (the formulas and their sources are in `plan/step_time`, `plan/c
 
 - Computing: the model's FLOPs over the share of the GPU's peak that was measured (`--peak-share`), or what one rank was
   measured to train (`--samples-per-second`). Steps that are not recorded as CUDA graphs also wait for the processor to
-  launch kernels: a measured time for each layer and micro-batch, which no other processor will have exactly.
+  launch kernels: a measured time for each weight of a layer and micro-batch, which no other processor has exactly.
 - Communication: the bytes that each engine sends, over the slowest link on their way. The backward pass hides them (at
   stage 3 both passes do), except for the last piece. Between hosts all-reduces are trees, other collectives rings.
-- Tensor parallelism stays within a host, and nothing hides its all-reduces. A pipeline adds its bubble, and exchanges
-  gradients at the end. Offload to the host or to NVMe is not predicted: `debzero bench` measures it.
+- Divided models are debzero's own: 1F1B pipelines, which add their bubble and send hidden states in fp32 while others
+  compute, and tensor parallelism within a host, whose all-reduces nothing hides. Memory is that of the first or the
+  last stage. Offload to the host or to NVMe is not predicted: `debzero bench` measures it.
 - Checkpoints: at Daly's interval, with one failure of a host in 264 days (`--mtbf`), which is Llama 3's rate, and a
   disk that takes 1 GiB/s of each host (`--disk`).
 
@@ -239,25 +294,25 @@ LINK_TEXT = """
 `link.json`: a BERT of 36 M parameters in fp32 over gloo, one thread a rank, in two network namespaces whose link `tc`
 limits. `plan` was given what one rank trains alone (the slower of two that train at the same time), and what an
 all-reduce reaches over the link as the engine sends it: plain DDP sends many tensors, which gloo copies into one and
-back. Both cores had other work to do as well. (!): more than 25 % off.
+back. The ranks had two cores before anything else. (!): more than 25 % off.
 """
 LINK_NOTES = """
-ZeRO-3 over the fastest link was faster than predicted. Its three steps were measured while the other work changed; it
-may also send less than the formula says. Neither has been examined.
+Pipelines miss: two ranks with half of the layers each are more than twice as fast here as one with all. Not explained:
+a batch twice as large takes one rank twice as long, so it is not the optimizer. ZeRO-3 was 50 % off once, as what a
+rank trains alone had been measured while the cores were busy; and it sends less than 3(n-1)/n P (plan/step_time).
 """
 GPU_TEXT = """
-### One and two GPUs
+### One, two and four GPUs
 
-Models in bf16 on H200s with torch 2.11: BERT-Large on pairs padded to 128 tokens, with a global batch of 64 in the
-files; GPT-2 on 512 tokens. The raw results of the series were not kept. What sets one of `plan`'s constants agrees by
-construction. (!): more than 25 % off.
+Models in bf16 on H200s with torch 2.11: BERT-Large on pairs padded to 128 tokens, GPT-2 on 512 tokens. The raw results
+of the earlier series were not kept. (!): more than 25 % off. Steps that are not recorded as CUDA graphs wait for the
+processor, and one constant for each engine is fitted to them: these rows say how far hosts and models differ, and
+where an engine has one row it agrees by construction. The other rows test the prediction.
 """
 GPU_NOTES = """
-Why some are off: every step of two ranks here waited for the processor, and plain DDP was torch's
-DistributedDataParallel. debzero has since come to average gradients itself and to record such steps: BERT-Large then
-took 45 ms ([gpus-2.json](benchmarks/gpus-2.json)). No constant is from it yet. ZeRO-1 on one GPU: two runs of that one
-job differed by 23 %. ZeRO-3's constant is from smaller layers than GPT-2 XL's. Several hosts with GPUs have never been
-measured.
+Why one is off: plain DDP was torch's DistributedDataParallel there, with a global batch in four micro-batches. debzero
+has since come to average gradients itself and to record such steps (gpus-2.json, gpus-4.json). A pipeline and tensor
+parallelism were measured once each. Several hosts with GPUs have never been measured.
 """
 PREDICTED = f"""
 ## Predicted
@@ -265,8 +320,9 @@ PREDICTED = f"""
 **Nothing below was measured.** Hosts have eight {DEVICE}s with 80 GB and NVLink, and {BETWEEN} between them. The
 releases are the pinned ones, which record no CUDA graphs, so small models wait for the processor most of all. A cell
 has the samples per second and GPU, and the share of the step in which the GPU computes. Tensor and pipeline layouts
-shard the optimizer among their copies, as ZeRO-1 does. Communication counts as hidden where at most 5 % of a step waits
-for it; where no link does that, the links within a host or the latency take more.
+shard the optimizer among their copies, as ZeRO-1 does; debzero trains them on one host so far, so those over several
+are on paper (*in italics*) and are not among the fastest. Communication counts as hidden where at most 5 % of a step
+waits for it; where no link does that, the links within a host or the latency take more.
 """
 
 

@@ -99,6 +99,11 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     return found
 
 
+def micro_batch(micro: int, divided: dict[str, int]) -> int:
+    """Of a contestant; a pipeline gets smaller ones, which keep its stages busy."""
+    return max(1, micro // (4 if "pipeline" in divided else 1))
+
+
 def left_out(contestant: str) -> Optional[str]:
     """Why a contestant cannot run with the installed torch."""
     import torch
@@ -228,7 +233,7 @@ class Series:
             "model": str(self.scratch / cell.model), "task": kind.task,
             "data": {"dataset": str(self.data(cell)), "max_length": kind.length, "padding": padding},
             "train": {"epochs": count, "max_steps": count, "global_batch": kind.micro * cell.ranks,
-                      "micro_batch": max(1, kind.micro // (4 if "pipeline" in divided else 1)),
+                      "micro_batch": micro_batch(kind.micro, divided),
                       "log_every": steps.window,
                       "precision": "fp32" if self.options.quick else "bf16"},
             "zero": ZERO.get(cell.contestant, ZERO["none"]), "parallel": divided, "ranks": cell.ranks,

@@ -50,7 +50,7 @@ SHAPE = {"vocab_size": 32000, "hidden_size": 512, "num_hidden_layers": 6, "num_a
          "intermediate_size": 2048}
 BATCH, MICRO, LENGTH = 2, 1, 32  # samples of a rank and step, and of a micro-batch; tokens
 ALONE = "alone"  # the runs of one rank without the other
-STAGES = ("none", "1", "2", "3")
+STAGES = ("none", "1", "2", "3", "pipeline2")
 RATES = ("200M", "500M", "1G")
 WARMUP, STEPS = 1, 5
 WITHIN = 0.25  # of the measured step
@@ -92,7 +92,9 @@ def job_values(stage: str, ranks: int) -> dict[str, Any]:
             "data": {"dataset": "data", "text": ["sentence1", "sentence2"], "label": "label", "max_length": LENGTH,
                      "padding": "max_length"},
             "train": {"global_batch": BATCH * ranks, "micro_batch": MICRO, "precision": "fp32", "log_every": 1},
-            "zero": {"stage": stage if stage == "none" else int(stage)}, "checkpoint": {"minutes": 10**6}}
+            "zero": {"stage": int(stage) if stage.isdigit() else "none"},
+            "parallel": {"pipeline": 2} if stage == "pipeline2" and ranks > 1 else {},
+            "checkpoint": {"minutes": 10**6}}
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class Cell:
         return abs(self.ratio - 1) <= WITHIN
 
 
+def of_two(run: dict[str, Any]) -> float:
+    """Seconds of a step of two ranks, each of which waits for the slower."""
+    return statistics.median(map(max, zip(*run["steps"])))
+
+
 def predicted_seconds(results: dict[str, Any]) -> Iterator[Cell]:
     """Each run of two ranks in the results, beside its prediction."""
     runs = results["runs"]
@@ -122,13 +129,14 @@ def predicted_seconds(results: dict[str, Any]) -> Iterator[Cell]:
         stage = name.split("/")[0]
         if run["link"] is None:
             continue
-        own = statistics.median(map(max, zip(*runs[f"{stage}/{ALONE}"]["steps"])))  # two wait for the slower
+        alone = stage if stage.isdigit() else "none"  # the engine of a part is that of the whole
+        own = of_two(runs[f"{alone}/{ALONE}"])
         reached, hop = run["link"]["bits_per_second"], run["link"]["hop_seconds"]
         options = Options(2, 1, link=f"{reached:.0f}", device=CPU, samples_per_second=BATCH / own,
                           latency_us=hop * 1e6)
         job = Job.model_validate(job_values(stage, 2))
         scale = Scale(Shapes(job, "link.yml", None), None, find_site(options)[0], "link.yml")
-        wanted = Sharding(0 if stage == "none" else int(stage)).label
+        wanted = "pipeline 2" if stage == "pipeline2" else Sharding(0 if stage == "none" else int(stage)).label
         found = next(each for each in scale.predictions() if each.label == wanted)
         yield Cell(name, found.label, reached, own, statistics.median(run["steps"][0]),
                    found.case.step().total)
@@ -194,7 +202,7 @@ def variables(hosts: tuple[Place, Place], rank: int, ranks: int) -> dict[str, st
 def probe(hosts: tuple[Place, Place], stage: str, timeout: float) -> dict[str, float]:
     """Bits per second that an all-reduce of a whole bucket reaches over the link, as the stage's engine sends it; and
     the seconds of a hop."""
-    tensors = "16" if stage == "none" else "1"
+    tensors = "1" if stage.isdigit() else "16"
     started = [subprocess.Popen(host.run(sys.executable, "-c", PROBE, str(BUCKET), tensors),
                                 stdout=subprocess.PIPE, text=True, env=variables(hosts, rank, 2))
                for rank, host in enumerate(hosts)]
@@ -248,12 +256,12 @@ def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
     hosts = places()
     with linked(hosts):
         for stage in options.stages:
-            for end in (ALONE, *options.rates):
+            for end in options.rates if stage == "pipeline2" else (ALONE, *options.rates):
                 name = f"{stage}/{end}"
                 if name in results["runs"] and name not in options.only or options.only and name not in options.only:
                     continue
                 link: Optional[dict[str, float]] = None
-                if end != ALONE:
+                if end in options.rates:
                     limit(hosts, end)
                     link = probe(hosts, stage, options.timeout)
                 steps = train(options, hosts, name, stage)

@@ -45,20 +45,18 @@ def _mask_forgotten() -> None:
 
 def _gradient_summed_twice() -> None:
     """The gradients of a sum over tensor-parallel ranks are summed again, as torch's own differentiable sum does."""
-    import torch.distributed as dist
-
     from debzero.model import parts
 
     def backward(ctx, gradient):
         total = gradient.clone()
-        dist.all_reduce(total, group=ctx.group)
+        ctx.part.all_reduce(total)
         return total, None
 
     forward = parts._Sum.forward
 
-    def keeping(ctx, values, group):
-        ctx.group = group
-        return forward(ctx, values, group)
+    def keeping(ctx, values, part):
+        ctx.part = part
+        return forward(ctx, values, part)
 
     parts._Sum.forward, parts._Sum.backward = staticmethod(keeping), staticmethod(backward)
 

@@ -23,7 +23,8 @@ def add_bench(commands: Commands) -> None:
     parser = add_command(
         commands, "bench", bench,
         "Measure what ZeRO and offload cost and save on this host. The job runs with plain DDP, and with ZeRO-1 to 3 "
-        "with and without offload, each time in a process of its own. The results are written to results.json, "
+        "with and without offload, or as it divides its model (`parallel`) and with ZeRO-2, each time in a process of "
+        "its own. The results are written to results.json, "
         "results.csv, results.md and a web page, results.html. An interrupted bench resumes where it stopped. A "
         "configuration that fails is listed with the reason; the next start tries it again unless it ran out of memory "
         "or time.",
@@ -54,10 +55,11 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
                         help="let ranks share GPUs: speed is not comparable, and memory lacks the "
                         "second bucket of overlapped communication (ZeRO-1 and 2)")
     parser.add_argument("--cap", type=count, metavar="GIB", help="limit each rank to this much GPU memory")
-    parser.add_argument("--stages", type=list_of("none", 1, 2, 3), default=["none", 1, 2, 3], metavar="LIST",
-                        help="some of none,1,2,3 (default: all)")
+    parser.add_argument("--stages", type=list_of("none", 1, 2, 3), metavar="LIST",
+                        help="some of none,1,2,3 (default: all; 2 beside a job's own division of its model)")
     parser.add_argument("--offload", type=list_of("none", "cpu", "nvme"), metavar="LIST",
-                        help="some of none,cpu,nvme (default: none,cpu, and nvme if the job has zero.nvme_path)")
+                        help="some of none,cpu,nvme (default: none,cpu, and nvme if the job has zero.nvme_path; none "
+                        "beside a division)")
     add_steps(parser)
     parser.add_argument("--repeats", type=count, default=3, metavar="N", help="runs of each configuration (default: 3)")
     parser.add_argument("--limit", type=count, default=30, metavar="MINUTES", help="time limit per run (default: 30)")

@@ -31,7 +31,7 @@ SAME: dict[str, Callable[[BenchResults], str]] = {
 def names(benches: Sequence[BenchResults]) -> list[str]:
     """A name for each: the host's, or, where that is not enough, with its ranks or a number."""
     by_host = [bench.host.name for bench in benches]
-    by_ranks = [f"{bench.host.name}, {count_text(bench.batch.ranks, 'rank')}" for bench in benches]
+    by_ranks = [f"{bench.host.name}, {count_text(bench.settings.ranks, 'rank')}" for bench in benches]
     for found in (by_host, by_ranks):
         if len(set(found)) == len(found):
             return found
@@ -86,7 +86,7 @@ class _Figures:
 
 def _host_facts(bench: BenchResults) -> dict[str, str]:
     host = bench.host
-    facts = {"device": host.device, "GPUs": host.gpus or "none", "ranks": bench.batch.ranks,
+    facts = {"device": host.device, "GPUs": host.gpus or "none", "ranks": bench.settings.ranks,
              "precision": bench.precision, "batch": bench.batch, "system": host.system, "NVIDIA driver": host.driver,
              **bench.versions, "measured": bench.made[:10]}
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}

@@ -1,10 +1,12 @@
-"""What is compared: plain DDP, the ZeRO stages, and each stage's offload."""
+"""What is compared: plain DDP, the ZeRO stages, each stage's offload, and a job's own division of its model."""
 from __future__ import annotations
 
 from typing import Union
 
 from debzero.base.errors import InputError, Problem
-from debzero.resolve import layout
+from debzero.bench.results import Configuration
+from debzero.job.batch import BatchError
+from debzero.resolve.micro_batch import undivided
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import Sharding
 
@@ -24,6 +26,8 @@ def chosen(stages: list[Union[str, int]], offloads: list[str]) -> list[Sharding]
 
 
 def default_offloads(resolved: ResolvedJob) -> list[str]:
+    if resolved.layout.each > 1:
+        return ["none"]
     return ["none", "cpu"] + (["nvme"] if resolved.job.zero.nvme_path else [])
 
 
@@ -41,14 +45,30 @@ def problems(resolved: ResolvedJob, file: str, offloads: list[str], shardings: l
     if resolved.shares_gpus and not share_gpu:
         gpus = resolved.host.gpus
         found.append(Problem(file, "--ranks",
-                             f"{resolved.batch.ranks} ranks need as many GPUs, and this host has {gpus}",
+                             f"{resolved.layout.ranks} ranks need as many GPUs, and this host has {gpus}",
                              f"use --ranks {gpus}, or --share-gpu to rehearse them: memory then lacks a bucket, and "
                              "speed is not comparable"))
     return found
 
 
+def with_own(resolved: ResolvedJob, shardings: list[Sharding]) -> list[Configuration]:
+    """The job's own division of the model first, if it has one, and then undivided copies on the same ranks."""
+    ways = resolved.layout
+    own = [Configuration(resolved.sharding, ways.tensor, ways.stage)] if ways.each > 1 else []
+    return [*own, *map(Configuration, shardings)]
+
+
+def default_stages(resolved: ResolvedJob) -> list[Union[str, int]]:
+    """A divided model is compared with what else one does about memory on several GPUs."""
+    return list(STAGES) if resolved.layout.each == 1 else [2]
+
+
 def check(resolved: ResolvedJob, file: str, offloads: list[str], shardings: list[Sharding], share_gpu: bool) -> None:
     """Raises an InputError with every problem."""
-    found = layout.undivided(resolved.job, file) or problems(resolved, file, offloads, shardings, share_gpu)
+    found = problems(resolved, file, offloads, shardings, share_gpu)
+    try:
+        undivided(resolved)
+    except BatchError as error:
+        found.append(Problem(file, error.key, f"{error.reason}, as the undivided configurations need it", error.fix))
     if found:
         raise InputError(found)

@@ -21,7 +21,7 @@ FILES = ("results.json", "results.csv", "results.md", NAME)
 
 def render(bench: BenchResults) -> str:
     head = (f'<p class="eyebrow">debzero bench</p><h1>{html_text(bench.model)} on {html_text(bench.host.device)}</h1>'
-            f'<p class="sub">{count_text(bench.batch.ranks, "rank")}, {html_text(bench.precision)}, '
+            f'<p class="sub">{count_text(bench.settings.ranks, "rank")}, {html_text(bench.precision)}, '
             f"{html_text(str(bench.batch))}; {html_text(bench.made[:10])}</p>")
     trained = [_tiles(bench), f'<div class="grid two">{_memory(bench)}{_speed(bench)}</div>', _table(bench),
                _prediction(bench), _article(bench), _definitions(bench)] if bench.configurations else []
@@ -104,14 +104,14 @@ def _tiles(bench: BenchResults) -> str:
     if bench.speed_comparable:
         tiles.append(_tile("highest speed", _speed_text(fastest), fastest.label))
     else:
-        tiles.append(_tile("a rehearsal", count_text(bench.batch.ranks, "rank"),
+        tiles.append(_tile("a rehearsal", count_text(bench.settings.ranks, "rank"),
                            f"on {count_text(bench.host.gpus, 'GPU')}: speed is not comparable"))
     return f'<div class="grid three">{"".join(tiles)}</div>'
 
 
 def colour(row: Row) -> str:
     """A class of page.css."""
-    return f"c{row.sharding.stage}"
+    return "p4" if row.configuration.divides else f"c{row.sharding.stage}"
 
 
 def _no_bar(row: Row) -> Bar:
@@ -147,7 +147,7 @@ def _speed(bench: BenchResults) -> str:
 
 
 def _table(bench: BenchResults) -> str:
-    rows = [(row.label, row.sharding.about, cells(bench, row), row.reason) for row in bench.configurations]
+    rows = [(row.label, row.configuration.about, cells(bench, row), row.reason) for row in bench.configurations]
     return section("All figures", table(("", *HEADINGS), rows, "All figures"), long=True)
 
 
@@ -175,7 +175,7 @@ def _prediction(bench: BenchResults) -> str:
 def _article(bench: BenchResults) -> str:
     if not article.is_comparable(bench):
         return ""
-    own = {row.sharding: row for row in bench.configurations}
+    own = {row.sharding: row for row in bench.configurations if not row.configuration.divides}
     lines = []
     for printed in article.ROWS:
         row = own.get(printed.sharding)

@@ -53,27 +53,76 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """What a row measures: the sharding, and over how many ranks each copy of the model is divided (the job's
+    `parallel:`)."""
+
+    sharding: Sharding
+    tensor: int = 1
+    pipeline: int = 1
+
+    @property
+    def divides(self) -> bool:
+        return self.tensor * self.pipeline > 1
+
+    @property
+    def _parts(self) -> list[tuple[str, int]]:
+        return [(name, size) for name, size in (("tensor", self.tensor), ("pipeline", self.pipeline)) if size > 1]
+
+    @property
+    def name(self) -> str:
+        """For files and scripts: baseline, zero2, tensor2, tensor2-pipeline4-zero1."""
+        parts = [f"{name}{size}" for name, size in self._parts]
+        return "-".join([*parts, *([self.sharding.name] if self.sharding.stage or not parts else [])])
+
+    @property
+    def label(self) -> str:
+        """For people: plain DDP, ZeRO-2, tensor 2, tensor 2 x pipeline 4, ZeRO-1."""
+        parts = " x ".join(f"{name} {size}" for name, size in self._parts)
+        return ", ".join(filter(None, [parts, self.sharding.label if self.sharding.stage or not parts else ""]))
+
+    @property
+    def about(self) -> str:
+        """In a sentence without its end."""
+        if not self.divides:
+            return self.sharding.about
+        how = {"tensor": f"each layer over {self.tensor} ranks", "pipeline": f"the layers over {self.pipeline} stages"}
+        text = f"divides {' and '.join(how[name] for name, _ in self._parts)}"
+        return f"{text}; {self.sharding.about}" if self.sharding.stage else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a Row has it."""
+        return {**self.sharding.as_dict(), "tensor": self.tensor, "pipeline": self.pipeline}
+
+
+@dataclass(frozen=True)
 class Row:
-    """One configuration: its sharding in the words of a job's `zero:` section, its runs in order, and its
-    prediction."""
+    """One configuration: its sharding in the words of a job's `zero:` section, its division in those of `parallel:`,
+    its runs in order, and its prediction."""
 
     stage: Literal["none", 1, 2, 3]
     offload_optimizer: Literal["none", "cpu", "nvme"]
     offload_param: Literal["none", "cpu", "nvme"]
     runs: tuple[MeasuredRun, ...] = ()
     predicted: Optional[Prediction] = None
+    tensor: int = 1
+    pipeline: int = 1
 
     @cached_property
     def sharding(self) -> Sharding:
         return Sharding(0 if self.stage == "none" else self.stage, self.offload_optimizer, self.offload_param)
 
+    @cached_property
+    def configuration(self) -> Configuration:
+        return Configuration(self.sharding, self.tensor, self.pipeline)
+
     @property
     def name(self) -> str:
-        return self.sharding.name
+        return self.configuration.name
 
     @property
     def label(self) -> str:
-        return self.sharding.label
+        return self.configuration.label
 
     @property
     def offloads(self) -> bool:
@@ -96,8 +145,10 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """Name, label, description and summary are for the file's readers; they follow from the rest."""
+        own = self.configuration
         return {"runs": [asdict(run) for run in self.runs], "summary": asdict(self.summary) if self.summary else None,
-                "predicted": asdict(self.predicted) if self.predicted else None, **self.sharding.described()}
+                "predicted": asdict(self.predicted) if self.predicted else None, "name": own.name, "label": own.label,
+                "about": own.about, **own.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -189,7 +240,7 @@ class BenchResults:
         return row.summary.samples_per_second.median / self.baseline.samples_per_second.median
 
     def with_row(self, row: Row) -> BenchResults:
-        """With `row` in the place of that of the same sharding."""
+        """With `row` in the place of that of the same configuration."""
         return replace(self, configurations=tuple(row if old.name == row.name else old for old in self.configurations))
 
     def as_json(self) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any, Optional
 from debzero.base.files import write_text
 from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.bench import page
-from debzero.bench.configurations import check, chosen, default_offloads
+from debzero.bench.configurations import check, chosen, default_offloads, default_stages, with_own
 from debzero.bench.predict import predictions
-from debzero.bench.results import NAME, BenchResults, Row, Settings, load
+from debzero.bench.results import NAME, BenchResults, Configuration, Row, Settings, load
 from debzero.bench.tables import as_text
 from debzero.check import checks
 from debzero.job.schema import Job
@@ -22,8 +22,8 @@ from debzero.measure.derive import derive
 from debzero.measure.facts import DEFINITIONS, command_line, host_facts, identity, installed
 from debzero.measure.records import RETRYABLE, MeasuredRun
 from debzero.measure.run import claim, measure
+from debzero.resolve.micro_batch import undivided
 from debzero.resolve.resolve import ResolvedJob
-from debzero.resolve.sharding import Sharding
 from debzero.run.folder import now
 
 
@@ -34,28 +34,28 @@ def start(options: argparse.Namespace) -> int:
 
     resolved = checks.check(options.job, options.ranks, folder_of)
     offloads = options.offload or default_offloads(resolved)
-    shardings = chosen(options.stages, offloads)
+    shardings = chosen(options.stages or default_stages(resolved), offloads)
     check(resolved, str(options.job), offloads, shardings, options.share_gpu)
     folder = folder_of(resolved.job)
     claim(folder)
-    return Bench(options, resolved, folder, shardings).run()
+    return Bench(options, resolved, folder, with_own(resolved, shardings)).run()
 
 
 class Bench:
     """One bench and its folder: results.json, results.csv, results.md, results.html, runs/, data/, archive/."""
 
     def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path,
-                 shardings: list[Sharding]) -> None:
-        self.options, self.resolved, self.folder, self.shardings = options, resolved, folder, shardings
+                 asked: list[Configuration]) -> None:
+        self.options, self.resolved, self.folder, self.asked = options, resolved, folder, asked
         self.results = facts(options, resolved)
         earlier = self._earlier()
-        asked = [sharding.name for sharding in shardings]
+        names = [each.name for each in asked]
         kept = {row.name: row for row in earlier.configurations} if earlier else {}
-        for name in set(asked) & set(kept):
+        for name in set(names) & set(kept):
             runs = tuple(run for run in kept[name].runs if not self._is_retried(run))
             kept[name] = replace(kept[name], runs=runs)
-        rows = [kept.get(sharding.name) or Row(**sharding.as_dict()) for sharding in shardings]
-        rows += [row for name, row in kept.items() if name not in asked]
+        rows = [kept.get(each.name) or Row(**each.as_dict()) for each in asked]
+        rows += [row for name, row in kept.items() if name not in names]
         commands = [*(earlier.command.splitlines() if earlier else []), self.results.command]
         self.results = replace(self.results, command="\n".join(dict.fromkeys(commands)), configurations=tuple(rows),
                                inference=earlier.inference if earlier else None)
@@ -83,8 +83,8 @@ class Bench:
     def run(self) -> int:
         self._predict()
         for repeat in range(1, self.options.repeats + 1):  # all rows, then all again: a host that slows down slows all
-            for sharding in self.shardings:
-                row = self._row(sharding)
+            for each in self.asked:
+                row = self._row(each)
                 if len(row.runs) < repeat and not row.failed:
                     self._measure(row, repeat)
         self._write()
@@ -94,22 +94,30 @@ class Bench:
                   f"\nwritten: {self.folder / page.NAME}, and results.json, .csv and .md beside it")
         return 0 if self.results.measured else 1
 
-    def _row(self, sharding: Sharding) -> Row:
-        return next(row for row in self.results.configurations if row.name == sharding.name)
+    def _row(self, asked: Configuration) -> Row:
+        return next(row for row in self.results.configurations if row.name == asked.name)
+
+    def _job(self, row: Row, output: Path, warmup: int, steps: int) -> Job:
+        """The one that measures a row."""
+        resolved = self.resolved if row.configuration.divides else undivided(self.resolved)
+        return derive(resolved, row.sharding, str(output), warmup, steps)
 
     def _predict(self) -> None:
         """Predict each row before its first run. Predictions are of GPU memory, so without a GPU there are none."""
         rows = [row for row in self.results.configurations if not row.runs and row.predicted is None]
         if rows and self.resolved.host.gpus:
             job = self.folder / "predicted.yml"
-            write_text(job, derive(self.resolved, self.shardings[0], str(self.folder / "predicted"), 1, 1).as_yaml())
-            found = predictions(job)
-            for row in rows:
-                self.results = self.results.with_row(replace(row, predicted=found.get(row.sharding)))
+            for divides in (False, True):
+                alike = [row for row in rows if row.configuration.divides is divides]
+                if alike:  # a plan is of all shardings, or of one division
+                    write_text(job, self._job(alike[0], self.folder / "predicted", 1, 1).as_yaml())
+                    found = predictions(job, alike[0].sharding)
+                    for row in alike:
+                        self.results = self.results.with_row(replace(row, predicted=found.get(row.sharding)))
 
     def _measure(self, row: Row, repeat: int) -> None:
         folder = self.folder / "runs" / f"{row.name}-{repeat}"
-        job = derive(self.resolved, row.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
+        job = self._job(row, folder / "out", self.options.warmup, self.options.steps)
         cap = self.options.cap * 2**30 if self.options.cap else None
         run = measure(job, folder, self.options.warmup, self.options.limit * 60, cap)
         self.results = self.results.with_row(replace(row, runs=(*row.runs, run)))
@@ -140,7 +148,7 @@ def archive(folder: Path) -> Path:
 def facts(options: argparse.Namespace, resolved: ResolvedJob) -> BenchResults:
     """All of the results that is known before the first run."""
     model = resolved.job.model if isinstance(resolved.job.model, str) else f"{resolved.job.model['type']} from scratch"
-    settings = Settings(resolved.batch.ranks, resolved.shares_gpus, options.steps, options.warmup, options.cap)
+    settings = Settings(resolved.layout.ranks, resolved.shares_gpus, options.steps, options.warmup, options.cap)
     host, versions = host_facts(resolved, options.name), installed()
     return BenchResults(
         identity=identity(resolved, asdict(settings), host, versions), made=now(), command=command_line(),

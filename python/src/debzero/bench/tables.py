@@ -11,13 +11,14 @@ from debzero.bench import latency_page
 from debzero.bench.results import BenchResults, Row
 
 HEADINGS = ("memory per rank", "of plain DDP", "device memory", "host memory", "samples/s", "spread", "steps/s")
-COLUMNS = ("configuration", "stage", "offload_optimizer", "offload_param", "ranks", "repeats", "memory_bytes",
+COLUMNS = ("configuration", "stage", "offload_optimizer", "offload_param", "tensor", "pipeline",
+           "ranks", "repeats", "memory_bytes",
            "device_bytes", "host_bytes", "samples_per_second", "samples_per_second_lowest",
            "samples_per_second_highest", "steps_per_second", "speed_comparable", "reason")
 
 
 def title(bench: BenchResults) -> str:
-    return f"{bench.model} on {bench.host.device}, {count_text(bench.batch.ranks, 'rank')}"
+    return f"{bench.model} on {bench.host.device}, {count_text(bench.settings.ranks, 'rank')}"
 
 
 def cells(bench: BenchResults, row: Row) -> Optional[list[str]]:
@@ -36,7 +37,7 @@ def notes(bench: BenchResults) -> list[str]:
     found: list[str] = []
     if not bench.configurations:
         return found
-    ranks, gpus = bench.batch.ranks, bench.host.gpus
+    ranks, gpus = bench.settings.ranks, bench.host.gpus
     if not bench.speed_comparable:
         found.append(f"{count_text(ranks, 'rank')} shared {count_text(gpus, 'GPU')}: each rank's memory is its own, "
                      "without the second bucket that overlapped communication takes in ZeRO-1 and ZeRO-2; speed is not "
@@ -48,6 +49,9 @@ def notes(bench: BenchResults) -> list[str]:
         offload = " Offload does save." if any(row.offloads for row in bench.configurations) else ""
         found.append("One rank has nothing to shard across: the ZeRO stages save next to nothing here and only show "
                      f"their cost.{offload}")
+    if any(row.configuration.divides for row in bench.configurations):
+        found.append("The batch is that of the divided model, whose ranks train a copy together. In other rows each "
+                     "rank has a copy, with as much of the global batch as that leaves it.")
     if not gpus:
         found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the "
                      "processor's.")
@@ -66,7 +70,7 @@ def as_csv(bench: BenchResults) -> str:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
     for row in bench.configurations:
-        line = {"configuration": row.name, **row.sharding.as_dict(), "ranks": bench.batch.ranks,
+        line = {"configuration": row.name, **row.configuration.as_dict(), "ranks": bench.settings.ranks,
                 "speed_comparable": str(bench.speed_comparable).lower()}
         own = row.summary
         if own:

@@ -24,6 +24,6 @@ def derive(resolved: ResolvedJob, sharding: Sharding, output: str, warmup: int, 
         # A progress line waits for the device: as few as the limits of warm-up and measurement allow.
         "log_every": math.gcd(warmup, steps), "evaluate_every": None, "select": "last", "patience": None})
     return own.model_copy(update={
-        "output": output, "ranks": resolved.batch.ranks, "deepspeed": None, "train": train,
+        "output": output, "ranks": resolved.layout.ranks, "deepspeed": None, "train": train,
         "data": own.data.model_copy(update={"padding": "max_length"}), "zero": sharding.in_section(own.zero),
         "checkpoint": own.checkpoint.model_copy(update={"minutes": NEVER, "steps": None})})

@@ -14,14 +14,14 @@ class _Spread(torch.autograd.Function):
     """Forward nothing; backward the sum over the ranks: each has the gradient of its own part of a layer."""
 
     @staticmethod
-    def forward(ctx: Any, values: Any, group: Any) -> Any:
-        ctx.group = group
+    def forward(ctx: Any, values: Any, part: Any) -> Any:
+        ctx.part = part
         return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
+        ctx.part.all_reduce(total)
         return total, None
 
 
@@ -29,9 +29,9 @@ class _Sum(torch.autograd.Function):
     """Forward the sum over the ranks; backward nothing: all ranks have the sum's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, values: Any, group: Any) -> Any:
+    def forward(ctx: Any, values: Any, part: Any) -> Any:
         total = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
+        part.all_reduce(total)
         return total
 
     @staticmethod
@@ -48,11 +48,15 @@ class Part:
 
     def spread(self, values: Any) -> Any:
         """What all ranks have, at the entrance of a layer of which each has a part."""
-        return _Spread.apply(values, self.group)
+        return _Spread.apply(values, self)
 
     def sum(self, values: Any) -> Any:
         """What each rank has a term of, on all ranks."""
-        return _Sum.apply(values, self.group)
+        return _Sum.apply(values, self)
+
+    def all_reduce(self, tensor: Any, op: Any = dist.ReduceOp.SUM) -> None:
+        """The sum (or other `op`) over the ranks, in the tensor's place."""
+        dist.all_reduce(tensor, op, self.group)
 
     def share(self, count: int) -> range:
         """Of `count` rows, those of this rank; the last ranks may have fewer."""

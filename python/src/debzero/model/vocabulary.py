@@ -21,28 +21,31 @@ class _Losses(torch.autograd.Function):
     the vocabulary], which begins at token `start`."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Any, targets: Any, start: int, group: Any) -> Any:
-        highest = logits.max(-1).values if logits.shape[-1] else logits.new_full(logits.shape[:1], -torch.inf)
-        dist.all_reduce(highest, dist.ReduceOp.MAX, group)
+    def forward(ctx: Any, logits: Any, targets: Any, start: int, part: Part) -> Any:
+        width = logits.shape[-1]
+        highest = logits.max(-1).values if width else logits.new_full(logits.shape[:1], -torch.inf)
+        part.all_reduce(highest, dist.ReduceOp.MAX)
         shifted = logits - highest.unsqueeze(-1)
         places = targets - start
-        here = (places >= 0) & (places < logits.shape[-1])
-        rows = here.nonzero().squeeze(-1)
+        here = (places >= 0) & (places < width)
+        found = places.clamp(0, max(width - 1, 0)).unsqueeze(-1)  # one place a row: the host need not know how many
         wanted = torch.zeros_like(highest)
-        wanted[rows] = shifted[rows, places[rows]]
+        if width:
+            wanted = shifted.gather(-1, found).squeeze(-1).masked_fill(~here, 0.0)
         likelihoods = shifted.exp_()
         sums = torch.stack([likelihoods.sum(-1), wanted])
-        dist.all_reduce(sums, group=group)
+        part.all_reduce(sums)
         known = targets != IGNORED
         likelihoods /= sums[0].unsqueeze(-1)
-        ctx.save_for_backward(likelihoods, rows, places[rows], known)
+        ctx.save_for_backward(likelihoods, found, here, known)
         return (sums[0].log() - sums[1]).masked_fill(~known, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        likelihoods, rows, places, known = ctx.saved_tensors
+        likelihoods, found, here, known = ctx.saved_tensors
         result = likelihoods.clone()
-        result[rows, places] -= 1
+        if result.shape[-1]:
+            result.scatter_add_(-1, found, -here.to(result.dtype).unsqueeze(-1))
         return result * (gradients[0] * known).unsqueeze(-1), None, None, None
 
 
@@ -55,7 +58,7 @@ class Logits:
     def token_losses(self, targets: Any) -> Any:
         """As model/task.token_losses, with every rank's share. targets: int64[n, tokens]."""
         flat = self.values.float().flatten(0, 1)
-        return _Losses.apply(flat, targets.flatten(), self.start, self.part.group).view(targets.shape)
+        return _Losses.apply(flat, targets.flatten(), self.start, self.part).view(targets.shape)
 
 
 def divide_embedding(embedding: Any, count: int, part: Part) -> None:

@@ -247,7 +247,8 @@ def _observed(layers: list[tuple[Any, Layer]], tracker: StorageTracker) -> Itera
 def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[str, Any]], Any], batch: dict[str, Any],
           half: Optional[torch.dtype], compiled: bool) -> Curve:
     """The memory of one micro-batch of PRIME samples, through both passes. `stack`: what shorten(model) returned;
-    `losses(forward, batch)`: the task's; `half`: autocast's type, if it is on; `compiled`: torch.compile each layer."""
+    `losses(forward, batch)`: the task's, or a list of what is passed on, whose gradients come from elsewhere; `half`:
+    autocast's type, if it is on; `compiled`: torch.compile each layer."""
     model.train()
     layers = [(layer, Layer(times)) for layer, times in stack]
     tracker = StorageTracker([*model.parameters(), *model.buffers()])
@@ -270,9 +271,10 @@ def trace(model: Any, stack: list[tuple[Any, int]], losses: Callable[[Any, dict[
     saved = torch.autograd.graph.saved_tensors_hooks(tracker.pack, lambda tensor: tensor)
     with autocast_accepts_meta(), _observed(layers, tracker), tracker, saved:
         with CudaOnMeta(half, tracker.keep):
-            loss = losses(model, batch).sum()
+            found = losses(model, batch)
+            ends = found if isinstance(found, list) else [found.sum()]
         forward = len(tracker.curve)
-        loss.backward()
+        torch.autograd.backward(ends, [torch.empty_like(end) for end in ends])
     for handle in handles:
         handle.remove()
     for parameter in model.parameters():

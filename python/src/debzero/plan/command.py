@@ -40,7 +40,7 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
     speed = group.add_mutually_exclusive_group()
     speed.add_argument("--peak-share", type=number(0, 1), metavar="SHARE",
                        help="of the GPU's peak that training reaches, e.g. 0.4 (default: 0.372, measured with "
-                            "BERT-Large on an H200)")
+                            "BERT-Large on H200s; 0.312 for models that predict tokens, with GPT-2 XL)")
     speed.add_argument("--samples-per-second", type=number(0), metavar="N",
                        help="what one rank trains alone with its share of the batch, as `debzero bench JOB --ranks 1` "
                             "measures it, instead of FLOPs")

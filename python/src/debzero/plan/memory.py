@@ -41,6 +41,7 @@ class ParameterCounts:
     hidden: int             # the hidden size
     layers: int = 0         # elements of all repeated layers, whose weights the native engine's stage 3 gathers one
     layer: int = 0          # after the other, and of the largest of them
+    layer_tensors: int = 0  # weights and biases of a layer
 
     @property
     def groups(self) -> list[tuple[int, ...]]:
@@ -117,16 +118,18 @@ EngineMemory = tuple[Parts, Callable[[Curve], tuple[np.ndarray, np.ndarray]], di
 def predict(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bool = False) -> Memory:
     """The memory of the rank that needs the most. `compiled`: the layers are compiled by torch.compile."""
     ranks = [0, setting.ranks - 1] if setting.stage in (1, 2) and setting.ranks > 1 else [0]
-    found = [_of_rank(model, curve, setting, compiled, rank) for rank in ranks]
-    return max(found, key=lambda memory: memory.peak_bytes)
-
-
-def _of_rank(model: ParameterCounts, curve: Curve, setting: Setting, compiled: bool, rank: int) -> Memory:
     if not setting.zero:
         engine = (_plain, _native, _native, _native_sharded)[setting.stage]
     else:
         engine = _sharded_states if setting.stage < 3 else _sharded_parameters
-    base, gradients, phases = engine(model, setting, rank)
+    found = [of_engine(engine(model, setting, rank), model, curve, setting, compiled) for rank in ranks]
+    return max(found, key=lambda memory: memory.peak_bytes)
+
+
+def of_engine(engine: EngineMemory, model: ParameterCounts, curve: Curve, setting: Setting,
+              compiled: bool = False) -> Memory:
+    """One rank's memory in training with an engine."""
+    base, gradients, phases = engine
     slack = 1 + SLACK + (COMPILED_SLACK if compiled else 0)
     # During the backward pass activations give way to gradients: the largest sum of any moment counts.
     held, buckets = gradients(curve)

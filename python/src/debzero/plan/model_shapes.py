@@ -1,6 +1,7 @@
 """A job's model without its weights: the configuration, the sizes of its parameters, and traces of a training step."""
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,15 +126,20 @@ class Shapes:
         return name, config
 
     def _build(self) -> Any:
-        import transformers
-
-        with meta.OnMeta():
-            model = getattr(transformers, self.task.auto).from_config(self.config, **no_code())
+        model = copy.deepcopy(self.untouched)
         build.use_contiguous_bias(model)
         model.float()  # as model/build.py does; transformers 5 would take the type that the weights were saved in
         if self.job.train.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         return model
+
+    @cached_property
+    def untouched(self) -> Any:
+        """The whole model as transformers builds it, which takes most of the time; what is traced are copies."""
+        import transformers
+
+        with meta.OnMeta():
+            return getattr(transformers, self.task.auto).from_config(self.config, **no_code())
 
     @cached_property
     def _built(self) -> _Built:
@@ -145,11 +151,12 @@ class Shapes:
         modules.append(model.get_output_embeddings() or torch.nn.Identity())
         whole = set(compiled.blocks(model) if self.job.zero.favour == "speed" else [])
         largest = max(sum(p.numel() for p in module.parameters(recurse=module in whole)) for module in modules)
-        layers = [sum(p.numel() for p in layer.parameters()) for layer in compiled.blocks(model)]
+        layers = [[p.numel() for p in layer.parameters()] for layer in compiled.blocks(model)]
         counts = ParameterCounts(tuple(p.numel() for p in parameters if p.dim() > 1),
                                  tuple(p.numel() for p in parameters if p.dim() <= 1),
                                  sum(b.numel() * b.element_size() for b in model.buffers()), largest, self.hidden,
-                                 sum(layers), max(layers, default=0))
+                                 sum(map(sum, layers)), max(map(sum, layers), default=0),
+                                 max(map(len, layers), default=0))
         return _Built(model, shorten(model), counts, attention)
 
     def _batch(self) -> dict[str, Any]:
@@ -177,4 +184,8 @@ class Shapes:
         half, autocast = HALF.get(kind.split()[-1]), kind.startswith("autocast")
         built = self._built
         built.model.to(half if half and not autocast else torch.float32)
-        return trace(built.model, built.stack, self.task.losses, self._batch(), half if autocast else None, compiled)
+        return trace(built.model, built.stack, self.losses, self._batch(), half if autocast else None, compiled)
+
+    def losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        """float32[n], each sample's; or, of a part of the model, the tensors that it passes on."""
+        return self.task.losses(model, batch)

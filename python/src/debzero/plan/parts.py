@@ -1,45 +1,85 @@
-"""The shapes of one rank's part of a model that tensor and pipeline parallelism share out, for the same prediction of
-memory as of a whole model."""
+"""One rank's part of a model that tensor and pipeline parallelism divide: the model's own modules, cut on the meta
+device as a training cuts them (model/tensor_parallel, model/pipeline), and traced as a whole model is."""
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import Any, Callable
+from typing import Any
 
-from debzero.job.schema import Job
+import numpy as np
+import torch
+
+from debzero.model.parts import Part
+from debzero.model.pipeline import PassedOn, Stage
+from debzero.model.tensor_parallel import Divided
 from debzero.plan.activations import Curve
-from debzero.plan.memory import ParameterCounts
 from debzero.plan.model_shapes import Shapes
 from debzero.resolve.layout import Layout
 
-# Of a layer's activations, 24 of 34 bytes a token and hidden unit are shared out by tensor parallelism (Korthikanti et
-# al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.2.1); its scores are, too.
-WHOLE, SHARED = 10 / 34, 24 / 34
+
+class Alone(Part):
+    """The first of the ranks that compute a layer together, which has the largest part. It exchanges nothing, which
+    changes no shape, and drops nothing."""
+
+    def __init__(self, of: int) -> None:
+        super().__init__(0, of, None, torch.device("meta"))
+
+    def all_reduce(self, tensor: Any, op: Any = None) -> None:
+        """The others' values do not matter."""
+
+    def own_numbers(self) -> None:
+        """The meta device has none."""
+
+    def shared_numbers(self) -> None:
+        """Likewise."""
 
 
 class PartOfShapes(Shapes):
-    """Every rank's part is taken to be the same: as many layers, and an equal share of the embeddings. The first stage
-    of a pipeline holds the activations of as many micro-batches as there are stages, each of its own layers: as much as
-    one micro-batch takes of all layers (Narayanan et al. 2021, section 2.2)."""
+    """The part of a rank in pipeline stage `number` (from 0)."""
 
-    def __init__(self, whole: Shapes, layout: Layout, trace: Callable[[str, bool], Curve]) -> None:
-        """`trace`: the whole model's curve."""
-        self.job: Job = whole.job
-        self.notes, self.task, self.name, self.config = whole.notes, whole.task, whole.name, whole.config
-        self.whole, self.layout, self.trace = whole, layout, trace
+    part: Stage
 
-    @property
-    def counts(self) -> ParameterCounts:
-        counts, parts = self.whole.counts, self.layout.each
-        return replace(counts, decayed=tuple(math.ceil(size / parts) for size in counts.decayed),
-                       others=tuple(math.ceil(size / parts) for size in counts.others),
-                       largest_layer=math.ceil(counts.largest_layer / self.layout.tensor),
-                       layers=math.ceil(counts.layers / parts), layer=math.ceil(counts.layer / self.layout.tensor))
+    def __init__(self, whole: Shapes, layout: Layout, number: int) -> None:
+        self.job, self.notes, self.task = whole.job, whole.notes, whole.task
+        self.name, self.config = whole.name, whole.config
+        self.untouched, self.layout, self.number = whole.untouched, layout, number
 
-    def facts(self) -> dict[str, Any]:
-        return self.whole.facts()
+    def _build(self) -> Any:
+        model = super()._build()
+        if self.layout.tensor > 1:
+            Divided(model, Alone(self.layout.tensor))
+        self.part = Stage(model, self.number, self.layout.stage)
+        return model
+
+    def losses(self, model: Any, batch: dict[str, Any]) -> Any:
+        answers = batch["labels"].shape if "labels" in batch and batch["labels"].dim() > 1 else (0, 0)
+        shapes = self.part.shapes(tuple(batch["input_ids"].shape), tuple(answers))
+        self.part.received = tuple(torch.empty(shape).requires_grad_() for shape in shapes)
+        try:
+            return super().losses(model, batch)
+        except PassedOn as passed:
+            return [hidden.float() for hidden in passed.hidden]
 
     def curve(self, kind: str, compiled: bool) -> Curve:
-        curve, tensor = self.trace(kind, compiled), self.layout.tensor
-        return replace(curve, sample=curve.sample * (WHOLE + SHARED / tensor), fixed=curve.fixed / self.layout.each,
-                       gradients=curve.gradients / self.layout.each)
+        found = super().curve(kind, compiled)
+        self.part.received = ()
+        return found
+
+    def passed_bytes(self) -> int:
+        """Of a sample: the float32 hidden states to the next stage, and the gradients to the one before."""
+        borders = (self.number > 0) + (self.number < self.layout.stage - 1)
+        lengths = self.job.data.max_length + (self.answer if self.job.task == "text-to-text" else 0)
+        return 4 * borders * lengths * self.hidden
+
+    def in_flight(self, micro_batches: int) -> int:
+        """How many of a step's micro-batches the stage has begun and not ended, at most (1F1B)."""
+        return min(self.layout.stage - self.number, micro_batches)
+
+
+def overlaid(curve: Curve, count: int) -> Curve:
+    """The memory of a micro-batch that is begun and ended while the activations of others wait for their backward pass:
+    `count` are in flight."""
+    end = curve.forward - 1
+    return replace(curve, fixed=curve.fixed + (count - 1) * float(np.asarray(curve.fixed)[end]),
+                   sample=curve.sample + (count - 1) * float(np.asarray(curve.sample)[end]))
+
+

@@ -6,13 +6,19 @@ import re
 
 from debzero.base.errors import Problem
 from debzero.model import flops
+from debzero.resolve.layout import Layout
 
 # The share of the GPU's peak that training reaches where no step waits for the processor: speed-h200.json, max_length.
-PEAK_SHARE = 0.372
-# Seconds that the processor takes to launch the kernels of one layer, forward and backward, where the step is not
-# recorded as a CUDA graph; by stage of DeepSpeed, 0 for debzero's own engines. From what a micro-batch of 8 takes
-# beyond its FLOPs: plain PyTorch on one H200 in tune.json, DeepSpeed's stages on two in article-2-gpus.json.
-LAUNCHING = {0: 2.4e-3, 1: 3.5e-3, 2: 5.1e-3, 3: 28.6e-3}
+# A model that predicts every token also reads and writes the logits of its vocabulary: gpus-2.json, GPT-2 XL's native3.
+PEAK_SHARE, TOKENS_PEAK_SHARE = 0.372, 0.312
+# Seconds that the processor takes to launch what a micro-batch does with one weight or bias of a layer, forward and
+# backward, where the step is not recorded as a CUDA graph; by stage of DeepSpeed, 0 for debzero's own engines. From
+# what steps took beyond their FLOPs on H200s: the middle of the rows in docs/scale.md, whose hosts differ.
+LAUNCHING = {0: 0.165e-3, 1: 0.27e-3, 2: 0.36e-3, 3: 1.95e-3}
+# The same from GPT-2 Medium in gpus-2.json: DeepSpeed's stage 3 that gathers whole layers (zero.favour: speed), and
+# debzero's divided models, which are not compiled.
+WHOLE_LAYERS_LAUNCHING = 0.744e-3
+PIPELINE_LAUNCHING, TENSOR_LAUNCHING = 0.279e-3, 0.509e-3
 
 # Bytes per second of one direction between GPUs of a host, from the datasheets (which count both directions): NVLink;
 # for any other GPU PCIe 4.0 x16.
@@ -26,7 +32,25 @@ HOP, LOCAL_HOP = 14e-6, 3.4e-6
 # Between processors that exchange through the kernel's TCP, nothing is known beforehand but that it is slower.
 TCP_HOP, LOOPBACK = 100e-6, 2e9
 
+TOKENS = {"causal-lm", "text-to-text"}
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def predicts_tokens(task: str) -> bool:
+    return task in TOKENS
+
+
+def peak_share(task: str) -> float:
+    """What was measured for the task, or for one like it."""
+    return TOKENS_PEAK_SHARE if predicts_tokens(task) else PEAK_SHARE
+
+
+def launching(layout: Layout, stage: int, favour: str) -> float:
+    """Seconds of one weight or bias of a layer, and micro-batch. `stage`: DeepSpeed's, 0 for debzero's own engines;
+    `favour`: the job's zero.favour."""
+    if layout.each > 1:
+        return TENSOR_LAUNCHING if layout.tensor > 1 else PIPELINE_LAUNCHING
+    return WHOLE_LAYERS_LAUNCHING if stage == 3 and favour == "speed" else LAUNCHING[stage]
 
 
 def parse_link(text: str) -> float:

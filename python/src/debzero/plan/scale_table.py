@@ -34,8 +34,9 @@ def plan_scale(path: Path, options: Options, config: Optional[Path], as_json: bo
 
 
 def fastest(found: list[Prediction]) -> Optional[Prediction]:
-    """Of the layouts that fit."""
-    return max((each for each in found if each.fits), key=lambda each: each.samples_per_second, default=None)
+    """Of the layouts that fit and that debzero trains."""
+    possible = [each for each in found if each.fits and each.trains]
+    return max(possible, key=lambda each: each.samples_per_second, default=None)
 
 
 def as_dict(path: Path, scale: Scale, found: list[Prediction]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def as_dict(path: Path, scale: Scale, found: list[Prediction]) -> dict[str, Any]
                     "local_bits_per_second": 8 * cluster.local, "hop_seconds": cluster.hop,
                     "disk_bytes_per_second": site.disk, "host_mtbf_days": site.mtbf_days},
         "sample_flops": scale.sample_flops, "sample_seconds": scale.sample_seconds,
-        "peak_share": None if site.measured else site.peak_share,
+        "peak_share": None if site.measured else site.share_of_peak(scale.shapes.job.task),
         "layouts": [each.as_dict() for each in found],
         "refused": [{"label": label, "reason": reason} for label, reason in scale.refused],
         "fastest": best.label if best else None}
@@ -82,7 +83,8 @@ def as_text(scale: Scale, found: list[Prediction]) -> Iterator[str]:
 
 
 def _mark(each: Prediction, best: Optional[Prediction]) -> str:
-    return ("* " if each is best else "  " if each.fits else "x ") + f"{each.label:<{WIDTH}}"
+    mark = "*" if each is best else "x" if not each.fits else " " if each.trains else "o"
+    return f"{mark} {each.label:<{WIDTH}}"
 
 
 def _times(each: Prediction) -> str:
@@ -103,7 +105,7 @@ def _needs(each: Prediction) -> str:
     case, cost = each.case, each.checkpoint
     link = case.smallest_link()
     asked = "-" if case.cluster.hosts == 1 else link_text(link).replace("bit/s", "") if link else "none does"
-    device = f"{each.memory.memory.device_bytes / 2**30:.2f}" if each.memory else "-"
+    device = f"{each.memory.device_bytes / 2**30:.2f}" if each.memory else "-"
     sent = sum(transfer.sent for transfer in case.step().transfers)
     return (f"{sent / 2**30:>8.2f}{device:>8}{asked:>13}{cost.host_bytes / 2**30:>9.2f}{cost.seconds:>7.0f} s"
             f"{cost.best_interval / 60:>6.0f} min{cost.lost_share:>7.1%}{cost.own_lost_share:>8.1%}")
@@ -119,13 +121,15 @@ def _heading(scale: Scale) -> Iterator[str]:
            + f", {link_text(cluster.local)} between ranks of a host")
     speed = f"{rate_text(1 / scale.sample_seconds)} samples/s"
     yield (f"  a rank alone trains {speed}, as given" if site.measured else
-           f"  a rank computes {speed}: {site.peak_share:.1%} of the peak of the {site.device}")
+           f"  a rank computes {speed}: {site.share_of_peak(shapes.job.task):.1%} of the peak of the {site.device}")
     yield from (line for note in shapes.notes for line in _wrapped(f"note: {note}"))
 
 
 def _legend(scale: Scale) -> Iterator[str]:
     site = scale.site
     yield "*: fastest that fits. x: does not fit. micro: micro-batch x accumulation."
+    if site.cluster.hosts > 1:
+        yield "o: on paper: debzero trains a divided model on one host so far."
     for text in (
             "ideal: the share of the step in which a rank computes.",
             f"link: the slowest between hosts, in bits per second, with which at most {HIDDEN:.0%} of a step waits for "

@@ -34,19 +34,23 @@ class Options:
 
 @dataclass(frozen=True)
 class Site:
-    """`hardware`: that of all hosts together; `disk`: bytes per second at which a host writes a checkpoint;
-    `mtbf_days`: days between two failures of one host; `measured`: a rank's samples per second, where they are
-    given."""
+    """`hardware`: that of all hosts together; `peak_share`: None for what was measured; `disk`: bytes per second at
+    which a host writes a checkpoint; `mtbf_days`: days between two failures of one host; `measured`: a rank's samples
+    per second, where they are given."""
 
     cluster: Cluster
     hardware: Hardware
     device: str
-    peak_share: float
+    peak_share: Optional[float]
     measured: Optional[float]
     mtbf_days: float
     disk: float
 
-    def sample_seconds(self, sample_flops: float, precision: str) -> float:
+    def share_of_peak(self, task: str) -> float:
+        """What training reaches of the GPU's peak."""
+        return rates.peak_share(task) if self.peak_share is None else self.peak_share
+
+    def sample_seconds(self, sample_flops: float, precision: str, task: str) -> float:
         """Seconds of one rank for a sample with so many FLOPs. Raises an InputError where that is not known."""
         if self.measured:
             return 1 / self.measured
@@ -55,7 +59,7 @@ class Site:
             problems.append(_no_speed("the FLOPs of this model cannot be counted"))
         if problems:
             raise InputError(problems)
-        return sample_flops / (self.peak_share * (flops.peak(self.device, precision) or 1))
+        return sample_flops / (self.share_of_peak(task) * (flops.peak(self.device, precision) or 1))
 
 
 def find_site(options: Options) -> tuple[Site, list[Problem]]:
@@ -76,8 +80,8 @@ def find_site(options: Options) -> tuple[Site, list[Problem]]:
                       rates.TCP_HOP if on_cpu else rates.LOCAL_HOP, gloo=on_cpu)
     every = replace(one, gpus=0 if on_cpu else cluster.ranks, ram=one.ram * hosts, nvme=one.nvme * hosts,
                     bf16=one.bf16 and not on_cpu)
-    share = rates.PEAK_SHARE if options.peak_share is None else options.peak_share
-    return Site(cluster, every, device, share, options.samples_per_second, options.mtbf_days, disk), problems
+    return Site(cluster, every, device, options.peak_share, options.samples_per_second, options.mtbf_days,
+                disk), problems
 
 
 def _parsed(parse: Callable[[str], float], text: str, option: str, example: str, problems: list[Problem]) -> float:

@@ -3,12 +3,14 @@
 Computing: model FLOPs (model/flops) over the share of the peak that was measured, or the samples per second of one rank
 that somebody has measured. Communication: what each engine sends, from its source, over the links (collectives). What
 the volumes come to for P parameters of one type, with n ranks and per rank: plain DDP and ZeRO-1 and 2 send 2(n-1)/n P,
-ZeRO-3 sends 3(n-1)/n P (Rajbhandari et al. 2020, section 7). DeepSpeed's stages 1 and 2 send more: they all-reduce the
-gradients and keep a part (stage_1_and_2.py, allreduce_and_scatter).
+ZeRO-3 sends at most 3(n-1)/n P (Rajbhandari et al. 2020, section 7). DeepSpeed's stages 1 and 2 send more: they
+all-reduce the gradients and keep a part (stage_1_and_2.py, allreduce_and_scatter).
 
-Pipelines (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training", section 2.2): of m micro-batches over
-p stages, p - 1 more are waited for. Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM", section 3): two all-reduces
-of a layer's activations forward and two backward, which nothing hides.
+Divided models are debzero's own (train/engine_parallel), in fp32 with autocast. Pipelines run 1F1B (Narayanan et al.
+2021, "Efficient Large-Scale Language Model Training", section 2.2): of m micro-batches over p stages, p - 1 more are
+waited for; hidden states pass in fp32 while others compute. Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM",
+section 3): two all-reduces of a layer's activations forward, in autocast's type, and two of their gradients backward,
+in fp32, which nothing hides. Copies average fp32 gradients, and broadcast what each has updated (ZeRO-1).
 """
 from __future__ import annotations
 
@@ -39,25 +41,29 @@ class Work:
     sample_seconds: float
     launching_seconds: float
     checkpointing: bool      # the backward pass computes the forward pass once more
+    tied: int = 0            # elements of the embeddings that the first and the last stage of a pipeline share
+    root: int = 0            # elements outside of the repeated layers
 
 
 @dataclass(frozen=True)
 class Engine:
     """Who trains, and what decides what it sends. `zero`: DeepSpeed's section zero_optimization, empty for debzero's
-    own engines; `width`: bytes of a weight in the forward pass."""
+    own engines; `width`: bytes of a value in the products of the forward pass; `divided`: the engine of divided
+    models."""
 
     stage: int
     width: int
     zero: dict[str, Any]
+    divided: bool = False
 
     @property
-    def gradient_width(self) -> int:
-        """Bytes of a gradient that is sent: plain PyTorch keeps everything in fp32."""
-        return self.width if self.stage else FLOAT
+    def weight_width(self) -> int:
+        """Bytes of a weight or a gradient that is sent: plain PyTorch keeps everything in fp32."""
+        return self.width if self.stage and not self.divided else FLOAT
 
     def overlaps(self, batch: Batch, gloo: bool) -> bool:
         """Whether gradients are sent while the backward pass runs."""
-        if not self.stage:
+        if not self.stage or self.divided:
             return True
         if gloo:  # train/gloo waits
             return False
@@ -68,8 +74,13 @@ class Engine:
     def all_reduces(self) -> bool:
         """Whether gradients are summed on every rank, though each needs a part alone."""
         zero = self.zero
-        return not self.stage or bool(zero) and self.stage < 3 and (
+        return not self.stage or self.divided or bool(zero) and self.stage < 3 and (
             zero.get("use_multi_rank_bucket_allreduce", True) or not zero.get("reduce_scatter", True))
+
+    @property
+    def live(self) -> int:
+        """Elements of stage 3 that are still whole when the backward pass begins: DeepSpeed gathers so many ahead."""
+        return int(self.zero.get("stage3_max_live_parameters", 0))
 
     @property
     def bucket(self) -> int:
@@ -129,11 +140,11 @@ class Case:
         layout, work, batch = self.layout, self.work, self.batch
         compute = batch.micro * work.sample_seconds / layout.each
         launching = work.launching_seconds * work.layers / layout.stage
-        within = self._within_model()
+        within = self._within_layers()
         slot = compute + launching + sum(transfer.exposed_seconds for transfer in within) / batch.accumulation
         between = self._between_copies(compute + launching)
         return StepTime(batch.accumulation * compute, batch.accumulation * launching, (layout.stage - 1) * slot,
-                        (*within, *between))
+                        (*within, *self._between_stages(slot), *between))
 
     def smallest_link(self) -> Optional[float]:
         """Bytes per second of the slowest link between hosts with which communication hides; None where there is no
@@ -150,20 +161,31 @@ class Case:
         step = replace(self, cluster=replace(self.cluster, link=link)).step()
         return step.exposed <= HIDDEN * step.total
 
-    def _within_model(self) -> list[Transfer]:
-        """What the ranks of one copy of the model send each other."""
+    def _within_layers(self) -> list[Transfer]:
+        """What tensor-parallel ranks send each other."""
         layout, work, batch = self.layout, self.work, self.batch
-        activations = float(batch.micro * work.length * work.hidden * self.engine.width)
-        found = []
-        if layout.tensor > 1:
-            times = (6 if work.checkpointing else 4) * work.layers // layout.stage * batch.accumulation
-            group = tensor_group(layout, self.cluster)
-            found.append(_transfer("activations, all-reduce", times, activations, 2 * (group.ranks - 1) / group.ranks,
-                                   group.all_reduce(activations)))
-        if layout.stage > 1:
-            group = next_stage(layout, self.cluster)
-            found.append(_transfer("activations and their gradients, sent on", 2 * batch.accumulation, activations, 1,
-                                   group.send(activations)))
+        if layout.tensor == 1:
+            return []
+        values, group = float(batch.micro * work.length * work.hidden), tensor_group(layout, self.cluster)
+        times, part = 2 * work.layers // layout.stage * batch.accumulation, 2 * (group.ranks - 1) / group.ranks
+        return [_transfer(f"{what}, all-reduce", again * times, width * values, part, group.all_reduce(width * values))
+                for what, again, width in (("activations", 2 if work.checkpointing else 1, self.engine.width),
+                                           ("activations' gradients", 1, FLOAT))]
+
+    def _between_stages(self, slot: float) -> list[Transfer]:
+        """What pipeline stages send each other. `slot`: seconds of a micro-batch on one of them. Only while the
+        pipeline fills and empties nothing hides it, unless it takes longer than a slot."""
+        layout, work, batch = self.layout, self.work, self.batch
+        if layout.stage == 1:
+            return []
+        hidden, group = float(FLOAT * batch.micro * work.length * work.hidden), next_stage(layout, self.cluster)
+        # The first stage sends hidden states alone, the last one gradients, those between both.
+        each, times = group.send(hidden), min(2, layout.stage - 1) * batch.accumulation
+        waits = 2 * (layout.stage - 1) * each + batch.accumulation * max(0.0, each - slot)
+        found = [_transfer("hidden states and their gradients, sent on", times, hidden, 1, each, waits / times)]
+        if work.tied:
+            size = FLOAT * work.tied / layout.tensor
+            found.append(_transfer("tied weights' gradients, all-reduce", 1, size, 1, group.all_reduce(size)))
         return found
 
     def _between_copies(self, micro_seconds: float) -> list[Transfer]:
@@ -175,35 +197,40 @@ class Case:
         count = self.work.parameters / self.layout.each
         backward = micro_seconds * (3 / 4 if self.work.checkpointing else 2 / 3)
         if engine.stage == 3:
-            return self._of_stage_3(group, count * engine.width, (micro_seconds - backward, backward))
-        pieces, size = max(1, math.ceil(count / engine.bucket)), count * engine.gradient_width
+            return self._of_stage_3(group, count, (micro_seconds - backward, backward))
+        pieces, size = max(1, math.ceil(count / engine.bucket)), count * engine.weight_width
         times = batch.accumulation if engine.stage == 2 else 1
         reduce = group.all_reduce if engine.all_reduces else group.reduce_scatter
         seconds = pieces * reduce(size / pieces)
-        window = backward if engine.overlaps(batch, self.cluster.gloo) and self.layout.stage == 1 else 0.0
+        window = backward if engine.overlaps(batch, self.cluster.gloo) else 0.0
         part, whole = (group.ranks - 1) / group.ranks, engine.all_reduces or self.cluster.gloo
         found = [_transfer(f"gradients, {'all-reduce' if whole else 'reduce-scatter'}", times, size,
                            2 * part if whole else part, seconds, exposed(seconds, window, pieces) if window else None)]
         if engine.stage:
-            weights = count * engine.width
+            weights = count * engine.weight_width
             gather = pieces * group.all_gather(weights / pieces)
-            found.append(_transfer("weights, all-gather", 1, weights, part, gather))
+            how = "broadcast" if engine.divided else "all-gather"
+            found.append(_transfer(f"weights, {how}", 1, weights, part, gather))
         return found
 
-    def _of_stage_3(self, group: Group, size: float, windows: tuple[float, float]) -> list[Transfer]:
-        """Each layer's weights are gathered as it runs, in both passes; its gradients are reduced at once. `windows`:
-        the seconds of a micro-batch's forward and backward pass."""
+    def _of_stage_3(self, group: Group, count: float, windows: tuple[float, float]) -> list[Transfer]:
+        """Each layer's weights are gathered as it runs, in both passes; its gradients are reduced at once. The backward
+        pass gathers only layers, of DeepSpeed's those that are not live: an interface's counter of sent bytes showed
+        it. `windows`: the seconds of a micro-batch's forward and backward pass."""
         layers, times, gloo = self.work.layers, self.batch.accumulation, self.cluster.gloo
+        size, kept = count * self.engine.width, min(count, self.work.root + self.engine.live) / count
         gather, scatter = layers * group.all_gather(size / layers), layers * group.reduce_scatter(size / layers)
+        again = layers * group.all_gather((1 - kept) * size / layers) if kept < 1 else 0.0
         overlaps = self.engine.overlaps(self.batch, gloo)
         part = (group.ranks - 1) / group.ranks
         forward = exposed(gather, windows[0], layers) if overlaps else gather
-        backward = exposed(gather + scatter, windows[1], layers) if overlaps else gather + scatter
+        both = again + scatter
+        backward = exposed(both, windows[1], layers) if overlaps else both
         return [_transfer("weights, all-gather forward", times, size, part, gather, forward),
-                _transfer("weights, all-gather backward", times, size, part, gather,
-                          backward * gather / (gather + scatter)),
+                _transfer("weights, all-gather backward", times, (1 - kept) * size, part, again,
+                          backward * again / both),
                 _transfer(f"gradients, {'all-reduce' if gloo else 'reduce-scatter'}", times, size,
-                          2 * part if gloo else part, scatter, backward * scatter / (gather + scatter))]
+                          2 * part if gloo else part, scatter, backward * scatter / both)]
 
 
 def _transfer(what: str, times: int, size: float, sends: float, seconds: float,

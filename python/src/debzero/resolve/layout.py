@@ -69,24 +69,19 @@ def count(job: Job, gpus: int, given: Optional[int]) -> int:
     return max(job.parallel.each, gpus)
 
 
-def undivided(job: Job, file: str) -> list[Problem]:
-    """Why a job is none for tune and bench, which measure whole copies of the model with what ZeRO shards and
-    offloads."""
-    if job.parallel.each == 1:
-        return []
-    return [Problem(file, "parallel", f"divides the model over {job.parallel.each} ranks, and this command measures "
-                    "undivided ones: what each of ZeRO's stages takes",
-                    "remove it from a copy of the job to measure that; `debzero plan` says what the divided model "
-                    "takes, and `debzero train` reports its speed and memory")]
-
-
 def micro_batch(job: Job, copies: int) -> Union[int, str]:
     """train.micro_batch; for a pipeline `auto` is the largest that leaves each stage FULL micro-batches a step."""
-    wanted, least = job.train.micro_batch, FULL * job.parallel.pipeline
-    if wanted != "auto" or job.parallel.pipeline == 1 or job.train.global_batch % copies:
+    wanted, layout = job.train.micro_batch, Layout(copies, job.parallel.tensor, job.parallel.pipeline)
+    if wanted != "auto" or layout.stage == 1 or job.train.global_batch % copies:
         return wanted
-    share = job.train.global_batch // copies
-    return max((size for size in divisors(share) if share // size >= least and size <= LARGEST_AUTO_MICRO), default=1)
+    return busy(layout, job.train.global_batch, LARGEST_AUTO_MICRO)
+
+
+def busy(layout: Layout, total: int, most: int) -> int:
+    """The largest micro-batch of at most `most` samples that leaves each pipeline stage FULL of them a step; 1 where
+    none does. `total`: the global batch, which the copies divide equally."""
+    share, least = total // layout.data, FULL * layout.stage if layout.stage > 1 else 1
+    return max((size for size in divisors(share) if share // size >= least and size <= most), default=1)
 
 
 def problems(job: Job, config: Optional[dict[str, Any]], ranks: int, hosts: int,

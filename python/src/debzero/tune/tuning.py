@@ -29,7 +29,6 @@ from debzero.measure.facts import command_line, host_facts, identity, installed
 from debzero.measure.records import MeasuredRun
 from debzero.measure.run import claim, measure
 from debzero.plan.largest_micro import predicted
-from debzero.resolve import layout
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import ResolvedJob
 from debzero.resolve.sharding import SHARDINGS, Sharding
@@ -78,7 +77,8 @@ def _shardings(resolved: ResolvedJob, dimensions: list[str]) -> list[Sharding]:
     return [sharding for sharding in SHARDINGS
             if (sharding.stage == own.stage or "stage" in dimensions)
             and (_offload(sharding) == _offload(own) or "offload" in dimensions)
-            and (not sharding.uses_nvme or resolved.job.zero.nvme_path)]
+            and (not sharding.uses_nvme or resolved.job.zero.nvme_path)
+            and (resolved.layout.each == 1 or sharding.stage <= 1 and sharding.on_gpus)]  # as `resolve` has it
 
 
 def _offload(sharding: Sharding) -> tuple[str, str]:
@@ -101,15 +101,13 @@ def tune(options: argparse.Namespace) -> int:
 
     write = _writer(options.job, folder_of) if not options.dry_run else None
     resolved = checks.check(options.job, options.ranks, folder_of)
-    if divided := layout.undivided(resolved.job, str(options.job)):
-        raise InputError(divided)
     if resolved.deepspeed is not None:
         raise InputError([Problem(str(options.job), "deepspeed",
                                   "the job's own DeepSpeed JSON decides the settings that would be tuned",
                                   "move its settings into the job's `train:` and `zero:`, and remove the key")])
     if resolved.shares_gpus:
         raise InputError([Problem(str(options.job), "--ranks",
-                                  f"{resolved.batch.ranks} ranks need as many GPUs, and this host has "
+                                  f"{resolved.layout.ranks} ranks need as many GPUs, and this host has "
                                   f"{resolved.host.gpus}: ranks that share a GPU give no meaningful speed",
                                   f"use --ranks {resolved.host.gpus}")])
     folder = folder_of(resolved.job)
@@ -135,7 +133,7 @@ class Tuning:
                  write: Optional[Write]) -> None:
         self.options, self.resolved, self.folder, self.write = options, resolved, folder, write
         self.ways = ways(resolved, options.job, options.search)
-        settings = Settings(resolved.batch.ranks, options.steps, options.warmup, options.limit)
+        settings = Settings(resolved.layout.ranks, options.steps, options.warmup, options.limit)
         host, versions = host_facts(resolved, options.name), installed()
         self.results = TuneResults(
             identity=identity(resolved, asdict(settings), host, versions), command=command_line(), job=str(options.job),
@@ -146,7 +144,7 @@ class Tuning:
 
     def run(self) -> int:
         sweep = self.results.sweep
-        self._say(f"{self.resolved.batch}; {allowed(self.ways)} trials of the {sweep} that a sweep takes")
+        self._say(f"{self.resolved.batch_text}; {allowed(self.ways)} trials of the {sweep} that a sweep takes")
         best = search(self.ways, self._trial)
         if self.options.exhaustive:
             best = self._exhaust(best)
@@ -160,7 +158,7 @@ class Tuning:
         if not best or not chosen:
             self._say("nothing runs: see the reasons above")
             return 1
-        batch = with_micro(self.resolved, best.micro).batch
+        batch = with_micro(self.resolved, best.micro).batch_text
         self._say(f"\n{best.way}, {batch}: {rate_text(best.speed)} samples/s",
                   *(f"  {key}: {value}" for key, value in chosen.values.items()),
                   f"{f'written into {self.options.job}' if written else 'not written (--dry-run)'}; "

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import yaml
 from bench_results import GB, failed, run
 from support import SOURCE
 
 from debzero.base.errors import InputError
 from debzero.bench import page, results, runner, tables
-from debzero.bench.configurations import chosen, problems
+from debzero.bench.configurations import chosen, problems, with_own
 from debzero.bench.predict import read_plan
-from debzero.bench.results import Prediction
+from debzero.bench.results import Configuration, Prediction
 from debzero.check import checks
 from debzero.cli import main, parser
 from debzero.resolve.sharding import Sharding
@@ -41,7 +42,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(bench, capsys):
     resolved = checks.check(job)
     assert problems(resolved, "x", ["none"], chosen(["none"], ["none"]), False) == []
     assert [p.key for p in problems(resolved, "x", ["nvme"], [], False)] == ["zero.nvme_path", "--stages"]
-    shared = SimpleNamespace(job=resolved.job, batch=resolved.batch, shares_gpus=True, host=SimpleNamespace(gpus=1))
+    shared = SimpleNamespace(job=resolved.job, layout=resolved.layout, shares_gpus=True, host=SimpleNamespace(gpus=1))
     assert [p.key for p in problems(shared, "x", ["none"], chosen([1], ["none"]), False)] == ["--ranks"]
     assert problems(shared, "x", ["none"], chosen([1], ["none"]), True) == []
     for arguments, key in ((["--stages", "none", "--offload", "cpu"], "--stages"),
@@ -70,7 +71,9 @@ def planned(bench, monkeypatch):
 
     def start(*, stages=("none", 2), offloads=("none",), **options):
         given = Namespace(**{**OPTIONS, "job": job, **options})
-        return runner.Bench(given, checks.check(job), bench.folder / "results", chosen(list(stages), list(offloads)))
+        resolved = checks.check(job)
+        asked = with_own(resolved, chosen(list(stages), list(offloads)))
+        return runner.Bench(given, resolved, bench.folder / "results", asked)
 
     (bench.folder / "results").mkdir()
     return start, answers, asked
@@ -92,8 +95,48 @@ def test_the_prediction_of_a_row_is_the_plans_for_its_sharding():
     choices = [{"stage": stage, "offload_optimizer": moved, "offload_param": "none", "peak_bytes": number,
                 "parts": {"parameters": number}}
                for number, (stage, moved) in enumerate([("none", "none"), (2, "none"), (2, "cpu")])]
-    found = read_plan(json.dumps({"choices": choices}))
+    found = read_plan(json.dumps({"choices": choices}), Sharding(0))
     assert found[Sharding(2, "cpu")] == Prediction(2, {"parameters": 2}) and Sharding(1) not in found
+
+
+def test_the_prediction_of_a_divided_model_is_its_largest_stages():
+    stages = [{"peak_bytes": size, "parts": {"parameters": size}} for size in (5, 9, 7)]
+    assert read_plan(json.dumps({"stages": stages}), Sharding(1)) == {Sharding(1): Prediction(9, {"parameters": 9})}
+
+
+def test_a_divided_model_is_measured_beside_whole_ones_on_the_same_ranks(bench, warm_runs, capsys):
+    job = bench.job(train__global_batch=8, train__micro_batch=8, parallel__tensor=2)
+    folder = bench.folder / "results"
+    assert main(["bench", str(job), "--steps", "1", "--warmup", "1", "--repeats", "1", "--stages", "none",
+                 "-o", str(folder)]) == 0
+    measured = results.load(folder)
+    own, plain = measured.configurations
+    assert (own.name, own.label, plain.name) == ("tensor2", "tensor 2", "baseline")
+    assert own.configuration.about == "divides each layer over 2 ranks"
+    assert [len(row.runs[0].memory_bytes) for row in (own, plain)] == [2, 2]
+    jobs = [yaml.safe_load((folder / "runs" / f"{name}-1" / "job.yml").read_text()) for name in ("tensor2", "baseline")]
+    assert [values["train"]["micro_batch"] for values in jobs] == [8, 4], "a copy on each rank has half of the batch"
+    assert [values["parallel"]["tensor"] for values in jobs] == [2, 1]
+    assert measured.settings.ranks == 2 and "2 ranks" in tables.title(measured)
+    assert any("divided model" in note for note in tables.notes(measured))
+    assert "tensor 2" in capsys.readouterr().out
+
+
+def test_names_of_divisions():
+    for parts, stage, name, label in (({"tensor": 2}, 0, "tensor2", "tensor 2"),
+                                      ({"tensor": 2, "pipeline": 4}, 1, "tensor2-pipeline4-zero1",
+                                       "tensor 2 x pipeline 4, ZeRO-1")):
+        one = Configuration(Sharding(stage), **parts)
+        assert (one.name, one.label) == (name, label)
+        assert results.Row(**one.as_dict()).as_json()["name"] == name
+    assert Configuration(Sharding(1), pipeline=4).about == (
+        "divides the layers over 4 stages; shards optimizer states")
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused_for_the_whole_copies(bench, capsys):
+    job = bench.job(train__global_batch=6, train__micro_batch=3, ranks=4, parallel__tensor=2)
+    assert main(["bench", str(job)]) == 2
+    assert "undivided configurations" in " ".join(capsys.readouterr().err.split())
 
 
 def test_nothing_measured_is_a_failure(planned):

@@ -40,8 +40,13 @@ def test_json_has_what_the_tables_show(large, planned):
             "compute_seconds", "launching_seconds", "bubble_seconds", "exposed_seconds")))
         assert each["samples_per_second"] == pytest.approx(2048 / each["step_seconds"])
         assert 0 < each["checkpoint"]["lost_share"] <= each["checkpoint"]["own_lost_share"] < 0.1
-    assert found["fastest"] == max(layouts, key=lambda label: layouts[label]["samples_per_second"])
+    assert found["fastest"] == max((label for label, each in layouts.items() if each["trains"]),
+                                   key=lambda label: layouts[label]["samples_per_second"])
     assert layouts["pipeline 8"]["accumulation"] >= 4 * 8  # a pipeline is kept full
+    needs = {label: each["device_bytes"] for label, each in layouts.items()}
+    assert needs["pipeline 8"] < needs["pipeline 2"] < needs["ZeRO-1"], "parts of a model take less memory"
+    assert {label for label, each in layouts.items() if not each["trains"]} == {
+        label for label in layouts if label[0] in "tp" and label != "plain DDP"}, "on one host so far"
 
 
 def test_memory_is_that_of_the_plan_for_one_host(large, planned):
@@ -53,12 +58,27 @@ def test_memory_is_that_of_the_plan_for_one_host(large, planned):
         mine = whole[0 if row["stage"] == "none" else row["stage"]]
         assert (mine["device_bytes"], mine["micro_batch"]) == (row["device_bytes"], row["micro_batch"])
     assert one["cluster"]["link_bits_per_second"] is None
-    assert all(each["smallest_link_bits_per_second"] is None for each in one["layouts"])
+    assert all(each["smallest_link_bits_per_second"] is None and each["trains"] for each in one["layouts"])
 
 
-def test_parts_of_a_model_take_less_memory(large, planned):
-    found = {each["label"]: each["device_bytes"] for each in planned(large, *CLUSTER)["layouts"]}
-    assert found["pipeline 8"] < found["pipeline 2"] < found["ZeRO-1"]
+def test_a_divided_models_memory_is_that_of_its_own_plan(bench, planned):
+    values = {"model": SMALL, "train": {"global_batch": 64, "micro_batch": 8, "precision": "bf16"}}
+    found = {each["label"]: each for each in planned(
+        job(bench, **values), "--hosts", 1, "--gpus", 2, "--device", "H100", "--gpu-memory", "80G")["layouts"]}
+    own = planned(job(bench, "own", **values, parallel={"pipeline": 2}), "--gpus", 2, "--gpu-memory", "80G")
+    assert found["pipeline 2"]["device_bytes"] == own["device_bytes"]
+    own = planned(job(bench, "own", **values, parallel={"tensor": 2}), "--gpus", 2, "--gpu-memory", "80G")
+    assert found["tensor 2"]["device_bytes"] == own["device_bytes"]
+
+
+def test_a_model_that_cannot_be_divided_says_so(bench, planned):
+    llama = {"type": "llama", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+             "intermediate_size": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    found = planned(job(bench, model=llama, task="causal-lm", train={"global_batch": 64, "precision": "bf16"},
+                        data={"dataset": "rows.csv", "held_out": 0.2, "max_length": 16, "text": ["text"]}),
+                    "--hosts", 1, "--gpus", 2, "--device", "H100", "--gpu-memory", "80G")
+    reasons = {each["label"]: each["reason"] for each in found["refused"]}
+    assert "llama models cannot be divided" in reasons["tensor 2"] and "plain DDP" not in reasons
 
 
 def test_a_measured_rate_replaces_flops(bench, planned):

@@ -33,13 +33,34 @@ def test_a_stale_page_is_named_and_written_anew(scale_docs, tmp_path, monkeypatc
     assert scale_docs.main() == 0 and page.read_text() == "new\n"
 
 
-def test_most_of_what_was_measured_was_predicted(scale_docs):
-    """What sets a constant does not count; the page explains what is off."""
-    cases = [case for case in scale_docs.gpu_cases() if not case.sets_constant]
-    off = {case[:5] for case in cases if not case.is_close}
-    assert len(cases) >= 16 and off == {
-        ("bert-large-1.json", scale_docs.LARGE, 1, 1, 64), ("article-2-gpus.json", scale_docs.LARGE, 0, 2, 8),
-        (scale_docs.SERIES, scale_docs.LARGE, 0, 2, 64), (scale_docs.SERIES, scale_docs.XL, 3, 2, 8)}
+def test_what_was_measured_was_predicted(scale_docs):
+    """But for a case of torch's own DDP, which debzero does not use any more: the page says so."""
+    cases = list(scale_docs.gpu_cases())
+    assert {case[:5] for case in cases if not case.is_close} == {
+        ("article-2-gpus.json", scale_docs.LARGE, 0, 2, 8)}
+    kinds = {(case.source, case.label) for case in cases if not case.fits_constant}
+    assert len(kinds) >= 5 and ("gpus-4.json", "plain DDP") in kinds
+    assert ("gpus-2.json", "ZeRO-3 of debzero") in kinds and ("gpus-2.json", "ZeRO-2 of debzero") in kinds
+
+
+def test_launching_takes_what_it_took(scale_docs, monkeypatch):
+    """Each constant lies within what the rows say that it fits; one row alone says it."""
+    from debzero.plan import rates
+
+    said = {}
+    for case in scale_docs.gpu_cases():
+        if not case.recorded:
+            monkeypatch.setattr(rates, "launching", lambda *_: 0.0)
+            idle = case.predicted()
+            monkeypatch.setattr(rates, "launching", lambda *_: 1e-3)
+            kind = case.tensor, case.pipeline, case.stage, case.favour if case.stage == 3 else ""
+            said.setdefault(kind, []).append((case.measured - idle) / (case.predicted() - idle) * 1e-3)
+    monkeypatch.undo()
+    for (tensor, pipeline, stage, favour), found in said.items():
+        constant = rates.launching(scale_docs.Layout(1, tensor, pipeline), stage, favour)
+        assert min(found) * 0.99 <= constant <= max(found) * 1.01, (stage, tensor, pipeline)
+        if len(found) == 1:
+            assert constant == pytest.approx(found[0], rel=0.01)
 
 
 def test_the_models_have_so_many_parameters(scale_docs):
@@ -49,4 +70,6 @@ def test_the_models_have_so_many_parameters(scale_docs):
     for model, count in scale_docs.COUNTS.items():
         job = Job.model_validate({"model": model, "task": scale_docs.TASKS[model], "output": "out", "train": {},
                                   "data": {"dataset": "rows.csv", "text": ["text"], "label": "label"}})
-        assert Shapes(job, "job.yml", None).counts.total == count
+        counts = Shapes(job, "job.yml", None).counts
+        assert (counts.total, counts.layer_tensors) == (count, scale_docs.TENSORS[model])
+        assert counts.total - counts.layers == scale_docs.ROOTS[model]

@@ -16,6 +16,8 @@ from debzero.job.batch import divisors
 from debzero.job.schema import Zero
 from debzero.measure import run as runs
 from debzero.measure.records import MeasuredRun, Segment
+from debzero.plan.hardware import Hardware
+from debzero.plan.largest_micro import predicted
 from debzero.resolve.host import HostGpus
 from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import Sharding
@@ -185,6 +187,30 @@ def test_what_is_searched(bench, monkeypatch):
     there = tuning.ways(replace(resolved, host=HostGpus(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.sharding.stage, way.first)
             for way in there] == [(stage, 4) for stage in range(4)], "without a prediction, the job's own micro-batch"
+
+
+def test_a_divided_model_is_searched_with_the_engine_that_it_has(bench, monkeypatch):
+    job = bench.job(train__global_batch=64, train__micro_batch=None, ranks=4, parallel__pipeline=2,
+                    model__num_hidden_layers=2)
+    resolved = checks.check(job)
+    (own,) = tuning.ways(resolved, job, ["offload", "favour"])
+    assert own == Way(Sharding(0), False, (1, 2, 4, 8, 16, 32), 4), "two copies; four micro-batches for each stage"
+    assert [way.sharding for way in tuning.ways(resolved, job, ["stage", "offload"])] == [Sharding(0), Sharding(1)]
+    on_gpus = replace(resolved, host=HostGpus(gpus=4, bf16=True))
+    sizes = {"gpu_memory": 2**40, "ram": 2**40, "gpus": 4, "nvme": 0, "bf16": True, "source": ""}
+    assert predicted(on_gpus, job, Hardware(**sizes)) == 4, "the largest that keeps the stages busy"
+    assert predicted(on_gpus, job, Hardware(**{**sizes, "gpu_memory": 2**30})) == 0
+
+
+def test_a_divided_model_is_measured_on_all_its_ranks(bench, warm_runs, capsys):
+    path = bench.job(train__global_batch=8, train__micro_batch=2, parallel__pipeline=2, model__num_hidden_layers=2)
+    assert main(["tune", str(path), "--steps", "1", "--warmup", "1", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert [len(trial["memory_bytes"]) for trial in written["trials"]] == [2, 2], written
+    assert written["settings"]["ranks"] == 2 and written["sweep"] == len(divisors(8)), "both ranks train one copy"
+    values = yaml.safe_load(path.read_text())
+    assert values["train"]["micro_batch"] == written["chosen"]["train.micro_batch"]
+    assert values["parallel"] == {"pipeline": 2}
 
 
 def test_an_exhaustive_search_tries_the_rest_once_and_says_how_good_the_search_was(bench, monkeypatch, capsys):
