@@ -9,7 +9,8 @@ deepspeed=$(dpkg-deb --field "$(echo "$store"/debzero-runtime-ops_*.deb)" Versio
 torch=$(dpkg-deb --field "$(echo "$store"/debzero-runtime-torch_*.deb)" Version | sed 's/-.*//')-2
 rm -rf "$target"
 
-later() { # FOLDER PACKAGE VERSION [MODULE TEXT]: with other versions in its control file, and the text at the module's end
+# FOLDER PACKAGE VERSION [MODULE TEXT]: with other versions in its control file, and the text at the end of the module
+later() {
     stored=$(find "$store" -maxdepth 1 -name "$2_*.deb" | sort | tail -n 1)
     made=$target/$1/$2_$3_$(dpkg-deb --field "$stored" Architecture).deb work=$target/work
     mkdir -p "$target/$1" "$work/control" "$work/data"

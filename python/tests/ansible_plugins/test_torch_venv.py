@@ -35,7 +35,7 @@ Depends: debzero-runtime (= 1+aa-2)
 OPERATORS = "".join(
     f"\nPackage: debzero-runtime-ops\nVersion: {version}\nDepends: debzero-runtime-torch (= {torch}), x\n"
     for version, torch in (("0.16+cpu.2027-1", "1.14-1"), ("0.15.9+cpu.2027-1", "1.13-1"),
-                           ("0.15+cu117.2026-1", "1.13-1"), ("0.15+cpu.2028-1", "1.14-1"),
+                           ("0.15+cu99.2026-1", "1.13-1"), ("0.15+cpu.2028-1", "1.14-1"),
                            ("0.15+cpu.2027-1", "1.13-1"), ("0.15+cpu.2026-1", "1.13-1")))
 SHOWN = f"{TRAINERS}\n{RUNTIMES}{OPERATORS}"
 PARTS = {"debzero-runtime": "1+aa-2", "debzero-runtime-nvidia": "11-1", "debzero-runtime-torch": "1.13-1",
@@ -44,7 +44,7 @@ PARTS = {"debzero-runtime": "1+aa-2", "debzero-runtime-nvidia": "11-1", "debzero
 
 def test_the_newest_build_of_a_release_is_named_with_all_its_parts():
     assert torch_venv.debs(SHOWN, "1+aa", accelerator="cpu") == {"packages": PARTS, "problem": ""}
-    assert torch_venv.debs(SHOWN, "1+aa")["packages"]["debzero-runtime-ops"] == "0.15+cu117.2026-1"
+    assert torch_venv.debs(SHOWN, "1+aa")["packages"]["debzero-runtime-ops"] == "0.15+cu99.2026-1"
     with_onnx = torch_venv.debs(SHOWN, "1+aa", accelerator="cpu", inference=True)
     assert with_onnx["packages"] == {**PARTS, "debzero-runtime-inference": "1+aa-2"}
 
