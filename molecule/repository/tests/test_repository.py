@@ -28,7 +28,7 @@ SECONDS = 240  # from a bare host to the trained demo
 JOB = """model: {type: bert, vocab_size: 2000, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
         intermediate_size: 64}
 data: {dataset: debian-sections, max_length: 32}
-train: {epochs: 60, max_steps: 2000, global_batch: 16, learning_rate: 1e-3, log_every: 50, evaluate_every: 1000}
+train: {epochs: 60, max_steps: 5000, global_batch: 16, learning_rate: 1e-3, log_every: 50, evaluate_every: 1000}
 checkpoint: {steps: 250}
 zero: {stage: 2}
 ranks: 2
@@ -172,18 +172,18 @@ def test_a_job_finishes_in_the_environment_that_it_started_with(host, bare):
 
 
 def test_the_next_start_takes_the_new_one_and_a_rollback_resumes_to_the_same_weights(host, bare):
+    code, said = publish(host, repository_packages=[str(deb) for deb in LATER.glob("rebuilt/*.deb")])
+    assert code == 0, said
     write_job(bare, "disturbed")
     bare.check_output("systemctl start debzero@disturbed")
     trains_beyond(bare, "disturbed", 400)
     after = environment(bare)
     assert run_from(bare, after)
     # Operators that were built again for the same release: apt takes the newer ones, and a running job keeps its own.
-    code, said = publish(host, repository_packages=[str(deb) for deb in LATER.glob("rebuilt/*.deb")])
-    assert code == 0, said
     bare.check_output(f"apt-get --quiet update && {APT} upgrade")
     assert operators(bare) == "# rebuilt" and run_from(bare, after)
     bare.check_output("debzero stop disturbed")
-    assert status(bare, "disturbed")["step"] < 2000
+    assert status(bare, "disturbed")["step"] < 5000
     # Across PyTorch: with all parts that change.
     bare.check_output(f"{APT} install --allow-downgrades {first_versions('debzero', *PARTS)}")
     assert bare.package("debzero-runtime-torch").version.endswith("-1") and not operators(bare).startswith("#")
@@ -202,8 +202,8 @@ def test_removal_loses_nothing_that_runs_and_purge_leaves_models_alone(bare):
     bare.check_output(f"{APT} remove {' '.join(PARTS)}")
     assert run_from(bare, before) and not bare.file(VENV).exists
     missing = bare.run("debzero train /etc/debzero/jobs/demo.yml")
-    assert missing.rc == 2 and "apt install debzero-runtime\n" in missing.stderr
-    assert len(missing.stderr.splitlines()) <= 3
+    assert missing.rc == 2 and "is missing, the Python environment" in missing.stderr
+    assert "-> apt install debzero-runtime, or" in missing.stderr and len(missing.stderr.splitlines()) <= 4
     bare.check_output("systemctl stop debzero@disturbed")
     assert status(bare, "disturbed")["state"] == "stopped"
 
