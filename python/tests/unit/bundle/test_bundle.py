@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[4]
 PROGRAM = ROOT / "roles/bundle/files/debzero-bundle"
 FILES = {
     "debian/pool/a_1_all.deb": b"a" * 700,
-    "debzero/pool/main/d/debzero-runtime-nvidia/debzero-runtime-nvidia_11.7.99+cublas11.10.3.66-1_amd64.deb": b"b" * 512,
+    "apt/debzero/pool/main/d/debzero-runtime-nvidia/debzero-runtime-nvidia_11.7.99+cublas11.10.3.66-1.deb": b"b" * 512,
     "models/tiny/config.json": b"{}",
     "sbom.cdx.json": b"",
 }
@@ -28,12 +28,14 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    """The program as a module. (It keeps no bytecode beside it.)"""
-    loader = SourceFileLoader("debzero_bundle", str(PROGRAM))
-    module = ModuleType(loader.name)
-    sys.modules[loader.name] = module  # NamedTuple asks for it
-    exec(compile(PROGRAM.read_bytes(), str(PROGRAM), "exec"), module.__dict__)
-    return module
+    """The program as a module, with what packs bundles."""
+    path = PROGRAM.with_name("collect.py")
+    spec = spec_from_file_location("collect", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    program = module.load()
+    program.pack = module.pack
+    return program
 
 
 def gpg(home: Path, *words: object, **options) -> None:
@@ -111,7 +113,7 @@ def test_a_whole_bundle_is_verified_and_unpacked(tool, bundle, keys, tmp_path):
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")} == {0o755, 0o644}
     # Again, and a part alone: it takes the place of the first.
     assert run("unpack", bundle, tmp_path / "out", "--only", "models", "--key", keys / "right.gpg").returncode == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "manifest.json.sig", "models"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"manifest.json", "manifest.json.sig", "models"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -178,7 +180,7 @@ def test_a_member_that_is_no_file_is_refused(tool, bundle, keys, tmp_path, kind)
 
 def test_whose_signature_counts_is_said_by_the_keyring(tool, bundle, keys, tmp_path):
     (told,) = said(tool, bundle, keys, "other")
-    assert told.startswith("manifest.json.sig: the key ") and "is not in" in told
+    assert told.startswith("manifest.json.sig: the key ") and "not in" in told
     (told,) = said(tool, bundle, keys, "nowhere")
     assert told.endswith("nowhere.gpg: the keyring is not there")
     tool.pack(fill(tmp_path / "tree", FILES, keys, "expired"), tmp_path / "old.tar")

@@ -1,0 +1,61 @@
+#!/usr/bin/python3
+"""wheels.py ROOT FOLDER: download the controller's own Ansible, for each Debian that it may run on.
+
+The wheels of ROOT's hashed locks go to FOLDER, and what else is there goes. `make controller` installs from it with
+DEBZERO_WHEELS=FOLDER.
+"""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+LOCKS = ("python/installer.lock", "ansible/requirements.lock")
+PYTHONS = ("3.9", "3.11", "3.13")  # of Debian 11, 12 and 13
+PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "linux_x86_64")
+
+
+def pins(lock: str, python: str) -> list[str]:
+    """The pins of a lock for one Python, hashes included and markers gone: pip asks those of the Python it runs on."""
+    here = {"python_version": python, "python_full_version": f"{python}.2", "sys_platform": "linux",
+            "platform_system": "Linux", "os_name": "posix", "platform_machine": "x86_64",
+            "platform_python_implementation": "CPython", "implementation_name": "cpython"}
+    found = []
+    for line in re.sub(r" \\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", lock)).splitlines():
+        pin, *hashes = line.split(" --hash=")
+        requirement = Requirement(pin.strip())
+        if not requirement.marker or requirement.marker.evaluate(here):
+            found.append(" --hash=".join([f"{requirement.name}{requirement.specifier}", *hashes]))
+    return found
+
+
+def main(root: Path, folder: Path) -> None:
+    pip = root / ".cache/installer/bin/pip"
+    if not pip.is_file():
+        sys.exit(f"{pip} is not there, which downloads the controller's wheels: run `make controller` first")
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+                   "PIP_CERT": os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")}
+    kept: set[str] = set()
+    for python in PYTHONS:
+        wanted = folder / f"{python}.txt"
+        wanted.write_text("\n".join(line for lock in LOCKS for line in pins((root / lock).read_text(), python)) + "\n")
+        done = subprocess.run([pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:",
+                               *(f"--platform={platform}" for platform in PLATFORMS), f"--python-version={python}.2",
+                               "--dest", folder, "--requirement", wanted], env=environment, capture_output=True, text=True)
+        wanted.unlink()
+        if done.returncode:
+            sys.exit(f"pip cannot download the controller's wheels for Python {python}: {done.stderr.strip()[-1500:]}")
+        kept |= {Path(line.split(" ")[-1]).name for line in done.stdout.splitlines()
+                 if re.match(r"Saved |\s+File was already downloaded ", line)}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
