@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
-FIELDS = ("REPO_URI", "RELEASE", "COMPONENT", "SIGNED_BY", "METAKEY", "FILENAME")
+FIELDS = ("REPO_URI", "RELEASE", "COMPONENT", "SIGNED_BY", "METAKEY", "FILENAME", "URI")
 # apt as it would be on a host that has nothing at all: whatever a bare one has, the rest is in the bundle.
-BARE = ["-oDir::State::status={folder}/status", "-oDir::Cache::archives={folder}/archives", "-oAPT::Sandbox::User=root",
+BARE = ["-oDir::State::status={folder}/status", "-oDir::Cache::archives={folder}/{cache}", "-oAPT::Sandbox::User=root",
         "-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache=", "-oAcquire::ForceHash=SHA256", "--yes",
         "--no-install-recommends"]
 
@@ -44,44 +44,61 @@ def run(*words: object) -> str:
     return done.stdout
 
 
-def sources(tree: Path) -> list[dict]:
-    """The archives of the builder's apt, each with its signed index in apt/NAME of the tree, as it was signed."""
+def sources(tree: Path, own: str) -> list[dict]:
+    """The archives of the builder's apt, each with its signed index in apt/NAME of the tree, as it was signed.
+
+    `own`: the address of debzero's.
+    """
     wanted = "|".join(f"$({field})" for field in FIELDS)
     rows = [dict(zip(FIELDS, line.split("|")))
             for line in run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines()]
-    names: dict[str, str] = {}
+    names = {f"{own}/": "debzero"}
     found: dict[tuple[str, str], dict] = {}
     for row in rows:
         uri, release = row["REPO_URI"], row["RELEASE"]
         name = re.sub(r"[^a-z0-9-]+", "-", Path(urlsplit(uri).path).name.lower()).strip("-") or "archive"
         name = names.setdefault(uri, name if name not in names.values() else f"{name}-{len(names)}")
         suite = tree / "apt" / name / ("" if release.endswith("/") else f"dists/{release}")
-        lists = row["FILENAME"]
-        base = lists[:lists.rindex(row["METAKEY"].replace("/", "_"))]
-        index = suite / row["METAKEY"]
-        index.parent.mkdir(parents=True, exist_ok=True)
-        index.write_bytes(subprocess.run(["/usr/lib/apt/apt-helper", "cat-file", lists], check=True,
-                                         capture_output=True).stdout)
+        base = row["FILENAME"][:row["FILENAME"].rindex(row["METAKEY"].replace("/", "_"))]
         if not (suite / "InRelease").exists():
+            suite.mkdir(parents=True, exist_ok=True)
             shutil.copy(f"{base}InRelease", suite / "InRelease")
+        copy_index(row["URI"], row["METAKEY"], suite)
         source = found.setdefault((uri, release), {"name": name, "suite": release, "components": [], "key": "",
                                                    "uri": uri})
         source["components"] += [row["COMPONENT"]] if row["COMPONENT"] not in source["components"] else []
-        if row["SIGNED_BY"].startswith("/"):
-            source["key"] = f"keys/{Path(row['SIGNED_BY']).name}"
+        key = urlsplit(own).path + "/debzero-archive-keyring.gpg" if name == "debzero" else row["SIGNED_BY"]
+        if key.startswith("/"):
+            source["key"] = f"keys/{Path(key).name}"
             (tree / "keys").mkdir(exist_ok=True)
-            shutil.copy(row["SIGNED_BY"], tree / source["key"])
+            shutil.copy(key, tree / source["key"])
     return list(found.values())
+
+
+def copy_index(uri: str, name: str, suite: Path) -> None:
+    """A list of packages as the archive has it: apt asks for the compressed one that the signed index names."""
+    sums = {file: digest for digest, file in re.findall(r"^ ([0-9a-f]{64}) +\d+ (\S+)$",
+                                                        (suite / "InRelease").read_text(), re.MULTILINE)}
+    ending = next((one for one in (".xz", ".gz", ".bz2") if name + one in sums), "")
+    index = suite / (name + ending)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("file:"):
+        shutil.copy(unquote(urlsplit(uri).path) + ending, index)
+    else:
+        run("/usr/lib/apt/apt-helper", "-oAPT::Sandbox::User=root", "-oAcquire::Retries=3", "download-file",
+            uri + ending, index, f"SHA256:{sums[name + ending]}")
 
 
 def fetch(tree: Path, folder: Path, archives: list[dict], packages: list[str]) -> None:
     """All packages that a bare host needs for these, into the archives they come from."""
     (folder / "status").touch()
-    (folder / "archives/partial").mkdir(parents=True, exist_ok=True)
-    options = [option.format(folder=folder) for option in BARE]
+    for cache in ("archives", "empty"):
+        (folder / cache / "partial").mkdir(parents=True, exist_ok=True)
+    options = [option.format(folder=folder, cache="archives") for option in BARE]
+    unfetched = [option.format(folder=folder, cache="empty") for option in BARE]  # only those have an address
     for package in Path("/var/cache/apt/archives").glob("*.deb"):  # apt compares what is here with its index
         with_link(package, folder / "archives" / package.name)
-    plan = run("apt-get", *options, "--print-uris", "install", *packages)
+    plan = run("apt-get", *unfetched, "--print-uris", "install", *packages)
     run("apt-get", *options, "--download-only", "install", *packages)
     uris = {archive["uri"]: archive["name"] for archive in archives}
     for uri, file, digest in re.findall(r"^'([^']+)' (\S+) \d+ SHA256:(\w+)", plan, re.MULTILINE):
@@ -189,12 +206,12 @@ def pack(folder: Path, file: Path) -> None:
     part.rename(file)
 
 
-def main(folder: Path, packages: list[str], sbom: dict, facts: dict, gnupg: str) -> None:
+def main(folder: Path, packages: list[str], sbom: dict, facts: dict, gnupg: str, own: str) -> None:
     """`folder`/tree holds what the controller brought; `facts` are the manifest's first lines."""
     tree, file = folder / "tree", folder / "bundle.tar"
-    archives = sources(tree)
+    archives = sources(tree, own)
     fetch(tree, folder, archives, packages)
-    paths = sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
+    paths = sorted(path for path in tree.rglob("*") if path.is_file())
     with ThreadPoolExecutor(4) as pool:
         rows = list(pool.map(lambda path: described(tree, path), paths))
     (tree / "sbom.cdx.json").write_text(json.dumps(bill(sbom, rows, facts["debzero"]), indent=1) + "\n")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""wheels.py ROOT FOLDER: download the controller's own Ansible, for each Debian that it may run on.
+"""wheels.py ROOT FOLDER PYTHON...: download the controller's own Ansible, for each Python that it may run on.
 
 The wheels of ROOT's hashed locks go to FOLDER, and what else is there goes. `make controller` installs from it with
 DEBZERO_WHEELS=FOLDER.
@@ -15,7 +15,6 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 LOCKS = ("python/installer.lock", "ansible/requirements.lock")
-PYTHONS = ("3.9", "3.11", "3.13")  # of Debian 11, 12 and 13
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "linux_x86_64")
 
 
@@ -33,7 +32,7 @@ def pins(lock: str, python: str) -> list[str]:
     return found
 
 
-def main(root: Path, folder: Path) -> None:
+def main(root: Path, folder: Path, pythons: list[str]) -> None:
     pip = root / ".cache/installer/bin/pip"
     if not pip.is_file():
         sys.exit(f"{pip} is not there, which downloads the controller's wheels: run `make controller` first")
@@ -41,12 +40,13 @@ def main(root: Path, folder: Path) -> None:
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1",
                    "PIP_CERT": os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")}
     kept: set[str] = set()
-    for python in PYTHONS:
+    for python in pythons:
         wanted = folder / f"{python}.txt"
         wanted.write_text("\n".join(line for lock in LOCKS for line in pins((root / lock).read_text(), python)) + "\n")
-        done = subprocess.run([pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:",
-                               *(f"--platform={platform}" for platform in PLATFORMS), f"--python-version={python}.2",
-                               "--dest", folder, "--requirement", wanted], env=environment, capture_output=True, text=True)
+        command = [pip, "download", "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", folder,
+                   *(f"--platform={platform}" for platform in PLATFORMS), f"--python-version={python}.2",
+                   "--requirement", wanted]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         wanted.unlink()
         if done.returncode:
             sys.exit(f"pip cannot download the controller's wheels for Python {python}: {done.stderr.strip()[-1500:]}")
@@ -58,4 +58,4 @@ def main(root: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
