@@ -39,7 +39,7 @@ bundle: ## Build dist/debzero-bundle_VERSION.tar in a clean container: all that 
 	@ansible/bootstrap containers
 	DEBZERO_CONTAINER=$$(ansible/container bundle) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
 		molecule/shared/create.yml playbooks/bundle.yml molecule/shared/destroy.yml \
-		$(if $(CUDA),-e cuda_source=$(CUDA)) $(if $(KEY),-e repository_key=$(abspath $(KEY)))
+		$(if $(KEY),-e repository_key=$(abspath $(KEY)))
 
 test: ## Run lint, policies, units, the .deb, most roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests
