@@ -25,8 +25,8 @@ def pins(lock: str, python: str) -> list[str]:
             "platform_python_implementation": "CPython", "implementation_name": "cpython"}
     found = []
     for line in re.sub(r" \\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", lock)).splitlines():
-        pin, *hashes = line.split(" --hash=")
-        requirement = Requirement(pin.strip())
+        pin, *hashes = (part.strip() for part in line.split("--hash="))
+        requirement = Requirement(pin)
         if not requirement.marker or requirement.marker.evaluate(here):
             found.append(" --hash=".join([f"{requirement.name}{requirement.specifier}", *hashes]))
     return found
