@@ -79,7 +79,7 @@ def copy_index(uri: str, name: str, suite: Path) -> None:
     """A list of packages as the archive has it: apt asks for the compressed one that the signed index names."""
     sums = {file: digest for digest, file in re.findall(r"^ ([0-9a-f]{64}) +\d+ (\S+)$",
                                                         (suite / "InRelease").read_text(), re.MULTILINE)}
-    ending = next((one for one in (".xz", ".gz", ".bz2") if name + one in sums), "")
+    ending = next((one for one in (".xz", ".bz2", ".gz") if name + one in sums), "")
     index = suite / (name + ending)
     index.parent.mkdir(parents=True, exist_ok=True)
     if uri.startswith("file:"):
