@@ -35,11 +35,11 @@ def test_the_list_that_apt_will_ask_for_is_taken(tmp_path, offered, taken):
 
 
 def test_each_python_gets_the_pins_that_are_its_own():
-    lock = ("a==1 ; python_full_version < '3.10' \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
-            "a==2 ; python_full_version >= '3.10' \\\n    --hash=sha256:cc\n"
+    lock = ("a==1 ; python_full_version < '3.11' \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
+            "a==2 ; python_full_version >= '3.11' \\\n    --hash=sha256:cc\n"
             "# a comment\nb==1 ; sys_platform == 'win32' \\\n    --hash=sha256:dd\nc==3 \\\n    --hash=sha256:ee\n")
     pins = module("wheels").pins
-    assert pins(lock, "3.9") == ["a==1 --hash=sha256:aa --hash=sha256:bb", "c==3 --hash=sha256:ee"]
+    assert pins(lock, "3.10") == ["a==1 --hash=sha256:aa --hash=sha256:bb", "c==3 --hash=sha256:ee"]
     assert pins(lock, "3.11") == ["a==2 --hash=sha256:cc", "c==3 --hash=sha256:ee"]
 
 
