@@ -21,7 +21,7 @@ def verdict(registered: Mapping[str, Any], cluster_file: str = "") -> dict[str, 
     """
     text = str(registered.get("stdout", ""))
     if registered.get("unreachable"):
-        why = str(registered.get("msg") or "no connection").replace("Task failed: ", "").strip()
+        why = " ".join(str(registered.get("msg") or "no connection").replace("Task failed: ", "").split())
         found = _verdict("unreachable", why, "check its power, network and SSH key")
     elif text.startswith("skipped, since"):  # the module's word for a file that is not there
         found = _verdict("no part", f"there is no {cluster_file}")

@@ -128,8 +128,8 @@ OTHERS = {
         f"sed -i.bak 's/eth1/eth0/' {CLUSTER}", f"mv {CLUSTER}.bak {CLUSTER}",
         r"eth0 of second has not 10[.0-9]+, where the other hosts reach it: eth1 has"),
     "another version": (
-        "cd /usr/share/debzero/debzero && cp -p _version.txt /srv && echo 99 >_version.txt",
-        "mv /srv/_version.txt /usr/share/debzero/debzero/",
+        "cd /usr/share/debzero/debzero && cp -p _version /srv && echo 99 >_version",
+        "mv /srv/_version /usr/share/debzero/debzero/",
         r"debzero differs between the hosts: '[^']+' on demo, '99' on second"),
     "other data": (
         "echo one more cat,animal >>/srv/rows.csv", "sed -i '$d' /srv/rows.csv",

@@ -28,7 +28,7 @@ NAMED = ["clock: The clock is not synchronized -> timedatectl set-ntp true",
     (answer(*WARNED, finding("gpu", "fail", "No GPU", "add one"), finding("smi", "fail")),
      ("broken", "gpu: No GPU", "add one", NAMED)),
     ({"stdout": "skipped, since /etc/x does not exist", "rc": 0}, ("no part", "there is no /etc/x", "", [])),
-    ({"unreachable": True, "msg": "Task failed: no route"},
+    ({"unreachable": True, "msg": "Task failed: no\n  route"},
      ("unreachable", "no route", "check its power, network and SSH key", [])),
     ({"stderr": "first\nlast\n", "rc": 2}, ("unknown", "last", "run site.yml, which installs debzero", [])),
     ({"msg": "no such file"}, ("unknown", "/usr/bin/debzero cannot be run", "run site.yml, which installs debzero", []))
