@@ -12,6 +12,7 @@ import job
 import nvidia_driver
 import preflight
 import pytest
+import torch_venv
 import trainer
 import yaml
 
@@ -36,6 +37,7 @@ TASKS = [
          "table": "{{ {'a': row} | job_table(['a']) }}",
          "reasons": "{{ {'results': [{'item': {'item': 'a', 'msg': 'no'}, 'stdout': ''}]} | failure_unit_reasons }}",
          "why": "{{ {'msg': 'no'} | failure_cause }}",
+         "lacking": "{{ '' | torch_venv_debs('1') }}",
         "examined": "{{ {'a': {'unreachable': true, 'msg': 'no route'} | doctor_verdict('x')} | doctor_table }}"},
      "ansible.builtin.assert": {"that": [
          "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
@@ -44,6 +46,7 @@ TASKS = [
          "wanted.packages == ['a']",
          "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1",
          "jobs.problems == ['trainer_jobs.a: the inventory has no group nobody']",
+         "'no archive of the host has debzero-runtime 1' in lacking.problem",
          "row.problem == 'no route'", "table | length == 2", "examined | length == 1", "why == 'no'",
          "reasons == 'debzero@a does not train:\\nno'"]}},
 ]
@@ -66,6 +69,7 @@ def test_ansible_loads_the_plugins_by_the_root_s_configuration(tmp_path):
 def test_every_filter_is_used_above():
     filters = {**nvidia_driver.FilterModule().filters(), **preflight.FilterModule().filters(),
                **trainer.FilterModule().filters(), **job.FilterModule().filters(),
-               **doctor.FilterModule().filters(), **failure.FilterModule().filters()}
+               **doctor.FilterModule().filters(), **failure.FilterModule().filters(),
+               **torch_venv.FilterModule().filters()}
     used = yaml.safe_dump(TASKS)
     assert [name for name in filters if name not in used] == []

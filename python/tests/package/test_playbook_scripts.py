@@ -5,6 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -12,18 +13,23 @@ ENVIRONMENT = "/usr/lib/debzero/runtime/env/1+a-0f"
 
 
 def run(script: str, folder: Path, values: dict[str, str], **answers: str) -> str:
-    """What the script prints; each of the answers is what the command of that name prints."""
+    """What the script prints; each of the answers is what the command of that name prints, or is a shell script."""
     for name, value in values.items():
         script = script.replace("{{ " + name + " }}", value)
     assert "{{" not in script
     commands = folder / "commands"
-    commands.mkdir()
+    commands.mkdir(exist_ok=True)
     for name, answer in answers.items():
         (commands / f"{name}.txt").write_text(answer)
-        (commands / name).write_text(f"#!/bin/sh\ncat {commands}/{name}.txt\n")
+        (commands / name).write_text(answer if answer.startswith("#!") else f"#!/bin/sh\ncat {commands}/{name}.txt\n")
         (commands / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}
     return subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def script_of(role: str, tasks: str) -> str:
+    (step,) = yaml.safe_load((ROOT / f"roles/{role}/tasks/{tasks}.yml").read_text())
+    return step["ansible.builtin.shell"]["cmd"]
 
 
 def test_trainings_of_either_environment_are_spared(tmp_path: Path) -> None:
@@ -39,16 +45,71 @@ def test_trainings_of_either_environment_are_spared(tmp_path: Path) -> None:
     assert told.splitlines() == ["debzero@a.service", "process 1", "process 2"]
 
 
-def test_an_interrupted_upgrade_s_jobs_and_those_that_run_now_train_again(tmp_path: Path) -> None:
-    (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/upgrade.yml").read_text())
-               if play["name"] == "Upgrade host by host"]
-    (script,) = [task["ansible.builtin.shell"]["cmd"] for task in play["tasks"]
-                 if task["name"] == "Keep what the host has"]
-    kept = tmp_path / "before"
+@pytest.fixture
+def host(tmp_path: Path) -> dict[str, str]:
+    """Folders of a host, by the names that scripts have for them."""
+    names = {"trainer_kept": "kept", "stack.config": "etc", "stack.cache": "cache", "stack.prefix": "opt"}
+    for name in ("etc", "cache", "opt"):
+        (tmp_path / name).mkdir()
+    return {"trainer_staying": "debzero-runtime-torch=1.13-1\ndebzero-runtime=2-1", "__trainer_copy":
+            f"{tmp_path}/cache/debzero_2_all.deb", **{name: f"{tmp_path}/{folder}" for name, folder in names.items()}}
+
+
+HAD = """installed debzero=1:1-1
+installed debzero-runtime=1-1
+installed debzero-runtime-torch=1.13-1
+config-files debzero-runtime-ops=0.1-1
+"""
+DOWNLOAD = '#!/bin/sh\n[ "$2" = download ] && echo "$3" >"${3%%=*}_1_amd64.deb"\n'
+UNITS = "".join(f"debzero@{name}.service loaded active running\n" for name in ("both", "started"))
+
+
+def test_an_interrupted_upgrade_s_jobs_and_those_that_run_now_train_again(tmp_path: Path, host: dict[str, str]) -> None:
+    kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "jobs").write_text("stopped\nboth\n")
-    units = "".join(f"debzero@{name}.service loaded active running\n" for name in ("both", "started"))
-    run(script, tmp_path, {"__kept": str(kept), "stack.config": str(tmp_path), "stack.cache": str(tmp_path),
-                           "stack.prefix": str(tmp_path)}, systemctl=units)
+    (kept / "packages").write_text("debzero-runtime=1-1\n")
+    run(script_of("trainer", "keep_release"), tmp_path, host, systemctl=UNITS, **{"apt-get": DOWNLOAD})
     assert (kept / "jobs").read_text().split() == ["both", "started", "stopped"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "commands"]
+    assert [path.name for path in (kept / "debs").iterdir()] == ["debzero-runtime_1_amd64.deb"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "commands", "etc", "kept", "opt"]
+
+
+def test_what_would_have_to_come_back_is_there_before_anything_stops(tmp_path: Path, host: dict[str, str]) -> None:
+    keep, answers = script_of("trainer", "keep_release"), {"systemctl": UNITS, "dpkg-query": HAD}
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run(keep, tmp_path, host, **answers, **{"apt-get": "#!/bin/sh\nexit 100\n"})
+    assert "the package debzero=1:1-1, which this host would go back to, is neither in its archives" in (
+        refused.value.stderr)
+    assert not (tmp_path / "kept").exists()
+
+    # The trainer that came from a file is in the cache.
+    (tmp_path / "cache/debzero_1:1-1_all.deb").write_text("the trainer")
+    run(keep, tmp_path, host, **answers, **{"apt-get": DOWNLOAD})
+    assert {path.name: path.read_text() for path in (tmp_path / "kept/debs").iterdir()} == {
+        "debzero_1:1-1_all.deb": "the trainer", "debzero-runtime_1_amd64.deb": "debzero-runtime=1-1\n"}
+
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run(keep, tmp_path, {**host, "trainer_kept": f"{tmp_path}/other"}, systemctl=UNITS,
+            **{"dpkg-query": "#!/bin/sh\nexit 1\n"})
+    assert "debzero is not installed: run site.yml" in refused.value.stderr
+
+
+def test_a_failed_upgrade_takes_back_what_was_kept_and_nothing_else(tmp_path: Path, host: dict[str, str]) -> None:
+    kept, log = tmp_path / "kept", tmp_path / "log"
+    (tmp_path / "opt/venv").mkdir()
+    (tmp_path / "cache/debzero_2_all.deb").write_text("the failed one")
+    (kept / "debs").mkdir(parents=True)
+    for name in ("debzero_1_all.deb", "debzero-runtime_1_amd64.deb"):
+        (kept / "debs" / name).write_text(name)
+    (kept / "packages").write_text("debzero=1\ndebzero-runtime=1-1\ndebzero-runtime-torch=1.13-1\n")
+    (kept / "jobs").write_text("")
+    (kept / "before").write_text("")
+    run(script_of("trainer", "restore_release"), tmp_path, host, systemctl="", dpkg=f'#!/bin/sh\necho "$@" >>{log}\n',
+        **{"dpkg-query": "debzero-runtime\ndebzero-runtime-inference\ndebzero-runtime-torch\n"})
+    assert log.read_text().splitlines() == [
+        "--purge debzero-runtime-inference",
+        "--install --force-confdef --force-confold debzero-runtime_1_amd64.deb debzero_1_all.deb"]
+    assert [path.name for path in (tmp_path / "opt").iterdir()] == ["before"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["debzero_1_all.deb"]
+    assert not kept.exists() and not (tmp_path / "opt.failed").exists()

@@ -219,6 +219,13 @@ class BenchResults:
     definitions: dict[str, str]
     configurations: tuple[Row, ...] = ()
     inference: Optional[Inference] = None
+    alone_runs: tuple[MeasuredRun, ...] = ()  # of one rank with plain DDP and the same micro-batch, in the same series
+    records_steps: bool = False    # the installed torch can record steps as CUDA graphs
+
+    @cached_property
+    def alone(self) -> Optional[Summary]:
+        """The figures of one rank, where several were measured on as many GPUs."""
+        return summarize(self.alone_runs)
 
     @property
     def measured(self) -> list[Row]:

@@ -22,8 +22,10 @@ from debzero.measure.derive import derive
 from debzero.measure.facts import DEFINITIONS, command_line, host_facts, identity, installed
 from debzero.measure.records import RETRYABLE, MeasuredRun
 from debzero.measure.run import claim, measure
+from debzero.resolve import native
 from debzero.resolve.micro_batch import undivided
 from debzero.resolve.resolve import ResolvedJob
+from debzero.resolve.sharding import Sharding
 from debzero.run.folder import now
 
 
@@ -58,7 +60,8 @@ class Bench:
         rows += [row for name, row in kept.items() if name not in names]
         commands = [*(earlier.command.splitlines() if earlier else []), self.results.command]
         self.results = replace(self.results, command="\n".join(dict.fromkeys(commands)), configurations=tuple(rows),
-                               inference=earlier.inference if earlier else None)
+                               inference=earlier.inference if earlier else None,
+                               alone_runs=earlier.alone_runs if earlier else ())
 
     def _earlier(self) -> Optional[BenchResults]:
         """The results of an earlier start that this one continues. Others move to archive/."""
@@ -83,6 +86,7 @@ class Bench:
     def run(self) -> int:
         self._predict()
         for repeat in range(1, self.options.repeats + 1):  # all rows, then all again: a host that slows down slows all
+            self._measure_alone(repeat)
             for each in self.asked:
                 row = self._row(each)
                 if len(row.runs) < repeat and not row.failed:
@@ -117,14 +121,34 @@ class Bench:
 
     def _measure(self, row: Row, repeat: int) -> None:
         folder = self.folder / "runs" / f"{row.name}-{repeat}"
-        job = self._job(row, folder / "out", self.options.warmup, self.options.steps)
-        cap = self.options.cap * 2**30 if self.options.cap else None
-        run = measure(job, folder, self.options.warmup, self.options.limit * 60, cap)
+        run = self._run(self._job(row, folder / "out", self.options.warmup, self.options.steps), folder)
         self.results = self.results.with_row(replace(row, runs=(*row.runs, run)))
+        self._report(row.label, repeat, run)
+
+    def _measure_alone(self, repeat: int) -> None:
+        """One rank with its share of the work, where several have a GPU each: whether these pay. A model that is
+        divided may not fit on one."""
+        runs, batch = self.results.alone_runs, self.resolved.batch
+        if (batch.ranks == 1 or self.resolved.layout.each > 1 or self.resolved.host.gpus < batch.ranks
+                or len(runs) >= repeat or (runs and not runs[-1].measured)):
+            return
+        folder = self.folder / "runs" / f"alone-{repeat}"
+        job = derive(self.resolved, Sharding(0), str(folder / "out"), self.options.warmup, self.options.steps)
+        job = job.model_copy(update={"ranks": 1, "train": job.train.model_copy(update={
+            "global_batch": batch.total // batch.ranks})})
+        run = self._run(job, folder)
+        self.results = replace(self.results, alone_runs=(*runs, run))
+        self._report("one rank alone", repeat, run)
+
+    def _run(self, job: Job, folder: Path) -> MeasuredRun:
+        cap = self.options.cap * 2**30 if self.options.cap else None
+        return measure(job, folder, self.options.warmup, self.options.limit * 60, cap)
+
+    def _report(self, label: str, repeat: int, run: MeasuredRun) -> None:
         self._write()
         shown = run.reason or (f"{bytes_text(max(run.memory_bytes))} a rank, "
                                f"{rate_text(run.samples_per_second)} samples/s")
-        self._say(f"{row.label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
+        self._say(f"{label:<18} {repeat}/{self.options.repeats}  {run.wall_seconds:6.1f} s  {shown}")
 
     def _write(self) -> None:
         self.results = replace(self.results, made=now())
@@ -157,7 +181,7 @@ def facts(options: argparse.Namespace, resolved: ResolvedJob) -> BenchResults:
         settings=settings, speed_comparable=not resolved.shares_gpus, host=host, versions=versions,
         left_out="The job's own DeepSpeed JSON would not let the stages differ: its batch, rates and precision were "
                  "taken, the rest was left out." if resolved.deepspeed else None,
-        definitions=DEFINITIONS)
+        definitions=DEFINITIONS, records_steps=resolved.host.gpus > 0 and native.pays())
 
 
 def _as_written(job: Job, file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 from typing import Optional
 
 from debzero.base.text import bytes_text, count_text, csv_cell, markdown_text, printable, rate_text
-from debzero.bench import latency_page
+from debzero.bench import latency_page, scaling
 from debzero.bench.results import BenchResults, Row
 
 HEADINGS = ("memory per rank", "of plain DDP", "device memory", "host memory", "samples/s", "spread", "steps/s")
@@ -55,6 +55,7 @@ def notes(bench: BenchResults) -> list[str]:
     if not gpus:
         found.append("There was no GPU: memory is the whole process's, most of it libraries, and speed is the "
                      "processor's.")
+    found += scaling.sentences(bench)
     if bench.left_out:
         found.append(bench.left_out)
     for row in bench.configurations:

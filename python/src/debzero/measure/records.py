@@ -46,6 +46,7 @@ class MeasuredRun:
     device_bytes: tuple[int, ...] = ()  # each GPU's peak, over what was in use before the run
     host_bytes: int = 0                 # likewise the host's
     wall_seconds: float = 0.0
+    fell_out: bool = False              # its steps left the CUDA graphs that they were recorded in
 
     def __post_init__(self) -> None:
         if self.measured and not (self.memory_bytes and min(self.memory_bytes) > 0 and 0 < self._seconds < math.inf

@@ -229,7 +229,10 @@ def _outcome(code: Optional[int], output: RunFolder, log: Path, warmup: int, lim
     lines = [line for line in read_metrics(output.metrics_file) if line.interval_seconds is not None]
     segments = tuple(Segment(line.interval_steps or 0, line.interval_samples or 0, line.interval_seconds or 0)
                      for line in lines if line.step > warmup)
-    return MeasuredRun(segments=segments, memory_bytes=tuple(lines[-1].memory_bytes or ()))
+    from debzero.model.compiled import WITHOUT_GRAPHS
+
+    return MeasuredRun(segments=segments, memory_bytes=tuple(lines[-1].memory_bytes or ()),
+                       fell_out=WITHOUT_GRAPHS in log.read_text(encoding="utf-8", errors="replace"))
 
 
 def _failure(code: int, output: RunFolder, log: str) -> MeasuredRun:

@@ -15,6 +15,7 @@ import torch
 
 # Shapes that are worth a graph: buckets come in multiples of 8 tokens. A graph costs a second and its working memory.
 MOST_GRAPHS = 32
+WITHOUT_GRAPHS = "runs without CUDA graphs"  # how a rank says that it gives them up
 MASKS = ("transformers.masking_utils", "transformers.modeling_attn_mask_utils")
 
 
@@ -135,4 +136,4 @@ class StepGraphs:
             parameter.grad = gradient
         self.graphs.clear()
         self.pool = None
-        self.say(f"runs without CUDA graphs from here on, which is slower: {' '.join(str(error).split())[:300]}")
+        self.say(f"{WITHOUT_GRAPHS} from here on, which is slower: {' '.join(str(error).split())[:300]}")

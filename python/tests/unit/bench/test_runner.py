@@ -19,9 +19,11 @@ from debzero.base.errors import InputError
 from debzero.bench import page, results, runner, tables
 from debzero.bench.configurations import chosen, problems, with_own
 from debzero.bench.predict import read_plan
-from debzero.bench.results import Configuration, Prediction
+from debzero.bench.results import Configuration, Prediction, load
 from debzero.check import checks
 from debzero.cli import main, parser
+from debzero.job.batch import Batch
+from debzero.resolve.host import HostGpus
 from debzero.resolve.sharding import Sharding
 from debzero.tune import tuning
 
@@ -143,6 +145,23 @@ def test_nothing_measured_is_a_failure(planned):
     start, answers, _ = planned
     answers += [failed("failed", "a"), failed("refused", "b")]
     assert start().run() == 1
+
+
+def test_one_rank_is_measured_where_several_have_a_gpu_each(planned, monkeypatch):
+    start, answers, asked = planned
+    began = start(stages=["none"], repeats=2)
+    both = HostGpus(2, True)
+    monkeypatch.setattr(began, "resolved", replace(began.resolved, host=both, batch=Batch(32, 8, 2, 2)))
+    monkeypatch.setattr(runner, "predictions", lambda *asked: {})
+    derived = []
+    measure = runner.measure
+    monkeypatch.setattr(runner, "measure", lambda job, *how: derived.append(job) or measure(job, *how))
+    answers += [run(8, 100, ranks=1), run(8, 110), run(8, 100, ranks=1), run(8, 110)]
+    assert began.run() == 0 and asked == ["alone-1", "baseline-1", "alone-2", "baseline-2"]
+    assert (derived[0].ranks, derived[0].train.global_batch, derived[0].train.micro_batch) == (1, 16, 8)
+    assert "plain DDP: more ranks do not pay (55% is below 60%)" in (
+        began.folder / "results.md").read_text().replace("\\", "")
+    assert load(began.folder).alone.repeats == 2
 
 
 def test_an_interrupted_bench_resumes_and_another_setting_starts_over(planned, bench, capsys):
