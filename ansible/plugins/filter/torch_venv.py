@@ -12,7 +12,7 @@ def _stanzas(shown: str) -> list[dict[str, str]]:
 
 def _exact(stanza: dict[str, str]) -> dict[str, str]:
     """{package: the one version of it that this one depends on}."""
-    return dict(re.findall(r"([a-z0-9-]+) \(= ([^)]+)\)", stanza.get("Depends", "")))
+    return dict(re.findall(r"(?:^|[ ,])([a-z0-9][a-z0-9.+-]+) \(= ([^)]+)\)", stanza.get("Depends", "")))
 
 
 def _oldest(relations: str, package: str) -> str:
@@ -22,7 +22,7 @@ def _oldest(relations: str, package: str) -> str:
 
 
 def _of_release(stanza: dict[str, str], package: str, release: str) -> bool:
-    return stanza["Package"] == package and re.match(rf"{re.escape(release)}([+-]|\Z)", stanza["Version"]) is not None
+    return stanza.get("Package") == package and bool(re.match(rf"{re.escape(release)}([+-]|\Z)", stanza["Version"]))
 
 
 def debs(shown: str, runtime: str, release: str = "", accelerator: str = "cuda", inference: bool = False
@@ -34,14 +34,15 @@ def debs(shown: str, runtime: str, release: str = "", accelerator: str = "cuda",
     environment is wanted in the place of `runtime`. Operators: the newest build for its PyTorch, best for this
     accelerator.
     """
-    known = _stanzas(shown)
+    known = [one for one in _stanzas(shown) if one.keys() >= {"Package", "Version"}]
     if release:
         trainer = next((one for one in known if one["Package"] == "debzero" and one["Version"] == release), {})
         runtime = _oldest(trainer.get("Recommends", ""), "debzero-runtime")
         if not runtime:
             return {"packages": {}, "problem": f"no archive of the host has debzero {release}, with the environment "
                                                "that belongs to it: correct trainer_version, or publish it"}
-    rest = next((one for one in known if _of_release(one, "debzero-runtime", runtime)), None)
+    rest = next((one for one in known if _of_release(one, "debzero-runtime", runtime)
+                 and "debzero-runtime-torch" in _exact(one)), None)
     if rest is None:
         return {"packages": {}, "problem": (
             f"no archive of the host has debzero-runtime {runtime}, which belongs to "

@@ -64,3 +64,11 @@ def test_what_no_archive_has_is_named():
     problem = torch_venv.debs(f"{TRAINERS}\n{RUNTIMES}", "1+aa")["problem"]
     assert "debzero-runtime-ops for debzero-runtime 1+aa-2 with debzero-runtime-torch 1.13-1" in problem
     assert "debzero-runtime-inference" in torch_venv.debs(SHOWN, "2+bb", inference=True)["problem"]
+
+
+def test_what_an_archive_says_oddly_is_no_traceback():
+    for text in ("Package: debzero-runtime\nVersion: 1+aa-1\n", "Package: debzero-runtime\n", "Version: 1+aa-1\n",
+                 "Package: debzero-runtime\nVersion: 1+aa-1\nDepends: libx (= 1)\n", "nonsense"):
+        assert "no archive of the host has debzero-runtime 1+aa" in torch_venv.debs(text, "1+aa")["problem"]
+    odd = SHOWN.replace("(= 11-1)", "(= 11-1), libstdc++6 (= 12)")
+    assert torch_venv.debs(odd, "1+aa", accelerator="cpu")["packages"] == {**PARTS, "libstdc++6": "12"}

@@ -51,7 +51,7 @@ def host(tmp_path: Path) -> dict[str, str]:
     names = {"trainer_kept": "kept", "stack.config": "etc", "stack.cache": "cache", "stack.prefix": "opt"}
     for name in ("etc", "cache", "opt"):
         (tmp_path / name).mkdir()
-    return {"trainer_staying": "debzero-runtime-torch=1.13-1\ndebzero-runtime=2-1", "__trainer_copy":
+    return {"trainer_staying | quote": "'debzero-runtime-torch=1.13-1\ndebzero-runtime=2-1'", "__trainer_copy":
             f"{tmp_path}/cache/debzero_2_all.deb", **{name: f"{tmp_path}/{folder}" for name, folder in names.items()}}
 
 
@@ -113,3 +113,23 @@ def test_a_failed_upgrade_takes_back_what_was_kept_and_nothing_else(tmp_path: Pa
     assert [path.name for path in (tmp_path / "opt").iterdir()] == ["before"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["debzero_1_all.deb"]
     assert not kept.exists() and not (tmp_path / "opt.failed").exists()
+
+
+def test_names_of_jobs_are_kept_as_they_are_and_no_half_package(tmp_path: Path, host: dict[str, str]) -> None:
+    (tmp_path / "cache/debzero_1:1-1_all.deb").write_text("the trainer")
+    units = "debzero@a\\x2db.service loaded active running\n"
+    cut = '#!/bin/sh\nfor last; do :; done\n[ "$1" = -al ] && exec /bin/cp "$@"\necho half >"$last"\nexit 1\n'
+    run(script_of("trainer", "keep_release"), tmp_path, host, systemctl=units, cp=cut,
+        **{"dpkg-query": HAD, "apt-get": DOWNLOAD})
+    assert (tmp_path / "kept/jobs").read_text() == "a\\x2db\n"
+    assert (tmp_path / "kept/debs/debzero_1_amd64.deb").read_text() == "debzero=1:1-1\n"
+
+
+def test_a_prefix_that_cannot_be_given_back_is_refused(tmp_path: Path, host: dict[str, str]) -> None:
+    (tmp_path / "opt").rmdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "opt").symlink_to(tmp_path / "disk")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run(script_of("trainer", "keep_release"), tmp_path, host, systemctl=UNITS, **{"dpkg-query": HAD})
+    assert "is a link or a mount point" in refused.value.stderr
+    assert not list((tmp_path / "disk").iterdir()) and not (tmp_path / "kept").exists()

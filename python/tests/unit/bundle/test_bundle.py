@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -234,3 +235,110 @@ def test_what_is_no_bundle_is_one_sentence(tool, keys, tmp_path):
     done = run("verify", tmp_path / "text", "--json", "--key", keys / "right.gpg")
     assert json.loads(done.stdout)["problems"][0]["fix"].startswith("see that it is a bundle")
     assert "examples:" in run("--help").stdout and "exit codes" in run("verify", "--help").stdout
+
+
+@pytest.mark.parametrize("row", [{"size": 1 << 100}, {"size": True}, {"sha256": None}, {"sha256": 5}, {"path": []},
+                                 {"path": "manifest.json/x"}, {"path": "\ud800"}])
+def test_a_row_of_any_kind_is_no_traceback(tool, row):
+    text = json.dumps({"format": 1, "files": [{"path": "a", "size": 1, "sha256": "0" * 64, **row}]}).encode()
+    with pytest.raises(tool.RefusedError):
+        tool.entries_of(text)
+
+
+def test_blocks_between_the_files_are_seen(tool, bundle, keys, tmp_path):
+    """GNU tar extracts such a member, and Python's reader takes it for none: its device numbers are garbage."""
+    text = bundle.read_bytes()
+    block = bytearray(tool.header("evil", 0))
+    block[329:336] = b"zzzzzzz"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    at = text.index(tool.header("models/tiny/config.json", 2))
+    (tmp_path / "b.tar").write_bytes(text[:at] + bytes(block) * 20 + text[at:])  # a whole record more
+    (problem,) = said(tool, tmp_path / "b.tar", keys)
+    assert "there is something between its files" in problem
+
+
+def test_a_flood_of_what_is_wrong_ends(tool, bundle, keys, tmp_path):
+    text = bundle.read_bytes()
+    at = text.index(tool.header("models/tiny/config.json", 2))
+    flood = b"".join(tool.header(f"extra-{number}", 0) for number in range(300))
+    (tmp_path / "b.tar").write_bytes(text[:at] + flood + text[at:])
+    problems = said(tool, tmp_path / "b.tar", keys)
+    assert len(problems) == tool.MOST + 1 and "more is wrong" in problems[-1]
+
+
+def test_an_armored_keyring_is_named(tool, bundle, keys, tmp_path):
+    gpg(keys / "home", "--armor", "--output", tmp_path / "right.gpg", "--export", "right")
+    (problem,) = said(tool, bundle, tmp_path)
+    assert "is armored" in problem
+
+
+def test_one_good_signature_does_not_hide_another(tool, bundle, keys, tmp_path):
+    rows = members(bundle)
+    (tmp_path / "text").write_bytes(rows[0][1])
+    gpg(keys / "home", "--local-user", "other", "--output", tmp_path / "other", "--detach-sign", tmp_path / "text")
+    gpg(keys / "home", "--local-user", "right", "--output", tmp_path / "inline", "--sign", tmp_path / "text")
+    for more in (rows[1][1] + (tmp_path / "other").read_bytes(), (tmp_path / "inline").read_bytes()):
+        with pytest.raises(tool.RefusedError):
+            tool.signer(rows[0][1], more, keys / "right.gpg")
+
+
+def test_it_replaces_only_what_is_a_bundle(tool, bundle, keys, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "link").symlink_to(home)
+    assert tool.unpack(bundle, tmp_path / "link", keys / "right.gpg", []) == len(FILES)  # empty, and where it leads
+    assert (tmp_path / "link").is_symlink() and (home / "sbom.cdx.json").exists()
+    (home / "manifest.json.sig").unlink()  # somebody's folder from now on
+    (tmp_path / "file").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("home", "link", "file", ".", "/"):
+        with pytest.raises(tool.RefusedError, match="is no unpacked bundle"):
+            tool.unpack(bundle, tmp_path / name, keys / "right.gpg", [])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_part_that_it_lacks_is_a_mistake(tool, bundle, keys, tmp_path):
+    with pytest.raises(tool.RefusedError, match="nothing in modles"):
+        tool.unpack(bundle, tmp_path / "out", keys / "right.gpg", ["modles"])
+    assert list(tmp_path.iterdir()) == []
+    assert tool.unpack(bundle, tmp_path / "out", keys / "right.gpg", ["models/"]) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+def test_nobody_else_can_move_what_is_above(bundle, keys, tmp_path):
+    (tmp_path / "theirs/root").mkdir(parents=True)
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    done = run("unpack", bundle, tmp_path / "theirs/root/out", "--key", keys / "right.gpg")
+    assert done.returncode == 2 and f"{tmp_path}/theirs: others may write" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_what_was_there(tool, bundle, keys, tmp_path, number):
+    assert tool.unpack(bundle, tmp_path / "out", keys / "right.gpg", []) == len(FILES)
+    before = sorted(tmp_path.rglob("*"))
+    process = subprocess.Popen([sys.executable, PROGRAM, "unpack", "/dev/stdin", tmp_path / "out", "--key",
+                                keys / "right.gpg"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False)
+    process.stdin.write(bundle.read_bytes()[:-10240 - 1])  # then it waits for the rest
+    process.stdin.flush()
+    while len(list(tmp_path.iterdir())) < 2:
+        assert process.poll() is None
+    process.send_signal(number)
+    _, told = process.communicate()
+    assert process.returncode == 128 + number and b"Traceback" not in told and told.count(b"\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_rename_that_fails_gives_the_old_one_back(tool, tmp_path):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(OSError, match="missing"):
+        tool.replace(tmp_path / "missing", tmp_path / "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_an_output_that_is_closed_or_full_is_no_traceback(bundle, keys):
+    words = f"{sys.executable} {PROGRAM} verify {bundle} --key {keys / 'right.gpg'}"
+    for outputs, code, lines in (("2>&-", 0, 0), (">/dev/full", 1, 1)):
+        done = subprocess.run(["sh", "-c", f"{words} {outputs}"], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONUNBUFFERED": ""})
+        assert (done.returncode, done.stderr.count("\n")) == (code, lines), done.stderr
