@@ -1,7 +1,7 @@
 # The developer's front door; `make help` reads the texts behind the double hashes.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean controller deb runtime-debs test test-quick test-long fuzz lint lock docs audit clean
-.PHONY: bench-provision bench-train bench-predict bench-gpus bench-losses bench-memory bench-oom bench-published
+.PHONY: help demo demo-clean controller deb runtime-debs bundle test test-quick test-long fuzz lint lock docs audit
+.PHONY: clean bench-provision bench-train bench-predict bench-gpus bench-losses bench-memory bench-oom bench-published
 .PHONY: bench-fused bench-link
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
@@ -34,6 +34,12 @@ runtime-debs: ## Build dist/debzero-runtime*.deb, the Python environment, in a c
 	DEBZERO_CONTAINER=$$(ansible/container runtime-debs) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
 		molecule/shared/create.yml playbooks/runtime_debs.yml molecule/shared/destroy.yml \
 		$(if $(CUDA),-e cuda_source=$(CUDA) -e deepspeed_wheel_accelerator=cuda)
+
+bundle: ## Build dist/debzero-bundle_VERSION.tar in a clean container: all that hosts without internet need
+	@ansible/bootstrap containers
+	DEBZERO_CONTAINER=$$(ansible/container bundle) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
+		molecule/shared/create.yml playbooks/bundle.yml molecule/shared/destroy.yml \
+		$(if $(KEY),-e repository_key=$(abspath $(KEY)))
 
 test: ## Run lint, policies, units, the .deb, most roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests

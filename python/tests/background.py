@@ -42,7 +42,7 @@ COMMANDS = {
     **LINTERS,
     **{name: scenario(name) for name in (
         "debzero_deb", "base", "site", "torch_venv", "deepspeed_wheel", "nvidia_driver", "local_connection", "trainer",
-        "inference", "tensorrt", "cluster", "cuda", "preflight", "collection", "repository")},
+        "inference", "tensorrt", "cluster", "cuda", "preflight", "collection", "repository", "bundle")},
     "trainer_long": ["env", "DEBZERO_LONG=1", *scenario("trainer")],
 }
 # Scenarios that continue where the one before ended: each finds the roles installed that it needs, in one container.
@@ -58,6 +58,7 @@ AFTER = {
     "trainer_long": ["debzero_deb", "deepspeed_wheel"],
     "cluster": ["debzero_deb", "deepspeed_wheel"],
     "repository": ["debzero_deb", "deepspeed_wheel"],
+    "bundle": ["debzero_deb", "repository"],  # which leaves the environment's packages
 }
 
 

@@ -8,8 +8,8 @@ import yaml
 from background import COMMANDS, IMAGE, LINTERS, ROOT
 
 # Too long for each change: "cluster" disturbs two hosts in many ways, "repository" builds and installs the environment
-# as packages again and again, "tensorrt" downloads 1.3 GB.
-LONG = ("trainer_long", "cluster", "repository", "tensorrt")
+# as packages again and again, "tensorrt" downloads 1.3 GB, "bundle" packs and copies 2.5 GB.
+LONG = ("trainer_long", "bundle", "cluster", "repository", "tensorrt")
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 SHORT = [name for name in SCENARIOS if name not in LONG]
 

@@ -1,0 +1,236 @@
+"""debzero-bundle on tiny bundles: whatever is changed is seen and named, and nothing unsafe is ever written."""
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[4]
+PROGRAM = ROOT / "roles/bundle/files/debzero-bundle"
+FILES = {
+    "debian/pool/a_1_all.deb": b"a" * 700,
+    "apt/debzero/pool/main/d/debzero-runtime-nvidia/debzero-runtime-nvidia_11.7.99+cublas11.10.3.66-1.deb": b"b" * 512,
+    "models/tiny/config.json": b"{}",
+    "sbom.cdx.json": b"",
+}
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """The program as a module, with what packs bundles."""
+    path = PROGRAM.with_name("collect.py")
+    spec = spec_from_file_location("collect", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    program = module.load()
+    program.pack = module.pack
+    return program
+
+
+def gpg(home: Path, *words: object, **options) -> None:
+    subprocess.run(["gpg", "--homedir", home, "--batch", "--yes", "--quiet", "--passphrase", "", *map(str, words)],
+                   check=True, capture_output=True, **options)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory) -> Path:
+    """A GnuPG home with the keys right, other and expired; a keyring of each beside it."""
+    folder = tmp_path_factory.mktemp("keys")
+    home = folder / "home"
+    home.mkdir(mode=0o700)
+    for name, days in (("right", "never"), ("other", "never")):
+        gpg(home, "--quick-gen-key", name, "ed25519", "sign", days)
+    gpg(home, "--faked-system-time", "20200101T000000", "--quick-gen-key", "expired", "ed25519", "sign", "1y")
+    for name in ("right", "other", "expired"):
+        gpg(home, "--output", folder / f"{name}.gpg", "--export", name)
+    yield folder
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+
+
+def fill(folder: Path, files: dict[str, bytes], keys: Path, key: str = "right", **changes) -> Path:
+    """A folder to pack: the files, a manifest of them, its signature."""
+    rows = [{"path": name, "size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+            for name, text in files.items()]
+    manifest = {"format": 1, "debzero": "1.0-1", "created": "2026-01-01", "files": rows, **changes}
+    for name, text in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    when = ["--faked-system-time", "20200601T000000!"] if key == "expired" else []
+    gpg(keys / "home", *when, "--local-user", key, "--output", folder / "manifest.json.sig", "--detach-sign",
+        folder / "manifest.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tool, keys, tmp_path_factory) -> Path:
+    """Whole and signed. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("bundle")
+    tool.pack(fill(folder / "tree", FILES, keys), folder / "whole.tar")
+    return folder / "whole.tar"
+
+
+def said(tool, file: Path, keys: Path, key: str = "right") -> list[str]:
+    return [f"{one['path']}: {one['problem']}" for one in tool.verify(file, keys / f"{key}.gpg")["problems"]]
+
+
+def run(*words: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, PROGRAM, *map(str, words)], text=True, capture_output=True, **options)
+
+
+def members(file: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(file) as archive:
+        return [(info, archive.extractfile(info).read()) for info in archive.getmembers()]
+
+
+def write(file: Path, rows: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for info, data in rows:
+            archive.addfile(info, io.BytesIO(data))
+    return file
+
+
+def test_a_whole_bundle_is_verified_and_unpacked(tool, bundle, keys, tmp_path):
+    assert said(tool, bundle, keys) == []
+    assert [info.name for info, _ in members(bundle)] == ["manifest.json", "manifest.json.sig", *FILES]
+    done = run("verify", bundle, "--key", keys / "right.gpg")
+    assert done.returncode == 0 and "is whole: 4 files" in done.stdout and "debzero 1.0-1" in done.stdout
+    done = run("unpack", bundle, tmp_path / "out", "--key", keys / "right.gpg", umask=0o077)
+    assert done.returncode == 0, done.stderr
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == FILES
+    # Readable for apt's own user, writable for nobody else.
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")} == {0o755, 0o644}
+    # Again, and a part alone: it takes the place of the first.
+    assert run("unpack", bundle, tmp_path / "out", "--only", "models", "--key", keys / "right.gpg").returncode == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"manifest.json", "manifest.json.sig", "models"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_same_files_make_the_same_bytes(tool, bundle, tmp_path):
+    tool.pack(bundle.parent / "tree", tmp_path / "again.tar")
+    assert (tmp_path / "again.tar").read_bytes() == bundle.read_bytes()
+    assert not (tmp_path / "again.tar.part").exists()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_flipped_byte_anywhere_is_seen(tool, bundle, keys, tmp_path_factory, data):
+    text = bytearray(bundle.read_bytes())
+    where = data.draw(st.integers(0, len(text) - 1))
+    text[where] ^= 1 << data.draw(st.integers(0, 7))
+    changed = bundle.parent / "changed.tar"
+    changed.write_bytes(text)
+    assert tool.verify(changed, keys / "right.gpg")["problems"]
+    folder = bundle.parent / "unpacked"
+    with pytest.raises(tool.RefusedError):
+        tool.unpack(changed, folder, keys / "right.gpg", [])
+    assert not folder.exists() and not list(bundle.parent.glob(".unpacked*"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_a_bundle_that_ends_early_or_late_is_seen(tool, bundle, keys, data):
+    text = bundle.read_bytes()
+    changed = bundle.parent / "cut.tar"
+    kept = data.draw(st.integers(0, len(text) - 1))
+    changed.write_bytes(data.draw(st.sampled_from([text[:kept], text + text[:kept + 1], text + b"\0"])))
+    assert tool.verify(changed, keys / "right.gpg")["problems"]
+
+
+def test_all_that_is_wrong_is_named_at_once(tool, bundle, keys, tmp_path):
+    rows = members(bundle)
+    first, nvidia, model, sbom = rows[2:]
+    link = tarfile.TarInfo("models/tiny/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/shadow"
+    up, root, extra = (tarfile.TarInfo(name) for name in ("../up", "/etc/cron.d/x", "debian/extra"))
+    extra.size = 3
+    damaged = (model[0], b"[]")
+    file = write(tmp_path / "b.tar", [*rows[:2], first, first, damaged, (link, b""), (up, b""), (root, b""),
+                                      (extra, b"abc"), sbom])
+    assert said(tool, file, keys) == [
+        "debian/pool/a_1_all.deb: it is there twice",
+        "models/tiny/config.json: it is damaged: its SHA-256 is not that of the manifest",
+        "models/tiny/link: it is not in the manifest", "../up: its name is unsafe", "/etc/cron.d/x: its name is unsafe",
+        "debian/extra: it is not in the manifest",
+        f"{nvidia[0].name}: it is missing, or its header is damaged"]
+    done = run("unpack", file, tmp_path / "out", "--key", keys / "right.gpg")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tar"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+def test_a_member_that_is_no_file_is_refused(tool, bundle, keys, tmp_path, kind):
+    rows = members(bundle)
+    info = rows[2][0]
+    info.type, info.size, info.linkname = kind, 0, "/etc/passwd"
+    (told,) = said(tool, write(tmp_path / "b.tar", [*rows[:2], (info, b""), *rows[3:]]), keys)
+    assert told == "debian/pool/a_1_all.deb: it is a link, a folder or a device, and must be a file"
+
+
+def test_whose_signature_counts_is_said_by_the_keyring(tool, bundle, keys, tmp_path):
+    (told,) = said(tool, bundle, keys, "other")
+    assert told.startswith("manifest.json.sig: the key ") and "not in" in told
+    (told,) = said(tool, bundle, keys, "nowhere")
+    assert told.endswith("nowhere.gpg: the keyring is not there")
+    tool.pack(fill(tmp_path / "tree", FILES, keys, "expired"), tmp_path / "old.tar")
+    (told,) = said(tool, tmp_path / "old.tar", keys, "expired")
+    assert "has expired" in told
+    rows = members(bundle)
+    info = rows[1][0]
+    info.size = 4
+    (told,) = said(tool, write(tmp_path / "b.tar", [rows[0], (info, b"none"), *rows[2:]]), keys)
+    assert told.startswith("manifest.json.sig: there is no valid signature")
+    (told,) = said(tool, write(tmp_path / "b.tar", [rows[0], *rows[2:]]), keys)
+    assert told.endswith("manifest.json.sig is not where it belongs in a bundle")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a//b", "a/./b", "manifest.json", "debian", "a\nb", "x" * 120])
+def test_even_a_signed_manifest_leads_nowhere_else(tool, keys, tmp_path, name):
+    rows = [{"path": path, "size": 1, "sha256": "0" * 64} for path in ("debian/a", name)]
+    text = json.dumps({"format": 1, "files": rows}).encode()
+    with pytest.raises(tool.RefusedError):
+        tool.entries_of(text)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"format": 2}', b'{"format": 1, "files": [1]}', b"\xff",
+                                  b'{"format": 1, "files": [{"path": "a", "size": -1, "sha256": ""}]}', b"[" * 99999])
+def test_a_manifest_that_is_none_is_refused(tool, text):
+    with pytest.raises(tool.RefusedError):
+        tool.entries_of(text)
+
+
+def test_a_file_of_more_than_eight_gigabytes_has_a_header_that_tar_reads(tool):
+    for size in (0, (1 << 33) - 1, 1 << 33, 1 << 40):
+        info = tarfile.TarInfo.frombuf(tool.header("models/large/model.safetensors", size), "utf-8", "strict")
+        assert (info.name, info.size, info.mode, info.uid) == ("models/large/model.safetensors", size, 0o644, 0)
+
+
+def test_it_writes_only_where_nobody_else_may(bundle, keys, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    os.chmod(shared, 0o1777)
+    done = run("unpack", bundle, shared / "out", "--key", keys / "right.gpg")
+    assert done.returncode == 2 and "others may write to this folder" in done.stderr
+    assert list(shared.iterdir()) == []
+
+
+def test_what_is_no_bundle_is_one_sentence(tool, keys, tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("x" * 5000)
+    for name in ("empty", "text", "missing", "."):
+        done = run("verify", tmp_path / name, "--key", keys / "right.gpg")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    done = run("verify", tmp_path / "text", "--json", "--key", keys / "right.gpg")
+    assert json.loads(done.stdout)["problems"][0]["fix"].startswith("see that it is a bundle")
+    assert "examples:" in run("--help").stdout and "exit codes" in run("verify", "--help").stdout
