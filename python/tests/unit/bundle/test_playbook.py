@@ -19,8 +19,8 @@ def refusal(folder: Path, *options: str, name: str = "bundle") -> str:
         pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     inventory = folder / "hosts.yml"
     inventory.write_text(f"gpu_servers: {{hosts: {{one: {HOSTS}, two: {HOSTS}}}}}\n")
-    done = subprocess.run([playbook, "-i", inventory, f"playbooks/{name}.yml", "-e", f"bundle_store={folder}", *options],
-                          cwd=ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120,
+    words = ["-i", inventory, f"playbooks/{name}.yml", "-e", f"bundle_store={folder}", *options]
+    done = subprocess.run([playbook, *words], cwd=ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL,
                           env={**os.environ, "PATH": PATH, "ANSIBLE_NOCOLOR": "1"})
     text = done.stdout + done.stderr
     assert done.returncode == 2 and "UNREACHABLE" not in text, text
