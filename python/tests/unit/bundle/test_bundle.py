@@ -232,6 +232,7 @@ def test_what_is_no_bundle_is_one_sentence(tool, keys, tmp_path):
     for name in ("empty", "text", "missing", "."):
         done = run("verify", tmp_path / name, "--key", keys / "right.gpg")
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert str(tmp_path / name) in done.stderr and "Errno" not in done.stderr
     done = run("verify", tmp_path / "text", "--json", "--key", keys / "right.gpg")
     assert json.loads(done.stdout)["problems"][0]["fix"].startswith("see that it is a bundle")
     assert "examples:" in run("--help").stdout and "exit codes" in run("verify", "--help").stdout
