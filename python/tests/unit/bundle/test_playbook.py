@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long  # each test starts Ansible
+
 ROOT = Path(__file__).resolve().parents[4]
 PATH = os.pathsep.join([str(ROOT / ".cache/controller/bin"), os.environ["PATH"]])
 HOSTS = "{ansible_host: gpu.invalid, cuda_source: debian}"  # a run that is not refused reaches nobody
@@ -27,8 +29,7 @@ def refusal(folder: Path, *options: str, name: str = "bundle") -> str:
     return re.sub(r"\s+", " ", text)
 
 
-@pytest.mark.parametrize("options", [["-e", "bundle_builder=nosuch"],
-                                     pytest.param(["--limit", "two"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("options", [["-e", "bundle_builder=nosuch"], ["--limit", "two"]])
 def test_a_builder_that_the_run_does_not_reach(tmp_path, options):
     builder = "nosuch" if "nosuch" in options[1] else "one"
     assert f"The builder {builder} is not in the inventory, or --limit leaves it out" in refusal(tmp_path, *options)
