@@ -28,8 +28,7 @@ def read_plan(text: str, own: Sharding) -> dict[Sharding, Prediction]:
     printed no plan."""
     values = json.loads(text)
     if "stages" in values:
-        largest = max(values["stages"], key=lambda stage: int(stage["peak_bytes"]))
-        return {own: Prediction(largest["peak_bytes"], largest["parts"])}
+        return {own: Prediction(values["peak_bytes"], values["stages"][values["largest_stage"]]["parts"])}
     found = {}
     for row in values["choices"]:
         stage = 0 if row["stage"] == "none" else row["stage"]

@@ -2,7 +2,7 @@
 and how long it waits."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -49,6 +49,11 @@ class StageNeeds:
                 "peak_phase": memory.phase, "parts": memory.parts_bytes, "device_bytes": memory.device_bytes}
 
 
+def largest(stages: Sequence[StageNeeds]) -> StageNeeds:
+    """The one that needs the most."""
+    return max(stages, key=lambda needs: needs.memory.peak_bytes)
+
+
 class DividedMemory:
     """The memory of the stages of one layout. Traces take most of the time; there is one for each stage."""
 
@@ -62,7 +67,7 @@ class DividedMemory:
         return [self._of_stage(part, resolved) for part in self.parts]
 
     def largest(self, resolved: ResolvedJob) -> StageNeeds:
-        return max(self.stages(resolved), key=lambda needs: needs.memory.peak_bytes)
+        return largest(self.stages(resolved))
 
     def _of_stage(self, part: PartOfShapes, resolved: ResolvedJob) -> StageNeeds:
         setting, precision = setting_of(resolved, part.hidden), resolved.precision
@@ -107,7 +112,7 @@ class DividedPlan:
 
     @property
     def largest(self) -> StageNeeds:
-        return max(self.stages, key=lambda needs: needs.memory.peak_bytes)
+        return largest(self.stages)
 
     @property
     def device_bytes(self) -> int:

@@ -103,7 +103,8 @@ def test_the_prediction_of_a_row_is_the_plans_for_its_sharding():
 
 def test_the_prediction_of_a_divided_model_is_its_largest_stages():
     stages = [{"peak_bytes": size, "parts": {"parameters": size}} for size in (5, 9, 7)]
-    assert read_plan(json.dumps({"stages": stages}), Sharding(1)) == {Sharding(1): Prediction(9, {"parameters": 9})}
+    facts = {"stages": stages, "largest_stage": 1, "peak_bytes": 9}
+    assert read_plan(json.dumps(facts), Sharding(1)) == {Sharding(1): Prediction(9, {"parameters": 9})}
 
 
 def test_a_divided_model_is_measured_beside_whole_ones_on_the_same_ranks(bench, warm_runs, capsys):
