@@ -24,22 +24,22 @@ demo-clean: ## Remove this checkout's containers of demo and tests, the image, a
 controller: ## Install Ansible for site.yml into .cache/controller
 	@ansible/bootstrap
 
+# What a build leaves in dist/: the playbook's name, and the container's.
+IN_CONTAINER = DEBZERO_CONTAINER=$$(ansible/container $2) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
+	molecule/shared/create.yml playbooks/$1.yml molecule/shared/destroy.yml
+
 deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	@ansible/bootstrap containers
-	DEBZERO_CONTAINER=$$(ansible/container deb) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
-		molecule/shared/create.yml playbooks/deb.yml molecule/shared/destroy.yml
+	$(call IN_CONTAINER,deb,deb)
 
 runtime-debs: ## Build dist/debzero-runtime*.deb, the Python environment, in a clean container; CUDA=nvidia for GPUs
 	@ansible/bootstrap containers
-	DEBZERO_CONTAINER=$$(ansible/container runtime-debs) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
-		molecule/shared/create.yml playbooks/runtime_debs.yml molecule/shared/destroy.yml \
+	$(call IN_CONTAINER,runtime_debs,runtime-debs) \
 		$(if $(CUDA),-e cuda_source=$(CUDA) -e deepspeed_wheel_accelerator=cuda)
 
 bundle: ## Build dist/debzero-bundle_VERSION.tar in a clean container: all that hosts without internet need
 	@ansible/bootstrap containers
-	DEBZERO_CONTAINER=$$(ansible/container bundle) $(PLAY) -i inventory/demo molecule/shared/destroy.yml \
-		molecule/shared/create.yml playbooks/bundle.yml molecule/shared/destroy.yml \
-		$(if $(KEY),-e repository_key=$(abspath $(KEY)))
+	$(call IN_CONTAINER,bundle,bundle) $(if $(KEY),-e repository_key=$(abspath $(KEY)))
 
 test: ## Run lint, policies, units, the .deb, most roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests
