@@ -114,11 +114,14 @@ class Leader:
             before = self.hosts.get(name)
             if before and self.met and not before.report:
                 self._lost(name, "was started again")
-            if self.end:
-                return
+            if self.end and self.met:
+                return  # it comes for the next run
             self.hosts[name] = host
             if before:
                 before.channel.close()
+            if self.end:  # while this one was on its way
+                with suppress(ChannelError):
+                    channel.send({"end": self.end})
         why = ""
         try:
             self._beat(host)
@@ -145,7 +148,7 @@ class Leader:
         elif type(message.get("round")) is int:
             handed = self._rounds.setdefault(message["round"], {})
             handed[name] = message.get("value")
-            if set(handed) == set(self.cluster.hosts) == set(self.hosts):
+            if not self.end and set(handed) == set(self.cluster.hosts) == set(self.hosts):
                 self.met = True
                 self._tell({"round": message["round"], "values": {host: handed[host] for host in self.cluster.hosts}})
         elif isinstance(message.get("ended"), dict):

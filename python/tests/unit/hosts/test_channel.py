@@ -14,6 +14,7 @@ from debzero.hosts import channel, leader, member
 from debzero.hosts.channel import Channel, ChannelError, KeyMismatchError
 from debzero.hosts.cluster import Cluster
 
+pytestmark = pytest.mark.timeout(60)  # a host that learns nothing waits for ever
 KEY, OTHER = b"k" * 32, b"o" * 32
 
 
@@ -169,6 +170,28 @@ def test_a_wait_ends_when_somebody_asks_for_it():
             hosts.members["gpu2"].gather(1, lambda: False)
     finally:
         hosts.close()
+
+
+def test_who_comes_after_the_end_of_a_meeting_ends_too():
+    hosts = Hosts()
+    try:
+        hosts.members["gpu2"].close()
+        hosts.leader.end = {"kind": "stopped", "code": 143, "host": "gpu1"}
+        hosts.members["gpu2"] = hosts.member("gpu2")
+        with pytest.raises(member.Ended):
+            hosts.members["gpu2"].gather(1, lambda: False)
+    finally:
+        hosts.close()
+
+
+def test_who_comes_after_the_end_of_a_run_waits_for_the_next(hosts):
+    hosts.members["gpu2"].close()
+    until = time.monotonic() + 10
+    while not hosts.leader.end and time.monotonic() < until:
+        time.sleep(0.01)
+    hosts.members["gpu2"] = hosts.member("gpu2")
+    time.sleep(0.5)
+    assert hosts.leader.end and not hosts.members["gpu2"].end
 
 
 def test_the_store_of_the_ranks(hosts):
