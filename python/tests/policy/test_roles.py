@@ -54,6 +54,14 @@ def steps_that_are_not_imports(role, steps):
     return [step["name"] for step in steps if module(step) not in IMPORTS and (role, step["name"]) not in INLINE]
 
 
+def missing_in_message(task):
+    """What an assertion expects to be missing at times and its message does not: Ansible fills the message in first."""
+    asserted = task.get("ansible.builtin.assert", {})
+    message = " ".join(re.findall(r"{{.+?}}", str(asserted.get("fail_msg")), re.DOTALL))
+    return [name for name in re.findall(r"([\w.]+) \| default\(", str(asserted.get("that")))
+            if re.search(rf"(?<![\w.]){re.escape(name)}\b(?! \| default\()", message)]
+
+
 def careless(play, *, test):
     """What a play lacks: a test ends with the first failed host; for others its failure is that host's alone."""
     lacks = [] if play.get("name") else ["a name"]
@@ -134,6 +142,12 @@ def test_every_play_has_a_name_and_only_a_test_stops_for_all_hosts():
            for lack in careless(play, test=file.startswith("molecule/")))
 
 
+def test_no_message_needs_what_its_condition_does_without():
+    refuse(f"{file}: {task.get('name')}: {name} has no default in fail_msg"
+           for file in files("playbooks/*.yml", "roles/*/tasks/*.yml", "roles/*/handlers/*.yml")
+           for task in tasks(load(file) or []) for name in missing_in_message(task))
+
+
 def test_every_playbook_refuses_an_inventory_without_servers_first():
     first = {file: next(plays(load(file))) for file in files("playbooks/*.yml")}
     own = ("playbooks/inventory.yml", "playbooks/repository.yml")  # the second asks for a group of its own
@@ -158,5 +172,7 @@ def test_the_checks_see_what_is_wrong():
     assert steps_that_are_not_imports("a", steps) == ["Do"]
     assert careless({"hosts": "all", "any_errors_fatal": False}, test=True) == ["a name", "any_errors_fatal: true"]
     assert careless({"name": "a", "hosts": "all", "any_errors_fatal": True}, test=False) == ["any_errors_fatal: false"]
+    asserted = {"that": ["a | default('')", "b.c | default('') != d"], "fail_msg": "a: {{ a | default('') }}{{ b.c }}"}
+    assert missing_in_message({"ansible.builtin.assert": asserted}) == ["b.c"]
     block = {"name": "Try", "block": [{"name": "A"}], "rescue": [{"name": "B"}]}
     assert [found["name"] for found in tasks([{"hosts": "all", "tasks": [block]}])] == ["A", "B"]
