@@ -129,8 +129,7 @@ def predicted_seconds(results: dict[str, Any]) -> Iterator[Cell]:
         stage = name.split("/")[0]
         if run["link"] is None:
             continue
-        alone = stage if stage.isdigit() else "none"  # the engine of a part is that of the whole
-        own = of_two(runs[f"{alone}/{ALONE}"])
+        own = of_two(runs[f"{stage}/{ALONE}"])
         reached, hop = run["link"]["bits_per_second"], run["link"]["hop_seconds"]
         options = Options(2, 1, link=f"{reached:.0f}", device=CPU, samples_per_second=BATCH / own,
                           latency_us=hop * 1e6)
@@ -256,7 +255,7 @@ def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
     hosts = places()
     with linked(hosts):
         for stage in options.stages:
-            for end in options.rates if stage == "pipeline2" else (ALONE, *options.rates):
+            for end in (ALONE, *options.rates):
                 name = f"{stage}/{end}"
                 if name in results["runs"] and name not in options.only or options.only and name not in options.only:
                     continue
