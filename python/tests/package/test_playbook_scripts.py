@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -27,9 +30,9 @@ def run(script: str, folder: Path, values: dict[str, str], **answers: str) -> st
     return subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True, text=True).stdout
 
 
-def script_of(role: str, tasks: str) -> str:
-    (step,) = yaml.safe_load((ROOT / f"roles/{role}/tasks/{tasks}.yml").read_text())
-    return step["ansible.builtin.shell"]["cmd"]
+def script_of(role: str, tasks: str, number: int = 0) -> str:
+    steps = yaml.safe_load((ROOT / f"roles/{role}/tasks/{tasks}.yml").read_text())
+    return [step["ansible.builtin.shell"]["cmd"] for step in steps if "ansible.builtin.shell" in step][number]
 
 
 def test_trainings_of_either_environment_are_spared(tmp_path: Path) -> None:
@@ -133,3 +136,52 @@ def test_a_prefix_that_cannot_be_given_back_is_refused(tmp_path: Path, host: dic
         run(script_of("trainer", "keep_release"), tmp_path, host, systemctl=UNITS, **{"dpkg-query": HAD})
     assert "is a link or a mount point" in refused.value.stderr
     assert not list((tmp_path / "disk").iterdir()) and not (tmp_path / "kept").exists()
+
+
+def gpg(home: Path, *words: str) -> str:
+    return subprocess.run(["gpg", "--batch", "--homedir", str(home), "--pinentry-mode", "loopback", *words], check=True,
+                          capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Iterator[Path]:
+    """A folder of exported keys; the one that signs is `good`. gpg's sockets need a short path."""
+    with TemporaryDirectory() as made:
+        (Path(made) / "gpg-agent.conf").write_text("s2k-count 65536\n")  # the passphrase need not be strong
+        for name, word, *more in (("good", ""), ("locked", "secret"),
+                                  ("expired", "", "--faked-system-time", "20200101T000000!")):
+            gpg(Path(made), "--passphrase", word, *more, "--quick-gen-key", name, "ed25519", "sign",
+                "1d" if more else "never")
+            (tmp_path / name).write_text(gpg(Path(made), "--passphrase", word, "--armor", "--export-secret-keys", name))
+        (tmp_path / "several").write_text((tmp_path / "good").read_text() + (tmp_path / "locked").read_text())
+        (tmp_path / "public").write_text(gpg(Path(made), "--armor", "--export", "good"))
+        (tmp_path / "none").write_text("no key")
+        subprocess.run(["gpgconf", "--homedir", made, "--kill", "gpg-agent"], check=True)
+        yield tmp_path
+
+
+def test_a_key_that_cannot_sign_reaches_no_client(tmp_path: Path, keys: Path) -> None:
+    """Nor does a later run trust it beside the one that signs, or take it for that one."""
+    make = script_of("repository", "make_key")
+    with TemporaryDirectory() as private:
+        folders = {"__repository_keys | quote": f"{private}/gnupg", "__repository_given | quote": f"{private}/given"}
+
+        def give(name: str) -> str:
+            Path(f"{private}/given").write_text((keys / name).read_text())
+            return run(make, tmp_path, folders)
+
+        def refused(name: str) -> str:
+            with pytest.raises(subprocess.CalledProcessError) as error:
+                give(name)
+            return error.value.stderr.splitlines()[-1].partition("exported from gpg: ")[2] or error.value.stderr
+
+        assert {name: refused(name).partition(" (")[0] for name in ("none", "public", "several", "locked", "expired")
+                } == {"none": "gpg cannot read it", "public": "this file has the public part alone",
+                      "several": "this file has several", "locked": "this one cannot sign",
+                      "expired": "this one cannot sign"}
+        assert not list(Path(private).iterdir())
+        assert [give("good"), give("good"), run(make, tmp_path, folders)] == ["new\n", "", ""]
+        assert "and clients trust" in refused("locked")
+        (kept,) = Path(private).iterdir()
+        assert re.findall(r"(?m)^uid:.*::(\w+)::", gpg(kept, "--with-colons", "--list-keys")) == ["good"]
+        subprocess.run(["gpgconf", "--homedir", str(kept), "--kill", "gpg-agent"], check=True)
