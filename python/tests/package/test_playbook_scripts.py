@@ -185,3 +185,21 @@ def test_a_key_that_cannot_sign_reaches_no_client(tmp_path: Path, keys: Path) ->
         (kept,) = Path(private).iterdir()
         assert re.findall(r"(?m)^uid:.*::(\w+)::", gpg(kept, "--with-colons", "--list-keys")) == ["good"]
         subprocess.run(["gpgconf", "--homedir", str(kept), "--kill", "gpg-agent"], check=True)
+
+
+def test_a_repository_lies_where_root_alone_may_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for name, mode in (("safe", 0o755), ("shared", 0o777), ("sticky", 0o1777)):
+        (tmp_path / name / "there").mkdir(parents=True)
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "link").symlink_to(tmp_path / "shared/there")
+    look = script_of("repository", "install_aptly")
+
+    def look_at(name: str) -> str:
+        return run(look, tmp_path, {"repository_folder | quote": f"{tmp_path}/{name}"})
+
+    assert [look_at(name) for name in ("safe/new/folder", "sticky/there", "sticky/new")] == ["", "", ""]
+    for name in ("shared/new", "shared/there/new", "link", "link/new"):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            look_at(name)
+        assert f"others than root may write {tmp_path}/shared - " in refused.value.stderr
