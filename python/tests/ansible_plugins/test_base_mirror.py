@@ -1,7 +1,8 @@
-"""A mirror of your own takes no security updates away by accident."""
+"""A mirror of your own takes no security updates away by accident, and no address leaves apt unreadable."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,14 +26,33 @@ def test_a_mirror_needs_its_security_archive_or_a_word_that_there_is_none(tmp_pa
     if not playbook:
         pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     hosts = {"both": configure(base_apt_security_mirror=SECURITY), "none": configure(base_apt_security_mirror="none"),
-             "alone": configure()}
+             "alone,cut": configure(base_apt_security_mirror="{{ 'mirror.example.org' * (inventory_hostname == 'cut')"
+                                                            " }}")}
     plays = [{"name": name, "hosts": name, "connection": "local", "gather_facts": False, "tasks": [task],
               "vars": {"ansible_python_interpreter": "/usr/bin/python3"}} for name, task in hosts.items()]
     (tmp_path / "try.yml").write_text(yaml.safe_dump(plays))
     done = subprocess.run([playbook, "-i", ",".join(hosts), "--check", "--diff", str(tmp_path / "try.yml")], cwd=ROOT,
                           env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, text=True, capture_output=True)
-    both, none, alone = (part.partition("PLAY RECAP")[0] for part in done.stdout.split("PLAY [")[1:])
+    both, none, refused = (part.partition("PLAY RECAP")[0] for part in done.stdout.split("PLAY [")[1:])
     assert f"+deb {MIRROR} bullseye main" in both and f"+deb {SECURITY} bullseye-security main" in both, done.stdout
     assert f"+deb {MIRROR} bullseye main" in none and "+deb none" not in none and "-security main" not in none
-    assert "set and base_apt_security_mirror is not" in alone and "+deb" not in alone
+    assert "alone: base_apt_mirror is set and base_apt_security_mirror is not" in " ".join(refused.split())
+    assert "cut: base_apt_security_mirror must be an address such as" in " ".join(refused.split())
+    assert "+deb" not in refused
     assert done.returncode != 0
+
+
+ADDRESS = yaml.safe_load((ROOT / "roles/base/vars/main.yml").read_text())["__base_address"]
+
+
+@pytest.mark.parametrize("address", ["http://apt.example.org/debzero", "file:///srv/x",
+                                     "file:/srv/x", "tor+https://apt.example.org/@x", "http://apt.example.org"])
+def test_addresses_that_apt_reads(address):
+    assert re.match(ADDRESS, address)
+
+
+@pytest.mark.parametrize("address", [
+    "apt.example.org", "http://user:secret@apt.example.org/", "https://user@apt.example.org", "http://a/ b", "http:",
+    "http://a/\nx", "http://a/x\n", "http://a/[x]", 'http://a/"x', "http://a/#x", "/srv/x"])
+def test_addresses_that_leave_apt_without_any_list_or_show_a_password(address):
+    assert not re.match(ADDRESS, address)
