@@ -79,8 +79,8 @@ def plan(jobs: Mapping[str, Any], host: str, groups: Mapping[str, list[str]], ho
     """What belongs on `host`: the content of its `jobs` and `clusters` files, by name; the names of the jobs over hosts
     that it has no part in, `elsewhere`; and all `problems`, a sentence each."""
     spread = {name: entry for name, entry in jobs.items() if isinstance(entry, Mapping) and "hosts" in entry}
-    problems = [f"trainer_jobs.{name}: its name may have letters, digits, dots, dashes and underscores alone"
-                for name in spread if not NAME.match(name)]
+    problems = [f"trainer_jobs: {name!r} names a file and a unit, so it may have letters, digits, dots, dashes and "
+                "underscores alone, and begins with a letter or a digit" for name in jobs if not NAME.match(str(name))]
     clusters = {}
     for number, (name, entry) in enumerate(spread.items()):
         clusters[name], wrong = _cluster(entry, host, groups, hostvars, port_base + PORTS * number)

@@ -103,9 +103,22 @@ def test_a_host_that_was_left_out_matters_to_the_hosts_of_its_job_alone():
     assert len(plan(jobs, "gpu1", gpu2={})["problems"]) == 1
 
 
-def test_a_name_that_is_no_file_s_is_refused_and_all_problems_come_at_once():
+@pytest.mark.parametrize("entry", [JOB, {**JOB, "hosts": "pair"}])
+@pytest.mark.parametrize("name", ["../../cron.d/bert", "bert large", "bert%n", "bert\n", "bert\nx", "größe", "", ".bert",
+                                  "-bert", "a:b"])
+def test_a_name_that_is_no_file_s_and_no_unit_s_is_refused(name, entry):
+    (problem,) = plan({name: entry})["problems"]
+    assert problem.startswith(f"trainer_jobs: {name!r} names a file and a unit")
+
+
+def test_all_problems_come_at_once():
     found = plan({"../bert": {**JOB, "hosts": "pair"}, "gpt": {**JOB, "hosts": ["gpu1", "gpu9"], "port": 1}})
     assert found["problems"] == [
-        "trainer_jobs.../bert: its name may have letters, digits, dots, dashes and underscores alone",
+        "trainer_jobs: '../bert' names a file and a unit, so it may have letters, digits, dots, dashes and underscores "
+        "alone, and begins with a letter or a digit",
         "trainer_jobs.gpt: the inventory has no host gpu9",
         "trainer_jobs.gpt: port must be a whole number from 1024 to 65528, not 1"]
+
+
+def test_a_number_is_a_name():
+    assert plan({2026: JOB})["problems"] == []
