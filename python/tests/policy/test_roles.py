@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from checkout import IMPORTS, ROLES, ROOT, files, hits, load, module, plays, refuse, tasks
+from checkout import IMPORTS, ROLES, ROOT, files, hits, load, module, plays, refuse, tasks, without_comments
 
 # Task lists hold imports alone, but for single steps that would make a file of one task.
 INLINE = {
@@ -153,6 +153,23 @@ def test_every_playbook_refuses_an_inventory_without_servers_first():
     own = ("playbooks/inventory.yml", "playbooks/repository.yml")  # the second asks for a group of its own
     refuse(file for file, play in first.items() if file not in own
            and play.get("ansible.builtin.import_playbook") != "inventory.yml")
+
+
+# On the command line a variable is text: a condition refuses that, an expression takes "false" for true, and a list is
+# its letters.
+SWITCHES = [name for role in ROLES for name, option in spec(role)["options"].items() if option["type"] == "bool"]
+LISTS = ["deepspeed_wheel_architectures", "repository_packages", "trainer_start"]  # what people name there
+DEFAULT = r"( \| default\([^)]*\))?"
+AS_TEXT = (rf"\b({'|'.join(SWITCHES)})\b(?!{DEFAULT} \| bool|\s+to |:)"
+           rf"|(?<!\[)\b({'|'.join(LISTS)})\b(?! names|:)|\[({'|'.join(LISTS)})\b(?!{DEFAULT}\] \| flatten)")
+
+
+def test_what_is_set_on_the_command_line_is_read_as_it_is_meant():
+    texts = files("roles/*/tasks/*.yml", "roles/*/vars/*.yml", "roles/*/defaults/*.yml", "playbooks/*.yml", "site.yml")
+    assert len(SWITCHES) >= 9
+    refuse(hits(AS_TEXT, {name: without_comments(text) for name, text in texts.items()}))
+    wrong = {"x": "a: b if trainer_start else c\nwhen: inference_manage\nloop: [trainer_start]"}
+    assert [hit.partition(" ")[0] for hit in hits(AS_TEXT, wrong)] == ["x:1:", "x:2:", "x:3:"]
 
 
 def test_the_roles_readmes_are_fresh():
