@@ -104,8 +104,8 @@ def test_a_host_that_was_left_out_matters_to_the_hosts_of_its_job_alone():
 
 
 @pytest.mark.parametrize("entry", [JOB, {**JOB, "hosts": "pair"}])
-@pytest.mark.parametrize("name", ["../../cron.d/bert", "bert large", "bert%n", "bert\n", "bert\nx", "größe", "", ".bert",
-                                  "-bert", "a:b"])
+@pytest.mark.parametrize("name", ["../../cron.d/bert", "bert large", "bert%n", "bert\n", "bert\nx", "größe", "",
+                                  ".bert", "-bert", "a:b"])
 def test_a_name_that_is_no_file_s_and_no_unit_s_is_refused(name, entry):
     (problem,) = plan({name: entry})["problems"]
     assert problem.startswith(f"trainer_jobs: {name!r} names a file and a unit")

@@ -115,7 +115,22 @@ def test_a_failed_upgrade_takes_back_what_was_kept_and_nothing_else(tmp_path: Pa
         "--install --force-confdef --force-confold debzero-runtime_1_amd64.deb debzero_1_all.deb"]
     assert [path.name for path in (tmp_path / "opt").iterdir()] == ["before"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["debzero_1_all.deb"]
-    assert not kept.exists() and not (tmp_path / "opt.failed").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "commands", "etc", "log", "opt"]
+
+
+def test_what_was_kept_stays_until_all_of_it_is_given_back(tmp_path: Path, host: dict[str, str]) -> None:
+    kept = tmp_path / "kept"
+    (kept / "debs").mkdir(parents=True)
+    for name in ("debs/debzero_1_all.deb", "jobs", "packages", "before"):
+        (kept / name).write_text(f"{name}\n")
+    restore, answers = script_of("trainer", "restore_release"), {"systemctl": "", "dpkg-query": ""}
+    with pytest.raises(subprocess.CalledProcessError):
+        run(restore, tmp_path, host, dpkg="#!/bin/sh\nexit 1\n", **answers)
+    assert sorted(path.name for path in kept.rglob("*")) == ["before", "debs", "debzero_1_all.deb", "jobs", "packages"]
+    (tmp_path / "opt").rename(tmp_path / "gone")  # between two renames
+    run(restore, tmp_path, host, dpkg="", **answers)
+    assert [path.name for path in (tmp_path / "opt").iterdir()] == ["before"] and not kept.exists()
+    assert (tmp_path / "cache/debzero_1_all.deb").read_text() == "debs/debzero_1_all.deb\n"
 
 
 def test_names_of_jobs_are_kept_as_they_are_and_no_half_package(tmp_path: Path, host: dict[str, str]) -> None:
