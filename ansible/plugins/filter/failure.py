@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 LINES = 20  # of a command's output
+# A job writes to its journal, and a host prints, what it likes: no sequence of theirs commands the terminal that shows
+# it. C0 less the tab and the newline, DEL, and C1.
+CONTROL = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def cause(result: Mapping[str, Any]) -> str:
-    """Why a task failed, in the words that say most."""
+    """Why a task failed, in the words that say most, without control characters."""
+    return CONTROL.sub("", _words(result))
+
+
+def _words(result: Mapping[str, Any]) -> str:
     failed = [item for item in result.get("results", []) if item.get("failed") or item.get("unreachable")]
     if failed:
-        return "\n".join(dict.fromkeys(map(cause, failed)))
+        return "\n".join(dict.fromkeys(map(_words, failed)))
     message = str(result.get("msg") or "").replace("Task failed: ", "").strip()
     if message and not re.match(r"non-zero return code|MODULE FAILURE", message):
         return message
@@ -22,8 +29,9 @@ def cause(result: Mapping[str, Any]) -> str:
 
 def unit_reasons(journals: Mapping[str, Any]) -> str:
     """What the units of jobs say. `journals`: registered in a loop over the failed items of a loop over jobs."""
-    return "\n".join(f"debzero@{one['item']['item']} does not train:\n"
-                     + (str(one.get("stdout", "")).strip() or cause(one["item"])) for one in journals["results"])
+    return CONTROL.sub("", "\n".join(
+        f"debzero@{one['item']['item']} does not train:\n"
+        + (str(one.get("stdout", "")).strip() or _words(one["item"])) for one in journals["results"]))
 
 
 class FilterModule:

@@ -23,6 +23,14 @@ def test_long_output_is_shown_from_its_end():
     assert failure.cause({"stderr": "\n".join(map(str, range(50)))}).splitlines() == [*map(str, range(30, 50))]
 
 
+@pytest.mark.parametrize("result", [{key: "a\x1b]0;title\x07b\tc\nd\x9b2J"} for key in ("msg", "stderr")])
+def test_what_a_host_or_a_job_prints_commands_no_terminal(result):
+    assert failure.cause(result) == "a]0;titleb\tc\nd2J"
+    assert failure.cause({"results": [{**result, "failed": True}]}) == "a]0;titleb\tc\nd2J"
+    journals = {"results": [{"item": {"item": "bert", **result}, "stdout": "\x1b[2Jgone"}]}
+    assert failure.unit_reasons(journals) == "debzero@bert does not train:\n[2Jgone"
+
+
 def test_a_unit_that_says_nothing_is_explained_by_systemd_s_words():
     journals = {"results": [{"item": {"item": "bert", "msg": "Unable to start"}, "stdout": "no job of that name\n"},
                             {"item": {"item": "gpt", "msg": "Unable to start"}, "stdout": ""}]}
