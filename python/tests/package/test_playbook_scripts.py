@@ -133,6 +133,16 @@ def test_what_was_kept_stays_until_all_of_it_is_given_back(tmp_path: Path, host:
     assert (tmp_path / "cache/debzero_1_all.deb").read_text() == "debs/debzero_1_all.deb\n"
 
 
+def test_a_package_has_the_name_of_an_installed_one_only_when_it_is() -> None:
+    """A run that ended between the copy and dpkg left a copy that the next one took for what is installed."""
+    steps = yaml.safe_load((ROOT / "roles/trainer/tasks/install_package.yml").read_text())
+    (keeps,) = [step for step in steps if "mv" in str(step.get("ansible.builtin.command"))]
+    assert keeps["ansible.builtin.command"]["argv"][1:] == ["{{ __trainer_arriving_deb }}",
+                                                            "{{ __trainer_installed_deb }}"]
+    copies = [step["ansible.builtin.copy"]["dest"] for step in steps if "ansible.builtin.copy" in step]
+    assert steps[-1] == keeps and copies == ["{{ __trainer_arriving_deb }}"]
+
+
 def test_names_of_jobs_are_kept_as_they_are_and_no_half_package(tmp_path: Path, host: dict[str, str]) -> None:
     (tmp_path / "cache/debzero_1:1-1_all.deb").write_text("the trainer")
     units = "debzero@a\\x2db.service loaded active running\n"
