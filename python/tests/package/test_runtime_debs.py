@@ -178,3 +178,16 @@ def test_a_folder_that_no_package_made_is_left_alone(installed: Host) -> None:
     assert f"rm -r {installed.venv} && " in installed.activate()
     installed.activate("remove")
     assert installed.venv.is_dir() and not installed.venv.is_symlink()
+
+
+def test_an_administrator_s_link_to_such_a_folder_is_left_alone(installed: Host, tmp_path: Path) -> None:
+    installed.venv.unlink()
+    installed.venv.symlink_to(tmp_path / "disk")
+    installed.activate()
+    assert (installed.venv / "module").exists(), "it led nowhere"
+    (tmp_path / "disk").mkdir()
+    installed.venv.unlink()
+    installed.venv.symlink_to(tmp_path / "disk")
+    assert f"rm -r {installed.venv} && " in installed.activate()
+    installed.activate("remove")
+    assert os.readlink(installed.venv) == str(tmp_path / "disk")
