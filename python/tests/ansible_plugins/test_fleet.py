@@ -95,6 +95,15 @@ def test_preflight_refuses_a_host_that_cannot_be_written(tmp_path):
     assert "remount,rw" in text and "Traceback" not in text and list(tmp_path.glob(".debzero*")) == []
 
 
+@pytest.mark.slow
+def test_an_upgrade_without_a_bundle_looks_at_the_hosts(tmp_path):
+    """Ansible reads an assertion's message also where the assertion holds: it must name no variable that nobody set."""
+    done = play("-i", inventory(tmp_path, one={**LOCAL, "ansible_become": False}), "playbooks/upgrade.yml", "--check",
+                "-e", "upgrade_wait=soon")
+    assert "\n  upgrade_steps (3) and upgrade_wait (soon) must be whole numbers\n" in done.stdout, done.stdout
+    assert "undefined" not in done.stdout
+
+
 def applying(*roles: str) -> list[dict]:
     """A play for each role that ends with its refusal as a message of the host that it refuses."""
     return [{"hosts": "builder:gpu_servers", "name": f"Apply {role}", "gather_facts": False,
