@@ -100,7 +100,8 @@ def test_an_upgrade_without_a_bundle_looks_at_the_hosts(tmp_path):
     """Ansible reads an assertion's message also where the assertion holds: it must name no variable that nobody set."""
     done = play("-i", inventory(tmp_path, one={**LOCAL, "ansible_become": False}), "playbooks/upgrade.yml", "--check",
                 "-e", "upgrade_wait=soon")
-    assert "\n  upgrade_steps (3) and upgrade_wait (soon) must be whole numbers\n" in done.stdout, done.stdout
+    assert ("torch_venv_source (locked) must be locked or apt, and upgrade_steps (3) and upgrade_wait (soon) whole "
+            "numbers") in " ".join(done.stdout.split()), done.stdout
     assert "undefined" not in done.stdout
 
 
