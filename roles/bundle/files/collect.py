@@ -20,11 +20,13 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
-FIELDS = ("REPO_URI", "RELEASE", "COMPONENT", "SIGNED_BY", "METAKEY", "FILENAME", "URI")
+FIELDS = ("REPO_URI", "RELEASE", "COMPONENT", "SIGNED_BY", "METAKEY", "FILENAME", "URI", "SOURCESENTRY")
 # apt as it would be on a host that has nothing at all: whatever a bare one has, the rest is in the bundle.
 BARE = ["-oDir::State::status={folder}/status", "-oDir::Cache::archives={folder}/{cache}", "-oAPT::Sandbox::User=root",
+        "-oDir::Etc::Preferences={folder}/pins", "-oDir::Etc::PreferencesParts={folder}/none.d",
         "-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache=", "-oAcquire::ForceHash=SHA256", "--yes",
         "--no-install-recommends"]
+NVIDIA = {"vendor": "nvidia", "licence": "LicenseRef-NVIDIA-Proprietary"}  # as in the SBOM of the wheels
 
 
 def load() -> ModuleType:
@@ -58,21 +60,38 @@ def sources(tree: Path, own: str) -> list[dict]:
         uri, release = row["REPO_URI"], row["RELEASE"]
         name = re.sub(r"[^a-z0-9-]+", "-", Path(urlsplit(uri).path).name.lower()).strip("-") or "archive"
         name = names.setdefault(uri, name if name not in names.values() else f"{name}-{len(names)}")
-        suite = tree / "apt" / name / ("" if release.endswith("/") else f"dists/{release}")
+        flat = not release or release.endswith("/")  # an archive without suites and components, such as NVIDIA's
+        suite = tree / "apt" / name / (release if flat else f"dists/{release}")
         base = row["FILENAME"][:row["FILENAME"].rindex(row["METAKEY"].replace("/", "_"))]
         if not (suite / "InRelease").exists():
             suite.mkdir(parents=True, exist_ok=True)
             shutil.copy(f"{base}InRelease", suite / "InRelease")
         copy_index(row["URI"], row["METAKEY"], suite)
-        source = found.setdefault((uri, release), {"name": name, "suite": release, "components": [], "key": "",
-                                                   "uri": uri})
-        source["components"] += [row["COMPONENT"]] if row["COMPONENT"] not in source["components"] else []
-        key = urlsplit(own).path + "/debzero-archive-keyring.gpg" if name == "debzero" else row["SIGNED_BY"]
+        source = found.setdefault((uri, release), {"name": name, "suite": release or "/", "components": [], "key": "",
+                                                   "origin": origin_of(suite / "InRelease"), "uri": uri})
+        if not flat and row["COMPONENT"] not in source["components"]:
+            source["components"].append(row["COMPONENT"])
+        key = urlsplit(own).path + "/debzero-archive-keyring.gpg" if name == "debzero" else key_of(row)
         if key.startswith("/"):
             source["key"] = f"keys/{Path(key).name}"
             (tree / "keys").mkdir(exist_ok=True)
             shutil.copy(key, tree / source["key"])
     return list(found.values())
+
+
+def key_of(row: dict) -> str:
+    """The keyring that apt verifies an archive with, where its entry names one. Of a flat archive apt does not say."""
+    file, _, line = row["SOURCESENTRY"].rpartition(":")
+    if row["SIGNED_BY"].startswith("/") or not file.endswith(".list"):
+        return row["SIGNED_BY"]
+    named = re.search(r"signed-by=(/[^\s\]]+)", Path(file).read_text().splitlines()[int(line) - 1])
+    return named[1] if named else ""
+
+
+def origin_of(index: Path) -> str:
+    """Who says to have signed the index of an archive."""
+    stated = re.search(r"^Origin: *(.+?) *$", index.read_text(errors="replace"), re.MULTILINE)
+    return stated[1] if stated else ""
 
 
 def copy_index(uri: str, name: str, suite: Path) -> None:
@@ -89,24 +108,28 @@ def copy_index(uri: str, name: str, suite: Path) -> None:
             uri + ending, index, f"SHA256:{sums[name + ending]}")
 
 
-def fetch(tree: Path, folder: Path, archives: list[dict], packages: list[str]) -> None:
-    """All packages that a bare host needs for these, into the archives they come from."""
+def fetch(tree: Path, folder: Path, archives: list[dict], sets: list[dict]) -> None:
+    """All packages that bare hosts need, into the archives they come from. Hosts with other settings are another set:
+    what each takes its packages from is said by its pins alone, as on the host, and not by the builder's."""
     (folder / "status").touch()
+    (folder / "none.d").mkdir(exist_ok=True)
     for cache in ("archives", "empty"):
         (folder / cache / "partial").mkdir(parents=True, exist_ok=True)
     options = [option.format(folder=folder, cache="archives") for option in BARE]
     unfetched = [option.format(folder=folder, cache="empty") for option in BARE]  # only those have an address
     for package in Path("/var/cache/apt/archives").glob("*.deb"):  # apt compares what is here with its index
         with_link(package, folder / "archives" / package.name)
-    plan = run("apt-get", *unfetched, "--print-uris", "install", *packages)
-    run("apt-get", *options, "--download-only", "install", *packages)
     uris = {archive["uri"]: archive["name"] for archive in archives}
-    for uri, file, digest in re.findall(r"^'([^']+)' (\S+) \d+ SHA256:(\w+)", plan, re.MULTILINE):
-        begin = max((one for one in uris if uri.startswith(one)), key=len)
-        local = Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else folder / "archives" / file
-        if sha256(local) != digest:
-            sys.exit(f"{local} is not what the archive's index says: remove it, and run this again")
-        with_link(local, tree / "apt" / uris[begin] / unquote(uri[len(begin):]))
+    for wanted in sets:
+        (folder / "pins").write_text(wanted["pins"])
+        plan = run("apt-get", *unfetched, "--print-uris", "install", *wanted["packages"])
+        run("apt-get", *options, "--download-only", "install", *wanted["packages"])
+        for uri, file, digest in re.findall(r"^'([^']+)' (\S+) \d+ SHA256:(\w+)", plan, re.MULTILINE):
+            begin = max((one for one in uris if uri.startswith(one)), key=len)
+            local = Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else folder / "archives" / file
+            if sha256(local) != digest:
+                sys.exit(f"{local} is not what the archive's index says: remove it, and run this again")
+            with_link(local, tree / "apt" / uris[begin] / unquote(uri[len(begin):]))
 
 
 def with_link(source: Path, made: Path) -> None:
@@ -127,13 +150,15 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def described(tree: Path, path: Path) -> dict:
-    """A row of the manifest."""
+def described(tree: Path, path: Path, stated: dict[str, dict]) -> dict:
+    """A row of the manifest. `stated`: what is known beforehand of a file or a folder, by its path."""
     name = path.relative_to(tree).as_posix()
     row = {"path": name, "size": path.stat().st_size, "sha256": sha256(path), "source": "debzero",
            "licence": "Apache-2.0"}
-    if path.suffix == ".deb":
-        row.update(of_package(path))
+    if name in stated:
+        row.update(stated[name])
+    elif path.suffix == ".deb":
+        row.update(of_package(path, **stated.get("/".join(name.split("/")[:2]), {})))
     elif path.suffix == ".whl":
         row.update(of_wheel(path))
     elif name.startswith(("apt/", "keys/")):
@@ -146,14 +171,15 @@ def described(tree: Path, path: Path) -> dict:
     return row
 
 
-def of_package(path: Path) -> dict:
+def of_package(path: Path, vendor: str = "debian", licence: str = "") -> dict:
+    """`licence`: where its copyright has the text alone, as NVIDIA's have."""
     name, version, architecture = run("dpkg-deb", "--show", "--showformat=${Package}|${Version}|${Architecture}",
                                       path).split("|")
     script = 'dpkg-deb --fsys-tarfile "$1" | tar --extract --to-stdout --wildcards "./usr/share/doc/*/copyright"'
     text = subprocess.run(["bash", "-c", script, "-", path], capture_output=True, text=True, errors="replace").stdout
     short = dict.fromkeys(re.findall(r"^License: *(\S.*?)\s*$", text, re.MULTILINE))
-    return {"source": f"pkg:deb/debian/{name}@{version}?arch={architecture}",
-            "licence": ", ".join(short) or f"/usr/share/doc/{name}/copyright"}
+    return {"source": f"pkg:deb/{vendor}/{name}@{version}?arch={architecture}",
+            "licence": ", ".join(short) or licence or f"/usr/share/doc/{name}/copyright"}
 
 
 def of_wheel(path: Path) -> dict:
@@ -177,7 +203,7 @@ def bill(base: dict, rows: list[dict], version: str) -> dict:
         if purl in known or not (purl.startswith("pkg:") or kind != "library"):
             continue
         known.add(purl)
-        name = re.sub(r"^pkg:\w+/(debian/)?|[@?].*|^\w+: ", "", purl)
+        name = re.sub(r"^pkg:(deb/\w+|\w+)/|[@?].*|^\w+: ", "", purl)
         made = {"bom-ref": purl, "type": kind, "name": name, "licenses": [{"license": {"name": row["licence"]}}]}
         if purl.startswith("pkg:"):
             made.update(purl=purl, version=re.sub(r".*@|\?.*", "", purl),
@@ -206,21 +232,25 @@ def pack(folder: Path, file: Path) -> None:
     part.rename(file)
 
 
-def main(folder: Path, packages: list[str], sbom: dict, facts: dict, gnupg: str, own: str) -> None:
-    """`folder`/tree holds what the controller brought; `facts` are the manifest's first lines."""
+def main(folder: Path, sets: list[dict], files: list[dict], sbom: dict, facts: dict, repository: str) -> None:
+    """`folder`/tree holds what the controller brought; `sets` are the packages of hosts with their pins, `files` what
+    lies in downloads/, `facts` the manifest's first lines, `repository` the folder of debzero's own."""
     tree, file = folder / "tree", folder / "bundle.tar"
-    archives = sources(tree, own)
-    fetch(tree, folder, archives, packages)
+    archives = sources(tree, f"file://{repository}/public")
+    fetch(tree, folder, archives, sets)
+    stated = {f"apt/{archive['name']}": NVIDIA for archive in archives if archive["origin"] == "NVIDIA"}
+    stated.update({f"downloads/{one['name']}": {"source": one["source"], "licence": one["licence"]} for one in files})
     paths = sorted(path for path in tree.rglob("*") if path.is_file())
     with ThreadPoolExecutor(4) as pool:
-        rows = list(pool.map(lambda path: described(tree, path), paths))
+        rows = list(pool.map(lambda path: described(tree, path, stated), paths))
     (tree / "sbom.cdx.json").write_text(json.dumps(bill(sbom, rows, facts["debzero"]), indent=1) + "\n")
-    rows.append(described(tree, tree / "sbom.cdx.json"))
+    rows.append(described(tree, tree / "sbom.cdx.json", stated))
     for archive in archives:
         del archive["uri"]  # a site's mirror, perhaps with a password
+    packages = sorted({package for wanted in sets for package in wanted["packages"]})
     manifest = {"format": load().FORMAT, **facts, "packages": packages, "apt": archives, "files": rows}
     (tree / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    run("gpg", "--homedir", gnupg, "--batch", "--yes", "--digest-algo", "SHA512",
+    run("gpg", "--homedir", f"{repository}/aptly/gnupg", "--batch", "--yes", "--digest-algo", "SHA512",
         "--output", tree / "manifest.json.sig", "--detach-sign", tree / "manifest.json")
     pack(tree, file)
     print(file)

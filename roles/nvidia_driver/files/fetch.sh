@@ -13,14 +13,24 @@ chmod 755 "$scratch"
 cp -r /etc/apt/preferences.d "$scratch/pins"
 printf '%s\n' "$PIN" >"$scratch/pins/$PIN_FILE"
 
+fetch() {
+  apt-get install "$@" --yes --no-install-recommends --allow-downgrades --allow-change-held-packages \
+    -oAcquire::Retries=3 -oDir::Etc::PreferencesParts="$scratch/pins" -oDir::Cache::Archives="$folder.partial"
+}
+
+# What lies on the host's own disk, as a bundle's archives do, apt leaves there.
+copy='import re, shutil, sys
+from urllib.parse import unquote
+for path, name in re.findall(r"^.file:(\S+). (\S+) ", sys.stdin.read(), re.MULTILINE):
+    shutil.copyfile(unquote(path), f"{sys.argv[1]}/{name}")'
+
 rm -rf "$folder.partial"
 mkdir -p "$folder.partial/partial"
-if ! apt-get install --download-only --yes --no-install-recommends --allow-downgrades --allow-change-held-packages \
-  -oAcquire::Retries=3 -oDir::Etc::PreferencesParts="$scratch/pins" -oDir::Cache::Archives="$folder.partial" \
-  "$@" >"$scratch/log" 2>&1; then
+if ! { fetch --print-uris "$@" >"$scratch/uris" && fetch --download-only "$@" &&
+  python3 -c "$copy" "$folder.partial" <"$scratch/uris"; } >"$scratch/log" 2>&1; then
   grep '^E:' "$scratch/log" >&2 || tail -n 20 "$scratch/log" >&2
   rm -rf "$folder.partial"
-  if grep -Eq '^E: Failed to fetch .* (403|404|410) ' "$scratch/log"; then exit 3; fi
+  if grep -Eq '^E: Failed to fetch .* (403|404|410|not found) ' "$scratch/log"; then exit 3; fi
   exit 1
 fi
 rm -rf "$folder.partial/partial" "$folder.partial/lock"

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.long  # each test starts Ansible
 
 ROOT = Path(__file__).resolve().parents[4]
 PATH = os.pathsep.join([str(ROOT / ".cache/controller/bin"), os.environ["PATH"]])
-HOSTS = "{ansible_host: gpu.invalid, cuda_source: debian}"  # a run that is not refused reaches nobody
+# NVIDIA's archive is no reason to refuse. A run that is not refused reaches nobody.
+HOSTS = "{ansible_host: gpu.invalid, cuda_source: nvidia, nvidia_driver_source: nvidia}"
 
 
 def refusal(folder: Path, *options: str, name: str = "bundle") -> str:
@@ -38,7 +39,7 @@ def test_a_builder_that_the_run_does_not_reach(tmp_path, options):
 def test_tensorrt_on_one_host_refuses_all(tmp_path):
     (tmp_path / "host_vars").mkdir()
     (tmp_path / "host_vars/two.yml").write_text("tensorrt_install: true\n")
-    assert "two: a bundle has Debian's packages and debzero's own." in refusal(tmp_path)
+    assert "two: a bundle has Debian's packages, NVIDIA's and debzero's own, and neither" in refusal(tmp_path)
 
 
 def test_operators_without_gpus_for_hosts_with_some(tmp_path):
