@@ -215,8 +215,13 @@ def bill(base: dict, rows: list[dict], version: str) -> dict:
 def pack(folder: Path, file: Path) -> None:
     """A bundle of a folder that has its manifest and signature. It gets its name when it is whole."""
     program = load()
-    _, entries = program.entries_of((folder / program.MANIFEST).read_bytes())
     sizes = {name: (folder / name).stat().st_size for name in (program.MANIFEST, program.SIGNATURE)}
+    try:
+        for name, size in sizes.items():
+            program.check_size(file, name, size)
+        _, entries = program.entries_of((folder / program.MANIFEST).read_bytes())
+    except program.RefusedError as refused:
+        sys.exit("\n".join(map(str, refused.problems)))
     sizes.update({entry.path: entry.size for entry in entries})
     part = file.with_name(f"{file.name}.part")
     with part.open("wb") as sink:

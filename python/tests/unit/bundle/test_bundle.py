@@ -343,3 +343,81 @@ def test_an_output_that_is_closed_or_full_is_no_traceback(bundle, keys):
         done = subprocess.run(["sh", "-c", f"{words} {outputs}"], capture_output=True, text=True,
                               env={**os.environ, "PYTHONUNBUFFERED": ""})
         assert (done.returncode, done.stderr.count("\n")) == (code, lines), done.stderr
+
+
+def test_a_manifest_that_is_too_large_is_said_so(tool, bundle, keys, tmp_path):
+    """By who packs it, before gigabytes are written, and by who reads it."""
+    limit = tool.LIMITS[tool.MANIFEST]
+    with (tmp_path / "b.tar").open("wb") as made:
+        made.write(tool.header(tool.MANIFEST, limit + 1))
+        made.truncate(limit + 10240)
+    (told,) = said(tool, tmp_path / "b.tar", keys)
+    assert told == f"{tmp_path}/b.tar: manifest.json has 67.1 MB, and this program reads 67.1 MB at most"
+    tree = fill(tmp_path / "tree", FILES, keys)
+    with (tree / "manifest.json").open("ab") as grown:
+        grown.write(b" " * limit)
+    with pytest.raises(SystemExit, match="manifest.json has 67.1 MB"):
+        tool.pack(tree, tmp_path / "large.tar")
+    assert not list(tmp_path.glob("large.tar*"))
+
+
+def test_a_manifest_that_takes_all_memory_is_one_sentence(tool, bundle, keys, tmp_path):
+    """Of any signature: it is read to say which files are damaged."""
+    text = b'{"format": 1, "files": [' + b"[]," * (8 << 20) + b"[]]}"
+    rows = members(bundle)
+    rows[0][0].size = len(text)
+    file = write(tmp_path / "b.tar", [(rows[0][0], text), *rows[1:]])
+    limited = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (200 << 20, 200 << 20)); " \
+              f"sys.argv[0] = {str(PROGRAM)!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", limited, "verify", file, "--key", keys / "right.gpg"], text=True,
+                          capture_output=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "more memory than" in done.stderr, done.stderr
+
+
+def killed(bundle: Path, keys: Path, folder: Path) -> Path:
+    """What a process leaves that is killed while it unpacks into the folder."""
+    before = set(folder.parent.iterdir())
+    process = waiting(bundle, keys, folder)
+    process.kill()
+    process.communicate()
+    (left,) = set(folder.parent.iterdir()) - before
+    return left
+
+
+def waiting(bundle: Path, keys: Path, folder: Path) -> subprocess.Popen:
+    """A process that unpacks, and waits for the end of the bundle."""
+    before = set(folder.parent.iterdir())
+    process = subprocess.Popen([sys.executable, PROGRAM, "unpack", "/dev/stdin", folder, "--key", keys / "right.gpg"],
+                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=False)
+    process.stdin.write(bundle.read_bytes()[:-10240 - 1])
+    process.stdin.flush()
+    while not set(folder.parent.iterdir()) - before:
+        assert process.poll() is None
+    return process
+
+
+def test_what_a_killed_process_left_goes_with_the_next(tool, bundle, keys, tmp_path):
+    out = tmp_path / "out"
+    running = waiting(bundle, keys, out)
+    (used,) = tmp_path.iterdir()
+    left = killed(bundle, keys, out)
+    others = [tmp_path / ".out.mine", tmp_path / ".out.abcdefgh", tmp_path / ".other.abcdefgh"]
+    for path in others[::2]:
+        path.mkdir()
+    others[1].touch()  # a file, and no folder
+    assert set(tmp_path.iterdir()) == {left, used, *others}
+    assert tool.unpack(bundle, out, keys / "right.gpg", []) == len(FILES)
+    assert set(tmp_path.iterdir()) == {out, used, *others}
+    _, told = running.communicate(bundle.read_bytes()[-10240 - 1:])
+    assert running.returncode == 0, told
+    assert set(tmp_path.iterdir()) == {out, *others}
+
+
+def test_a_process_that_is_killed_between_its_two_renames_loses_nothing(tool, bundle, keys, tmp_path):
+    out = tmp_path / "out"
+    assert tool.unpack(bundle, out, keys / "right.gpg", []) == len(FILES)
+    left = killed(bundle, keys, out)
+    out.rename(left.with_name(f"{left.name}.old"))
+    with pytest.raises(tool.RefusedError):
+        tool.unpack(bundle, out, keys / "other.gpg", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (out / "sbom.cdx.json").exists()
