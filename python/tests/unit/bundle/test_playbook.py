@@ -16,13 +16,19 @@ PATH = os.pathsep.join([str(ROOT / ".cache/controller/bin"), os.environ["PATH"]]
 HOSTS = "{ansible_host: gpu.invalid, cuda_source: nvidia, nvidia_driver_source: nvidia}"
 
 
-def refusal(folder: Path, *options: str, name: str = "bundle") -> str:
+WHOLE = {"problems": [], "debzero": re.search(r"\((.+?)\)", (ROOT / "debian/changelog").read_text())[1],
+         "manifest_sha256": "0" * 64, "bytes": 1}
+# This machine as a host, of which a check changes nothing.
+HERE = "{ansible_connection: local, ansible_become: false, ansible_python_interpreter: /usr/bin/python3}"
+
+
+def refusal(folder: Path, *options: str, name: str = "bundle", host: str = HOSTS) -> str:
     playbook = shutil.which("ansible-playbook", path=PATH)
     if playbook is None:
         pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     inventory = folder / "hosts.yml"
-    inventory.write_text(f"gpu_servers: {{hosts: {{one: {HOSTS}, two: {HOSTS}}}}}\n")
-    words = ["-i", inventory, f"playbooks/{name}.yml", "-e", f"bundle_store={folder}", *options]
+    inventory.write_text(f"gpu_servers: {{hosts: {{one: {host}, two: {host}}}}}\n")
+    words = ["-i", inventory, "site.yml" if name == "site" else f"playbooks/{name}.yml", "-e", f"bundle_store={folder}", *options]
     done = subprocess.run([playbook, *words], cwd=ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL,
                           env={**os.environ, "PATH": PATH, "ANSIBLE_NOCOLOR": "1"})
     text = done.stdout + done.stderr
@@ -48,7 +54,28 @@ def test_operators_without_gpus_for_hosts_with_some(tmp_path):
 
 
 def test_hosts_of_a_bundle_have_nothing_to_go_back_to(tmp_path):
-    release = re.search(r"\((.+?)\)", (ROOT / "debian/changelog").read_text())[1]
-    whole = {"bundle": "next.tar", "bundle_found": {"problems": [], "debzero": release}}
+    whole = {"bundle": "next.tar", "bundle_found": WHOLE}
     assert "one gets all from the bundle next.tar, which has one release" in refusal(
         tmp_path, "-e", json.dumps(whole), name="upgrade")
+
+
+def test_hosts_that_live_from_a_bundle_are_known_without_it(tmp_path):
+    """It has one release, and their apt reads nothing else."""
+    (tmp_path / "apt.conf").touch()
+    said = refusal(tmp_path, "-e", f"__bundle_apt={tmp_path}/apt.conf", "--check", name="upgrade", host=HERE)
+    assert "one lives from a bundle" in said and "-e bundle=FILE" in said
+
+
+@pytest.mark.parametrize("given", [["a.tar"], {"file": "a.tar"}, True, 7])
+def test_a_bundle_that_is_no_path(tmp_path, given):
+    said = refusal(tmp_path, "-e", json.dumps({"bundle": given}), name="site")
+    assert f"bundle is {json.dumps(given)}, and must be the path of a file" in said
+
+
+@pytest.mark.parametrize("tags", [["--tags", "base"], ["--tags", "preflight,cuda"], ["--skip-tags", "bundle"]])
+def test_a_part_of_the_run_that_leaves_the_bundle_out(tmp_path, tags):
+    """The roles would look for packages that nobody has brought to the host."""
+    whole = json.dumps({"bundle": "next.tar", "bundle_found": WHOLE})
+    said = refusal(tmp_path, "-e", whole, *tags, "--check", name="site", host=HERE)
+    assert "one does not have the bundle next.tar yet, and these tags leave out what brings it" in said
+    assert "add bundle to --tags" in said
