@@ -15,12 +15,12 @@ def is_here() -> bool:
 
 
 def missing() -> tuple[str, str]:
-    """What is missing, and what to do."""
+    """What is missing, and the one command that installs it: Ansible's where Ansible had made it from the lock."""
     pins = stack()
     if Path(pins.venv, "bin/python").exists():
         return f"torch is not installed in {sys.prefix}", RUNTIME
     return (f"{pins.venv} is missing, the Python environment with torch {pins.torch} and DeepSpeed {pins.deepspeed}",
-            f"apt install debzero-runtime, or {RUNTIME}")
+            RUNTIME if Path(pins.prefix, "requirements.lock").exists() else "apt install debzero-runtime")
 
 
 def find_own_programs() -> None:

@@ -1,9 +1,11 @@
 """What the Python environment brings besides modules."""
+import dataclasses
 import os
 import shutil
 import sys
 
 from debzero.base import runtime
+from debzero.base.stack import stack
 
 
 def test_ninja_of_the_environment_is_found_without_its_activation(monkeypatch, tmp_path):
@@ -19,3 +21,11 @@ def test_ninja_of_the_environment_is_found_without_its_activation(monkeypatch, t
     monkeypatch.delenv("PATH")
     runtime.find_own_programs()
     assert "PATH" not in os.environ
+
+
+def test_where_it_is_missing_one_command_is_named(monkeypatch, tmp_path):
+    pins = dataclasses.replace(stack(), prefix=str(tmp_path), venv=f"{tmp_path}/venv")
+    monkeypatch.setattr(runtime, "stack", lambda: pins)
+    assert runtime.missing()[1] == "apt install debzero-runtime"
+    (tmp_path / "requirements.lock").touch()  # as the role torch_venv leaves it
+    assert runtime.missing()[1] == "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"

@@ -28,7 +28,8 @@ def refusal(folder: Path, *options: str, name: str = "bundle", host: str = HOSTS
         pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     inventory = folder / "hosts.yml"
     inventory.write_text(f"gpu_servers: {{hosts: {{one: {host}, two: {host}}}}}\n")
-    words = ["-i", inventory, "site.yml" if name == "site" else f"playbooks/{name}.yml", "-e", f"bundle_store={folder}", *options]
+    play = "site.yml" if name == "site" else f"playbooks/{name}.yml"
+    words = ["-i", inventory, play, "-e", f"bundle_store={folder}", *options]
     done = subprocess.run([playbook, *words], cwd=ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL,
                           env={**os.environ, "PATH": PATH, "ANSIBLE_NOCOLOR": "1"})
     text = done.stdout + done.stderr
