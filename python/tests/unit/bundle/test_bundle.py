@@ -1,93 +1,22 @@
 """debzero-bundle on tiny bundles: whatever is changed is seen and named, and nothing unsafe is ever written."""
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from bundles import FILES, PROGRAM, fill, gpg, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-ROOT = Path(__file__).resolve().parents[4]
-PROGRAM = ROOT / "roles/bundle/files/debzero-bundle"
-FILES = {
-    "debian/pool/a_1_all.deb": b"a" * 700,
-    "apt/debzero/pool/main/d/debzero-runtime-nvidia/debzero-runtime-nvidia_11.7.99+cublas11.10.3.66-1.deb": b"b" * 512,
-    "models/tiny/config.json": b"{}",
-    "sbom.cdx.json": b"",
-}
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """The program as a module, with what packs bundles."""
-    path = PROGRAM.with_name("collect.py")
-    spec = spec_from_file_location("collect", path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    program = module.load()
-    program.pack = module.pack
-    return program
-
-
-def gpg(home: Path, *words: object, **options) -> None:
-    subprocess.run(["gpg", "--homedir", home, "--batch", "--yes", "--quiet", "--passphrase", "", *map(str, words)],
-                   check=True, capture_output=True, **options)
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory) -> Path:
-    """A GnuPG home with the keys right, other and expired; a keyring of each beside it."""
-    folder = tmp_path_factory.mktemp("keys")
-    home = folder / "home"
-    home.mkdir(mode=0o700)
-    for name, days in (("right", "never"), ("other", "never")):
-        gpg(home, "--quick-gen-key", name, "ed25519", "sign", days)
-    gpg(home, "--faked-system-time", "20200101T000000", "--quick-gen-key", "expired", "ed25519", "sign", "1y")
-    for name in ("right", "other", "expired"):
-        gpg(home, "--output", folder / f"{name}.gpg", "--export", name)
-    yield folder
-    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
-
-
-def fill(folder: Path, files: dict[str, bytes], keys: Path, key: str = "right", **changes) -> Path:
-    """A folder to pack: the files, a manifest of them, its signature."""
-    rows = [{"path": name, "size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-            for name, text in files.items()]
-    manifest = {"format": 1, "debzero": "1.0-1", "created": "2026-01-01", "files": rows, **changes}
-    for name, text in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text)
-    when = ["--faked-system-time", "20200601T000000!"] if key == "expired" else []
-    gpg(keys / "home", *when, "--local-user", key, "--output", folder / "manifest.json.sig", "--detach-sign",
-        folder / "manifest.json")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(tool, keys, tmp_path_factory) -> Path:
-    """Whole and signed. Tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("bundle")
-    tool.pack(fill(folder / "tree", FILES, keys), folder / "whole.tar")
-    return folder / "whole.tar"
 
 
 def said(tool, file: Path, keys: Path, key: str = "right") -> list[str]:
     return [f"{one['path']}: {one['problem']}" for one in tool.verify(file, keys / f"{key}.gpg")["problems"]]
-
-
-def run(*words: object, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, PROGRAM, *map(str, words)], text=True, capture_output=True, **options)
 
 
 def members(file: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
@@ -217,15 +146,6 @@ def test_a_file_of_more_than_eight_gigabytes_has_a_header_that_tar_reads(tool):
         assert (info.name, info.size, info.mode, info.uid) == ("models/large/model.safetensors", size, 0o644, 0)
 
 
-def test_it_writes_only_where_nobody_else_may(bundle, keys, tmp_path):
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    os.chmod(shared, 0o1777)
-    done = run("unpack", bundle, shared / "out", "--key", keys / "right.gpg")
-    assert done.returncode == 2 and "others may write to this folder" in done.stderr
-    assert list(shared.iterdir()) == []
-
-
 def test_what_is_no_bundle_is_one_sentence(tool, keys, tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("x" * 5000)
@@ -284,59 +204,6 @@ def test_one_good_signature_does_not_hide_another(tool, bundle, keys, tmp_path):
             tool.signer(rows[0][1], more, keys / "right.gpg")
 
 
-def test_it_replaces_only_what_is_a_bundle(tool, bundle, keys, tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    (tmp_path / "link").symlink_to(home)
-    assert tool.unpack(bundle, tmp_path / "link", keys / "right.gpg", []) == len(FILES)  # empty, and where it leads
-    assert (tmp_path / "link").is_symlink() and (home / "sbom.cdx.json").exists()
-    (home / "manifest.json.sig").unlink()  # somebody's folder from now on
-    (tmp_path / "file").write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    for name in ("home", "link", "file", ".", "/"):
-        with pytest.raises(tool.RefusedError, match="is no unpacked bundle"):
-            tool.unpack(bundle, tmp_path / name, keys / "right.gpg", [])
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_part_that_it_lacks_is_a_mistake(tool, bundle, keys, tmp_path):
-    with pytest.raises(tool.RefusedError, match="nothing in modles"):
-        tool.unpack(bundle, tmp_path / "out", keys / "right.gpg", ["modles"])
-    assert list(tmp_path.iterdir()) == []
-    assert tool.unpack(bundle, tmp_path / "out", keys / "right.gpg", ["models/"]) == 1
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
-def test_nobody_else_can_move_what_is_above(bundle, keys, tmp_path):
-    (tmp_path / "theirs/root").mkdir(parents=True)
-    os.chown(tmp_path / "theirs", 65534, 65534)
-    done = run("unpack", bundle, tmp_path / "theirs/root/out", "--key", keys / "right.gpg")
-    assert done.returncode == 2 and f"{tmp_path}/theirs: others may write" in done.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_what_was_there(tool, bundle, keys, tmp_path, number):
-    assert tool.unpack(bundle, tmp_path / "out", keys / "right.gpg", []) == len(FILES)
-    before = sorted(tmp_path.rglob("*"))
-    process = subprocess.Popen([sys.executable, PROGRAM, "unpack", "/dev/stdin", tmp_path / "out", "--key",
-                                keys / "right.gpg"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=False)
-    process.stdin.write(bundle.read_bytes()[:-10240 - 1])  # then it waits for the rest
-    process.stdin.flush()
-    while len(list(tmp_path.iterdir())) < 2:
-        assert process.poll() is None
-    process.send_signal(number)
-    _, told = process.communicate()
-    assert process.returncode == 128 + number and b"Traceback" not in told and told.count(b"\n") == 1
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_rename_that_fails_gives_the_old_one_back(tool, tmp_path):
-    (tmp_path / "old").mkdir()
-    with pytest.raises(OSError, match="missing"):
-        tool.replace(tmp_path / "missing", tmp_path / "old")
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-
-
 def test_an_output_that_is_closed_or_full_is_no_traceback(bundle, keys):
     words = f"{sys.executable} {PROGRAM} verify {bundle} --key {keys / 'right.gpg'}"
     for outputs, code, lines in (("2>&-", 0, 0), (">/dev/full", 1, 1)):
@@ -372,52 +239,3 @@ def test_a_manifest_that_takes_all_memory_is_one_sentence(tool, bundle, keys, tm
     done = subprocess.run([sys.executable, "-c", limited, "verify", file, "--key", keys / "right.gpg"], text=True,
                           capture_output=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "more memory than" in done.stderr, done.stderr
-
-
-def killed(bundle: Path, keys: Path, folder: Path) -> Path:
-    """What a process leaves that is killed while it unpacks into the folder."""
-    before = set(folder.parent.iterdir())
-    process = waiting(bundle, keys, folder)
-    process.kill()
-    process.communicate()
-    (left,) = set(folder.parent.iterdir()) - before
-    return left
-
-
-def waiting(bundle: Path, keys: Path, folder: Path) -> subprocess.Popen:
-    """A process that unpacks, and waits for the end of the bundle."""
-    before = set(folder.parent.iterdir())
-    process = subprocess.Popen([sys.executable, PROGRAM, "unpack", "/dev/stdin", folder, "--key", keys / "right.gpg"],
-                               stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=False)
-    process.stdin.write(bundle.read_bytes()[:-10240 - 1])
-    process.stdin.flush()
-    while not set(folder.parent.iterdir()) - before:
-        assert process.poll() is None
-    return process
-
-
-def test_what_a_killed_process_left_goes_with_the_next(tool, bundle, keys, tmp_path):
-    out = tmp_path / "out"
-    running = waiting(bundle, keys, out)
-    (used,) = tmp_path.iterdir()
-    left = killed(bundle, keys, out)
-    others = [tmp_path / ".out.mine", tmp_path / ".out.abcdefgh", tmp_path / ".other.abcdefgh"]
-    for path in others[::2]:
-        path.mkdir()
-    others[1].touch()  # a file, and no folder
-    assert set(tmp_path.iterdir()) == {left, used, *others}
-    assert tool.unpack(bundle, out, keys / "right.gpg", []) == len(FILES)
-    assert set(tmp_path.iterdir()) == {out, used, *others}
-    _, told = running.communicate(bundle.read_bytes()[-10240 - 1:])
-    assert running.returncode == 0, told
-    assert set(tmp_path.iterdir()) == {out, *others}
-
-
-def test_a_process_that_is_killed_between_its_two_renames_loses_nothing(tool, bundle, keys, tmp_path):
-    out = tmp_path / "out"
-    assert tool.unpack(bundle, out, keys / "right.gpg", []) == len(FILES)
-    left = killed(bundle, keys, out)
-    out.rename(left.with_name(f"{left.name}.old"))
-    with pytest.raises(tool.RefusedError):
-        tool.unpack(bundle, out, keys / "other.gpg", [])
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (out / "sbom.cdx.json").exists()

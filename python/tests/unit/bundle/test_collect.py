@@ -100,7 +100,7 @@ def apt(tmp_path_factory) -> Path:
         (root / name).mkdir(parents=True, exist_ok=True)
     for origin in ("NVIDIA", "Debian"):
         subprocess.run([*gpg, "--output", root / f"{origin}.gpg", "--export"], check=True)
-    package(root / "nvidia", "cuda-nvcc-11-7", "11.7.99-1", "gcc, libcuda1", "NVIDIA's text")
+    package(root / "nvidia", "cuda-nvcc-99-1", "99.1.2-1", "gcc, libcuda1", "NVIDIA's text")
     for name in ("nvidia-smi", "libcuda1"):
         package(root / "nvidia", name, "999.1-1")
     package(root / "debian", "gcc", "4:10-1", licence="License: GPL-3\n")
@@ -121,7 +121,7 @@ def apt(tmp_path_factory) -> Path:
         yield root
 
 
-NAMED = "Package: cuda-*-11-7\nPin: release o=NVIDIA\nPin-Priority: 600\n\n"
+NAMED = "Package: cuda-*-99-1\nPin: release o=NVIDIA\nPin-Priority: 600\n\n"
 OTHERS = "Package: *\nPin: release o=NVIDIA\nPin-Priority: -1\n"
 DRIVER = "Package: nvidia-smi libcuda1\nPin: release o=NVIDIA\nPin-Priority: 1002\n\n"
 
@@ -132,20 +132,20 @@ def test_each_host_s_packages_come_from_where_its_pins_say(apt, tmp_path):
     found = collect.sources(tree, "file:///nowhere/public")
     assert [(one["name"], one["suite"], one["components"], one["origin"]) for one in found] == [
         ("nvidia", "/", [], "NVIDIA"), ("debian", "/", [], "Debian")]
-    collect.fetch(tree, tmp_path, found, [{"packages": ["cuda-nvcc-11-7", "nvidia-smi"], "pins": NAMED + OTHERS}])
+    collect.fetch(tree, tmp_path, found, [{"packages": ["cuda-nvcc-99-1", "nvidia-smi"], "pins": NAMED + OTHERS}])
     held = sorted(str(path.relative_to(tree)) for path in tree.rglob("*.deb"))
     assert held == ["apt/debian/gcc_10-1_amd64.deb", "apt/debian/libcuda1_470.1-1+deb11u1_amd64.deb",
-                    "apt/debian/nvidia-smi_470.1-1+deb11u1_amd64.deb", "apt/nvidia/cuda-nvcc-11-7_11.7.99-1_amd64.deb"]
+                    "apt/debian/nvidia-smi_470.1-1+deb11u1_amd64.deb", "apt/nvidia/cuda-nvcc-99-1_99.1.2-1_amd64.deb"]
     collect.fetch(tree, tmp_path, found, [{"packages": ["nvidia-smi"], "pins": OTHERS},
                                           {"packages": ["nvidia-smi"], "pins": DRIVER + OTHERS}])
     more = {str(path.relative_to(tree)) for path in tree.rglob("*.deb")} - set(held)
     assert more == {"apt/nvidia/nvidia-smi_999.1-1_amd64.deb"}
     row = collect.described(tree, tree / held[3], {"apt/nvidia": collect.NVIDIA})
-    assert (row["source"], row["licence"]) == ("pkg:deb/nvidia/cuda-nvcc-11-7@11.7.99-1?arch=amd64",
+    assert (row["source"], row["licence"]) == ("pkg:deb/nvidia/cuda-nvcc-99-1@99.1.2-1?arch=amd64",
                                                "LicenseRef-NVIDIA-Proprietary")
     assert collect.described(tree, tree / held[0], {"apt/nvidia": collect.NVIDIA})["licence"] == "GPL-3"
     (component,) = collect.bill({"metadata": {"component": {}}, "components": []}, [row], "1")["components"]
-    assert (component["name"], component["version"]) == ("cuda-nvcc-11-7", "11.7.99-1")
+    assert (component["name"], component["version"]) == ("cuda-nvcc-99-1", "99.1.2-1")
     on_a_host(apt, tree, tmp_path / "client", found)
 
 
@@ -162,10 +162,10 @@ def on_a_host(apt: Path, tree: Path, client: Path, found: list[dict]) -> None:
         subprocess.run(["apt-get", "-qq", *words, "update", "-oAPT::Update::Error-Mode=any"], check=True)
         (client / "pins").write_text(NAMED + OTHERS)
         done = subprocess.run(["apt-get", *words, f"-oDir::Etc::Preferences={client}/pins", "--simulate", "install",
-                               "cuda-nvcc-11-7"], check=True, capture_output=True, text=True).stdout
+                               "cuda-nvcc-99-1"], check=True, capture_output=True, text=True).stdout
     finally:
         shutil.move(apt / "gone", apt / "nvidia")
-    assert "Inst cuda-nvcc-11-7 (11.7.99-1 " in done and "Inst libcuda1 (470.1-1+deb11u1 " in done
+    assert "Inst cuda-nvcc-99-1 (99.1.2-1 " in done and "Inst libcuda1 (470.1-1+deb11u1 " in done
 
 
 def test_a_driver_that_lies_on_the_host_s_own_disk_is_kept_as_one_that_was_downloaded(apt, tmp_path):
