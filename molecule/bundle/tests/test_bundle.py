@@ -16,6 +16,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[3]
 STACK = yaml.safe_load((PROJECT / "stack.yml").read_text())["stack"]
+SERIES = STACK["cuda"].replace(".", "-")
 DIST = PROJECT / "dist"
 PROGRAM = PROJECT / "roles/bundle/files/debzero-bundle"
 KEYRING = DIST / "debzero-bundle-keyring.gpg"
@@ -88,11 +89,18 @@ def test_the_bundle_says_what_is_in_it(host, bundle):
         bill = json.load(archive.extractfile("sbom.cdx.json"))
     rows = {row["path"]: row for row in manifest["files"]}
     assert all(row["source"] and row["licence"] and len(row["sha256"]) == 64 for row in rows.values())
-    assert {path.split("/")[0] for path in rows} == {"apt", "controller", "keys", "sbom.cdx.json"}
+    assert {path.split("/")[0] for path in rows} == {"apt", "controller", "datasets", "downloads", "keys", "models",
+                                                     "sbom.cdx.json"}
     assert {source["suite"] for source in manifest["apt"]} >= {"bullseye", "bullseye-security"}
     assert bill["bomFormat"] == "CycloneDX"
     named = {component["name"] for component in bill["components"]}
-    assert {"torch", "cmake", "debzero-runtime-nvidia", "ansible-core"} <= named
+    assert {"torch", "cmake", "debzero-runtime-nvidia", "ansible-core", "cudnn", "tiny", "opinions"} <= named
+    assert rows["models/tiny/config.json"]["licence"] == "apache-2.0"
+    # Of NVIDIA's archive what the role names, and none of the traps beside it.
+    theirs = {row["source"].split("@")[0]: row["licence"] for row in rows.values() if "/nvidia/" in row["source"]}
+    assert f"pkg:deb/nvidia/cuda-nvcc-{SERIES}" in theirs
+    assert set(theirs.values()) == {"LicenseRef-NVIDIA-Proprietary"}
+    assert all(re.search(f"-{SERIES}$|-config-common$", name) for name in theirs), theirs
 
 
 def test_a_flipped_byte_is_refused_before_anything_changes(host, offline, bundle, tmp_path):
@@ -151,6 +159,33 @@ def test_again_nothing_changes(host, offline, bundle):
         code, text = play(host, *options, "-e", f"bundle={bundle}")
         assert code == 0, text
         assert re.search(r"second +: ok=\d+ +changed=0 ", text), text
+
+
+def test_a_job_names_what_the_bundle_brought(host, offline):
+    folder = f"{STACK['cache']}/bundle"
+    job = {"model": f"{folder}/models/tiny", "data": {"dataset": f"{folder}/datasets/opinions", "max_length": 8},
+           "train": {"max_steps": 2, "global_batch": 8}, "ranks": 1, "output": f"{STACK['state']}/opinions"}
+    offline.check_output("echo %s >/etc/debzero/jobs/opinions.yml", json.dumps(job))
+    offline.check_output("systemctl start debzero@opinions")
+    assert offline.run("timeout 300 debzero status opinions --watch").rc == 0
+    assert json.loads(offline.check_output("debzero status opinions --json"))["state"] == "finished"
+
+
+def test_nvidia_s_packages_come_from_the_bundle(host, offline, bundle):
+    """With neither their keyring nor their source; and a part of the run is enough, as the host has the bundle."""
+    digest = host.check_output(f"sha256sum /srv/cudnn-linux-x86_64-{STACK['cudnn']}_*").split()[0]
+    options = ("--tags", "cuda", "-e", f"bundle={bundle}", "-e", "cuda_source=nvidia",
+               "-e", f"cuda_cudnn_sha256={digest}")
+    code, text = play(host, *options)
+    assert code == 0, text
+    assert f"release {STACK['cuda']}," in offline.check_output(f"{STACK['cuda_home']}/bin/nvcc --version")
+    assert offline.package("libcudnn8").version.startswith(STACK["cudnn"])
+    for package in ("libcuda1", "nvidia-smi", "cuda", "cuda-nvcc-11-8"):
+        assert "Candidate: (none)" in offline.check_output(f"apt-cache policy {package}")
+    assert "Candidate: 1:99" not in offline.check_output("apt-cache policy zlib1g")
+    assert offline.check_output("find /etc/apt/sources.list.d /usr/share/keyrings -name '*cuda*'") == ""
+    code, text = play(host, *options)
+    assert code == 0 and re.search(r"second +: ok=\d+ +changed=0 ", text), text
 
 
 def test_no_packet_wanted_to_leave_the_host(host):

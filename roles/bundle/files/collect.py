@@ -61,7 +61,7 @@ def sources(tree: Path, own: str) -> list[dict]:
         name = re.sub(r"[^a-z0-9-]+", "-", Path(urlsplit(uri).path).name.lower()).strip("-") or "archive"
         name = names.setdefault(uri, name if name not in names.values() else f"{name}-{len(names)}")
         flat = not release or release.endswith("/")  # an archive without suites and components, such as NVIDIA's
-        suite = tree / "apt" / name / (release if flat else f"dists/{release}")
+        suite = tree / "apt" / name / (release.strip("/") if flat else f"dists/{release}")
         base = row["FILENAME"][:row["FILENAME"].rindex(row["METAKEY"].replace("/", "_"))]
         if not (suite / "InRelease").exists():
             suite.mkdir(parents=True, exist_ok=True)
