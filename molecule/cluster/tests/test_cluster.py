@@ -250,4 +250,4 @@ def test_it_ends_like_the_same_job_on_one_host_whatever_happens(hosts):
 
 def test_the_way_between_the_hosts_is_examined(hosts):
     code, text = play(hosts, "doctor", "job=pair")
-    assert code == 0 and len(re.findall("(?:demo|second) +ok ", text)) == 2, text
+    assert code == 0 and len(re.findall(r"- (?:demo|second) +ok\b", text)) == 2, text

@@ -45,6 +45,7 @@ def slurm(hosts):
     key = os.urandom(32).hex()
     job = hosts[0].check_output("sed 's/^ranks: .*/ranks: 1/' /etc/debzero/jobs/alone.yml")
     for one in hosts:
+        one.check_output("systemctl stop 'debzero@*'")  # what the tests of the fleet upgraded last
         one.check_output("apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes "
                          f"--no-install-recommends {PACKAGES}")
         one.check_output(f"mkdir -p {FOLDER} /etc/slurm /var/lib/slurm-state /var/lib/slurm-spool")

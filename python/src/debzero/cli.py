@@ -105,8 +105,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
     top = parser()
     top.given = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a character must not end a command
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale that lacks a character must not end a command. The journal has both streams, as they are written.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     options = top.parse_args(top.given)
     if options.command is None:
         top.print_help(sys.stderr)

@@ -39,6 +39,15 @@ def test_what_is_misspelled_gets_a_suggestion(capsys, arguments, expected):
     assert mistyped(capsys, *arguments).endswith(expected)
 
 
+def test_the_journal_has_what_is_printed_in_its_order(tmp_path):
+    script = ("import sys, debzero.doctor.command as doctor; from debzero import cli; "
+              "doctor.for_a_job = lambda: print('this host can train'); "
+              "sys.exit(cli.main(['train', '--doctor', 'nosuch.yml']))")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(SOURCE)}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 2 and done.stdout.splitlines()[0] == "this host can train", done.stdout
+
+
 def test_a_word_like_nothing_gets_the_list_of_commands(capsys):
     line = mistyped(capsys, "xyzzy")
     assert ("unknown command 'xyzzy': use one of: train, check, plan, status, stop, predict, export, release, "
@@ -169,7 +178,7 @@ def test_a_command_that_needs_the_environment_says_so_with_exit_code_2(arguments
     listener.settimeout(5)
     done = bare(*arguments, NOTIFY_SOCKET=str(tmp_path / "notify"))
     shown = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode == 2 and "playbooks/runtime.yml" in shown and "Traceback" not in shown, done
+    assert done.returncode == 2 and "apt install debzero-runtime" in shown and "Traceback" not in shown, done
     if arguments[0] == "train":
         assert listener.recv(4096).decode().startswith("STATUS="), "systemctl status shows it"
 
