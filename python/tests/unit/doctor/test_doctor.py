@@ -239,7 +239,7 @@ def test_without_a_gpu_its_checks_are_skipped_and_one_wheel_serves_all(fakes):
 def test_a_missing_environment_is_the_cause_of_all_that_is_missing(fakes, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     findings = fakes.examine()
-    assert "is missing" in first(findings).found and "runtime.yml" in first(findings).advice
+    assert "is missing" in first(findings).found and "debzero-runtime" in first(findings).advice
     assert {findings[name].found for name in ("torch", "torch.cuda", "deepspeed",
                                               "operators")} == {"because of environment"}
 
