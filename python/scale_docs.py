@@ -297,9 +297,8 @@ all-reduce reaches over the link as the engine sends it: plain DDP sends many te
 back. The ranks had two cores before anything else. (!): more than 25 % off.
 """
 LINK_NOTES = """
-Pipelines miss: two ranks with half of the layers each are more than twice as fast here as one with all. Not explained:
-a batch twice as large takes one rank twice as long, so it is not the optimizer. ZeRO-3 was 50 % off once, as what a
-rank trains alone had been measured while the cores were busy; and it sends less than 3(n-1)/n P (plan/step_time).
+All depends on what a rank trains alone: measured while the cores were busy with other work, it put pipelines 95 % off
+and ZeRO-3 50 %. ZeRO-3 sends less than 3(n-1)/n P (plan/step_time).
 """
 GPU_TEXT = """
 ### One, two and four GPUs
