@@ -66,6 +66,20 @@ def test_a_signal_leaves_what_was_there(tool, bundle, keys, tmp_path, number):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_signal_while_it_makes_its_folder_leaves_none(tool, bundle, keys, tmp_path, monkeypatch):
+    lock = tool.lock
+    monkeypatch.setattr(tool, "lock", lambda folder: signal.raise_signal(signal.SIGTERM) or lock(folder))
+    there = list(tmp_path.iterdir())
+    before = {number: signal.signal(number, tool.stop) for number in tool.SIGNALS}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tool.unpack(bundle, tmp_path / "out", keys / "right.gpg", [])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert list(tmp_path.iterdir()) == there
+
+
 def test_a_rename_that_fails_gives_the_old_one_back(tool, tmp_path):
     (tmp_path / "old").mkdir()
     with pytest.raises(OSError, match="missing"):
