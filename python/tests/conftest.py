@@ -1,6 +1,9 @@
 """Tests name with the mark `job` what must run in the background for them; see background.py."""
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 from background import Jobs
 
@@ -23,6 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     names = set() if session.config.option.collectonly else set().union(*map(wanted, session.items))
     session.config.stash[JOBS] = Jobs(names)
+
+
+def pytest_configure() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    os.umask(0o022)  # a command of an earlier test may have tightened this process's
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ from debzero.tune import job_file, tuning
 @pytest.fixture
 def place():
     """Root's jobs in a folder that everybody may enter, and beside them what is the other user's."""
-    os.umask(0o022)  # a command of an earlier test may have tightened this process's
     with public_folder() as folder:
         bench = Bench(folder)
         (folder / "others").mkdir()
