@@ -310,8 +310,8 @@ where an engine has one row it agrees by construction. The other rows test the p
 """
 GPU_NOTES = """
 Why one is off: plain DDP was torch's DistributedDataParallel there, with a global batch in four micro-batches. debzero
-has since come to average gradients itself and to record such steps (gpus-2.json, gpus-4.json). A pipeline and tensor
-parallelism were measured once each. Several hosts with GPUs have never been measured.
+has since come to average gradients itself and to record such steps (gpus-2.json, gpus-4.json). Pipelines and
+tensor parallelism were measured with two models, once each. Several hosts with GPUs have never been measured.
 """
 PREDICTED = f"""
 ## Predicted

@@ -34,6 +34,7 @@ PARTS = {
     "article-4": ("article.yml", "bench", ["--ranks", "4", "--offload", "none", *SHARED]),
     "bert-large-1": ("bert-large.yml", "bench",
                      ["--ranks", "1", "--offload", "none", "--repeats", "2", "--limit", "3"]),
+    "inference": ("bert-large.yml", "bench", ["--inference"]),
     "tune": ("bert-large.yml", "tune", ["--exhaustive", "--dry-run", "--steps", "10", "--warmup", "5", "--limit", "3"]),
 }
 RESULTS = {"bench": "results.json", "tune": "tune.json"}
@@ -93,6 +94,8 @@ def measure(part: str, jobs: Path, options: argparse.Namespace) -> bool:
     if command == "bench":
         folder = (results if options.tiny else WORK) / part
         arguments = [*arguments, "--output", os.path.relpath(folder)]
+    if "--inference" in arguments:  # it asks a trained model
+        common.run([options.python, "-m", "debzero", "train", jobs / job, "--again"], results / f"{part}.log", 1800)
     print(f"== {part}: debzero {command} {' '.join(arguments)}", flush=True)
     # Ctrl-C reaches the command, too, and ending its run takes longer than subprocess.run waits for a child then.
     before = signal.signal(signal.SIGINT, lambda *_: None)

@@ -32,14 +32,13 @@ from debzero.predict import exported, tensorrt_process, trained
 from debzero.predict.engine import Batch, Choice, Engine, Writing
 from debzero.predict.engine_onnx import precisions
 from debzero.predict.engine_tensorrt import check_host
-from debzero.predict.engine_torch import TorchEngine
 from debzero.predict.engines import ENGINES
 from debzero.predict.trained import Trained
 from debzero.run.folder import RunFolder, now
 
 SIZES = (1, 8, 32)           # rows of a batch
 DIFFERENT = 16               # batches of each size, asked in turn
-WARMUP = 10
+WARMUP = 2 * DIFFERENT       # each twice: a CUDA graph is recorded at the second time
 ROUNDS = 5                   # all engines, then all again: a host that slows down slows all
 LEAST, SECONDS = 20, 0.5     # batches of a round, and how long they take together at least
 MOST_SECONDS = 20.0          # of a round, however few batches that is
@@ -47,7 +46,7 @@ WRITTEN = 32                 # tokens that a model writes
 PAUSE = 0.1                  # before each measurement: an idle engine's threads spin for a moment
 
 Ask = Callable[[Batch], object]
-Kind = Literal["torch", "onnx", "tensorrt"]
+Kind = Literal["torch", "compiled", "onnx", "tensorrt"]
 Key = tuple[Kind, str]       # of an engine: and its precision
 
 
@@ -115,22 +114,28 @@ def measure(model: Trained, held_out: HeldOut, folder: Path, say: Callable[[str]
 def _engines(model: Trained, held_out: HeldOut, folder: Path, stack: ExitStack
              ) -> Iterator[tuple[Kind, str, Callable[[], Engine]]]:
     """The engines of this host, with a function that loads each."""
-    def torch_in(precision: str) -> Callable[[], Engine]:
-        return lambda: TorchEngine(model, Choice("auto", precision))
+    def torch_in(name: str, precision: str) -> Callable[[], Engine]:
+        return lambda: ENGINES[name](model, Choice("auto", precision))
 
     def exported_to(to: str, precision: str) -> Callable[[], Engine]:
         return lambda: ENGINES[to](_exported(model, held_out, exporting.Target(to, precision), folder, stack),
                                    Choice("auto", precision))
 
-    import torch
-
-    gpu = torch.cuda.is_available()
+    gpu = _has_gpu()
     for precision in ("fp32", "auto") if gpu else ("fp32",):
-        yield "torch", precision, torch_in(precision)
+        yield "torch", precision, torch_in("torch", precision)
+    if gpu:
+        yield "compiled", "auto", torch_in("compiled", "auto")
     for precision in precisions():
         yield "onnx", precision, exported_to("onnx", precision)
     for precision in exported.PRECISIONS["tensorrt"] if tensorrt_process.is_installed() else ():
         yield "tensorrt", precision, exported_to("tensorrt", precision)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _exported(model: Trained, held_out: HeldOut, target: exporting.Target, folder: Path, stack: ExitStack) -> Trained:
@@ -179,8 +184,10 @@ def _series(asks: dict[Key, Ask], batches: dict[int, list[Batch]], say: Callable
         for (key, size), kept in times.items():
             ask, some = asks[key], batches[size]
             time.sleep(PAUSE)
-            for batch in some[: WARMUP if number == 0 else 2]:
-                ask(batch)
+            began = time.perf_counter()
+            for turn in range(WARMUP if number == 0 else 2):
+                if time.perf_counter() - began < MOST_SECONDS:
+                    ask(some[turn % len(some)])
             began, done = time.perf_counter(), 0
             took = 0.0
             while (done < LEAST or took < SECONDS) and took < MOST_SECONDS:

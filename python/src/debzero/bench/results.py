@@ -167,7 +167,7 @@ class Timing:
     """How long one engine took for batches of `batch` rows: half, 95 and 99 in a hundred of the `batches` took no
     longer."""
 
-    engine: Literal["torch", "onnx", "tensorrt"]
+    engine: Literal["torch", "compiled", "onnx", "tensorrt"]
     precision: str
     batch: int
     batches: int

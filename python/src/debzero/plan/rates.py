@@ -15,10 +15,10 @@ PEAK_SHARE, TOKENS_PEAK_SHARE = 0.372, 0.312
 # backward, where the step is not recorded as a CUDA graph; by stage of DeepSpeed, 0 for debzero's own engines. From
 # what steps took beyond their FLOPs on H200s: the middle of the rows in docs/scale.md, whose hosts differ.
 LAUNCHING = {0: 0.165e-3, 1: 0.27e-3, 2: 0.36e-3, 3: 1.95e-3}
-# The same from GPT-2 Medium in gpus-2.json: DeepSpeed's stage 3 that gathers whole layers (zero.favour: speed), and
-# debzero's divided models, which are not compiled.
+# The same from gpus-2.json: of GPT-2 Medium, DeepSpeed's stage 3 that gathers whole layers (zero.favour: speed); of it
+# and BERT-Large, debzero's divided models, which are not compiled.
 WHOLE_LAYERS_LAUNCHING = 0.744e-3
-PIPELINE_LAUNCHING, TENSOR_LAUNCHING = 0.279e-3, 0.509e-3
+PIPELINE_LAUNCHING, TENSOR_LAUNCHING = 0.239e-3, 0.462e-3
 
 # Bytes per second of one direction between GPUs of a host, from the datasheets (which count both directions): NVLink;
 # for any other GPU PCIe 4.0 x16.

@@ -14,7 +14,7 @@ from debzero.base.text import count_text, duration_text, printable, rate_text, s
 from debzero.predict import exported, output, rows, trained
 from debzero.predict.answers import Answers, ends
 from debzero.predict.engine import Choice, Writing
-from debzero.predict.engines import ENGINES
+from debzero.predict.engines import ENGINES, EXPORTED
 from debzero.predict.output import OutputFile, Row
 from debzero.predict.rows import File, Piece
 from debzero.predict.trained import Trained
@@ -52,7 +52,7 @@ class Session:
     def __init__(self, options: Namespace, folder: Path) -> None:
         """Raises an InputError where the model cannot be used so. Its weights are not loaded yet."""
         self.options = options
-        if options.engine != "torch":
+        if options.engine in EXPORTED:
             self.model, record = exported.load(folder, options.engine, options.precision)
             options.precision = record.precision
         else:

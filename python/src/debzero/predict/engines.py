@@ -15,6 +15,12 @@ def _torch(trained: Trained, choice: Choice) -> Engine:
     return TorchEngine(trained, choice)
 
 
+def _compiled(trained: Trained, choice: Choice) -> Engine:
+    from debzero.predict.engine_compiled import CompiledEngine
+
+    return CompiledEngine(trained, choice)
+
+
 def _onnx(trained: Trained, choice: Choice) -> Engine:
     from debzero.predict.engine_onnx import OnnxEngine
 
@@ -27,4 +33,6 @@ def _tensorrt(trained: Trained, choice: Choice) -> Engine:
     return TensorRTEngine(trained, choice)
 
 
-ENGINES: dict[str, Callable[[Trained, Choice], Engine]] = {"torch": _torch, "onnx": _onnx, "tensorrt": _tensorrt}
+ENGINES: dict[str, Callable[[Trained, Choice], Engine]] = {
+    "torch": _torch, "compiled": _compiled, "onnx": _onnx, "tensorrt": _tensorrt}
+EXPORTED = ("onnx", "tensorrt")  # those of an export of the model

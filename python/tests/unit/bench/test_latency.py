@@ -12,6 +12,7 @@ from debzero.base.stack import stack
 from debzero.bench import latency, page, results, tables
 from debzero.bench.results import Inference, Timing
 from debzero.cli import main
+from debzero.predict.engines import ENGINES
 
 INFERENCE = Inference(
     made="2030-01-02T03:04:05+00:00", command="debzero bench x --inference", device="cpu", tokens=17.0, writes=None,
@@ -47,6 +48,17 @@ def test_each_engine_is_measured_in_one_series(bench, quick, capsys):
     assert sorted(path.name for path in folder.glob(".*")) == [".lock"], "its own exports are gone"
     assert not (run.folder / "export").exists()
     assert "onnx int8" in texts((folder / "results.html").read_text())
+
+
+def test_on_a_gpu_compiled_layers_are_measured_too(bench, quick, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "_has_gpu", lambda: True)
+    monkeypatch.setattr(latency, "precisions", lambda: ())
+    monkeypatch.setitem(ENGINES, "compiled", ENGINES["torch"])
+    run = run_of(bench, "replayed")
+    capsys.readouterr()
+    assert main(["bench", str(run.folder), "--inference", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["inference"]
+    assert {each["engine"] for each in found["timings"]} == {"torch", "compiled"}
 
 
 @pytest.mark.slow
