@@ -22,7 +22,8 @@ PROGRAM = PROJECT / "roles/bundle/files/debzero-bundle"
 KEYRING = DIST / "debzero-bundle-keyring.gpg"
 # All that roles change lies here; Ansible's own files do not.
 # preflight makes a file where the roles write, and removes it: that changes a folder's time.
-STATE = ("find /etc /opt /usr /var/cache /var/lib /srv -xdev -type d -printf '%p %m %U\\n' "
+# Without the two files that apt makes from its lists whenever root asks it something.
+STATE = ("find /etc /opt /usr /var/cache /var/lib /srv -xdev -name '*pkgcache.bin' -o -type d -printf '%p %m %U\\n' "
          "-o -printf '%p %s %m %U %T@\\n'")
 
 
