@@ -95,7 +95,8 @@ def measure(part: str, jobs: Path, options: argparse.Namespace) -> bool:
         folder = (results if options.tiny else WORK) / part
         arguments = [*arguments, "--output", os.path.relpath(folder)]
     if "--inference" in arguments:  # it asks a trained model
-        common.run([options.python, "-m", "debzero", "train", jobs / job, "--again"], results / f"{part}.log", 1800)
+        WORK.mkdir(parents=True, exist_ok=True)
+        common.run([options.python, "-m", "debzero", "train", jobs / job, "--again"], WORK / f"{part}.log", 1800)
     print(f"== {part}: debzero {command} {' '.join(arguments)}", flush=True)
     # Ctrl-C reaches the command, too, and ending its run takes longer than subprocess.run waits for a child then.
     before = signal.signal(signal.SIGINT, lambda *_: None)

@@ -124,9 +124,10 @@ def test_the_published_measurements_are_rehearsed_after_an_interruption_that_lea
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_the_published_search_is_rehearsed(tmp_path):
-    done = subprocess.run(published_command(tmp_path, "tune"), text=True, capture_output=True)
+def test_the_published_search_and_answers_are_rehearsed(tmp_path):
+    done = subprocess.run(published_command(tmp_path, "tune", "inference"), text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert {timing.engine for timing in load(tmp_path / "inference.json").inference.timings} == {"torch", "onnx"}
     tuned = json.loads((tmp_path / "tune.json").read_text())
     assert tuned["search"]["share_of_best"] > 0 and tuned["host"]["name"] == "gpu" and tuned["versions"]["deepspeed"]
     assert len(read_trials(tmp_path / "tune.json")) == 2
