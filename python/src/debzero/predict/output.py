@@ -44,8 +44,9 @@ def as_json(row: Row) -> str:
 
 def as_csv(values: list[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(["" if value is None else value for value in values])
-    return line.getvalue()
+    # A writer puts quotation marks around the characters of its own line end alone, so "\r" has to be one of them.
+    csv.writer(line, lineterminator="\r\n").writerow(["" if value is None else value for value in values])
+    return line.getvalue()[:-2] + "\n"
 
 
 class OutputFile:

@@ -69,6 +69,18 @@ def test_every_format_gives_the_same_answers(place, capsys):
         {row["answer"]: row["probability"]} for row in made["csv"]]
 
 
+def test_a_line_break_of_any_kind_within_a_text_makes_no_row(place):
+    """Older releases of Python write a carriage return alone without quotation marks, and end a row at it."""
+    folder, model = place
+    texts = ["the\rold cat", "red\r\ndog", "a\nsaw", "\r", "", 'a "file"']
+    (folder / "breaks.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+    ask(folder, model, "--input", "breaks.jsonl", "--output", "breaks.csv")
+    with open(folder / "breaks.csv", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+    ask(folder, model, "--input", "breaks.csv", "--output", "again.jsonl")
+    assert [row["text"] for row in answers((folder / "again.jsonl").read_text())] == texts
+
+
 def test_lines_of_standard_input_are_answered_as_they_come(place):
     folder, model = place
     process = subprocess.Popen([*python(), str(model.folder), "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
