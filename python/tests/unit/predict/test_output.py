@@ -81,6 +81,15 @@ def test_a_line_break_of_any_kind_within_a_text_makes_no_row(place):
     assert [row["text"] for row in answers((folder / "again.jsonl").read_text())] == texts
 
 
+def test_copied_columns_never_share_a_name(place, capsys):
+    folder, model = place
+    (folder / "names.jsonl").write_text('{"text": "cat", "answer": 1, "input_answer": 2, "probability": 3}\n')
+    ask(folder, model, "--input", "names.jsonl", "--keep", "answer,input_answer,probability", "--json")
+    (row,) = answers(capsys.readouterr().out)
+    assert list(row.items())[:4] == [("input_input_answer", "1"), ("input_answer", "2"), ("input_probability", "3"),
+                                     ("text", "cat")]
+
+
 def test_lines_of_standard_input_are_answered_as_they_come(place):
     folder, model = place
     process = subprocess.Popen([*python(), str(model.folder), "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
