@@ -23,7 +23,7 @@ from debzero.export.verify import METRIC_LIMIT, ROWS_LIMIT, Comparison, compare
 from debzero.predict import exported, trained
 from debzero.predict.engine import Choice
 from debzero.predict.engine_onnx import MISSING, OnnxEngine
-from debzero.predict.engine_tensorrt import ENDING, model_on
+from debzero.predict.engine_tensorrt import model_on
 from debzero.predict.engine_torch import TorchEngine
 from debzero.predict.tensorrt_process import Process
 from debzero.predict.trained import Trained
@@ -88,8 +88,7 @@ def write(model: Trained, held_out: HeldOut, target: Target, folder: Path, accep
     _take_over(model, folder)
     found, accepted = judge(model, original.model, held_out, folder, target, accept)
     record = {"format": 1, **target._asdict(), "task": model.task, "opset": graphs.OPSET,
-              "files": {path.name: _digest(path) for path in sorted(folder.iterdir())
-                        if path.suffix in (".onnx", ENDING)}, **facts,
+              "files": {path.name: _digest(path) for path in sorted(folder.iterdir())}, **facts,
               "model": {path.name: _digest(path) for path in sorted(model.folder.glob("*.safetensors"))},
               "versions": _versions(),
               "verified_on": facts.get("built_for", {}).get("gpu") or device_name(torch.device("cpu")),

@@ -107,6 +107,10 @@ class Answers:
             raise UserError(f"the model's answers are no numbers in {self.engine.precision}",
                             "use --precision fp32" if self.engine.precision != "fp32" else
                             "train it again with a smaller learning rate: its weights are no numbers, or too large")
+        classes, names = scores.shape[1], len(self.trained.labels)
+        if self.trained.labels and classes != names:
+            raise UserError(f"{self.trained.folder} answers with {classes} classes, and its config.json names {names}",
+                            "export the model again")
         if self.trained.task == "regression":
             return [{"answer": float(f"{value:.7g}")} for value in scores[:, 0].tolist()]
         return self._classes(scores)

@@ -16,11 +16,13 @@ RECORD = "export.json"
 FOLDER = "export"      # in a run's output folder
 PRECISIONS = {"onnx": ("fp32", "fp16", "int8"), "tensorrt": ("fp32", "fp16")}  # of each format
 NAMES = {"onnx": "ONNX", "tensorrt": "TensorRT"}
+COMPUTES = {".onnx": "graph", ".engine": "engine"}
+AGAIN = "export the model again"
 
 
 class Exported(Record):
-    """What export.json must say for the export to be used. `files`: {name: SHA-256} of the graphs or engines;
-    `built_for`: of engines, the GPU, driver and TensorRT that they are good for."""
+    """What export.json must say for the export to be used. `files`: {name: SHA-256} of all that decides its answers,
+    the graphs or engines at least; `built_for`: of engines, the GPU, driver and TensorRT that they are good for."""
 
     format: Literal[1]
     to: Literal["onnx", "tensorrt"]
@@ -56,10 +58,7 @@ def load(folder: Path, to: str, precision: str) -> tuple[Trained, Exported]:
         raise InputError([Problem(str(folder), "--engine", f"{here} is not {wanted} to {NAMES[to]}",
                                   f"make one: debzero export NAME --to {to}{option}")])
     check_step(here, folder)
-    for name, digest in record.files.items():
-        if Path(name).name != name or not is_intact(here / name, digest):
-            raise UserError(f"{here / name} is not the {'graph' if to == 'onnx' else 'engine'} that was verified",
-                            "export the model again")
+    check_files(here, record, here)
     return load_folder(here, weights=False), record
 
 
@@ -76,12 +75,23 @@ def check_step(export: Path, model: Path) -> None:
     of_export, of_model = (read_json(each / MODEL_FACTS).get("step") for each in (export, model))
     if of_export != of_model:
         raise UserError(f"{export} is of the weights after step {of_export}, and the model's are those after step "
-                        f"{of_model} by now", "export the model again")
+                        f"{of_model} by now", AGAIN)
 
 
-def is_intact(graph: Path, digest: str) -> bool:
-    try:
-        with open_regular(graph) as file:
-            return sha256(file) == digest
-    except OSError as error:
-        raise UserError(f"{graph} {why(error)}", "export the model again") from None
+def check_files(folder: Path, record: Exported, shown: Path) -> None:
+    """Raises a UserError for a file of an export that is not the verified one. `shown`: the folder, or that of which it
+    is a copy."""
+    for name, digest in record.files.items():
+        try:
+            if Path(name).name != name:
+                raise FileNotFoundError
+            with open_regular(folder / name) as file:
+                reason = "" if sha256(file) == digest else (
+                    f"is not the {COMPUTES.get(Path(name).suffix, 'file')} that was verified")
+        except (OSError, ValueError) as error:
+            reason = why(error)
+        if reason:
+            raise UserError(f"{shown / name} {reason}", AGAIN)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in COMPUTES and path.name not in record.files:
+            raise UserError(f"{shown / path.name} was not verified", AGAIN)

@@ -107,9 +107,7 @@ def _copy(folder: Path, record: exported.Exported, files: dict[str, BinaryIO], m
                 if left < 0:
                     raise UserError(f"{folder} has more than {bytes_text(LARGEST)}", "is it an export?")
                 file.write(block)
-    for name, digest in record.files.items():
-        if name not in files or not exported.is_intact(made / name, digest):
-            raise UserError(f"{folder / name} is not the graph that was verified", "export the model again")
+    exported.check_files(made, record, folder)
 
 
 def _point(link: Path, target: str) -> bool:
