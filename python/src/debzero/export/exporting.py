@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from debzero import __version__
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, UserError
-from debzero.base.failures import full_disk_named
-from debzero.base.files import new_folder, read_json, sha256, write_json, write_text
+from debzero.base.files import read_json, sha256, write_json, write_text
 from debzero.base.text import count_text, printable_lines
 from debzero.export import engines, graphs, ranges, readme, samples, triton
 from debzero.export.optimise import optimise
@@ -56,7 +55,7 @@ def export(options: Namespace) -> int:
     if served:
         final = final / triton.name_of(model)  # the other models of a repository stay
     _check_place(final, served)
-    with full_disk_named(final), new_folder(final) as made:
+    with exported.new_export(final, "--output") as made:
         place = made / triton.VERSION if served else made
         place.mkdir(exist_ok=True)
         found, record = write(model, held_out, target, place, options.accept_loss)

@@ -1,11 +1,14 @@
 """What `debzero export` wrote: where it is, and what it says of itself."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 from debzero.base.errors import InputError, Problem, UserError
-from debzero.base.files import read_json, sha256
+from debzero.base.failures import full_disk_named
+from debzero.base.files import new_folder, read_json, sha256
 from debzero.base.reading import open_regular, why
 from debzero.predict.trained import Trained
 from debzero.predict.trained import load as load_folder
@@ -35,6 +38,19 @@ def folder_for(model: Path, kind: str, precision: str) -> Path:
     """Where the export of a run's model goes by default. `model`: the run's model folder; `kind`: the format, or the
     layout where it is another than the plain one."""
     return model.parent / FOLDER / f"{kind}-{precision}"
+
+
+@contextmanager
+def new_export(final: Path, option: str) -> Iterator[Path]:
+    """A new folder that becomes `final`, which `option` names, when the block succeeds. Raises an InputError where this
+    user cannot make one there."""
+    with full_disk_named(final), ExitStack() as stack:
+        try:
+            made = stack.enter_context(new_folder(final))
+        except OSError as error:
+            raise InputError([Problem("the command line", option, f"{final} cannot be made: {error.strerror}",
+                                      "name a folder where this user may make one")]) from error
+        yield made
 
 
 def check_precision(to: str, precision: str) -> None:

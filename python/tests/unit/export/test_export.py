@@ -222,9 +222,10 @@ def test_bad_input_is_one_sentence(run, tmp_path, capsys):
     (tmp_path / "there" / "file").write_text("mine")
     shutil.copytree(run.model, tmp_path / "model")
     for arguments, said in (([str(run.folder), "-o", str(tmp_path / "there")], "is there, and no export"),
-                            ([str(tmp_path / "model")], "is not the model of a run")):
+                            ([str(tmp_path / "model")], "is not the model of a run"),
+                            ([str(run.folder), "-o", "/proc/new"], "/proc/new cannot be made")):
         assert main(["export", *arguments, "--to", "onnx"]) == 2
-        assert said in capsys.readouterr().err
+        assert said in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "there" / "file").read_text() == "mine"
     assert main(["predict", str(tmp_path / "model"), "x", "--engine", "onnx"]) == 2
     assert "is not an export to ONNX" in capsys.readouterr().err
