@@ -18,6 +18,7 @@ from debzero import cli
 from debzero.base.files import read_json
 from debzero.predict import output
 from debzero.predict.output import OutputFile
+from debzero.predict.rows import of_lines
 
 ROWS = 3000  # three pieces
 
@@ -100,6 +101,12 @@ def test_lines_of_standard_input_are_answered_as_they_come(place):
         assert json.loads(process.stdout.readline())["text"] == text
     assert process.communicate("no line break")[0].startswith('{"text": "no line break", "answer"')
     assert process.returncode == 0
+
+
+def test_a_byte_order_mark_before_the_lines_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "lines.txt").write_text("a\n\ufeffb\n", encoding="utf-8-sig")
+    with open(tmp_path / "lines.txt", "rb") as file:
+        assert [piece.texts for piece in of_lines(file.fileno(), 1, 10)] == [[["a", "\ufeffb"]]]
 
 
 def python():
