@@ -42,7 +42,7 @@ WARMUP = 2 * DIFFERENT       # each twice: a CUDA graph is recorded at the secon
 ROUNDS = 5                   # all engines, then all again: a host that slows down slows all
 LEAST, SECONDS = 20, 0.5     # batches of a round, and how long they take together at least
 MOST_SECONDS = 20.0          # of a round, however few batches that is
-WRITTEN = 32                 # tokens that a model writes
+WRITTEN = 32                 # tokens that a model writes, if it has twice as many positions
 PAUSE = 0.1                  # before each measurement: an idle engine's threads spin for a moment
 
 Ask = Callable[[Batch], object]
@@ -107,7 +107,7 @@ def measure(model: Trained, held_out: HeldOut, folder: Path, say: Callable[[str]
         kind == "onnx" for kind, _ in asks) else []))}
     if any(kind == "tensorrt" for kind, _ in asks):
         versions["tensorrt"] = tensorrt_process.Process().host["tensorrt"]
-    return Inference(now(), command_line(), device, width, WRITTEN if model.writes else None, versions, timings,
+    return Inference(now(), command_line(), device, width, _written(model) if model.writes else None, versions, timings,
                      left_out)
 
 
@@ -155,12 +155,17 @@ def _exported(model: Trained, held_out: HeldOut, target: exporting.Target, folde
 
 def _ask(model: Trained, engine: Engine) -> Ask:
     if model.writes:
-        how = Writing(WRITTEN, (), model.tokenizer.pad_token_id)
+        how = Writing(_written(model), (), model.tokenizer.pad_token_id)
         return lambda batch: engine.generate(batch, how)
     if model.task == "text-to-text":
         names = TextToText("auto").bind(model.tokenizer, model.labels)
         return lambda batch: engine.likelihoods(batch, names)
     return engine.logits
+
+
+def _written(model: Trained) -> int:
+    """Tokens that it writes after each text."""
+    return min(WRITTEN, max(1, (model.positions or 2 * WRITTEN) // 2))
 
 
 def _batches(model: Trained, held_out: HeldOut, size: int) -> list[Batch]:
@@ -172,7 +177,7 @@ def _batches(model: Trained, held_out: HeldOut, size: int) -> list[Batch]:
                 if name != "labels"} for each in rows]
     if not model.continues:
         return batches
-    longest = held_out.prepared.held_out.limit // 2
+    longest = max(1, held_out.prepared.held_out.limit // 2)
     return [{name: values[:, :longest] for name, values in batch.items()} for batch in batches]
 
 

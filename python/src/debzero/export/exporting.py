@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from debzero import __version__
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, UserError
-from debzero.base.failures import full_disk_named
-from debzero.base.files import new_folder, read_json, sha256, write_json, write_text
+from debzero.base.files import read_json, sha256, write_json, write_text
 from debzero.base.text import count_text, printable_lines
 from debzero.export import engines, graphs, ranges, readme, samples, triton
 from debzero.export.optimise import optimise
@@ -23,7 +22,7 @@ from debzero.export.verify import METRIC_LIMIT, ROWS_LIMIT, Comparison, compare
 from debzero.predict import exported, trained
 from debzero.predict.engine import Choice
 from debzero.predict.engine_onnx import MISSING, OnnxEngine
-from debzero.predict.engine_tensorrt import ENDING, model_on
+from debzero.predict.engine_tensorrt import model_on
 from debzero.predict.engine_torch import TorchEngine
 from debzero.predict.tensorrt_process import Process
 from debzero.predict.trained import Trained
@@ -56,7 +55,7 @@ def export(options: Namespace) -> int:
     if served:
         final = final / triton.name_of(model)  # the other models of a repository stay
     _check_place(final, served)
-    with full_disk_named(final), new_folder(final) as made:
+    with exported.new_export(final, "--output") as made:
         place = made / triton.VERSION if served else made
         place.mkdir(exist_ok=True)
         found, record = write(model, held_out, target, place, options.accept_loss)
@@ -88,8 +87,7 @@ def write(model: Trained, held_out: HeldOut, target: Target, folder: Path, accep
     _take_over(model, folder)
     found, accepted = judge(model, original.model, held_out, folder, target, accept)
     record = {"format": 1, **target._asdict(), "task": model.task, "opset": graphs.OPSET,
-              "files": {path.name: _digest(path) for path in sorted(folder.iterdir())
-                        if path.suffix in (".onnx", ENDING)}, **facts,
+              "files": {path.name: _digest(path) for path in sorted(folder.iterdir())}, **facts,
               "model": {path.name: _digest(path) for path in sorted(model.folder.glob("*.safetensors"))},
               "versions": _versions(),
               "verified_on": facts.get("built_for", {}).get("gpu") or device_name(torch.device("cpu")),

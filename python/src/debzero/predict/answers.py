@@ -99,14 +99,19 @@ class Answers:
     def _answers(self, batch: Batch, number: int) -> list[Answer]:
         if self.trained.writes:
             seed = None if self.how.seed is None else self.how.seed + number
-            return [{"answer": self._text(ids)} for ids in
-                    self.engine.generate(batch, replace(self.how, seed=seed)).tolist()]
+            written = self.engine.generate(batch, replace(self.how, seed=seed)).tolist()
+            return [{"answer": self._text(ids, given[mask > 0].tolist())} for ids, given, mask in
+                    zip(written, batch["input_ids"], batch["attention_mask"])]
         scores = (self.engine.logits(batch) if self.names is None else
                   self.engine.likelihoods(batch, self.names)).astype(np.float64)
         if not np.isfinite(scores).all():
             raise UserError(f"the model's answers are no numbers in {self.engine.precision}",
                             "use --precision fp32" if self.engine.precision != "fp32" else
                             "train it again with a smaller learning rate: its weights are no numbers, or too large")
+        classes, names = scores.shape[1], len(self.trained.labels)
+        if self.trained.labels and classes != names:
+            raise UserError(f"{self.trained.folder} answers with {classes} classes, and its config.json names {names}",
+                            "export the model again")
         if self.trained.task == "regression":
             return [{"answer": float(f"{value:.7g}")} for value in scores[:, 0].tolist()]
         return self._classes(scores)
@@ -121,10 +126,17 @@ class Answers:
                             "probabilities": {labels[place]: row[place] for place in places}})
         return answers
 
-    def _text(self, ids: list[int]) -> str:
+    def _text(self, ids: list[int], given: list[int]) -> str:
+        """What `ids` say; of a model that continues, as it goes on after what was `given`, with a blank or without."""
         end = next((place for place, token in enumerate(ids) if token in self.how.ends), len(ids))
-        text: str = self.trained.tokenizer.decode(ids[:end], skip_special_tokens=True)
-        return text if self.trained.continues else text.strip()
+        text = self._decoded(ids[:end])
+        if not self.trained.continues:
+            return text.strip()
+        before, whole = self._decoded(given), self._decoded([*given, *ids[:end]])
+        return whole[len(before) :] if whole.startswith(before) else text
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.trained.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def ends(trained: Trained) -> tuple[int, ...]:

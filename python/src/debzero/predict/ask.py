@@ -183,7 +183,7 @@ def _columns(options: Namespace, model: Trained) -> list[str]:
     if model.by_debzero and len(texts) != len(known):
         raise _wrong("--text", f"{count_text(len(texts), 'column')} cannot take the place of the model's, "
                      f"{' and '.join(known)}", f"name {len(known)}, in the same order")
-    if len(texts) > (1 if model.writes else 2):
+    if len(texts) > (1 if model.continues else 2):
         raise _wrong("--text", f"{count_text(len(texts), 'column')} are more than the model takes", "name fewer")
     both = next((name for name in texts if name in options.keep), None)
     if both is not None:

@@ -27,8 +27,14 @@ ANSWERS = {"answer", "probability", "probabilities"}
 
 
 def named(columns: list[str]) -> list[str]:
-    """Names for copied columns that are not those of the answer's."""
-    return [f"input_{name}" if name in ANSWERS else name for name in columns]
+    """Names for copied columns: different ones, as `columns` are, and none of the answer's."""
+    made = [name for name in columns if name not in ANSWERS]
+    for place, name in enumerate(columns):
+        if name in ANSWERS:
+            while name in ANSWERS or name in made:
+                name = f"input_{name}"
+            made.insert(place, name)
+    return made
 
 
 def as_text(row: Row) -> str:
@@ -44,8 +50,9 @@ def as_json(row: Row) -> str:
 
 def as_csv(values: list[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(["" if value is None else value for value in values])
-    return line.getvalue()
+    # A writer puts quotation marks around the characters of its own line end alone, so "\r" has to be one of them.
+    csv.writer(line, lineterminator="\r\n").writerow(["" if value is None else value for value in values])
+    return line.getvalue()[:-2] + "\n"
 
 
 class OutputFile:

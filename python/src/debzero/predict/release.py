@@ -16,8 +16,7 @@ from typing import BinaryIO
 
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, UserError
-from debzero.base.failures import full_disk_named
-from debzero.base.files import created, new_folder, replace, sha256, temporary_name
+from debzero.base.files import created, replace, sha256, temporary_name
 from debzero.base.reading import open_regular, why
 from debzero.base.stack import models_folder
 from debzero.base.text import bytes_text, printable
@@ -40,14 +39,14 @@ def release(options: Namespace) -> int:
     privileges.require_own(place.parent)
     os.umask(privileges.UMASK)  # with root's own 077 the service's group could not read it
     folder = _export(options)
-    with _opened(folder) as (record, files), full_disk_named(place):
+    with _opened(folder) as (record, files):
         if options.precision not in ("auto", record.precision):
             raise InputError([Problem("the command line", "--precision", f"{folder} is an export in "
                                       f"{record.precision}", "leave it out, or name another export")])
         final = place / sha256(files[exported.RECORD])[:16]
         files[exported.RECORD].seek(0)
         if not final.is_dir():
-            with new_folder(final) as made:
+            with exported.new_export(final, "--to") as made:
                 _copy(folder, record, files, made)
     changed = _point(place / CURRENT, final.name)
     if options.json:
@@ -107,9 +106,7 @@ def _copy(folder: Path, record: exported.Exported, files: dict[str, BinaryIO], m
                 if left < 0:
                     raise UserError(f"{folder} has more than {bytes_text(LARGEST)}", "is it an export?")
                 file.write(block)
-    for name, digest in record.files.items():
-        if name not in files or not exported.is_intact(made / name, digest):
-            raise UserError(f"{folder / name} is not the graph that was verified", "export the model again")
+    exported.check_files(made, record, folder)
 
 
 def _point(link: Path, target: str) -> bool:

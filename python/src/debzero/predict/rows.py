@@ -68,6 +68,8 @@ def _cells(line: bytes, number: int, columns: int) -> list[str]:
                                   "convert it, for example: iconv -f WINDOWS-1252 -t UTF-8")]) from None
     if "\0" in text:
         raise InputError([Problem("standard input", place, "holds a zero byte, which is no text", "remove it")])
+    if number == 1:
+        text = text.removeprefix("\ufeff")  # the byte order mark of a file
     cells = text.split("\t") if columns > 1 else [text]
     if len(cells) != columns:
         raise InputError([Problem("standard input", place, f"has {count_text(len(cells), 'text')}, and the model takes "

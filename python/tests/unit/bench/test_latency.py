@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tensorrt_host
 from bench_results import sample
-from exported_runs import run_of
+from exported_runs import GPT2, run_of
 
 from debzero.base.stack import stack
 from debzero.bench import latency, page, results, tables
@@ -48,6 +48,16 @@ def test_each_engine_is_measured_in_one_series(bench, quick, capsys):
     assert sorted(path.name for path in folder.glob(".*")) == [".lock"], "its own exports are gone"
     assert not (run.folder / "export").exists()
     assert "onnx int8" in texts((folder / "results.html").read_text())
+
+
+def test_a_model_of_few_positions_writes_as_many_tokens_as_it_has_room_for(bench, quick, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "precisions", lambda: ())
+    run = run_of(bench, "short", 1, model={**GPT2, "n_positions": 40}, task="causal-lm", data__max_length=40,
+                 data__label=None)
+    capsys.readouterr()
+    assert main(["bench", str(run.folder), "--inference", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["inference"]
+    assert found["writes"] == found["tokens"] == 20 and len(found["timings"]) == 2
 
 
 def test_on_a_gpu_compiled_layers_are_measured_too(bench, quick, monkeypatch, capsys):

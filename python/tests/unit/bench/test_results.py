@@ -79,11 +79,12 @@ PUBLISHED = [path for path in sorted((SOURCE.parents[1] / "docs" / "benchmarks")
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda path: path.stem)
 def test_a_published_bench_is_whole_and_renders(file, tmp_path):
-    """Every row has its figures, from as many runs as the others. The page is rendered from a copy, beside which it
-    lands."""
+    """Every row has its figures, from as many runs as the others; one of answers alone has no such rows. The page
+    is rendered from a copy, beside which it lands."""
     bench = results.load(file)
     assert all(run.measured for row in bench.configurations for run in row.runs)
-    assert len({len(row.runs) for row in bench.configurations}) == 1, "a row was measured less often than the others"
+    assert bench.configurations or bench.inference and bench.inference.timings, "nothing was measured"
+    assert len({len(row.runs) for row in bench.configurations}) <= 1, "a row was measured less often than the others"
     for row, written in zip(bench.as_json()["configurations"], json.loads(file.read_text())["configurations"]):
         assert json.loads(json.dumps(row["summary"])) == written["summary"], "figures that its runs do not give"
     copy = tmp_path / file.name
@@ -95,4 +96,5 @@ def test_a_published_bench_is_whole_and_renders(file, tmp_path):
 
 
 def test_each_published_bench_is_found():
-    assert {path.stem for path in PUBLISHED} == {"article-2", "article-2-gpus", "article-4", "bert-large-1"}
+    assert {path.stem for path in PUBLISHED} == {"article-2", "article-2-gpus", "article-4", "bert-large-1",
+                                                     "inference-h200"}

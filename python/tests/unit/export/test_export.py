@@ -177,6 +177,39 @@ def test_a_changed_graph_is_not_asked(run, export, tmp_path, capsys):
     assert "is not the graph that was verified" in capsys.readouterr().err
 
 
+def one_class_more(folder):
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {**config["id2label"], "2": "more"}}))
+
+
+def recorded(**files):
+    """A change to what an export says of its files."""
+    def damage(folder):
+        record = read_json(folder / "export.json")
+        (folder / "export.json").write_text(json.dumps({**record, "files": {**record["files"], **files}}))
+    return damage
+
+
+def vouched_for_nothing(folder):
+    (folder / "export.json").write_text(json.dumps({**read_json(folder / "export.json"), "files": {}}))
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (swap_labels, "config.json is not the file that was verified"),
+    (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json is not the file that was verified"),
+    (lambda folder: (folder / "debzero.json").unlink(), "debzero.json does not exist"),
+    (vouched_for_nothing, "model.onnx was not verified"), (recorded(**{"a\0": ""}), "cannot be read: embedded null"),
+    (recorded(**{"../x": ""}), "does not exist"),
+    (lambda folder: [damage(folder) for damage in (vouched_for_nothing, one_class_more, recorded(**{
+        "model.onnx": read_json(folder / "export.json")["files"]["model.onnx"]}))][0],
+     "answers with 2 classes, and its config.json names 3")])
+def test_what_decides_its_answers_is_what_was_verified(export, tmp_path, capsys, damage, said):
+    copy = shutil.copytree(export, tmp_path / "copy")
+    damage(copy)
+    assert main(["predict", str(copy), "a text", "--engine", "onnx"]) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_export_of_earlier_weights_is_not_asked(run, export, tmp_path, capsys):
     copy = shutil.copytree(run.folder, tmp_path / "copy")
     (copy / "model" / "debzero.json").write_text(json.dumps({**read_json(run.model / "debzero.json"), "step": 31}))
@@ -189,9 +222,10 @@ def test_bad_input_is_one_sentence(run, tmp_path, capsys):
     (tmp_path / "there" / "file").write_text("mine")
     shutil.copytree(run.model, tmp_path / "model")
     for arguments, said in (([str(run.folder), "-o", str(tmp_path / "there")], "is there, and no export"),
-                            ([str(tmp_path / "model")], "is not the model of a run")):
+                            ([str(tmp_path / "model")], "is not the model of a run"),
+                            ([str(run.folder), "-o", "/proc/new"], "/proc/new cannot be made")):
         assert main(["export", *arguments, "--to", "onnx"]) == 2
-        assert said in capsys.readouterr().err
+        assert said in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "there" / "file").read_text() == "mine"
     assert main(["predict", str(tmp_path / "model"), "x", "--engine", "onnx"]) == 2
     assert "is not an export to ONNX" in capsys.readouterr().err

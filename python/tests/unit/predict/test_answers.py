@@ -89,6 +89,18 @@ def test_a_pair_of_texts_and_a_prefix_are_put_together_as_in_training(bench, cap
     assert row["probability"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{"data__prefix": ["cat ", " dog "]}, {}])
+def test_a_model_that_writes_takes_pairs_where_it_was_trained_on_them(bench, capsys, changes):
+    lines = [line.split(",") for line in (bench.folder / "rows.csv").read_text().splitlines()[1:]]
+    (bench.folder / "pairs.csv").write_text("\n".join(
+        ["a,b,label", *(f"{text},the {text.split()[0]},{text.split()[0]}" for text, _ in lines)]))
+    model = saved(bench, "written", "t5", "text", data__dataset=str(bench.folder / "pairs.csv"), data__text=["a", "b"],
+                  **changes)
+    texts = ["cat the old dog dog red cat"] if changes else ["the old dog", "red cat"]
+    (row,) = ask(capsys, model.folder, "the old dog", "red cat", "--max-tokens", 6)
+    assert list(row) == ["a", "b", "answer"] and row["answer"] == alone(model, *texts)
+
+
 def test_a_run_is_asked_by_its_job_its_folder_or_a_copy_of_its_model(trained, tmp_path, capsys):
     job = {"ranks": 1, "train__max_steps": 2, "data__prefix": ["old "]}
     trained.train("asked-by-name", **job)
@@ -104,15 +116,16 @@ def test_a_run_is_asked_by_its_job_its_folder_or_a_copy_of_its_model(trained, tm
     assert "holds no trained model: its run is finished" in " ".join(capsys.readouterr().err.split())
 
 
-def alone(model, text, **options):
-    """What transformers writes for one text."""
-    given = model.tokenizer(text, return_tensors="pt")
+def alone(model, *texts, **options):
+    """What transformers writes for one text, or a pair."""
+    given = model.tokenizer(*texts, return_tensors="pt")
     given.pop("token_type_ids", None)
     skipped = given["input_ids"].shape[1] if model.task.label == "nothing" else 0
     written = model.model.generate(**given, max_new_tokens=6, eos_token_id=model.tokenizer.eos_token_id,
-                                   pad_token_id=model.tokenizer.pad_token_id, **options)[0, skipped:]
+                                   pad_token_id=model.tokenizer.pad_token_id, **options)[0]
     text = model.tokenizer.decode(written, skip_special_tokens=True)
-    return text if skipped else text.strip()
+    before = model.tokenizer.decode(written[:skipped], skip_special_tokens=True)
+    return text[len(before) :] if skipped else text.strip()
 
 
 @pytest.mark.parametrize(("kind", "task"), [("gpt2", "causal-lm"), ("bert", "causal-lm"), ("t5", "text")])
@@ -122,6 +135,13 @@ def test_what_is_written_does_not_depend_on_the_batch(models, capsys, kind, task
     assert [row["answer"] for row in found] == [alone(model, text) for text in BEGINNINGS]
     found = ask(capsys, model.folder, *BEGINNINGS, "--max-tokens", 6, "--beams", 3)
     assert [row["answer"] for row in found] == [alone(model, text, num_beams=3) for text in BEGINNINGS]
+
+
+def test_what_is_written_joins_the_text_before_it(models, capsys):
+    """Decoded alone it would lack the blank before a word, and show the mark of a word that goes on."""
+    model = models("gpt2", "causal-lm")
+    found = [row["answer"] for row in ask(capsys, model.folder, *BEGINNINGS)]
+    assert not any("##" in answer for answer in found) and {answer[0].isspace() for answer in found} == {True, False}
 
 
 @pytest.mark.parametrize("kind", sorted(module.PADDED_LEFT))

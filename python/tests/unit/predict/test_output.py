@@ -18,6 +18,7 @@ from debzero import cli
 from debzero.base.files import read_json
 from debzero.predict import output
 from debzero.predict.output import OutputFile
+from debzero.predict.rows import of_lines
 
 ROWS = 3000  # three pieces
 
@@ -69,6 +70,27 @@ def test_every_format_gives_the_same_answers(place, capsys):
         {row["answer"]: row["probability"]} for row in made["csv"]]
 
 
+def test_a_line_break_of_any_kind_within_a_text_makes_no_row(place):
+    """Older releases of Python write a carriage return alone without quotation marks, and end a row at it."""
+    folder, model = place
+    texts = ["the\rold cat", "red\r\ndog", "a\nsaw", "\r", "", 'a "file"']
+    (folder / "breaks.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+    ask(folder, model, "--input", "breaks.jsonl", "--output", "breaks.csv")
+    with open(folder / "breaks.csv", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+    ask(folder, model, "--input", "breaks.csv", "--output", "again.jsonl")
+    assert [row["text"] for row in answers((folder / "again.jsonl").read_text())] == texts
+
+
+def test_copied_columns_never_share_a_name(place, capsys):
+    folder, model = place
+    (folder / "names.jsonl").write_text('{"text": "cat", "answer": 1, "input_answer": 2, "probability": 3}\n')
+    ask(folder, model, "--input", "names.jsonl", "--keep", "answer,input_answer,probability", "--json")
+    (row,) = answers(capsys.readouterr().out)
+    assert list(row.items())[:4] == [("input_input_answer", "1"), ("input_answer", "2"), ("input_probability", "3"),
+                                     ("text", "cat")]
+
+
 def test_lines_of_standard_input_are_answered_as_they_come(place):
     folder, model = place
     process = subprocess.Popen([*python(), str(model.folder), "--json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -79,6 +101,12 @@ def test_lines_of_standard_input_are_answered_as_they_come(place):
         assert json.loads(process.stdout.readline())["text"] == text
     assert process.communicate("no line break")[0].startswith('{"text": "no line break", "answer"')
     assert process.returncode == 0
+
+
+def test_a_byte_order_mark_before_the_lines_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "lines.txt").write_text("a\n\ufeffb\n", encoding="utf-8-sig")
+    with open(tmp_path / "lines.txt", "rb") as file:
+        assert [piece.texts for piece in of_lines(file.fileno(), 1, 10)] == [[["a", "\ufeffb"]]]
 
 
 def python():

@@ -46,7 +46,10 @@ def test_a_release_is_whole_before_it_is_the_current_one(export, tmp_path, capsy
 @pytest.mark.parametrize(("damage", "code", "said"), [
     (lambda folder: (folder / "export.json").unlink(), 2, "it is no export"),
     (lambda folder: (folder / "model.onnx").write_bytes(b"x"), 1, "is not the graph that was verified"),
-    (lambda folder: (folder / "model.onnx").unlink(), 1, "is not the graph that was verified"),
+    (lambda folder: (folder / "model.onnx").unlink(), 1, "model.onnx does not exist"),
+    (lambda folder: (folder / "config.json").write_text("{}"), 1, "is not the file that was verified"),
+    (lambda folder: write_json(folder / "export.json", {**read_json(folder / "export.json"), "files": {}}), 1,
+     "model.onnx was not verified"),
     (lambda folder: (folder / "vocab.txt").symlink_to("/etc/shadow"), 2, "cannot be read"),
     (lambda folder: os.mkfifo(folder / "vocab.txt"), 2, "no regular file"),
     (lambda folder: (folder / "inner").mkdir(), 2, "it is a folder"),
@@ -99,8 +102,9 @@ def test_the_precision_that_is_asked_for_is_that_of_the_export(export, tmp_path,
 def test_names_and_places_that_cannot_be(export, tmp_path, capsys):
     for name in ("../x", "a/b", "-", "a b", ".."):
         assert main(["release", f"--from={export.folder}", f"--to={tmp_path}", "--", name]) == 2
-    assert release(export.folder, tmp_path / "nowhere") == 2
-    assert "is not there" in capsys.readouterr().err
+    for place, said in ((tmp_path / "nowhere", "is not there"), ("/proc", "cannot be made")):
+        assert release(export.folder, place) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_root_opens_another_user_s_export_as_that_user(export):
