@@ -232,6 +232,19 @@ class Zero(Section):
         "`speed`: buckets of 1e8 elements, overlapped communication where the installed release does it right, and in "
         "stage 3 whole layers gathered ahead and kept for the backward pass, which takes gigabytes more of the GPU; "
         "`debzero plan` counts them. How much faster it is than `memory` is not measured yet."))
+    bucket: Optional[Count] = Field(None, examples=["50000000"], description=(
+        "Elements that DeepSpeed reduces, and at stages 1 and 2 gathers, at once. By default `favour` decides, as it "
+        "does for `overlap`, `live` and `prefetch`; with any of these four, DeepSpeed trains where `engine` is `auto`. "
+        "`debzero tune --search buckets,overlap,live,prefetch` finds values for them."))
+    overlap: Optional[bool] = Field(None, examples=["false"], description=(
+        "Whether DeepSpeed communicates while the backward pass computes. `true` is refused where the installed "
+        "release does it wrong, and means nothing on a CPU and where ranks share a GPU. By default `favour` decides."))
+    live: Optional[Count] = Field(None, examples=["1000000000"], description=(
+        "Parameters that stage 3 holds gathered at most, and for whose next use it keeps them if that is no further "
+        "away. By default `favour` decides."))
+    prefetch: Optional[Annotated[int, Field(ge=0, lt=MOST), BeforeValidator(_number)]] = Field(
+        None, examples=["50000000"], description=(
+            "Parameters that stage 3 gathers ahead of their use at once; 0 for none. By default `favour` decides."))
 
 
 class Parallel(Section):

@@ -9,7 +9,7 @@ from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job.batch import Batch, BatchError, Names, split
 from debzero.job.schema import Job
-from debzero.resolve import layout, native, precision
+from debzero.resolve import buffers, layout, native, precision
 from debzero.resolve.absorb import ACCUMULATION, Origins, absorb, switched_off
 from debzero.resolve.host import HostGpus
 from debzero.resolve.identity import Identity, identity
@@ -48,7 +48,7 @@ class ResolvedJob:
         if self.job.zero.engine != "auto":
             return self.job.zero.engine == "native"
         on_own_gpus = self.host.gpus > 0 and not self.shares_gpus
-        return (self.sharding.may_be_native and self.deepspeed is None
+        return (self.sharding.may_be_native and self.deepspeed is None and not buffers.sizes(self.job.zero)
                 and (self.layout.each > 1 or on_own_gpus and native.pays()))
 
     @property
@@ -97,6 +97,7 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
             raise InputError([*problems, *error.problems]) from None
     off = switched_off(config)
     problems += precision.problems(job, host, origins) + native.problems(job, config, file)
+    problems += buffers.problems(job, config, host.gpus, file)
     problems += layout.problems(job, config, count, hosts, file)
     batch = None
     try:
