@@ -60,7 +60,7 @@ def _ours(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
     if not resolved.host.gpus and zero.offload_optimizer == "none":
         # DeepSpeed's fused one would be compiled at the first start, and is not faster here
         optimizer["torch_adam"] = True
-    fast = zero.favour == "speed"
+    fast = resolved.favours_speed
     sharding: dict[str, Any] = {"stage": resolved.stage}
     if resolved.stage:
         bucket = FAST_BUCKET if fast else BUCKET
@@ -109,7 +109,7 @@ def _autos(resolved: ResolvedJob, hidden: int, steps: int) -> dict[str, Any]:
     train = resolved.job.train
     sizes = {"reduce_bucket_size": hidden * hidden, "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden),
              "stage3_param_persistence_threshold": 10 * hidden, "stage3_max_live_parameters": LIVE * hidden * hidden}
-    if resolved.job.zero.favour == "speed":
+    if resolved.favours_speed:
         sizes = {"reduce_bucket_size": FAST_BUCKET, **FAST_STAGE3}
     return {
         "train_batch_size": resolved.batch.total, "train_micro_batch_size_per_gpu": resolved.batch.micro,
