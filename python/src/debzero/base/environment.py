@@ -20,6 +20,7 @@ class Environment:
     measured: bool = False                   # bench and tune measure the run's steps: no evaluation, nothing saved
     memory_cap_bytes: Optional[int] = None   # for each rank: of its GPU's memory, or of host memory beside its code
     micro_batch: Optional[int] = None        # samples; the launcher's decision for its ranks
+    favour: Optional[str] = None             # memory or speed, for DeepSpeed's buffers; as above
     meeting_folder: Optional[Path] = None    # the launcher's, private to this start: where its ranks meet
     watchdog_seconds: Optional[int] = None   # without progress, outside systemd; 0: for ever
     cluster_file: Optional[Path] = None      # which names the hosts of the job
@@ -33,7 +34,7 @@ class Environment:
 
 
 NAMES = {"gpus": "DEBZERO_GPUS", "launcher_pid": "DEBZERO_LAUNCHER", "measured": "DEBZERO_MEASURED",
-         "memory_cap_bytes": "DEBZERO_MEMORY_CAP", "micro_batch": "DEBZERO_MICRO_BATCH",
+         "memory_cap_bytes": "DEBZERO_MEMORY_CAP", "micro_batch": "DEBZERO_MICRO_BATCH", "favour": "DEBZERO_FAVOUR",
          "watchdog_seconds": "DEBZERO_WATCHDOG", "textfile_folder": "DEBZERO_TEXTFILE_DIR",
          "meeting_folder": "DEBZERO_MEETING", "cluster_file": "DEBZERO_CLUSTER"}
 
@@ -57,8 +58,11 @@ def environment(variables: Optional[Mapping[str, str]] = None, source: str = "th
     measured = given.get(NAMES["measured"]) or "0"
     if measured not in ("0", "1"):
         problems.append(Problem(source, NAMES["measured"], f"must be 0 or 1, not {measured[:DIGITS]!r}", FIX))
+    favour = given.get(NAMES["favour"]) or None
+    if favour is not None and favour not in ("memory", "speed"):
+        problems.append(Problem(source, NAMES["favour"], f"must be memory or speed, not {favour[:DIGITS]!r}", FIX))
     if problems:
         raise InputError(problems)
     paths: dict[str, Any] = {field: Path(path) for field in ("meeting_folder", "textfile_folder", "cluster_file")
                              if (path := given.get(NAMES[field]))}
-    return Environment(**numbers, measured=measured == "1", **paths)
+    return Environment(**numbers, measured=measured == "1", favour=favour, **paths)

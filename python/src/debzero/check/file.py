@@ -15,6 +15,7 @@ from debzero.check.hub_names import Unverified
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config
 from debzero.job.others import program_of
+from debzero.plan.largest_micro import at_first_start
 from debzero.run.decision import decide
 from debzero.run.folder import RunFolder
 
@@ -87,4 +88,6 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
 def _job(path: Path, ranks: Optional[int], fast: bool) -> tuple[dict[str, Any], list[Problem]]:
     examined = checks.examine(path, ranks, reads="columns" if fast else "lengths", ask_hub=True)
     decision = decide(examined.resolved, RunFolder(examined.resolved.job.output))
-    return {**checks.summary(examined, path), "run": decision}, examined.warnings
+    _, buffers = at_first_start(examined.resolved, path)
+    facts = {**checks.summary(examined, path), **({"buffers": buffers} if buffers else {}), "run": decision}
+    return facts, examined.warnings

@@ -41,7 +41,8 @@ _KEYS = {
     # Micro-batch, padding and ranks change the numbers that dropout draws, not what is trained; both engines read each
     # other's checkpoints; and those of a divided model hold whole tensors.
     Effect.SPEED: ("train.micro_batch", "train.gradient_checkpointing", "train.compile", "data.padding",
-                   "zero.nvme_path", "zero.engine", "zero.favour", "ranks", "parallel.tensor", "parallel.pipeline"),
+                   "zero.nvme_path", "zero.engine", "zero.favour", "zero.bucket", "zero.overlap", "zero.live",
+                   "zero.prefetch", "ranks", "parallel.tensor", "parallel.pipeline"),
     Effect.PLACE: ("output",),
 }
 OF_THE_JSON = "deepspeed"  # has the effect of its own keys

@@ -227,11 +227,27 @@ class Zero(Section):
         "later: there the native engine can record whole steps as CUDA graphs. GPT-2 Medium on two H200s with torch "
         "2.11 trained more than twice as fast with it at stage 2, and nearly four times at stage 3, as with DeepSpeed "
         "and `favour: speed`. `debzero check` says which engine trains. Either resumes from the other's checkpoints."))
-    favour: Favour = Field("memory", examples=["speed"], description=(
+    favour: Favour = Field("speed", examples=["memory"], description=(
         "What DeepSpeed's buffers are chosen for; plain DDP and the native engine have none. `memory`: small ones. "
         "`speed`: buckets of 1e8 elements, overlapped communication where the installed release does it right, and in "
-        "stage 3 whole layers gathered ahead and kept for the backward pass, which takes gigabytes more of the GPU; "
-        "`debzero plan` counts them. How much faster it is than `memory` is not measured yet."))
+        "stage 3 whole layers gathered ahead and kept for the backward pass, which takes gigabytes more of the GPU. "
+        "They are used where `debzero plan` predicts that a tenth of each GPU's memory stays free beside them and the "
+        "micro-batch, else the small ones are, as they are on a CPU, under another launcher than `debzero train`, and "
+        "after memory ran out; `debzero check` says which. How much faster `speed` is than `memory` is not measured "
+        "yet."))
+    bucket: Optional[Count] = Field(None, examples=["50000000"], description=(
+        "Elements that DeepSpeed reduces, and at stages 1 and 2 gathers, at once. By default `favour` decides, as it "
+        "does for `overlap`, `live` and `prefetch`; with any of these four, DeepSpeed trains where `engine` is `auto`. "
+        "`debzero tune --search buckets,overlap,live,prefetch` finds values for them."))
+    overlap: Optional[bool] = Field(None, examples=["false"], description=(
+        "Whether DeepSpeed communicates while the backward pass computes. `true` is refused where the installed "
+        "release does it wrong, and means nothing on a CPU and where ranks share a GPU. By default `favour` decides."))
+    live: Optional[Count] = Field(None, examples=["1000000000"], description=(
+        "Parameters that stage 3 holds gathered at most, and for whose next use it keeps them if that is no further "
+        "away. By default `favour` decides."))
+    prefetch: Optional[Annotated[int, Field(ge=0, lt=MOST), BeforeValidator(_number)]] = Field(
+        None, examples=["50000000"], description=(
+            "Parameters that stage 3 gathers ahead of their use at once; 0 for none. By default `favour` decides."))
 
 
 class Parallel(Section):

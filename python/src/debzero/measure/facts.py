@@ -17,6 +17,7 @@ import psutil
 from debzero import __version__
 from debzero.job.contents import digests
 from debzero.measure.records import HostFacts
+from debzero.resolve import buffers
 from debzero.resolve.resolve import ResolvedJob
 from debzero.run import report
 
@@ -28,7 +29,8 @@ def identity(resolved: ResolvedJob, settings: Mapping[str, object], host: HostFa
             "settings": dict(settings), "versions": versions, "definitions": DEFINITIONS, "host": host.name,
             "device": host.device, "precision": resolved.precision, "micro_batch": resolved.batch.micro,
             "nvme_path": resolved.job.zero.nvme_path, "favour": resolved.job.zero.favour,
-            "engine": resolved.job.zero.engine, "files": digests(resolved.job)}
+            "engine": resolved.job.zero.engine, "buffers": buffers.sizes(resolved.job.zero),
+            "files": digests(resolved.job)}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -37,7 +37,7 @@ class ParameterCounts:
     decayed: tuple[int, ...]
     others: tuple[int, ...]
     buffers_bytes: int
-    largest_layer: int      # elements that stage 3 gathers at once at most, between the embeddings and the loss
+    largest_layer: int      # elements that a module has itself at most, between the embeddings and the loss
     hidden: int             # the hidden size
     layers: int = 0         # elements of all repeated layers, whose weights the native engine's stage 3 gathers one
     layer: int = 0          # after the other, and of the largest of them
@@ -285,16 +285,17 @@ def _sharded_parameters(model: ParameterCounts, setting: Setting, rank: int) -> 
     # `stage3_max_live_parameters`.
     prefetches = int(zero.get("stage3_prefetch_bucket_size", 5 * 10**7))
     ahead = int(zero.get("stage3_max_live_parameters", 10**9)) if prefetches else 0
-    live = max(int(zero.get("stage3_max_reuse_distance", 10**9)) // 2, ahead + model.largest_layer)
+    largest = max(model.largest_layer, model.layer if setting.whole_layers else 0)
+    live = max(int(zero.get("stage3_max_reuse_distance", 10**9)) // 2, ahead + largest)
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
-        gathered = np.minimum(np.minimum(live, model.total - curve.gradients + model.largest_layer), rest)
+        gathered = np.minimum(np.minimum(live, model.total - curve.gradients + largest), rest)
         # A gradient stays whole until the next one is complete; then it is sharded. Those of a whole layer wait for its
         # last one (stage3.py, reduce_leaf_module_grads).
         new = np.diff(curve.gradients, prepend=0.0)
         waiting = 2 * new[np.maximum.accumulate(np.where(new > 0, np.arange(len(new)), 0))]
         if setting.whole_layers:
-            waiting = np.maximum(waiting, np.minimum(curve.gradients, model.largest_layer))
+            waiting = np.maximum(waiting, np.minimum(curve.gradients, largest))
         # What is gathered ahead comes in one tensor, from which it is copied (all_gather_coalesced).
         coming = np.minimum(gathered, prefetches)
         return np.full_like(gathered, base.gradients), width * (gathered + coming + waiting)

@@ -149,8 +149,7 @@ class Shapes:
         # Stage 3 gathers embeddings while there are no activations yet, unless they are the output's weights as well.
         modules = [module for _, _, stack in stacks(model) for module in stack.modules()]
         modules.append(model.get_output_embeddings() or torch.nn.Identity())
-        whole = set(compiled.blocks(model) if self.job.zero.favour == "speed" else [])
-        largest = max(sum(p.numel() for p in module.parameters(recurse=module in whole)) for module in modules)
+        largest = max(sum(p.numel() for p in module.parameters(recurse=False)) for module in modules)
         layers = [[p.numel() for p in layer.parameters()] for layer in compiled.blocks(model)]
         counts = ParameterCounts(tuple(p.numel() for p in parameters if p.dim() > 1),
                                  tuple(p.numel() for p in parameters if p.dim() <= 1),

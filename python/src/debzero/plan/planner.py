@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 
 from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job import batch as batches
-from debzero.job.schema import Job
+from debzero.job.schema import Favour, Job
 from debzero.plan.activations import Curve
 from debzero.plan.hardware import Hardware
 from debzero.plan.host_memory import HostMemory, host_memory
@@ -23,6 +23,9 @@ from debzero.resolve.micro_batch import is_fixed, with_micro
 from debzero.resolve.resolve import ResolvedJob, resolve
 from debzero.resolve.sharding import SHARDINGS, Sharding
 
+SPARE = 0.1   # of a GPU's memory: what DeepSpeed's buffers for speed leave free, or are not used
+SMALL = "small ones (zero.favour: memory), as"
+NO_ROOM = f"{SMALL} those of favour: speed would leave less than {SPARE:.0%} of the GPU's memory free"
 STEPS = 1000  # of the learning rate's schedule; any number will do, as it takes no memory
 
 
@@ -39,6 +42,7 @@ class Row:
     lacks: list[str]           # what the hardware has too little of: GPU memory, RAM, NVMe
     largest_micro_batch: int   # samples; 0: not even one fits
     speed: Optional[float]     # samples per second against plain DDP, where it was measured
+    favour: Optional[Favour] = None  # what DeepSpeed's buffers are for, where it trains
 
     def as_dict(self) -> dict[str, Any]:
         """As --json and the bench's results have it."""
@@ -48,7 +52,8 @@ class Row:
                 "peak_phase": memory.phase, "parts": memory.parts_bytes, "phases": memory.phases_bytes,
                 "context_bytes": CONTEXT, "device_bytes": memory.device_bytes, "ram_bytes": self.host.total,
                 "ram_parts": self.host.parts(), "nvme_bytes": self.nvme_bytes, "fits": not self.lacks,
-                "lacks": self.lacks, "largest_micro_batch": self.largest_micro_batch, "relative_speed": self.speed}
+                "lacks": self.lacks, "largest_micro_batch": self.largest_micro_batch, "relative_speed": self.speed,
+                "favour": self.favour}
 
 
 def _variant(job: Job, config: Optional[dict[str, Any]], sharding: Sharding,
@@ -81,7 +86,7 @@ def setting_of(resolved: ResolvedJob, hidden: int) -> Setting:
     return Setting(resolved.stage, batch.ranks, batch.micro, batch.accumulation, resolved.precision, zero,
                    fused="fused" in inspect.signature(torch.optim.AdamW).parameters,
                    deepspeed_release=_deepspeed_release(),
-                   whole_layers=resolved.stage == 3 and resolved.job.zero.favour == "speed")
+                   whole_layers=resolved.stage == 3 and resolved.favours_speed)
 
 
 def _deepspeed_release() -> tuple[int, int]:
@@ -138,35 +143,61 @@ class Planner:
         own = self.resolved(None).sharding
         return SHARDINGS + [own] * (own not in SHARDINGS)
 
-    def row(self, sharding: Sharding) -> Row:
-        resolved = self.resolved(sharding)
+    def started(self, sharding: Sharding) -> tuple[ResolvedJob, int]:
+        """The job as a training with this sharding starts, and the largest micro-batch that fits, 0 where none does.
+        The micro-batch comes first: buffers for speed must leave SPARE of the memory beside it."""
+        wanted = self.resolved(sharding)
+        resolved = wanted.favouring("memory")
         largest = self._largest_micro_batch(resolved)
-        if largest and resolved.job.train.micro_batch == "auto":  # what a training would start with
+        if largest and resolved.job.train.micro_batch == "auto":
             resolved = with_micro(resolved, largest)
+        fast = resolved.favouring("speed")
+        return (fast if wanted.favours_speed and self._is_roomy(fast) else resolved), largest
+
+    def largest_for_speed(self, sharding: Sharding) -> int:
+        """The largest micro-batch beside which DeepSpeed's buffers for speed are used; 0 where there is none."""
+        return self._largest_micro_batch(self.resolved(sharding).favouring("speed"), self._is_roomy)
+
+    def row(self, sharding: Sharding) -> Row:
+        return self.row_of(sharding, *self.started(sharding))
+
+    def row_of(self, sharding: Sharding, resolved: ResolvedJob, largest: int) -> Row:
+        """That of what started() has given."""
         memory, batch = self.memory(resolved), resolved.batch
         return Row(sharding, batch.micro, batch.accumulation, memory, self._host_memory(memory, resolved),
                    memory.nvme_bytes * batch.ranks, self._lacks(memory, resolved), largest,
-                   None if resolved.is_native else relative_speed(sharding, batch.ranks))
+                   None if resolved.is_native else relative_speed(sharding, batch.ranks),
+                   resolved.job.zero.favour if resolved.uses_deepspeed else None)
 
     def _host_memory(self, memory: Memory, resolved: ResolvedJob) -> HostMemory:
         return host_memory(memory.ram_bytes, self.counts.total, resolved.stage == 3 and resolved.uses_deepspeed,
                            resolved.batch.ranks, isinstance(resolved.job.model, dict), self.hardware.ram)
 
+    def _on_each_gpu(self, memory: Memory, resolved: ResolvedJob) -> int:
+        """Bytes that its ranks need."""
+        return memory.device_bytes * -(-resolved.batch.ranks // self.hardware.gpus)
+
+    def _is_roomy(self, resolved: ResolvedJob) -> bool:
+        """Whether SPARE of each GPU's memory stays free."""
+        return self._on_each_gpu(self.memory(resolved), resolved) <= (1 - SPARE) * self.hardware.gpu_memory
+
+    def _fits(self, resolved: ResolvedJob) -> bool:
+        return not self._lacks(self.memory(resolved), resolved)
+
     def _lacks(self, memory: Memory, resolved: ResolvedJob) -> list[str]:
         hardware, batch = self.hardware, resolved.batch
-        ranks_per_gpu = -(-batch.ranks // hardware.gpus)
-        needs = {"GPU memory": (memory.device_bytes * ranks_per_gpu, hardware.gpu_memory),
+        needs = {"GPU memory": (self._on_each_gpu(memory, resolved), hardware.gpu_memory),
                  "RAM": (self._host_memory(memory, resolved).total, hardware.ram),
                  "NVMe": (memory.nvme_bytes * batch.ranks, hardware.nvme)}
         return [name for name, (need, have) in needs.items() if need > have]
 
-    def _largest_micro_batch(self, own: ResolvedJob) -> int:
+    def _largest_micro_batch(self, own: ResolvedJob, fits: Optional[Callable[[ResolvedJob], bool]] = None) -> int:
         """The largest that fits and keeps the global batch, so a divisor of each rank's share of it; 0 if none does."""
+        fits = fits or self._fits
         batch = own.batch
         candidates = [batch.micro] if is_fixed(own) else reversed(batches.divisors(batch.total // batch.ranks))
         for micro in candidates:
-            resolved = with_micro(own, micro)
-            if not self._lacks(self.memory(resolved), resolved):
+            if fits(with_micro(own, micro)):
                 return micro
         return 0
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from debzero.base.errors import InputError
-from debzero.job.batch import Batch, divisors
+from debzero.job.batch import divisors
 from debzero.job.schema import Parallel
 from debzero.model import flops
 from debzero.model.divisible import parallel_problems
@@ -124,14 +124,13 @@ class Scale:
             return self._of_divided(layout)
         cluster, sharding, planner = self.site.cluster, Sharding(stage), self._planner(layout.data)
         resolved, memory, lacks = planner.resolved(sharding), None, list[str]()
-        batch = resolved.batch
         if not cluster.gloo:
-            row = planner.row(sharding)
+            resolved, largest = planner.started(sharding)
+            row = planner.row_of(sharding, resolved, largest)
             memory, lacks = row.memory, row.lacks
-            batch = Batch(batch.total, row.micro_batch, row.accumulation, layout.data)
         setting = setting_of(resolved, self.shapes.hidden)
         engine = Engine(stage, setting.width, setting.zero)
-        case = Case(layout, self._work(resolved, layout), engine, batch, cluster)
+        case = Case(layout, self._work(resolved, layout), engine, resolved.batch, cluster)
         return Prediction(case, memory, lacks, self._checkpoint(stage, layout, setting.width))
 
     def _of_divided(self, layout: Layout) -> Prediction:

@@ -15,7 +15,7 @@ from debzero.plan.hardware import find_hardware
 from debzero.plan.host_memory import PROCESS, system_bytes
 from debzero.plan.inputs import open_job, tracing
 from debzero.plan.memory import CONTEXT, FRAGMENTED
-from debzero.plan.planner import Planner, Row, recommend, speed_words
+from debzero.plan.planner import NO_ROOM, Planner, Row, recommend, speed_words
 from debzero.plan.speed import measured
 from debzero.resolve.micro_batch import is_fixed
 from debzero.resolve.sharding import SHARDINGS
@@ -74,7 +74,7 @@ def _as_text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -
     for row in rows:
         yield ("* " if row is best else "x " if row.lacks else "  ") + _needs(planner, row)
     yield ""
-    yield from _legend(planner)
+    yield from _legend(planner, rows)
     yield ""
     yield f"Recommended: {best.sharding.label}: {why}" if best else f"Nothing fits: {why}"
     if best:
@@ -96,8 +96,11 @@ def _needs(planner: Planner, row: Row) -> str:
             f"{row.largest_micro_batch:>7}{speed:>15}")
 
 
-def _legend(planner: Planner) -> Iterator[str]:
+def _legend(planner: Planner, rows: list[Row]) -> Iterator[str]:
     """How the numbers are made."""
+    small = [row.sharding.label for row in rows if row.favour == "memory"]
+    if small and planner.job.zero.favour == "speed":
+        yield from textwrap.wrap(f"DeepSpeed's buffers are {NO_ROOM}: {', '.join(small)}.", 100, subsequent_indent="  ")
     ranks, hardware = planner.resolved(None).batch.ranks, planner.hardware
     source = measured(ranks)
     yield "*: recommended. x: does not fit. micro: the largest micro-batch that fits."

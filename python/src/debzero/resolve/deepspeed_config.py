@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from debzero.deepspeed_json import releases
 from debzero.deepspeed_json.keys import without_notes
+from debzero.resolve import buffers
 from debzero.resolve.resolve import ResolvedJob
 
 BETAS, EPS = [0.9, 0.999], 1e-8
@@ -60,7 +60,7 @@ def _ours(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
     if not resolved.host.gpus and zero.offload_optimizer == "none":
         # DeepSpeed's fused one would be compiled at the first start, and is not faster here
         optimizer["torch_adam"] = True
-    fast = zero.favour == "speed"
+    fast = resolved.favours_speed
     sharding: dict[str, Any] = {"stage": resolved.stage}
     if resolved.stage:
         bucket = FAST_BUCKET if fast else BUCKET
@@ -75,6 +75,7 @@ def _ours(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
                         stage3_max_reuse_distance=FAST_REUSE if fast else 0,
                         stage3_max_live_parameters="auto",
                         stage3_gather_16bit_weights_on_model_save=True)
+    sharding.update({option: value for option, value in buffers.sizes(zero).items() if option != "overlap_comm"})
     for part, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param)):
         if device != "none":
             sharding[part] = {"device": device, "pin_memory": resolved.host.gpus > 0}
@@ -99,10 +100,8 @@ def _ours(resolved: ResolvedJob, swap: str) -> dict[str, Any]:
 def _overlaps(resolved: ResolvedJob) -> bool:
     """Overlapping hangs when two ranks share a GPU (one stream waits for the other's kernel), and needs streams at
     all."""
-    here, stage, job = releases.here(), resolved.stage, resolved.job
-    broken = ((stage < 3 and job.train.compile == "auto" and releases.overlap_breaks_compiled_layers(here))
-              or (job.zero.favour == "speed" and releases.overlap_loses_gradients(here, stage)))
-    return resolved.host.gpus > 0 and not resolved.shares_gpus and not broken
+    possible = resolved.host.gpus > 0 and not resolved.shares_gpus and resolved.job.zero.overlap is not False
+    return possible and not buffers.overlap_fault(resolved.job, resolved.stage)
 
 
 def _autos(resolved: ResolvedJob, hidden: int, steps: int) -> dict[str, Any]:
@@ -110,14 +109,14 @@ def _autos(resolved: ResolvedJob, hidden: int, steps: int) -> dict[str, Any]:
     train = resolved.job.train
     sizes = {"reduce_bucket_size": hidden * hidden, "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden),
              "stage3_param_persistence_threshold": 10 * hidden, "stage3_max_live_parameters": LIVE * hidden * hidden}
-    if resolved.job.zero.favour == "speed":
+    if resolved.favours_speed:
         sizes = {"reduce_bucket_size": FAST_BUCKET, **FAST_STAGE3}
     return {
         "train_batch_size": resolved.batch.total, "train_micro_batch_size_per_gpu": resolved.batch.micro,
         "gradient_accumulation_steps": resolved.batch.accumulation, "gradient_clipping": train.gradient_clipping,
         "lr": train.learning_rate, "betas": BETAS, "eps": EPS, "weight_decay": train.weight_decay,
         "warmup_min_lr": 0, "warmup_max_lr": train.learning_rate, "warmup_num_steps": round(train.warmup * steps),
-        "total_num_steps": steps, **sizes,
+        "total_num_steps": steps, **sizes, **buffers.sizes(resolved.job.zero),
         "fp16.enabled": resolved.precision == "fp16", "bf16.enabled": resolved.precision == "bf16",
         "zero_optimization.stage": resolved.stage,
     }

@@ -1,15 +1,15 @@
 """What a job comes to on this host: ranks, batch, precision and stage, with the user's DeepSpeed JSON taken in."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from debzero.base.errors import InputError, Problem
 from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.view import normalized, renamed
 from debzero.job.batch import Batch, BatchError, Names, split
-from debzero.job.schema import Job
-from debzero.resolve import layout, native, precision
+from debzero.job.schema import Favour, Job
+from debzero.resolve import buffers, layout, native, precision
 from debzero.resolve.absorb import ACCUMULATION, Origins, absorb, switched_off
 from debzero.resolve.host import HostGpus
 from debzero.resolve.identity import Identity, identity
@@ -48,8 +48,19 @@ class ResolvedJob:
         if self.job.zero.engine != "auto":
             return self.job.zero.engine == "native"
         on_own_gpus = self.host.gpus > 0 and not self.shares_gpus
-        return (self.sharding.may_be_native and self.deepspeed is None
+        return (self.sharding.may_be_native and self.deepspeed is None and not buffers.sizes(self.job.zero)
                 and (self.layout.each > 1 or on_own_gpus and native.pays()))
+
+    @property
+    def favours_speed(self) -> bool:
+        """Whether DeepSpeed trains, and its buffers are for speed: as the job asks for it, or, from the start of a
+        training on, as `debzero plan` has found room for it."""
+        return self.uses_deepspeed and self.job.zero.favour == "speed"
+
+    def favouring(self, favour: Favour) -> ResolvedJob:
+        """The same with DeepSpeed's buffers for this."""
+        zero = self.job.zero.model_copy(update={"favour": favour})
+        return replace(self, job=self.job.model_copy(update={"zero": zero}))
 
     @property
     def layout(self) -> Layout:
@@ -97,6 +108,7 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
             raise InputError([*problems, *error.problems]) from None
     off = switched_off(config)
     problems += precision.problems(job, host, origins) + native.problems(job, config, file)
+    problems += buffers.problems(job, config, host.gpus, file)
     problems += layout.problems(job, config, count, hosts, file)
     batch = None
     try:
@@ -108,8 +120,8 @@ def resolve(job: Job, host: HostGpus, ranks: Optional[int], file: str, config: O
     if problems or batch is None:
         raise InputError(problems)
     stage = 0 if job.zero.stage == "none" else int(job.zero.stage)
-    return ResolvedJob(job, batch, *precision.choose(job, host, off), stage, config, host, hosts,
-                       origins)
+    resolved = ResolvedJob(job, batch, *precision.choose(job, host, off), stage, config, host, hosts, origins)
+    return resolved if host.gpus else resolved.favouring("memory")  # the rest is about a GPU's memory and streams
 
 
 def _names(origins: Origins) -> Names:

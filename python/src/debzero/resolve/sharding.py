@@ -8,6 +8,8 @@ if TYPE_CHECKING:  # a bench's results are also shown where pydantic is not inst
     from debzero.job.schema import Zero
 
 DEVICES = {"cpu": "CPU", "nvme": "NVMe"}
+# The keys of a job's `zero:` section that size DeepSpeed's buffers, and the first stage that has each.
+BUFFERS = {"bucket": 1, "overlap": 1, "live": 3, "prefetch": 3}
 SHARDED = ["optimizer states", "gradients", "parameters"]  # stage n shards the first n
 
 
@@ -86,9 +88,10 @@ class Sharding:
         return {"name": self.name, "label": self.label, "about": self.about, **self.as_dict()}
 
     def in_section(self, zero: Zero) -> Zero:
-        """A job's `zero:` section with this in it."""
+        """A job's `zero:` section with this in it, and without what only other stages have."""
         impossible = zero.engine == "native" and not self.may_be_native
-        return zero.model_copy(update={**self.as_dict(), "engine": "auto" if impossible else zero.engine})
+        without = dict.fromkeys(key for key, first in BUFFERS.items() if self.stage < first)
+        return zero.model_copy(update={**self.as_dict(), **without, "engine": "auto" if impossible else zero.engine})
 
 
 # What plan, tune and bench compare; each moves more data than the one before, between ranks or to the host or the disk.

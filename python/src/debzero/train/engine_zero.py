@@ -71,7 +71,7 @@ class ZeroEngine(Engine):
         self.stage3 = config["zero_optimization"]["stage"] == 3
         if self.stage3:
             _quieten_stage3()
-            if resolved.job.zero.favour == "speed" and "leaf_module" not in config["zero_optimization"]:
+            if resolved.favours_speed and "leaf_module" not in config["zero_optimization"]:
                 _gather_whole_layers(model)
         if not self.stage3 and resolved.job.train.compile == "auto" and compiled.can_compile(device):
             # stage 3 gathers a layer's weights in hooks, which would break its code into pieces

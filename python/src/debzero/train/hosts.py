@@ -90,9 +90,13 @@ class Hosts:
             raise InputError(problems[:SHOWN])
         return all(values["done"] for values in facts.values())
 
-    def agree_micro(self, resolved: ResolvedJob) -> ResolvedJob:
-        """The job with the smallest micro-batch that any host has arrived at."""
-        micro = min(self._gather(resolved.batch.micro).values())
+    def agree_start(self, resolved: ResolvedJob) -> ResolvedJob:
+        """The job with the smallest micro-batch that any host has arrived at, and DeepSpeed's buffers for speed where
+        all have room for them."""
+        found = self._gather({"micro_batch": resolved.batch.micro, "favour": resolved.job.zero.favour}).values()
+        micro = min(host["micro_batch"] for host in found)
+        if any(host["favour"] == "memory" for host in found):
+            resolved = resolved.favouring("memory")
         return resolved if is_fixed(resolved) or micro == resolved.batch.micro else with_micro(resolved, micro)
 
     def variables(self) -> dict[str, str]:

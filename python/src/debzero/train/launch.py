@@ -43,7 +43,7 @@ OUTSIDERS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM", "SI
 def _environment(resolved: ResolvedJob, meeting: Path, hosts: Optional[Hosts]) -> None:
     """What the ranks inherit."""
     os.environ.update(replace(environment(), launcher_pid=os.getpid(), micro_batch=resolved.batch.micro,
-                              meeting_folder=meeting).variables())
+                              favour=resolved.job.zero.favour, meeting_folder=meeting).variables())
     os.environ.update(hosts.variables() if hosts else {})
     os.environ["LOCAL_SIZE"] = str(resolved.local_ranks)  # DeepSpeed's CPU accelerator counts its devices by it
     cores = len(os.sched_getaffinity(0))
@@ -112,7 +112,7 @@ def _train(resolved: ResolvedJob, job: Path, again: bool, folder: RunFolder, rel
         return 0
     resolved = memory_retry.at_start(resolved, job, folder)
     if hosts:
-        resolved = hosts.agree_micro(resolved)
+        resolved = hosts.agree_start(resolved)
     while (code := _launch(resolved, job, hosts)) == 1 and not relay.code:
         smaller = memory_retry.after_failure(resolved, folder)
         if smaller is None:

@@ -34,7 +34,7 @@ from debzero.run.open import open_folder
 from debzero.run.records import ErrorNote
 from debzero.train import exchange, placement, rendezvous
 from debzero.train.agreement import SIGNALS, Stop, Stopping, block_signals
-from debzero.train.memory_retry import with_launchers_micro
+from debzero.train.memory_retry import with_launchers_choice
 from debzero.train.torch_imports import speed_up_imports
 
 
@@ -99,7 +99,7 @@ def _resolve(arguments: argparse.Namespace) -> ResolvedJob:
         raise InputError(problems)
     hosts = len(placement.hosts())
     ranks = int(os.environ["WORLD_SIZE"]) // hosts
-    return with_launchers_micro(resolve(job, this_host(), ranks, str(file), config, hosts))
+    return with_launchers_choice(resolve(job, this_host(), ranks, str(file), config, hosts))
 
 
 def _speaks() -> bool:

@@ -16,11 +16,11 @@ from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, UserError
 from debzero.base.files import rewrite_text
 from debzero.base.reading import JOB, read_text
+from debzero.tune.dimensions import COMBINED, REFINED
 
-Value = Union[str, int, bool]
+Value = Union[str, int, bool, None]  # None: the key goes
 # What a search may change in a job.
-KEYS = {"train.micro_batch", "train.gradient_checkpointing", "ranks", "zero.stage", "zero.offload_optimizer",
-        "zero.offload_param", "zero.favour"}
+KEYS = {"train.micro_batch", "ranks", *(key for keys in COMBINED.values() for key in keys), *REFINED.values()}
 MOST_CHARACTERS = 1000
 
 
@@ -87,7 +87,7 @@ class RootsWriter:
 
 def with_values(text: str, values: Mapping[str, Value]) -> str:
     """A job file's text with `values` (by dotted key, such as train.micro_batch) in it; comments, order and quotes
-    stay. Raises a YAMLError where it cannot be read."""
+    stay, and a key whose value is None goes. Raises a YAMLError where it cannot be read."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -100,7 +100,10 @@ def with_values(text: str, values: Mapping[str, Value]) -> str:
             if section.get(name) is None:
                 section[name] = {}
             section = section[name]
-        section[key] = value
+        if value is None:
+            section.pop(key, None)
+        else:
+            section[key] = value
     written = io.StringIO()
     yaml.dump(job, written)
     return written.getvalue()

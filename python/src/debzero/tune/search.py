@@ -1,37 +1,41 @@
 """The search for the fastest settings, in a third of the trials that a sweep would take. It knows nothing of how a
 trial is run.
 
-A `Way` is everything but the micro-batch: the sharding, whether activations are recomputed, and what the buffers
-favour. Along its micro-batches speed hardly ever has more than one peak, so the search climbs from a good start to the
-nearest peak; and a way whose first trial is slower than the best so far is not tried with other micro-batches.
+A `Way` is everything but the micro-batch: the sharding, whether activations are recomputed, and what else is not as the
+job has it. Along its micro-batches speed hardly ever has more than one peak, so the search climbs from a good start to
+the nearest peak; and a way whose first trial is slower than the best so far is not tried with other micro-batches.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, NamedTuple, Optional
 
-from debzero.job.schema import Favour
 from debzero.resolve.sharding import Sharding
+from debzero.tune.job_file import Value
 
 BETTER = 1.02  # times the samples/s: a smaller difference is noise
 SHARE = 3      # of a sweep's trials, at most one in this many is run
 FEWEST = 2     # trials: one setting has to be compared with something
 
 
+Others = tuple[tuple[str, Value], ...]  # settings by the job's dotted keys
+
+
 @dataclass(frozen=True)
 class Way:
     """A sharding with or without gradient checkpointing, the micro-batches that it could have (`sizes`, in samples,
-    ascending), the one to begin with (`first`), and the job's zero.favour."""
+    ascending), the one to begin with (`first`), and other settings that differ from the job's."""
 
     sharding: Sharding
     checkpointing: bool
     sizes: tuple[int, ...]
     first: int
-    favour: Favour = "memory"
+    others: Others = ()
 
     def __str__(self) -> str:
-        return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "") + (
-            ", favour: speed" if self.favour == "speed" else "")
+        settings = (f", {path.partition('.')[2]}: {str(value).lower()}" for path, value in self.others)
+        return self.sharding.label + (", gradient checkpointing" if self.checkpointing else "") + "".join(settings)
 
 
 class Best(NamedTuple):
@@ -98,6 +102,20 @@ def search(ways: list[Way], trial: Trial) -> Optional[Best]:
             except Unfit:
                 continue
             if found and (best is None or found[1] >= best.speed * BETTER):
+                best = Best(way, *found)
+    return best
+
+
+def refine(best: Best, settings: Iterable[Callable[[Best], list[Way]]], trial: Trial) -> Best:
+    """The fastest way after one setting after the other was tried with its other values. Each of `settings` gives the
+    ways that differ from the fastest so far in that one."""
+    for others in settings:
+        for way in others(best):
+            try:
+                found = climb(way, trial, len(way.sizes), best.speed * BETTER)
+            except Unfit:
+                continue
+            if found and found[1] >= best.speed * BETTER:
                 best = Best(way, *found)
     return best
 

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from debzero.job.schema import Favour
+from debzero.job.schema import Favour, Job
 from debzero.measure.records import RETRYABLE, HostFacts, MeasuredRun, read_object, read_record
+from debzero.resolve.sharding import BUFFERS
 from debzero.tune.job_file import Value
 from debzero.tune.search import Way
 
@@ -15,7 +16,8 @@ NAME = "tune.json"
 
 @dataclass(frozen=True)
 class Setting:
-    """What a trial measured. `way`: the way's name; `micro_batch` in samples of one rank."""
+    """What a trial measured. `way`: the way's name; `micro_batch` in samples of one rank; `favour`: what the job asked
+    for, which without room for it was `memory`."""
 
     way: str
     stage: Literal["none", 1, 2, 3]
@@ -23,7 +25,13 @@ class Setting:
     offload_param: Literal["none", "cpu", "nvme"]
     gradient_checkpointing: bool
     micro_batch: int
-    favour: Favour = "memory"
+    favour: Favour = "memory"   # of a release that had no other, as the rest
+    engine: Literal["auto", "deepspeed", "native"] = "auto"
+    compile: Literal["auto", "never"] = "auto"
+    bucket: Optional[int] = None
+    overlap: Optional[bool] = None
+    live: Optional[int] = None
+    prefetch: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,11 @@ class TrialRun:
     run: MeasuredRun
 
     @classmethod
-    def of(cls, way: Way, micro: int, run: MeasuredRun) -> TrialRun:
+    def of(cls, way: Way, job: Job, micro: int, run: MeasuredRun) -> TrialRun:
+        """`job`: the one that was measured."""
+        zero = {key: getattr(job.zero, key) for key in ("favour", "engine", *BUFFERS)}
         return cls(Setting(way=str(way), **way.sharding.as_dict(), gradient_checkpointing=way.checkpointing,
-                           micro_batch=micro, favour=way.favour), run)
+                           micro_batch=micro, compile=job.train.compile, **zero), run)
 
     @property
     def key(self) -> tuple[str, int]:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -21,77 +20,23 @@ from debzero.base.errors import InputError, Problem
 from debzero.base.files import write_json
 from debzero.base.text import bytes_text, printable_lines, rate_text
 from debzero.check import checks
-from debzero.job.batch import divisors
 from debzero.job.reader import parse
-from debzero.job.schema import Favour, Job
+from debzero.job.schema import Job
 from debzero.measure.derive import derive
 from debzero.measure.facts import command_line, host_facts, identity, installed
 from debzero.measure.records import MeasuredRun
 from debzero.measure.run import claim, measure
-from debzero.plan.largest_micro import predicted
 from debzero.resolve.micro_batch import with_micro
 from debzero.resolve.resolve import ResolvedJob
-from debzero.resolve.sharding import SHARDINGS, Sharding
 from debzero.run.folder import now
 from debzero.tune import job_file
+from debzero.tune.dimensions import REFINED, asked
 from debzero.tune.job_file import RootsWriter, Value, check_writable
-from debzero.tune.search import Best, Unfit, Way, allowed, search
+from debzero.tune.search import Best, Unfit, Way, allowed, refine, search
 from debzero.tune.trials import NAME, Chosen, SearchResult, Settings, TrialRun, TuneResults, read_trials
+from debzero.tune.ways import refinements, values_of, ways, with_way
 
 Write = Callable[[Mapping[str, Value]], None]  # values by dotted key, into the job file
-
-
-def ways(resolved: ResolvedJob, file: Path, dimensions: list[str]) -> list[Way]:
-    """What is to be tried: the job's own way and, along the `dimensions`, others. Where there are GPUs, ways that
-    `debzero plan` does not expect to fit are left out."""
-    sizes = tuple(divisors(resolved.batch.total // resolved.batch.ranks))
-    own, checkpointing = resolved.sharding, resolved.job.train.gradient_checkpointing
-    shardings = _shardings(resolved, dimensions)
-    found = []
-    for sharding in shardings if own in shardings else [own, *shardings]:
-        for checkpoints, favour in product((False, True) if "checkpointing" in dimensions else (checkpointing,),
-                                           _favours(resolved, sharding, dimensions)):
-            first = None
-            if resolved.host.gpus:
-                first = predicted(_with(resolved, Way(sharding, checkpoints, sizes, 1, favour),
-                                        resolved.batch.micro), file)
-            if first is None:
-                first = max(size for size in sizes if size <= resolved.batch.micro)
-            if first or (sharding, favour) == (own, resolved.job.zero.favour):
-                found.append(Way(sharding, checkpoints, sizes, first or 1, favour))
-    return found
-
-
-def _favours(resolved: ResolvedJob, sharding: Sharding, dimensions: list[str]) -> tuple[Favour, ...]:
-    """The job's own zero.favour first; the other one where it is searched for and DeepSpeed trains."""
-    own, job = resolved.job.zero.favour, resolved.job
-    there = replace(resolved, stage=sharding.stage,
-                    job=job.model_copy(update={"zero": sharding.in_section(job.zero)}))
-    both = "favour" in dimensions and there.uses_deepspeed
-    return (own, "memory" if own == "speed" else "speed") if both else (own,)
-
-
-def _shardings(resolved: ResolvedJob, dimensions: list[str]) -> list[Sharding]:
-    """Those that differ from the job's own along the `dimensions` alone."""
-    own = resolved.sharding
-    return [sharding for sharding in SHARDINGS
-            if (sharding.stage == own.stage or "stage" in dimensions)
-            and (_offload(sharding) == _offload(own) or "offload" in dimensions)
-            and (not sharding.uses_nvme or resolved.job.zero.nvme_path)
-            and (resolved.layout.each == 1 or sharding.stage <= 1 and sharding.on_gpus)]  # as `resolve` has it
-
-
-def _offload(sharding: Sharding) -> tuple[str, str]:
-    return sharding.offload_optimizer, sharding.offload_param
-
-
-def _with(resolved: ResolvedJob, way: Way, micro: int) -> ResolvedJob:
-    """The job with these settings."""
-    changed = with_micro(resolved, micro)
-    job = changed.job.model_copy(update={
-        "train": changed.job.train.model_copy(update={"gradient_checkpointing": way.checkpointing}),
-        "zero": way.sharding.in_section(changed.job.zero).model_copy(update={"favour": way.favour})})
-    return ResolvedJob(job, changed.batch, changed.precision, changed.why, way.sharding.stage, None, changed.host)
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -132,7 +77,8 @@ class Tuning:
     def __init__(self, options: argparse.Namespace, resolved: ResolvedJob, folder: Path,
                  write: Optional[Write]) -> None:
         self.options, self.resolved, self.folder, self.write = options, resolved, folder, write
-        self.ways = ways(resolved, options.job, options.search)
+        self.dimensions = asked(options.search)
+        self.ways = ways(resolved, options.job, self.dimensions)
         settings = Settings(resolved.layout.ranks, options.steps, options.warmup, options.limit)
         host, versions = host_facts(resolved, options.name), installed()
         self.results = TuneResults(
@@ -144,8 +90,13 @@ class Tuning:
 
     def run(self) -> int:
         sweep = self.results.sweep
-        self._say(f"{self.resolved.batch_text}; {allowed(self.ways)} trials of the {sweep} that a sweep takes")
+        refined = [name for name in self.dimensions if name in REFINED]
+        self._say(f"{self.resolved.batch_text}; {allowed(self.ways)} trials of the {sweep} that a sweep takes"
+                  + (f"; then from the fastest on: {', '.join(refined)}" if refined else ""))
         best = search(self.ways, self._trial)
+        if best:
+            best = refine(best, [partial(refinements, self.resolved, self.options.job, name) for name in refined],
+                          self._trial)
         if self.options.exhaustive:
             best = self._exhaust(best)
         chosen = Chosen(self._values(best), best.speed) if best else None
@@ -160,27 +111,15 @@ class Tuning:
             return 1
         batch = with_micro(self.resolved, best.micro).batch_text
         self._say(f"\n{best.way}, {batch}: {rate_text(best.speed)} samples/s",
-                  *(f"  {key}: {value}" for key, value in chosen.values.items()),
+                  *(f"  {key}: {'removed' if value is None else value}" for key, value in chosen.values.items()),
                   f"{f'written into {self.options.job}' if written else 'not written (--dry-run)'}; "
                   f"all trials are in {self.folder / NAME}")
         return 0
 
     def _values(self, best: Best) -> dict[str, Value]:
         """What the job file gets: the micro-batch, and what else was searched for."""
-        sharding = best.way.sharding
-        values: dict[str, Value] = {"train.micro_batch": best.micro}
-        if self.options.ranks:
-            values["ranks"] = self.options.ranks
-        if "stage" in self.options.search:
-            values["zero.stage"] = sharding.stage_word
-        if "offload" in self.options.search:
-            values.update({"zero.offload_optimizer": sharding.offload_optimizer,
-                           "zero.offload_param": sharding.offload_param})
-        if "checkpointing" in self.options.search:
-            values["train.gradient_checkpointing"] = best.way.checkpointing
-        if "favour" in self.options.search:
-            values["zero.favour"] = best.way.favour
-        return values
+        values = values_of(self.resolved, best, self.dimensions)
+        return {**values, "ranks": self.options.ranks} if self.options.ranks else values
 
     def _exhaust(self, found: Optional[Best]) -> Optional[Best]:
         """Try what the search has left out as well, and note how good the search was. The best of all."""
@@ -203,8 +142,8 @@ class Tuning:
         return best
 
     def _trial(self, way: Way, micro: int) -> Optional[float]:
-        earlier = self.earlier.get((str(way), micro))
-        trial = earlier or TrialRun.of(way, micro, self._measure(way, micro))
+        earlier, job = self.earlier.get((str(way), micro)), with_way(self.resolved, way, micro).job
+        trial = earlier or TrialRun.of(way, job, micro, self._measure(way, micro))
         self._keep(replace(self.results, trials=(*self.results.trials, trial)))
         run, speed = trial.run, trial.samples_per_second
         took = "measured before" if earlier else f"{run.wall_seconds:.0f} s"
@@ -216,7 +155,7 @@ class Tuning:
 
     def _measure(self, way: Way, micro: int) -> MeasuredRun:
         folder = self.folder / "runs" / f"{len(self.results.trials) + 1}"
-        resolved = _with(self.resolved, way, micro)
+        resolved = with_way(self.resolved, way, micro)
         job = derive(resolved, way.sharding, str(folder / "out"), self.options.warmup, self.options.steps)
         return measure(job, folder, self.options.warmup, self.options.limit * 60)
 

@@ -12,7 +12,7 @@ from debzero.base.environment import NAMES, Environment, environment
 from debzero.base.errors import InputError
 
 ALL = Environment(gpus=2, launcher_pid=77, measured=True, memory_cap_bytes=2**33, micro_batch=4, watchdog_seconds=60,
-                  textfile_folder=Path("/var/lib/node exporter"), meeting_folder=Path("/run/ranks"),
+                  favour="speed", textfile_folder=Path("/var/lib/node exporter"), meeting_folder=Path("/run/ranks"),
                   cluster_file=Path("/etc/cluster.yml"))
 
 
@@ -44,6 +44,13 @@ def test_a_value_that_is_no_number_is_one_problem_that_names_the_variable(value)
     (problem,) = caught.value.problems
     assert (problem.file, problem.key) == ("/etc/debzero/host.env", "DEBZERO_GPUS")
     assert repr(value) in problem.reason and problem.fix
+
+
+def test_what_buffers_are_for_is_memory_or_speed():
+    with pytest.raises(InputError) as caught:
+        environment({"DEBZERO_FAVOUR": "size"})
+    (problem,) = caught.value.problems
+    assert problem.key == "DEBZERO_FAVOUR" and "memory or speed, not 'size'" in problem.reason
 
 
 def test_a_number_with_thousands_of_digits_is_named_in_short():

@@ -50,7 +50,7 @@ def test_overlapping_is_refused_in_a_job_that_compiles():
 
 
 def test_debzero_itself_overlaps_only_where_that_works(monkeypatch):
-    job = Job.model_validate({**JOB, "zero": {"stage": 2}})
+    job = Job.model_validate({**JOB, "zero": {"stage": 2, "favour": "memory"}})
     for deepspeed, torch, overlaps in ((PINNED.deepspeed, PINNED.torch, True), ("0.19.2", "2.6.0", False),
                                        ("0.19.3", "2.6.0", True)):
         monkeypatch.setattr(releases, "here", lambda deepspeed=deepspeed, torch=torch: Releases(deepspeed, torch))

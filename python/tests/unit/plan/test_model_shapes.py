@@ -12,7 +12,7 @@ from debzero.model import tasks
     ("bert-large-uncased", "classification", 335_143_938), ("gpt2-medium", "causal-lm", 354_823_168),
     ("t5-base", "text-to-text", 222_903_552)])
 def test_plan_knows_the_published_models_without_the_hub(bench, planned, model, task, parameters):
-    found = planned(job(bench, model=model, task=task), "--gpus", 2, "--gpu-memory", "40G")
+    found = planned(job(bench, model=model, task=task, zero={"favour": "memory"}), "--gpus", 2, "--gpu-memory", "40G")
     assert found["model"]["parameters"] == parameters and model in found["notes"][0]
     rows = {(row["stage"], row["offload_optimizer"], row["offload_param"]): row for row in found["choices"]}
     for row in rows.values():

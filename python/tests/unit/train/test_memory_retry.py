@@ -74,7 +74,9 @@ def test_what_is_not_halved(output, monkeypatch, case):
         monkeypatch.setenv("DEBZERO_MEASURED", "1")
     config = {"train_micro_batch_size_per_gpu": 8,
               "zero_optimization": {"stage": 2}} if case == "the JSON decides" else None
-    assert memory_retry.after_failure(resolved(output.folder, config=config), output) is None
+    own = resolved(output.folder, config=config)
+    small = own.favouring("memory") if case == "the JSON decides" else own
+    assert memory_retry.after_failure(small, output) is None
 
 
 def test_the_first_start_takes_the_largest_that_the_plan_expects_to_fit(output, monkeypatch):
@@ -124,10 +126,77 @@ def test_the_largest_micro_batch_is_one_that_the_json_allows(output, config):
 
 
 def test_a_rank_does_as_its_launcher_says(output, monkeypatch):
+    own = resolved(output.folder, micro=32)
     monkeypatch.setenv("DEBZERO_MICRO_BATCH", "4")
-    assert memory_retry.with_launchers_micro(resolved(output.folder, micro=32)).batch.micro == 4
+    monkeypatch.setenv("DEBZERO_FAVOUR", "speed")
+    assert memory_retry.with_launchers_choice(own).batch.micro == 4
+    assert memory_retry.with_launchers_choice(own).job.zero.favour == "speed"
     monkeypatch.delenv("DEBZERO_MICRO_BATCH")
-    assert memory_retry.with_launchers_micro(resolved(output.folder, micro=32)).batch.micro == 32
+    monkeypatch.delenv("DEBZERO_FAVOUR")
+    assert memory_retry.with_launchers_choice(own).batch.micro == 32
+    assert memory_retry.with_launchers_choice(own).job.zero.favour == "memory", "nobody has looked for room"
+
+
+def sharded(path, **changes):
+    """A job that DeepSpeed trains in stage 3 on two GPUs, whatever torch is installed."""
+    own = resolved(path, micro=32)
+    zero = own.job.zero.model_copy(update={"stage": 3, "engine": "deepspeed", **changes})
+    return replace(own, stage=3, job=own.job.model_copy(update={"zero": zero}))
+
+
+def test_buffers_are_for_speed_where_a_tenth_of_the_memory_stays_free(output, monkeypatch, capsys):
+    own, file = sharded(output.folder), output.folder / "job.yml"
+    planner = Planner(own.job.model_copy(update={"ranks": 2}), None, LARGE, "job.yml", Shapes(own.job, "job.yml", None))
+    fast, small = (planner.memory(own.favouring(favour)).device_bytes for favour in ("speed", "memory"))
+    assert fast > small
+    for memory, favour in ((fast * 10 / 9, "speed"), (fast * 1.1, "memory")):
+        hardware = replace(LARGE, gpu_memory=int(memory) + 1, ram=1)  # which does not depend on the buffers
+        monkeypatch.setattr(largest_micro, "find_hardware", lambda gpus, sizes, hardware=hardware: (hardware, []))
+        started = memory_retry.at_start(own, file, output)
+        assert (started.job.zero.favour, started.batch.micro) == (favour, 32)
+        said = capsys.readouterr().out
+        assert ("less than 10% of the GPU's memory" in said) == (favour == "memory") and said.count("\n") <= 1
+        assert memory_retry.at_start(sharded(output.folder, favour="memory"), file, output).job.zero.favour == "memory"
+
+
+def test_an_automatic_micro_batch_comes_before_the_buffers(output):
+    own, file = sharded(output.folder), output.folder / "job.yml"
+    own = replace(own, job=own.job.model_copy(update={"train": own.job.train.model_copy(
+        update={"micro_batch": "auto", "global_batch": 512})}))
+    favours = {}
+    for share in range(100, 220, 4):
+        hardware = replace(LARGE, gpu_memory=int(share / 100 * 1.5 * 2**30))
+        started, _ = largest_micro.at_first_start(own, file, hardware)
+        small, _ = largest_micro.at_first_start(own.favouring("memory"), file, hardware)
+        assert started.batch.micro == small.batch.micro, "no micro-batch is given up for larger buffers"
+        favours[share] = started.job.zero.favour
+    assert favours[100] == "memory" and favours[216] == "speed"
+
+
+def test_what_the_environment_says_of_the_buffers_counts_more(output, monkeypatch):
+    monkeypatch.setattr(largest_micro, "find_hardware", lambda gpus, sizes: (LARGE, []))
+    for job, favour in (("memory", "speed"), ("speed", "memory")):
+        monkeypatch.setenv("DEBZERO_FAVOUR", favour)
+        started = memory_retry.at_start(sharded(output.folder, favour=job), output.folder / "job.yml", output)
+        assert started.job.zero.favour == favour
+
+
+def test_a_model_that_cannot_be_traced_gets_small_buffers(output, monkeypatch, capsys):
+    monkeypatch.setattr(largest_micro, "Planner", lambda *_: SimpleNamespace(row=lambda _: 1 / 0))
+    monkeypatch.setattr(largest_micro, "find_hardware", lambda gpus, sizes: (LARGE, []))
+    assert memory_retry.at_start(sharded(output.folder), output.folder / "job.yml", output).job.zero.favour == "memory"
+    assert "cannot be predicted" in capsys.readouterr().out
+
+
+def test_memory_that_ran_out_takes_the_large_buffers_first(output, capsys):
+    failed(output, memory=True)
+    first = memory_retry.after_failure(sharded(output.folder), output)
+    assert (first.job.zero.favour, first.batch.micro) == ("memory", 32) and not output.error_file.exists()
+    failed(output, memory=True)
+    assert memory_retry.after_failure(first, output).batch.micro == 16
+    failed(output, memory=True)
+    together = memory_retry.after_failure(replace(sharded(output.folder), hosts=2), output)
+    assert together.batch.micro == 16, "the other hosts would not remember the buffers"
 
 
 def test_the_user_is_told_where_nothing_can_be_predicted(output, monkeypatch, capsys):

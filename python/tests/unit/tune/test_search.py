@@ -13,16 +13,14 @@ from support import SOURCE
 from debzero.check import checks
 from debzero.cli import main
 from debzero.job.batch import divisors
-from debzero.job.schema import Zero
 from debzero.measure import run as runs
 from debzero.measure.records import MeasuredRun, Segment
 from debzero.plan.hardware import Hardware
 from debzero.plan.largest_micro import predicted
 from debzero.resolve.host import HostGpus
-from debzero.resolve.resolve import resolve
 from debzero.resolve.sharding import Sharding
 from debzero.run.folder import RunFolder
-from debzero.tune import tuning
+from debzero.tune import tuning, ways
 from debzero.tune.job_file import with_values
 from debzero.tune.search import BETTER, Unfit, Way, climb, search
 from debzero.tune.trials import read_trials
@@ -83,7 +81,7 @@ def test_a_smaller_micro_batch_wins_where_it_is_faster():
 
 
 def test_other_ways_get_one_trial_unless_they_win():
-    ways = [way(stage=stage) for stage in (0, 1, 2, 3)]
+    four = [way(stage=stage) for stage in (0, 1, 2, 3)]
     speeds = {0: 100.0, 1: 90.0, 2: 150.0, 3: 80.0}
     tried = []
 
@@ -91,7 +89,7 @@ def test_other_ways_get_one_trial_unless_they_win():
         tried.append((way.sharding.stage, micro))
         return speeds[way.sharding.stage] * micro / 64
 
-    best, micro, speed = search(ways, trial)
+    best, micro, speed = search(four, trial)
     assert (best.sharding.stage, micro, speed) == (2, 64, 150.0)
     assert [stage for stage, _ in tried] == [0, 0, 1, 2, 2, 3]
     assert len(tried) <= 28 // 3
@@ -163,28 +161,18 @@ def test_the_job_file_keeps_its_comments():
 
 def test_what_is_searched(bench, monkeypatch):
     resolved = checks.check(bench.job(train__global_batch=24, train__micro_batch=4))
-    ways = tuning.ways(resolved, bench.folder / "job.yml", [])
-    assert ways == [Way(Sharding(0), False, (1, 2, 3, 4, 6, 12), 4)]
-    both = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "checkpointing"])
+    assert ways.ways(resolved, bench.folder / "job.yml", []) == [Way(Sharding(0), False, (1, 2, 3, 4, 6, 12), 4)]
+    both = ways.ways(resolved, bench.folder / "job.yml", ["stage", "checkpointing"])
     expected = [(stage, checkpointing) for stage in range(4) for checkpointing in (False, True)]
     assert [(way.sharding.stage, way.checkpointing) for way in both] == expected
-    favours = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "favour"])
-    assert [(way.sharding.stage, way.favour) for way in favours] == [(0, "memory"), *(
-        (stage, favour) for stage in (1, 2, 3) for favour in ("memory", "speed"))], "plain DDP has no such buffers"
-    assert str(favours[-1]) == "ZeRO-3, favour: speed" and str(favours[-2]) == "ZeRO-3"
-    trained = tuning._with(resolved, favours[-1], 2)
-    assert trained.job.zero.favour == "speed" and trained.stage == 3 and trained.batch.micro == 2
-    native = resolve(resolved.job.model_copy(update={"zero": Zero(stage=2, engine="native")}), HostGpus(0, False), None,
-                     "job.yml", None)
-    assert [way.favour for way in tuning.ways(native, bench.folder / "job.yml", ["favour"])] == ["memory"]
-    offloads = tuning.ways(resolved, bench.folder / "job.yml", ["stage", "offload"])
+    offloads = ways.ways(resolved, bench.folder / "job.yml", ["stage", "offload"])
     assert {way.sharding.offload_optimizer for way in offloads} == {"none", "cpu"}, "no folder is named for NVMe"
-    monkeypatch.setattr(tuning, "predicted", lambda resolved, file: 12 if resolved.stage == 3 else 0)
-    there = tuning.ways(replace(resolved, host=HostGpus(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    monkeypatch.setattr(ways, "predicted", lambda resolved, file: 12 if resolved.stage == 3 else 0)
+    there = ways.ways(replace(resolved, host=HostGpus(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.sharding.stage, way.first)
             for way in there] == [(0, 1), (3, 12)], "its own way stays, whatever the plan says"
-    monkeypatch.setattr(tuning, "predicted", lambda resolved, file: None)
-    there = tuning.ways(replace(resolved, host=HostGpus(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
+    monkeypatch.setattr(ways, "predicted", lambda resolved, file: None)
+    there = ways.ways(replace(resolved, host=HostGpus(gpus=2, bf16=True)), bench.folder / "job.yml", ["stage"])
     assert [(way.sharding.stage, way.first)
             for way in there] == [(stage, 4) for stage in range(4)], "without a prediction, the job's own micro-batch"
 
@@ -193,9 +181,9 @@ def test_a_divided_model_is_searched_with_the_engine_that_it_has(bench, monkeypa
     job = bench.job(train__global_batch=64, train__micro_batch=None, ranks=4, parallel__pipeline=2,
                     model__num_hidden_layers=2)
     resolved = checks.check(job)
-    (own,) = tuning.ways(resolved, job, ["offload", "favour"])
+    (own,) = ways.ways(resolved, job, ["offload", "favour", "engine"])
     assert own == Way(Sharding(0), False, (1, 2, 4, 8, 16, 32), 4), "two copies; four micro-batches for each stage"
-    assert [way.sharding for way in tuning.ways(resolved, job, ["stage", "offload"])] == [Sharding(0), Sharding(1)]
+    assert [way.sharding for way in ways.ways(resolved, job, ["stage", "offload"])] == [Sharding(0), Sharding(1)]
     on_gpus = replace(resolved, host=HostGpus(gpus=4, bf16=True))
     sizes = {"gpu_memory": 2**40, "ram": 2**40, "gpus": 4, "nvme": 0, "bf16": True, "source": ""}
     assert predicted(on_gpus, job, Hardware(**sizes)) == 4, "the largest that keeps the stages busy"
@@ -327,7 +315,8 @@ def test_the_published_search_is_read():
     assert [trial.key for trial in read_trials(PUBLISHED)][:2] == [("plain DDP", 64), ("plain DDP", 32)]
     for trial, written in zip(read_trials(PUBLISHED), json.loads(PUBLISHED.read_text())["trials"]):
         assert json.loads(json.dumps(trial.as_json())) == {
-            "favour": "memory", "fell_out": False, **written}, "of a release without them"
+            "favour": "memory", "engine": "auto", "compile": "auto", "bucket": None, "overlap": None, "live": None,
+            "prefetch": None, "fell_out": False, **written}, "of a release without them"
 
 
 @pytest.mark.slow
