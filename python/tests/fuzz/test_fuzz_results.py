@@ -14,15 +14,17 @@ import pytest
 from bench_results import HOST, run, sample
 from fuzzing import JSON_TOKENS, MARKUP, Figures, as_json, command, damaged, fuzz, limits, spoilt
 from hypothesis import strategies as st
+from support import JOB
 
 from debzero.base.errors import InputError
+from debzero.job.schema import Job
 from debzero.resolve.sharding import Sharding
 from debzero.tune.search import Way
 from debzero.tune.trials import Settings, TrialRun, TuneResults, read_trials
 
 RESULTS = sample().as_json()
 TUNE = TuneResults("identity", "debzero tune", "job.yml", Settings(2, 20, 10, 30), HOST, {"torch": "1"}, 9, (
-    TrialRun.of(Way(Sharding(2), False, (1, 2), 1), 1, run()),)).as_json("2030")
+    TrialRun.of(Way(Sharding(2), False, (1, 2), 1), Job.model_validate(JOB), 1, run()),)).as_json("2030")
 
 
 def inputs() -> st.SearchStrategy:
