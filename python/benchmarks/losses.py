@@ -4,8 +4,8 @@
     losses.py --results losses.json                  # with a rank on each GPU; a rerun continues
     losses.py --results losses.json --only zero      # the runs whose names begin so, beside what they are compared with
 
-The same BERT from scratch is trained for 100 steps of two micro-batches, without dropout: as plain DDP in fp32 and
-without compiled code, the reference; then each stage and engine, in fp32 and bf16, with compiled layers (and, where
+A small BERT gets a new head and is trained for 100 steps of two micro-batches, without dropout: as plain DDP in fp32
+and without compiled code, the reference; then each stage and engine, in fp32 and bf16, with compiled layers (and, where
 there is no DeepSpeed, recorded as CUDA graphs) and without. `resumed` runs are stopped by SIGTERM in the middle and
 started again with the other setting of train.compile.
 
@@ -27,6 +27,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import common
+import memory
 import psutil
 import yaml
 from gpus import PACKAGES, ZERO
@@ -83,6 +84,7 @@ class Losses:
         import torch
 
         self.options, self.folder, self.writing = options, options.scratch.absolute(), Lock()
+        self.data = self.folder / "data"
         before = read_json(options.results)
         gpus = 0 if options.quick else torch.cuda.device_count()
         self.ranks = options.ranks or (2 if options.quick else gpus)
@@ -94,8 +96,12 @@ class Losses:
         self.found: dict[str, dict[str, Any]] = before.get("runs", {})
 
     def prepare(self) -> None:
-        """Two classes that show in three words, and lengths that give several widths."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """A model, two classes that show in three words, and lengths that give several widths."""
+        import torch
+
+        self.data.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(7)
+        memory.save_model(MODEL, "AutoModel", self.folder / "model")
         dice = random.Random(7)
         words = [f"w{number}" for number in range(100)]
         for name, count in (("train", 25 * self.batch), ("validation", 16 if self.options.quick else 4096)):
@@ -105,14 +111,15 @@ class Losses:
                 text = [*dice.choices(words[10:], k=dice.randint(4, 28)),
                         *dice.choices(words[5 * label:5 * label + 5], k=3)]
                 lines.append(f"{' '.join(dice.sample(text, len(text)))},c{label}")
-            (self.folder / f"{name}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+            (self.data / f"{name}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
 
     @property
     def batch(self) -> int:
         return (4 if self.options.quick else 16) * ACCUMULATION * self.ranks
 
     def job(self, run: Run, code: str) -> dict[str, Any]:
-        return {"model": MODEL, "data": {"dataset": str(self.folder), "max_length": 32},
+        return {"model": str(self.folder / "model"), "task": "classification",
+                "data": {"dataset": str(self.data), "max_length": 32},
                 "train": {"epochs": STEPS, "max_steps": STEPS, "global_batch": self.batch,
                           "micro_batch": self.batch // ACCUMULATION // self.ranks, "learning_rate": RATE,
                           "log_every": 1, "evaluate_every": EVALUATION, "precision": run.precision,

@@ -78,36 +78,43 @@ def cells(tiny: bool) -> list[Cell]:
 
 
 def make_model(name: str, folder: Path, tiny: bool) -> None:
-    """A folder like the hub's, with random weights and a tokenizer of as many words as the model knows."""
+    """A folder like the hub's."""
+    from debzero.plan.model_shapes import PUBLISHED
+
+    known = PUBLISHED[name]
+    classes = {"bert": "AutoModelForSequenceClassification", "gpt2": "AutoModelForCausalLM",
+               "t5": "AutoModelForSeq2SeqLM"}
+    save_model({**known, **(TINY[known["type"]] if tiny else {})}, classes[known["type"]], folder / name)
+
+
+def save_model(shape: dict[str, Any], kind: str, target: Path) -> None:
+    """A model of this shape and of this class of transformers, with random weights and a tokenizer of as many words as
+    it knows. One that is there already stays."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    from debzero.plan.model_shapes import PUBLISHED
-
-    target, part = folder / name, folder / f"{name}.part"
     if (target / "config.json").is_file():
         return
-    known = dict(PUBLISHED[name])
-    kind = known.pop("type")
-    config = transformers.AutoConfig.for_model(kind, **{**known, **(TINY[kind] if tiny else {})})
+    part, settings = target.with_name(f"{target.name}.part"), dict(shape)
+    family = settings.pop("type")
+    config = transformers.AutoConfig.for_model(family, **settings)
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
                "eos_token": "[EOS]"}
     words = [*special.values(), *(f"w{number}" for number in range(config.vocab_size - len(special)))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    names = ["input_ids", "token_type_ids", "attention_mask"] if kind == "bert" else ["input_ids", "attention_mask"]
+    names = ["input_ids", "token_type_ids", "attention_mask"] if family == "bert" else ["input_ids", "attention_mask"]
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **special)
     config.pad_token_id = config.decoder_start_token_id = fast.pad_token_id
     config.bos_token_id = config.eos_token_id = fast.eos_token_id
-    classes = {"bert": "AutoModelForSequenceClassification", "gpt2": "AutoModelForCausalLM",
-               "t5": "AutoModelForSeq2SeqLM"}
-    getattr(transformers, classes[kind]).from_config(config, **no_code()).save_pretrained(part)
+    getattr(transformers, kind).from_config(config, **no_code()).save_pretrained(part)
     fast.save_pretrained(part)
     part.rename(target)
 
 
-def make_job(cell: Cell, folder: Path, model: Path, precision: str, tiny: bool) -> Path:
-    """The job file of one cell: every row is as long as a sample may be, so every batch is the largest."""
+def make_job(cell: Cell, folder: Path, model: Path, precision: str, zero: dict[str, str], tiny: bool) -> Path:
+    """The job file of one cell: every row is as long as a sample may be, so every batch is the largest. `zero`: its
+    settings beside the stage."""
     kind = KINDS[cell.model]
     length = 16 if tiny else kind.length
     folder.mkdir(parents=True)
@@ -118,7 +125,7 @@ def make_job(cell: Cell, folder: Path, model: Path, precision: str, tiny: bool) 
            "data": {"dataset": str(folder / "rows.csv"), "held_out": 0.2, "max_length": length},
            "train": {"epochs": 1, "max_steps": STEPS, "global_batch": cell.micro * RANKS, "micro_batch": cell.micro,
                      "log_every": 1, "precision": precision},
-           "zero": {"stage": cell.stage}, "ranks": RANKS, "output": str(folder / "runs" / "1" / "out")}
+           "zero": {"stage": cell.stage, **zero}, "ranks": RANKS, "output": str(folder / "runs" / "1" / "out")}
     path = folder / "job.yml"
     path.write_text(json.dumps(job))  # JSON is YAML
     return path
@@ -157,22 +164,24 @@ class MemoryPool:
 class Bench:
     """Runs cells, and keeps each result as it comes."""
 
-    def __init__(self, results: Path, scratch: Path, tiny: bool, precision: str, again: bool) -> None:
-        """`again`: only predict, for the host that the results are from. Raises SystemExit where the results' facts
-        differ from this call's."""
+    def __init__(self, results: Path, scratch: Path, tiny: bool, precision: str, zero: dict[str, str],
+                 again: bool) -> None:
+        """`again`: only predict, for the host that the results are from, and what they were measured with. Raises
+        SystemExit where the results' facts differ from this call's."""
         import torch
 
         self.results, self.scratch, self.tiny = results, scratch, tiny
         before = read_json(results)
         self.gpus = before["facts"]["gpus"] if again else torch.cuda.device_count()
         self.precision = before["facts"]["precision"] if again else precision if self.gpus else "fp32"
+        self.zero = before["facts"].get("zero", {}) if again else zero
         self.found: dict[str, Any] = before.get("cells", {})
         self.facts = before.get("facts", {})
         if not again:
             self.pool = MemoryPool(0.9 * sum(torch.cuda.get_device_properties(n).total_memory for n in range(self.gpus))
                                    or 2**34)
             facts = {"gpu": torch.cuda.get_device_name(0) if self.gpus else "none", "gpus": self.gpus, **installed(),
-                     "ranks": RANKS, "precision": self.precision, "tiny": tiny}
+                     "ranks": RANKS, "precision": self.precision, "zero": zero, "tiny": tiny}
             other = [name for name, value in facts.items() if self.facts and self.facts.get(name, False) != value]
             if other:
                 print(f"{results}: its cells differ from this call in {', '.join(other)}: name another file",
@@ -184,7 +193,7 @@ class Bench:
     def job(self, cell: Cell) -> Path:
         folder = self.scratch / cell.name.replace("/", "-")
         shutil.rmtree(folder, ignore_errors=True)
-        return make_job(cell, folder, self.scratch / cell.model, self.precision, self.tiny)
+        return make_job(cell, folder, self.scratch / cell.model, self.precision, self.zero, self.tiny)
 
     def predict(self, cell: Cell, job: Path) -> dict[str, Any]:
         """plan's row for the cell, as if the ranks had the GPUs that are here (without any: one for each rank)."""
@@ -253,6 +262,8 @@ def main() -> int:
     options.add_argument("--at-once", type=int, default=2, metavar="N",
                          help="cells side by side, memory allowing (default: 2)")
     options.add_argument("--precision", default="bf16", choices=["bf16", "fp16", "fp32"])
+    options.add_argument("--engine", choices=["native", "deepspeed"], help="of ZeRO (default: debzero's choice)")
+    options.add_argument("--favour", choices=["speed", "memory"], help="DeepSpeed's buffers (default: debzero's)")
     options.add_argument("--tiny", action="store_true",
                          help="tiny models, for trying this program: the numbers mean nothing")
     options.add_argument("--predict", action="store_true", help="only predict again what has been measured")
@@ -267,6 +278,7 @@ def main() -> int:
     else:
         with tempfile.TemporaryDirectory(prefix="debzero-memory-") as temporary:
             bench = Bench(given.results, (given.scratch or Path(temporary)).absolute(), given.tiny, given.precision,
+                          {key: value for key in ("engine", "favour") if (value := getattr(given, key))},
                           given.predict)
             found = bench.found
             measured = {name for name, cell in found.items() if "measured" in cell}
