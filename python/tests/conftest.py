@@ -12,7 +12,7 @@ JOBS = pytest.StashKey[Jobs]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cases", type=int, default=100, metavar="N",
-                     help="inputs that each fuzzer tries; `make test` passes 300")
+                     help="inputs that each fuzzer tries")
 
 
 def wanted(item: pytest.Item) -> set[str]:
