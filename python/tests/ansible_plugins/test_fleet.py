@@ -3,27 +3,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
 GONE = {"ansible_host": "127.0.0.1", "ansible_port": 1}
-
-
-def play(*words: object, **variables: str) -> subprocess.CompletedProcess:
-    program = shutil.which("ansible-playbook", path=PATH)
-    if not program:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
-    return subprocess.run([program, *map(str, words)], cwd=ROOT, text=True, capture_output=True,
-                          env={**os.environ, "ANSIBLE_NOCOLOR": "1", **variables})
 
 
 def inventory(folder: Path, **hosts: dict) -> Path:

@@ -2,16 +2,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 APTLY = """#!/bin/sh
 cd "$(dirname "${1#-config=}")"
 case "$2 $3" in
@@ -33,18 +30,13 @@ def deb(folder: Path, name: str, version: str) -> str:
 
 
 def add(folder: Path, *packages: str) -> subprocess.CompletedProcess:
-    playbook = shutil.which("ansible-playbook", path=PATH)
-    if playbook is None:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     (folder / "try.yml").write_text(yaml.safe_dump([
         {"name": "Try", "hosts": "localhost", "connection": "local", "gather_facts": False,
          "vars_files": [str(ROOT / "stack.yml")], "tasks": [
              {"ansible.builtin.include_role": {"name": "repository", "tasks_from": "add_packages"}}]}]))
     values = {"repository_folder": str(folder / "repository"), "repository_packages": packages,
               "ansible_python_interpreter": "/usr/bin/python3"}
-    return subprocess.run([playbook, "-i", "localhost,", folder / "try.yml", "-e", json.dumps(values)], cwd=ROOT,
-                          text=True, capture_output=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1",
-                                                               "PATH": f"{folder}{os.pathsep}{PATH}"})
+    return play("-i", "localhost,", folder / "try.yml", "-e", json.dumps(values), PATH=str(folder))
 
 
 @pytest.mark.long  # it starts Ansible
