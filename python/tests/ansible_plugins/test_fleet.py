@@ -85,6 +85,27 @@ def test_preflight_refuses_a_host_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("given", ["x", 0, [], [1, "1.5"], [[2]]])
+def test_a_number_of_hosts_at_once_that_is_none(tmp_path, given):
+    """Ansible ends with a traceback, or takes 0 for all hosts at once. With --limit no play of localhost runs."""
+    hosts = inventory(tmp_path, one={**LOCAL, "ansible_become": False}, two=LOCAL)
+    done = play("-i", hosts, "playbooks/upgrade.yml", "--check", "--limit", "one",
+                "-e", json.dumps({"upgrade_serial": given}))
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 2 and f"upgrade_serial is {json.dumps(given)}, and must be" in text, text
+    assert "Traceback" not in done.stdout + done.stderr and "Build the trainer" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["30%", [1, 5]])
+def test_a_number_of_hosts_at_once(tmp_path, given):
+    hosts = inventory(tmp_path, one={**LOCAL, "ansible_become": False})
+    done = play("-i", hosts, "playbooks/upgrade.yml", "--check", "-e",
+                json.dumps({"upgrade_serial": given, "upgrade_wait": "soon"}))
+    assert "upgrade_serial is" not in done.stdout and "(soon) whole" in " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
 def test_an_upgrade_without_a_bundle_looks_at_the_hosts(tmp_path):
     """Ansible reads an assertion's message also where the assertion holds: it must name no variable that nobody set."""
     done = play("-i", inventory(tmp_path, one={**LOCAL, "ansible_become": False}), "playbooks/upgrade.yml", "--check",
