@@ -84,6 +84,29 @@ def test_preflight_refuses_a_host_that_cannot_be_written(tmp_path):
     assert "remount,rw" in text and "Traceback" not in text and list(tmp_path.glob(".debzero*")) == []
 
 
+def test_preflight_takes_a_machine_that_has_two_names_once(tmp_path):
+    role = {"ansible.builtin.include_role": {"name": "preflight"}, "name": "Apply preflight"}
+    (tmp_path / "try.yml").write_text(yaml.safe_dump([
+        {"hosts": "all", "name": "Try", "gather_facts": False, "vars_files": [str(ROOT / "stack.yml")], "tasks": [role],
+         "vars": {"preflight_writable": ["/proc/debzero/not/there"]}}]))  # so nothing else is examined
+    done = play("-i", inventory(tmp_path, one=LOCAL, two=LOCAL), tmp_path / "try.yml", "--check")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "two is the same machine as one: write it into the inventory once" in text, text
+    assert "one is the same" not in text and "two machine fail two is the same machine as one" in text
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_machine_whose_boot_id_is_missing_or_masked_is_none(tmp_path, masked):
+    """Its root's numbers alone, such as 2049:2, are those of many machines. /dev/null is what containers mask with."""
+    (task,) = [task for task in yaml.safe_load((ROOT / "roles/preflight/tasks/look.yml").read_text())
+               if task["name"] == "Ask which machine it is"]
+    script, known = task["ansible.builtin.shell"]["cmd"], "/proc/sys/kernel/random/boot_id"
+    assert known in script
+    for name, fails in ((known, False), ("/dev/null" if masked else str(tmp_path / "missing"), True)):
+        done = subprocess.run(["sh", "-c", script.replace(known, name)], capture_output=True)
+        assert (done.returncode != 0) == fails, name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["x", 0, [], [1, "1.5"], [[2]]])
 def test_a_number_of_hosts_at_once_that_is_none(tmp_path, given):
