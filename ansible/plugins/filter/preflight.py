@@ -50,6 +50,19 @@ def write_results(script: dict[str, Any], folders: list[str]) -> list[Result]:
         _result("writable", "ok", f"{', '.join(folders)} can be written")]
 
 
+def machine_results(machines: dict[str, dict[str, Any]], name: str) -> list[Result]:
+    """A failure of each name but the first of a machine that has several: its changes would get in each other's way.
+
+    `machines`: by the hosts' names in the order of the play, the script that printed what no other machine prints.
+    Where it failed, nothing is known, and nothing is wrong.
+    """
+    same = [host for host, script in machines.items() if script.get("rc") == 0
+            and script.get("stdout") == machines[name].get("stdout")]
+    return [] if name not in same[1:] else [_result(
+        "machine", "fail", f"{name} is the same machine as {same[0]}",
+        "write it into the inventory once, under one name, which may be in several groups")]
+
+
 def host_results(script: dict[str, Any]) -> list[Result]:
     """What host.py printed; where it could not run, that is the one result."""
     text = script.get("stdout", "")
@@ -115,6 +128,7 @@ def failures(results: list[Result]) -> list[str]:
 
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"preflight_write_results": write_results, "preflight_host_results": host_results,
+        return {"preflight_write_results": write_results, "preflight_machine_results": machine_results,
+                "preflight_host_results": host_results,
                 "preflight_archive_results": archive_results, "preflight_packages_to_fetch": packages_to_fetch,
                 "preflight_package_results": package_results, "preflight_failures": failures}

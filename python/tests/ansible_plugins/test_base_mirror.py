@@ -1,17 +1,12 @@
 """A mirror of your own takes no security updates away by accident, and no address leaves apt unreadable."""
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 MIRROR, SECURITY = "http://mirror.example.org/debian", "http://mirror.example.org/debian-security"
 
 
@@ -22,17 +17,13 @@ def configure(**variables):
 
 
 def test_a_mirror_needs_its_security_archive_or_a_word_that_there_is_none(tmp_path):
-    playbook = shutil.which("ansible-playbook", path=PATH)
-    if not playbook:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     hosts = {"both": configure(base_apt_security_mirror=SECURITY), "none": configure(base_apt_security_mirror="none"),
              "alone,cut": configure(base_apt_security_mirror="{{ 'mirror.example.org' * (inventory_hostname == 'cut')"
                                                             " }}")}
     plays = [{"name": name, "hosts": name, "connection": "local", "gather_facts": False, "tasks": [task],
               "vars": {"ansible_python_interpreter": "/usr/bin/python3"}} for name, task in hosts.items()]
     (tmp_path / "try.yml").write_text(yaml.safe_dump(plays))
-    done = subprocess.run([playbook, "-i", ",".join(hosts), "--check", "--diff", str(tmp_path / "try.yml")], cwd=ROOT,
-                          env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, text=True, capture_output=True)
+    done = play("-i", ",".join(hosts), "--check", "--diff", tmp_path / "try.yml")
     both, none, refused = (part.partition("PLAY RECAP")[0] for part in done.stdout.split("PLAY [")[1:])
     assert f"+deb {MIRROR} bullseye main" in both and f"+deb {SECURITY} bullseye-security main" in both, done.stdout
     assert f"+deb {MIRROR} bullseye main" in none and "+deb none" not in none and "-security main" not in none

@@ -3,27 +3,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
 GONE = {"ansible_host": "127.0.0.1", "ansible_port": 1}
-
-
-def play(*words: object, **variables: str) -> subprocess.CompletedProcess:
-    program = shutil.which("ansible-playbook", path=PATH)
-    if not program:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
-    return subprocess.run([program, *map(str, words)], cwd=ROOT, text=True, capture_output=True,
-                          env={**os.environ, "ANSIBLE_NOCOLOR": "1", **variables})
 
 
 def inventory(folder: Path, **hosts: dict) -> Path:
@@ -93,6 +82,50 @@ def test_preflight_refuses_a_host_that_cannot_be_written(tmp_path):
     assert done.returncode == 2 and "1 hosts examined, 1 not ready" in text, done.stdout
     assert "readonly is not ready, and nothing was changed on it: - /proc cannot be written (" in text
     assert "remount,rw" in text and "Traceback" not in text and list(tmp_path.glob(".debzero*")) == []
+
+
+def test_preflight_takes_a_machine_that_has_two_names_once(tmp_path):
+    role = {"ansible.builtin.include_role": {"name": "preflight"}, "name": "Apply preflight"}
+    (tmp_path / "try.yml").write_text(yaml.safe_dump([
+        {"hosts": "all", "name": "Try", "gather_facts": False, "vars_files": [str(ROOT / "stack.yml")], "tasks": [role],
+         "vars": {"preflight_writable": ["/proc/debzero/not/there"]}}]))  # so nothing else is examined
+    done = play("-i", inventory(tmp_path, one=LOCAL, two=LOCAL), tmp_path / "try.yml", "--check")
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "two is the same machine as one: write it into the inventory once" in text, text
+    assert "one is the same" not in text and "two machine fail two is the same machine as one" in text
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_machine_whose_boot_id_is_missing_or_masked_is_none(tmp_path, masked):
+    """Its root's numbers alone, such as 2049:2, are those of many machines. /dev/null is what containers mask with."""
+    (task,) = [task for task in yaml.safe_load((ROOT / "roles/preflight/tasks/look.yml").read_text())
+               if task["name"] == "Ask which machine it is"]
+    script, known = task["ansible.builtin.shell"]["cmd"], "/proc/sys/kernel/random/boot_id"
+    assert known in script
+    for name, fails in ((known, False), ("/dev/null" if masked else str(tmp_path / "missing"), True)):
+        done = subprocess.run(["sh", "-c", script.replace(known, name)], capture_output=True)
+        assert (done.returncode != 0) == fails, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["x", 0, [], [1, "1.5"], [[2]]])
+def test_a_number_of_hosts_at_once_that_is_none(tmp_path, given):
+    """Ansible ends with a traceback, or takes 0 for all hosts at once. With --limit no play of localhost runs."""
+    hosts = inventory(tmp_path, one={**LOCAL, "ansible_become": False}, two=LOCAL)
+    done = play("-i", hosts, "playbooks/upgrade.yml", "--check", "--limit", "one",
+                "-e", json.dumps({"upgrade_serial": given}))
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 2 and f"upgrade_serial is {json.dumps(given)}, and must be" in text, text
+    assert "Traceback" not in done.stdout + done.stderr and "Build the trainer" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["30%", [1, 5]])
+def test_a_number_of_hosts_at_once(tmp_path, given):
+    hosts = inventory(tmp_path, one={**LOCAL, "ansible_become": False})
+    done = play("-i", hosts, "playbooks/upgrade.yml", "--check", "-e",
+                json.dumps({"upgrade_serial": given, "upgrade_wait": "soon"}))
+    assert "upgrade_serial is" not in done.stdout and "(soon) whole" in " ".join(done.stdout.split())
 
 
 @pytest.mark.slow

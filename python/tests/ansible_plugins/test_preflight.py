@@ -20,6 +20,15 @@ def script(stdout: str, rc: int = 0, stderr: str = "") -> dict:
     return {"rc": rc, "stdout": stdout, "stderr": stderr}
 
 
+def test_one_machine_is_taken_under_its_first_name_alone():
+    machines = {"a": script("1"), "b": script("2"), "c": script("1"), "mute": script("", 1), "mute2": script("", 1),
+                "d": script("1")}
+    found = {name: preflight.machine_results(machines, name) for name in machines}
+    assert {name: [result["status"] for result in results] for name, results in found.items() if results} == {
+        "c": ["fail"], "d": ["fail"]}
+    assert found["d"][0]["found"] == "d is the same machine as a"
+
+
 @pytest.mark.parametrize("rc", [0, 1])
 def test_what_the_probe_printed_is_taken_as_it_is(rc):
     assert preflight.host_results(script(json.dumps(HOST), rc)) == HOST

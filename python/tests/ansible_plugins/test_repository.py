@@ -3,15 +3,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 APTLY = """#!/bin/sh
 cd "$(dirname "${1#-config=}")"
 case "$2 $3" in
@@ -28,23 +26,19 @@ def deb(folder: Path, name: str, version: str) -> str:
     control.parent.mkdir(parents=True, exist_ok=True)
     control.write_text(f"Package: debzero\nVersion: {version}\nArchitecture: all\nMaintainer: x <x@example.org>\n"
                        "Description: x\n")
+    (folder / "root/data").write_bytes(os.urandom(9000))
     subprocess.run(["dpkg-deb", "--build", control.parents[1], folder / name], check=True, capture_output=True)
     return str(folder / name)
 
 
 def add(folder: Path, *packages: str) -> subprocess.CompletedProcess:
-    playbook = shutil.which("ansible-playbook", path=PATH)
-    if playbook is None:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     (folder / "try.yml").write_text(yaml.safe_dump([
         {"name": "Try", "hosts": "localhost", "connection": "local", "gather_facts": False,
          "vars_files": [str(ROOT / "stack.yml")], "tasks": [
              {"ansible.builtin.include_role": {"name": "repository", "tasks_from": "add_packages"}}]}]))
     values = {"repository_folder": str(folder / "repository"), "repository_packages": packages,
               "ansible_python_interpreter": "/usr/bin/python3"}
-    return subprocess.run([playbook, "-i", "localhost,", folder / "try.yml", "-e", json.dumps(values)], cwd=ROOT,
-                          text=True, capture_output=True, env={**os.environ, "ANSIBLE_NOCOLOR": "1",
-                                                               "PATH": f"{folder}{os.pathsep}{PATH}"})
+    return play("-i", "localhost,", folder / "try.yml", "-e", json.dumps(values), PATH=str(folder))
 
 
 @pytest.mark.long  # it starts Ansible
@@ -55,9 +49,12 @@ def test_a_run_that_ended_halfway_keeps_no_later_one_from_publishing(tmp_path: P
     (private / "db").mkdir(parents=True)  # aptly was interrupted before it had made the repository
     cut = Path(deb(tmp_path, "debzero_3_all.deb", "3"))
     cut.write_bytes(cut.read_bytes()[:300])
-    refused = add(tmp_path, str(cut), deb(tmp_path, "debzero_7_all.deb", "1"))
+    short = Path(deb(tmp_path, "debzero_4_all.deb", "4"))
+    short.write_bytes(short.read_bytes()[:-4000])  # dpkg-deb still shows its fields
+    refused = add(tmp_path, str(cut), str(short), deb(tmp_path, "debzero_7_all.deb", "1"))
     text = " ".join(refused.stdout.split())
     assert refused.returncode == 2 and "debzero_3_all.deb is damaged" in text, refused.stdout
+    assert "debzero_4_all.deb is damaged: dpkg-deb" in text
     assert "debzero_7_all.deb is damaged, or has another name than its own: debzero_1_all.deb" in text
     assert not (private / "added").exists()
     done = add(tmp_path, deb(tmp_path, "debzero_1_all.deb", "1"))

@@ -2,27 +2,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
 pytestmark = pytest.mark.long  # it starts Ansible
-
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory) -> dict:
     """Both plays in one run: {host: what it wrote}."""
     folder = tmp_path_factory.mktemp("play")
-    playbook = shutil.which("ansible-playbook", path=PATH)
-    if not playbook:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     hosts = {"locked": {}, "apt": {"torch_venv_source": "apt"},
              "bundled": {"torch_venv_source": "apt", "bundle": "a.tar"}}
     environments = {"plain": ["torch-9.0"], "export": ["onnx-9.0", "torch-9.0"]}
@@ -46,8 +37,7 @@ def values(tmp_path_factory) -> dict:
                   "vars": {"runtime_debs_builder": "{{ inventory_hostname }}"}},
                  {**write("__runtime_debs_digest"), "vars": {"role_path": str(ROOT / "roles/runtime_debs")}}]}]
     (folder / "play.yml").write_text(yaml.safe_dump(plays))
-    done = subprocess.run([playbook, "-i", folder / "hosts.yml", folder / "play.yml"], cwd=ROOT, text=True,
-                          env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, capture_output=True)
+    done = play("-i", folder / "hosts.yml", folder / "play.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     return {name: json.loads((folder / f"{name}.json").read_text())["it"] for name in (*hosts, *environments)}
 

@@ -1,23 +1,16 @@
 """Ansible finds the plugins by the root's ansible.cfg, and takes what they return."""
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from pathlib import Path
-
 import doctor
 import failure
 import job
 import nvidia_driver
 import preflight
-import pytest
 import torch_venv
 import trainer
 import yaml
+from controller import play
 
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 FACTS = "{{ probe.stdout | from_json }}"
 TASKS = [
     {"name": "Probe this machine as the roles do", "register": "probe",
@@ -29,6 +22,7 @@ TASKS = [
         "reboot": "{{ facts | nvidia_driver_reboot_decision('470.256.02', allowed=false, is_controller=false) }}",
         "written": "{{ {'rc': 0, 'stdout': ''} | preflight_write_results(['/etc']) }}",
         "results": "{{ {'rc': 2, 'stdout': '', 'stderr': 'no'} | preflight_host_results }}",
+        "machines": "{{ {'a': {'rc': 0, 'stdout': 'x'}} | preflight_machine_results('a') }}",
         "archives": "{{ [] | preflight_archive_results(results) }}",
         "wanted": "{{ results | preflight_packages_to_fetch(['a'], [], installs_driver=false) }}",
         "packages": "{{ {'skipped': true} | preflight_package_results(wanted) }}",
@@ -43,6 +37,7 @@ TASKS = [
          "facts.boot_id | length > 0", "decision.action in ['nothing', 'install', 'adopt']", "decision.obstacles == []",
          "names.upstream == '470.256.02'", "names.services == ['nvidia-persistenced']", "reboot.needed",
          "written[0].status == 'ok'", "results[0].status == 'fail'", "archives[0].status == 'ok'",
+         "machines == []",
          "wanted.packages == ['a']",
          "packages[0].status == 'skip'", "(results | preflight_failures) | length == 1",
          "jobs.problems == ['trainer_jobs.a: the inventory has no group nobody']",
@@ -53,15 +48,9 @@ TASKS = [
 
 
 def test_ansible_loads_the_plugins_by_the_root_s_configuration(tmp_path):
-    playbook = shutil.which("ansible-playbook", path=PATH)
-    if not playbook:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     plays = [{"name": "Try", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": TASKS}]
     (tmp_path / "try.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local")}
-    done = subprocess.run([playbook, "-i", "localhost,", str(tmp_path / "try.yml")], cwd=ROOT, env=environment,
-                          text=True,
-                          capture_output=True)
+    done = play("-i", "localhost,", tmp_path / "try.yml", ANSIBLE_LOCAL_TEMP=str(tmp_path / "local"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list((tmp_path / "local").glob("*")), "the archive is left behind"
 

@@ -110,6 +110,8 @@ def test_a_failed_upgrade_takes_back_what_was_kept_and_nothing_else(tmp_path: Pa
     (kept / "before").write_text("")
     run(script_of("trainer", "restore_release"), tmp_path, host, systemctl="", dpkg=f'#!/bin/sh\necho "$@" >>{log}\n',
         **{"dpkg-query": "debzero-runtime\ndebzero-runtime-inference\ndebzero-runtime-torch\n"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "commands", "etc", "kept", "log", "opt"]
+    run(script_of("trainer", "forget_release"), tmp_path, host)
     assert log.read_text().splitlines() == [
         "--purge debzero-runtime-inference",
         "--install --force-confdef --force-confold debzero-runtime_1_amd64.deb debzero_1_all.deb"]
@@ -129,8 +131,20 @@ def test_what_was_kept_stays_until_all_of_it_is_given_back(tmp_path: Path, host:
     assert sorted(path.name for path in kept.rglob("*")) == ["before", "debs", "debzero_1_all.deb", "jobs", "packages"]
     (tmp_path / "opt").rename(tmp_path / "gone")  # between two renames
     run(restore, tmp_path, host, dpkg="", **answers)
-    assert [path.name for path in (tmp_path / "opt").iterdir()] == ["before"] and not kept.exists()
+    assert [path.name for path in (tmp_path / "opt").iterdir()] == ["before"]
     assert (tmp_path / "cache/debzero_1_all.deb").read_text() == "debs/debzero_1_all.deb\n"
+
+
+def test_what_was_kept_is_forgotten_whole_or_not_at_all(tmp_path: Path, host: dict[str, str]) -> None:
+    """An rm that fails on what is there stands for an interruption. Its rest is no obstacle to the next upgrade."""
+    forget = script_of("trainer", "forget_release")
+    (tmp_path / "kept/debs").mkdir(parents=True)
+    with pytest.raises(subprocess.CalledProcessError):
+        run(forget, tmp_path, host, rm='#!/bin/sh\n[ ! -e "$2" ]\n')
+    assert [path.name for path in tmp_path.glob("kept*")] == ["kept.done"]
+    (tmp_path / "kept/debs").mkdir(parents=True)
+    run(forget, tmp_path, host, rm='#!/bin/sh\nexec /bin/rm "$@"\n')
+    assert not list(tmp_path.glob("kept*"))
 
 
 def test_a_package_has_the_name_of_an_installed_one_only_when_it_is() -> None:

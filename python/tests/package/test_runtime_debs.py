@@ -172,6 +172,31 @@ def test_a_command_that_names_the_environment_keeps_it(installed: Host) -> None:
     assert not before.exists()
 
 
+@pytest.mark.parametrize("trace", ["cmdline", "maps", "fd/3"])
+def test_the_environment_of_one_among_very_many_processes_is_kept(installed: Host, tmp_path: Path, trace: str) -> None:
+    """All their files, as one command's words, took more than the kernel lets a command have. A small stack lowers that
+    limit to 128 KiB, which stands for the 2 MiB of a host with 40000 processes."""
+    processes, before = tmp_path / "proc", Path(os.readlink(installed.venv))
+    for number in range(1000, 3000):
+        (processes / str(number) / "fd").mkdir(parents=True)
+        for name in ("cmdline", "maps"):
+            (processes / str(number) / name).write_text("of another\n")
+    text = installed.script.read_text()
+    assert "/proc/" in text
+    installed.script.write_text("ulimit -s 512\n" + text.replace("/proc/", f"{processes}/"))
+    last = processes / "2999" / trace
+    if trace == "fd/3":
+        last.symlink_to(before / "library")
+    else:
+        last.write_text(f"{before}/library\n")
+    installed.install("rest", "8", module="two")
+    installed.activate()
+    assert before.is_dir()
+    last.unlink()
+    installed.activate()
+    assert not before.exists()
+
+
 def test_a_folder_that_no_package_made_is_left_alone(installed: Host) -> None:
     installed.venv.unlink()
     installed.venv.mkdir()

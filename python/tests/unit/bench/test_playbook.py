@@ -1,17 +1,12 @@
 """playbooks/bench.yml: one host's failure is not the others' end, and what was measured is fetched and compared."""
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
 from debzero.bench.page import FILES
-
-ROOT = Path(__file__).resolve().parents[4]
-PATH = os.pathsep.join([str(ROOT / ".cache/controller/bin"), os.environ["PATH"]])
 
 # In systemctl's place. The first question finds a bench running; each host has a job of its name, and starting its unit
 # writes invented results. On `broken` the job has a problem; on `small` nothing could be measured; on `planted` the
@@ -56,9 +51,6 @@ STAND_INS = {"journalctl": "#!/bin/sh\necho job.yml: 1 problem\n",
 def bench(tmp_path_factory):
     """The folder in which the playbook measured five hosts, and what it printed."""
     folder = tmp_path_factory.mktemp("bench")
-    playbook = shutil.which("ansible-playbook", path=PATH)
-    if playbook is None:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     for name in ("bin", "units"):
         (folder / name).mkdir()
     (folder / "busy").touch()
@@ -77,9 +69,7 @@ def bench(tmp_path_factory):
                "bench_folder": f"{folder}/{{{{ inventory_hostname }}}}", "bench_units": str(folder / "units"),
                "bench_results": str(folder / "results"), "bench_options": "--ranks 2 --name 100%", "bench_poll": "1"}
     extra = [word for name, value in choices.items() for word in ("-e", f"{name}='{value}'")]
-    done = subprocess.run([playbook, "-i", str(inventory), "playbooks/bench.yml", *extra], cwd=ROOT,
-                          capture_output=True, text=True,
-                          env={**os.environ, "PATH": f"{folder}/bin{os.pathsep}{PATH}", "NO_COLOR": "1"})
+    done = play("-i", inventory, "playbooks/bench.yml", *extra, PATH=str(folder / "bin"))
     return folder, done
 
 

@@ -1,17 +1,13 @@
 """What playbooks refuse of bundles before they ask any host: one that nobody would get, or that cannot serve."""
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from controller import ROOT, play
 
 pytestmark = pytest.mark.long  # each test starts Ansible
 
-ROOT = Path(__file__).resolve().parents[4]
-PATH = os.pathsep.join([str(ROOT / ".cache/controller/bin"), os.environ["PATH"]])
 # NVIDIA's archive is no reason to refuse. A run that is not refused reaches nobody.
 HOSTS = "{ansible_host: gpu.invalid, cuda_source: nvidia, nvidia_driver_source: nvidia}"
 
@@ -23,15 +19,10 @@ HERE = "{ansible_connection: local, ansible_become: false, ansible_python_interp
 
 
 def refusal(folder: Path, *options: str, name: str = "bundle", host: str = HOSTS) -> str:
-    playbook = shutil.which("ansible-playbook", path=PATH)
-    if playbook is None:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
     inventory = folder / "hosts.yml"
     inventory.write_text(f"gpu_servers: {{hosts: {{one: {host}, two: {host}}}}}\n")
-    play = "site.yml" if name == "site" else f"playbooks/{name}.yml"
-    words = ["-i", inventory, play, "-e", f"bundle_store={folder}", *options]
-    done = subprocess.run([playbook, *words], cwd=ROOT, text=True, capture_output=True, stdin=subprocess.DEVNULL,
-                          env={**os.environ, "PATH": PATH, "ANSIBLE_NOCOLOR": "1"})
+    file = "site.yml" if name == "site" else f"playbooks/{name}.yml"
+    done = play("-i", inventory, file, "-e", f"bundle_store={folder}", *options)
     text = done.stdout + done.stderr
     assert done.returncode == 2 and "UNREACHABLE" not in text, text
     return re.sub(r"\s+", " ", text)
