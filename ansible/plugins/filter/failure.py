@@ -20,8 +20,12 @@ def _words(result: Mapping[str, Any]) -> str:
     failed = [item for item in result.get("results", []) if item.get("failed") or item.get("unreachable")]
     if failed:
         return "\n".join(dict.fromkeys(map(_words, failed)))
+    # The first task of each host: what sudo or the shell said of a module that did not run is one level below.
+    modules = list((result.get("failed_modules") or {}).values())
+    if modules:
+        return "\n".join(dict.fromkeys(map(_words, modules)))
     message = str(result.get("msg") or "").replace("Task failed: ", "").strip()
-    if message and not re.match(r"non-zero return code|MODULE FAILURE", message):
+    if message and not re.match(r"non-zero return code|MODULE FAILURE|Module result deserialization failed", message):
         return message
     printed = str(result.get("stderr") or result.get("module_stderr") or result.get("stdout") or "").strip()
     return "\n".join(printed.splitlines()[-LINES:]) or message or "its output is hidden"

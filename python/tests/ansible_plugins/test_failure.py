@@ -11,6 +11,13 @@ import pytest
     ({"msg": "non-zero return code", "stdout": "said here\n"}, "said here"),
     ({"msg": "non-zero return code"}, "non-zero return code"),
     ({"msg": "MODULE FAILURE: see stdout/stderr", "module_stderr": "sh: python3: not found"}, "sh: python3: not found"),
+    ({"msg": "The following modules failed to execute: setup.", "failed_modules": {"setup": {
+        "msg": "Module result deserialization failed: No start of json char found", "module_stdout": "",
+        "module_stderr": "/bin/sh: 1: sudo: not found\n"}}}, "/bin/sh: 1: sudo: not found"),
+    ({"msg": "The following modules failed to execute: setup.", "failed_modules": {"setup": {
+        "msg": "The module interpreter '/usr/bin/python9' was not found.", "module_stderr": "x"}}},
+     "The module interpreter '/usr/bin/python9' was not found."),
+    ({"msg": "MODULE FAILURE: see stdout/stderr", "failed_modules": {}, "module_stderr": "no"}, "no"),
     ({"msg": "One or more items failed", "results": [
         {"msg": "first", "failed": True}, {"msg": "fine"}, {"msg": "second", "unreachable": True},
         {"msg": "first", "failed": True}]}, "first\nsecond"),
