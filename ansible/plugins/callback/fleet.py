@@ -39,7 +39,9 @@ def summary(done: Sequence[str], lost: Mapping[str, tuple[str, str]], waiting: S
     for host, (what, why) in lost.items():
         lines += [f"{host} {what}:", *(f"  {line}" for line in why.splitlines())]
     lines += [f"not begun: {', '.join(waiting)}"] if waiting else []
-    return [*lines, f"After the repair, run the same again with --limit {','.join([*lost, *waiting])}"]
+    # Where no host is done, none has to be left out; what failed may be the run itself, on behalf of all its hosts.
+    limit = f" with --limit {','.join([*lost, *waiting])}" if done else ""
+    return [*lines, f"After the repair, run the same again{limit}"]
 
 
 class CallbackModule(CallbackBase):

@@ -1,0 +1,70 @@
+"""What a newcomer gets wrong on the command line and in the inventory ends with a sentence, before anything changes."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow  # each test starts Ansible
+
+ROOT = Path(__file__).resolve().parents[3]
+PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
+HERE = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": "/usr/bin/python3"}
+
+
+def refusal(*words: object) -> str:
+    """What a play says that is refused, on one line. It may only be a check: this machine is its host."""
+    program = shutil.which("ansible-playbook", path=PATH)
+    if not program:
+        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
+    done = subprocess.run([program, *map(str, words), "--check"], cwd=ROOT, text=True, capture_output=True,
+                          stdin=subprocess.DEVNULL, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    text = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    assert done.returncode == 2 and "UNREACHABLE" not in text and "Traceback" not in text, text
+    return text
+
+
+def inventory(folder: Path, **groups: dict) -> Path:
+    file = folder / "hosts.yml"
+    file.write_text(yaml.safe_dump({name: {"hosts": hosts} for name, hosts in groups.items()}))
+    return file
+
+
+@pytest.mark.parametrize(("playbook", "group"), [("site.yml", "gpu_servers"), ("playbooks/bundle.yml", "gpu_servers"),
+                                                 ("playbooks/repository.yml", "repository")])
+def test_an_inventory_that_has_hosts_elsewhere_or_cannot_be_read(tmp_path, playbook, group):
+    hosts = inventory(tmp_path, gpu_server={"localhost": HERE}, repositories={"apt1": HERE})
+    said = refusal("-i", hosts, playbook)
+    assert f"The group {group} of {hosts} has no hosts: " in said
+    assert "Its groups with hosts are: gpu_server, repositories." in said
+    # There is nobody to limit the next run to; --limit localhost would leave out all servers, in silence.
+    assert "run the same again" in said and "--limit localhost" not in said
+    assert f"There is no {tmp_path}/nosuch.yml on this controller." in refusal("-i", tmp_path / "nosuch.yml", playbook)
+    hosts.write_text(f"{group}: {{hosts: [gpu1]}}\n")
+    assert "If hosts stand there, the warnings above say why Ansible cannot read them." in refusal("-i", hosts, playbook)
+
+
+def test_a_limit_that_leaves_out_who_publishes(tmp_path):
+    hosts = inventory(tmp_path, gpu_servers={"gpu1": HERE}, repository={"apt1": HERE})
+    assert ("--limit leaves out the hosts of the group repository (apt1), and nothing would be published"
+            in refusal("-i", hosts, "playbooks/repository.yml", "--limit", "gpu1"))
+
+
+@pytest.mark.parametrize("more", [[], ["--limit", "gpu1"]])
+def test_a_tag_that_no_role_has(tmp_path, more):
+    hosts = inventory(tmp_path, gpu_servers={"gpu1": HERE, "gpu2": HERE})
+    said = refusal("-i", hosts, "site.yml", "--tags", "preflihgt,cuda", *more)
+    assert "--tags preflihgt would run nothing: the tags are preflight, bundle, base, " in said
+
+
+def test_the_tags_are_those_of_the_roles():
+    plays = [play for path in sorted((ROOT / "playbooks").glob("*.yml")) for play in yaml.safe_load(path.read_text())]
+    roles = {role["tags"] for play in plays for role in play.get("roles", []) if isinstance(role, dict)}
+    known = [task["vars"]["__tags"] for play in plays for task in play.get("tasks", [])
+             if "__tags" in task.get("vars", {})]
+    assert known and set(known[0]) == roles - {"repository"}  # whose playbook stands alone
