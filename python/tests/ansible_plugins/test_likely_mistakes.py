@@ -68,3 +68,29 @@ def test_the_tags_are_those_of_the_roles():
     known = [task["vars"]["__tags"] for play in plays for task in play.get("tasks", [])
              if "__tags" in task.get("vars", {})]
     assert known and set(known[0]) == roles - {"repository"}  # whose playbook stands alone
+
+
+def test_what_cannot_be_published_is_refused_before_the_host_changes(tmp_path):
+    hosts = inventory(tmp_path, repository={"apt1": HERE})
+    words = ("-i", hosts, "playbooks/repository.yml", "-e", f"repository_folder={tmp_path}/repository", "-e")
+    said = refusal(*words, '{"repository_packages": []}')
+    assert "(dist/ has none): `make deb` and `make runtime-debs` build them" in said and "Install aptly" not in said
+    said = refusal(*words, f"repository_packages={tmp_path}/nosuch.deb")
+    assert f"or one that is not there ({tmp_path}/nosuch.deb)" in said and "Install aptly" not in said
+    # The way back needs no package on this controller. A path is one of the folder that the command is typed in.
+    said = refusal(*words, '{"repository_packages": [], "repository_snapshot": "old", "repository_key": "nosuch.asc"}')
+    assert f"repository_key is {ROOT}/nosuch.asc, and there is no such file" in said and "Install aptly" not in said
+
+
+def test_files_are_named_as_on_any_command_line(tmp_path):
+    """Ansible's own look-up would take a file of the role's for a relative path, and know no ~."""
+    hosts = inventory(tmp_path, gpu_servers={"gpu1": HERE})
+    words = ("-i", hosts, "playbooks/upgrade.yml", "-e", "torch_venv_source=apt", "-e", "debzero_repository=file:///x",
+             "-e")
+    given, meant = "nosuch.gpg", ROOT / "nosuch.gpg"
+    assert f"and {meant}, the key that signs it, is not on this controller" in refusal(
+        *words, f"base_repository_keyring={given}")
+    name = "debzero_0.0.1_all.deb"
+    for given, meant in ((name, ROOT / name), (f"~/{name}", Path.home() / name)):
+        assert f"{meant} is not on the controller: correct trainer_deb" in refusal(*words[:3], "-e",
+                                                                                   f"trainer_deb={given}")

@@ -35,7 +35,8 @@ def add(folder: Path, *packages: str) -> subprocess.CompletedProcess:
     (folder / "try.yml").write_text(yaml.safe_dump([
         {"name": "Try", "hosts": "localhost", "connection": "local", "gather_facts": False,
          "vars_files": [str(ROOT / "stack.yml")], "tasks": [
-             {"ansible.builtin.include_role": {"name": "repository", "tasks_from": "add_packages"}}]}]))
+             {"ansible.builtin.include_role": {"name": "repository", "tasks_from": part}}
+             for part in ("refuse", "add_packages")]}]))
     values = {"repository_folder": str(folder / "repository"), "repository_packages": packages,
               "ansible_python_interpreter": "/usr/bin/python3"}
     return play("-i", "localhost,", folder / "try.yml", "-e", json.dumps(values), PATH=str(folder))
