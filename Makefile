@@ -32,12 +32,22 @@ deb: ## Build dist/debzero_VERSION_all.deb in a clean Bullseye container
 	@ansible/bootstrap containers
 	$(call IN_CONTAINER,deb,deb)
 
+# Before a container is made for it.
+CUDAS := nvidia debian
+CHECK_CUDA = $(if $(filter-out $(CUDAS),$(CUDA))$(word 2,$(CUDA)),$(error CUDA is '$(CUDA)', and must be nvidia or \
+	debian, from whose archive the compiler comes; leave it out for hosts without GPUs))
+NO_CUDA = $(if $(CUDA),$(error make bundle is for hosts without GPUs: leave CUDA out; for those with GPUs use \
+	playbooks/bundle.yml (docs/deploy.md)))
+CHECK_KEY = $(if $(KEY),$(if $(wildcard $(KEY)),,$(error KEY is '$(KEY)', and there is no such file)))
+
 runtime-debs: ## Build dist/debzero-runtime*.deb, the Python environment, in a clean container; CUDA=nvidia for GPUs
+	$(CHECK_CUDA)
 	@ansible/bootstrap containers
 	$(call IN_CONTAINER,runtime_debs,runtime-debs) \
 		$(if $(CUDA),-e cuda_source=$(CUDA) -e deepspeed_wheel_accelerator=cuda)
 
 bundle: ## Build dist/debzero-bundle_VERSION.tar in a clean container: all that hosts without internet need
+	$(NO_CUDA)$(CHECK_KEY)
 	@ansible/bootstrap containers
 	$(call IN_CONTAINER,bundle,bundle) $(if $(KEY),-e repository_key=$(abspath $(KEY)))
 

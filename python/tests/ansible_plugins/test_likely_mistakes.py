@@ -94,3 +94,30 @@ def test_files_are_named_as_on_any_command_line(tmp_path):
     for given, meant in ((name, ROOT / name), (f"~/{name}", Path.home() / name)):
         assert f"{meant} is not on the controller: correct trainer_deb" in refusal(*words[:3], "-e",
                                                                                    f"trainer_deb={given}")
+
+
+def test_a_bundle_is_refused_before_anything_is_built(tmp_path):
+    hosts = inventory(tmp_path, gpu_servers={"gpu1": {"ansible_host": "gpu.invalid"}}, collector={"build1": HERE})
+    words = ("-i", hosts, "playbooks/bundle.yml", "-e", "bundle_builder=build1", "-e", f"bundle_store={tmp_path}")
+    assert "--limit leaves out gpu1: run it without --limit." in refusal(*words, "--limit", "build1")
+    said = refusal(*words)
+    assert f"{tmp_path} has no debzero-runtime " in said and "run `make runtime-debs` first" in said
+    assert "Prepare the builder" not in said and "base : " not in said.partition("Make the bundle")[2]
+    runtime = yaml.safe_load((ROOT / "stack.yml").read_text())["stack"]["runtime"]
+    (tmp_path / f"debzero-runtime_{runtime}-1_amd64.deb").touch()
+    assert 'bundle_models is "bert" and' in refusal(*words, "-e", "bundle_models=bert")
+    said = refusal(*words, "-e", '{"bundle_models": {"bert": "nosuch"}, "bundle_datasets": {"x": "~/nosuch"}}')
+    assert f"name {ROOT}/nosuch, {Path.home()}/nosuch, and there is no such file or folder on this controller" in said
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["runtime-debs", "CUDA=11.7"], "CUDA is '11.7', and must be nvidia or debian"),
+    (["runtime-debs", "CUDA=nvidia debian"], "CUDA is 'nvidia debian', and must be"),
+    (["bundle", "CUDA=nvidia"], "make bundle is for hosts without GPUs: leave CUDA out"),
+    (["bundle", "KEY=nosuch.asc"], "KEY is 'nosuch.asc', and there is no such file"),
+    (["runtime-debs", "CUDA=debian"], ""), (["runtime-debs"], ""), (["bundle", "KEY=LICENSE"], "")])
+def test_what_make_is_given_is_refused_before_a_container_is_made(words, said):
+    variables = {name: value for name, value in os.environ.items() if name not in ("CUDA", "KEY")}
+    done = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, text=True, capture_output=True, env=variables)
+    assert (done.returncode != 0) == bool(said) and said in done.stderr
+    assert ("create.yml" in done.stdout) != bool(said)

@@ -149,16 +149,25 @@ def test_no_message_needs_what_its_condition_does_without():
 
 
 def test_every_playbook_refuses_an_inventory_without_servers_first():
-    first = {file: next(plays(load(file))) for file in files("playbooks/*.yml")}
+    first = {file: next(plays(load(file))) for file in files("playbooks/*.yml", without=("playbooks/tasks/*",))}
     own = ("playbooks/inventory.yml", "playbooks/repository.yml")  # the second asks for a group of its own
     refuse(file for file, play in first.items() if file not in own
            and play.get("ansible.builtin.import_playbook") != "inventory.yml")
 
 
+def test_facts_that_a_role_promises_exist():
+    made = {(role, fact) for role in ROLES for text in files(f"roles/{role}/tasks/*.yml")
+            for task in tasks(load(text)) for fact in task.get("ansible.builtin.set_fact", {})}
+    promised = [(role, fact) for role in ROLES for fact in re.findall(r"[Ff]act (\w+)", str(spec(role)))]
+    assert promised
+    refuse(f"{role}: nothing makes the fact {fact}" for role, fact in promised if (role, fact) not in made)
+
+
 # On the command line a variable is text: a condition refuses that, an expression takes "false" for true, and a list is
 # its letters.
 SWITCHES = [name for role in ROLES for name, option in spec(role)["options"].items() if option["type"] == "bool"]
-LISTS = ["deepspeed_wheel_architectures", "repository_packages", "trainer_start"]  # what people name there
+# What people name there.
+LISTS = ["bundle_kernels", "bundle_packages", "deepspeed_wheel_architectures", "repository_packages", "trainer_start"]
 DEFAULT = r"( \| default\([^)]*\))?"
 AS_TEXT = (rf"\b({'|'.join(SWITCHES)})\b(?!{DEFAULT} \| bool|\s+to |:)"
            rf"|(?<!\[)\b({'|'.join(LISTS)})\b(?! names|:)|\[({'|'.join(LISTS)})\b(?!{DEFAULT}\] \| flatten)")
