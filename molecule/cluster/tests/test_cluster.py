@@ -110,7 +110,7 @@ def test_both_have_the_same_job_and_key_and_nobody_else_reads_it(hosts):
 
 def test_bad_values_of_the_playbook_are_one_sentence_each(hosts):
     code, text = play(hosts, "job", "job=../pair")
-    assert code and "job must be the name of a file in /etc/debzero/jobs, without .yml (-e job=NAME)" in text
+    assert code and "and must be the name of a file in /etc/debzero/jobs, without .yml: -e job=NAME" in text
     code, text = play(hosts, "job", "job=pair", "state=running")
     assert code and "state must be started, stopped or status (-e state=status), not running" in text
 
