@@ -81,6 +81,14 @@ def test_every_variable_that_is_named_exists():
     refuse(f"{name}: {variable}" for name, text in PAPERS.items() for variable in unknown_variables(text))
 
 
+def test_what_goes_back_is_held_whole():
+    """debzero asks for this environment or a later one: held alone, it would get the next one's."""
+    said = [command.split() for command in commands(PAPERS["docs/install.md"])]
+    back = {word.partition("=")[0] for words in said if "--allow-downgrades" in words for word in words if "=" in word}
+    held = [set(words[2:]) for words in said if words[:2] in (["apt-mark", "hold"], ["apt-mark", "unhold"])]
+    assert held == [back, back] and "debzero" in back
+
+
 def test_the_lines_of_prose_are_short():
     """Tables cannot be wrapped; those of a README are narrow all the same."""
     refuse(f"{name}:{number}: {columns(line)} columns" for name, text in PAPERS.items()
@@ -91,7 +99,7 @@ def test_the_lines_of_prose_are_short():
 def test_troubleshooting_quotes_messages_that_the_code_prints():
     python = files("python/src/*.py", "ansible/*.py", "roles/*.py").values()
     printed = "\n".join(text for source in python for text in texts(source))
-    printed += re.sub(r"\s+", " ", "\n".join(files("roles/*.yml", "molecule/shared/*.yml").values()))
+    printed += re.sub(r"\s+", " ", "\n".join(files("roles/*.yml", "playbooks/*.yml", "molecule/shared/*.yml").values()))
     quoted = quotes(PAPERS["docs/troubleshooting.md"])
     assert len(quoted) > 30
     refuse(f"nothing prints {piece!r} (of `{quote}`)" for quote in quoted
