@@ -3,27 +3,21 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from controller import ROOT, play
 
 pytestmark = pytest.mark.slow  # each test starts Ansible
 
-ROOT = Path(__file__).resolve().parents[3]
-PATH = f"{ROOT / '.cache/controller/bin'}{os.pathsep}{os.environ['PATH']}"
 HERE = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": "/usr/bin/python3"}
 
 
 def refusal(*words: object) -> str:
     """What a play says that is refused, on one line. It may only be a check: this machine is its host."""
-    program = shutil.which("ansible-playbook", path=PATH)
-    if not program:
-        pytest.fail("ansible-playbook is not installed: run `ansible/bootstrap tests` and try again", pytrace=False)
-    done = subprocess.run([program, *map(str, words), "--check"], cwd=ROOT, text=True, capture_output=True,
-                          stdin=subprocess.DEVNULL, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    done = play(*words, "--check")
     text = re.sub(r"\s+", " ", done.stdout + done.stderr)
     assert done.returncode == 2 and "UNREACHABLE" not in text and "Traceback" not in text, text
     return text
@@ -46,7 +40,7 @@ def test_an_inventory_that_has_hosts_elsewhere_or_cannot_be_read(tmp_path, playb
     assert "run the same again" in said and "--limit localhost" not in said
     assert f"There is no {tmp_path}/nosuch.yml on this controller." in refusal("-i", tmp_path / "nosuch.yml", playbook)
     hosts.write_text(f"{group}: {{hosts: [gpu1]}}\n")
-    assert "If hosts stand there, the warnings above say why Ansible cannot read them." in refusal("-i", hosts, playbook)
+    assert "If hosts stand there, the warnings above say why Ansible" in refusal("-i", hosts, playbook)
 
 
 def test_a_limit_that_leaves_out_who_publishes(tmp_path):
@@ -111,7 +105,7 @@ def test_a_bundle_is_refused_before_anything_is_built(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["runtime-debs", "CUDA=11.7"], "CUDA is '11.7', and must be nvidia or debian"),
+    (["runtime-debs", "CUDA=yes"], "CUDA is 'yes', and must be nvidia or debian"),
     (["runtime-debs", "CUDA=nvidia debian"], "CUDA is 'nvidia debian', and must be"),
     (["bundle", "CUDA=nvidia"], "make bundle is for hosts without GPUs: leave CUDA out"),
     (["bundle", "KEY=nosuch.asc"], "KEY is 'nosuch.asc', and there is no such file"),
