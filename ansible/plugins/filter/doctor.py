@@ -24,8 +24,7 @@ def verdict(registered: Mapping[str, Any], cluster_file: str = "") -> dict[str, 
         why = " ".join(str(registered.get("msg") or "no connection").replace("Task failed: ", "").split())
         found = _verdict("unreachable", why, "check its power, network and SSH key")
     elif text.startswith("skipped, since"):  # the module's word for a file that is not there
-        found = _verdict("no part", f"there is no {cluster_file}",
-                         "correct -e job, or name hosts for the job in trainer_jobs and run site.yml")
+        found = _verdict("no part", f"there is no {cluster_file}")
     elif not text.startswith("{"):
         said = str(registered.get("stderr") or "").strip() or "/usr/bin/debzero cannot be run"
         found = _verdict("unknown", said.splitlines()[-1], "run site.yml, which installs debzero")

@@ -115,3 +115,12 @@ def test_what_make_is_given_is_refused_before_a_container_is_made(words, said):
     done = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, text=True, capture_output=True, env=variables)
     assert (done.returncode != 0) == bool(said) and said in done.stderr
     assert ("create.yml" in done.stdout) != bool(said)
+
+
+def test_a_job_that_no_host_has_a_part_in(tmp_path):
+    hosts = inventory(tmp_path, gpu_servers={"gpu1": HERE})
+    said = refusal("-i", hosts, "playbooks/doctor.yml", "-e", "job=nosuch")
+    assert "no part: there is no /etc/debzero/cluster/nosuch.yml -> correct -e job, or name hosts for that job" in said
+    table = said.partition("[Show all hosts]")[2].partition("TASK [")[0]
+    assert "no part" in table and "-> correct" not in table, "it is fine beside hosts that have one"
+    assert 'job is "", and must be the name of a file in' in refusal("-i", hosts, "playbooks/job.yml")
