@@ -97,9 +97,20 @@ def file_of(job: Path) -> Path:
 def find(job: Path) -> Optional[Cluster]:
     """The cluster that trains a job: in the file that the environment names (as `debzero train --cluster` does), or in
     that of the job's name where the job is one of this host's. None where one host trains it. Raises an InputError."""
-    file = environment().cluster_file
-    if file is None and job.parent.resolve() == jobs_folder().resolve():
+    if environment().cluster_file:
+        return given()
+    file = None
+    if job.parent.resolve() == jobs_folder().resolve():
         file = file_of(job) if os.path.lexists(file_of(job)) else None
+    return _of_several(file)
+
+
+def given() -> Optional[Cluster]:
+    """The cluster in the file that the environment names; as find."""
+    return _of_several(environment().cluster_file)
+
+
+def _of_several(file: Optional[Path]) -> Optional[Cluster]:
     cluster = read(file.absolute()) if file else None
     return cluster if cluster and len(cluster.hosts) > 1 else None
 
