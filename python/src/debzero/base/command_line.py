@@ -111,7 +111,7 @@ def list_of(*choices: Any) -> Callable[[str], list[Any]]:
         given = text.split(",")
         unknown = next((name for name in given if name not in known), None)
         if unknown is not None:
-            raise argparse.ArgumentTypeError(f"{unknown[:QUOTED]!r} is not one of {', '.join(known)} (separate several with "
-                                             "commas)")
+            raise argparse.ArgumentTypeError(f"{unknown[:QUOTED]!r} is not one of {', '.join(known)} (separate several "
+                                             "with commas)")
         return [known[name] for name in given]
     return parse

@@ -24,7 +24,8 @@ from debzero.base.yaml_reading import load
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # of a host; also what an address may be instead
 INTERFACE = re.compile(r"[^\s/]{1,15}")  # the kernel's limit
-NUMBER = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9a-fA-F]*)")  # the name service takes 10.1 for 10.0.0.1, 010.0.0.1 for 8.0.0.1
+# The name service takes 10.1 for 10.0.0.1, and 010.0.0.1 for 8.0.0.1.
+NUMBER = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9a-fA-F]*)")
 KEY = re.compile(r"[0-9a-fA-F]{64}")
 MOST_HOSTS = 1024
 PORTS = range(1024, 65536)

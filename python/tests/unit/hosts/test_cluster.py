@@ -37,7 +37,7 @@ def test_all_problems_are_named_at_once(tmp_path):
     ("hosts: {gpu1: 10.0.0.1, gpu2: 7}\nhost: gpu1\nport: 2000", "hosts", "must be an IP address"),
     ("hosts: {gpu1: 10.0.0.1, gpu2: 10.0.0.2}\nhost: gpu1\nport: true", "port", "whole number"),
     ("hosts: {gpu1: 10.0.0.1, gpu2: 10.0.0.2}\nhost: gpu1\nport: 2000\nport: 2001", "port", "repeated"),
-    *((f"hosts: {{gpu1: '{address}', gpu2: 10.0.0.2}}\nhost: gpu1\nport: 2000", "hosts", reason) for address, reason in (
+    *((f"hosts: {{gpu1: '{text}', gpu2: 10.0.0.2}}\nhost: gpu1\nport: 2000", "hosts", reason) for text, reason in (
         # What the name service would take for a number of its own.
         ("10.1", "must be an IP address"), ("999.1.1.1", "must be an IP address"), ("2130706433", "must be an IP"),
         ("010.0.0.1", "must be an IP address"), ("0x7f.0.0.1", "must be an IP address"), ("a..b", "must be an IP"),
@@ -64,8 +64,8 @@ def test_a_key_that_is_none_is_refused(tmp_path, text, mode, reason):
 
 
 def test_all_that_is_wrong_with_the_hosts_is_named_at_once(tmp_path):
-    (tmp_path / "demo.yml").write_text("hosts: {gpu1: 10.1, gpu2: 0.0.0.0, gpu3: 127.0.0.1, gpu4: 10.0.0.1, 'gpu 5': x}\n"
-                                       "host: gpu1\nport: 2000\n")
+    (tmp_path / "demo.yml").write_text("hosts: {gpu1: 10.1, gpu2: 0.0.0.0, gpu3: 127.0.0.1, gpu4: 10.0.0.1, "
+                                       "'gpu 5': x}\nhost: gpu1\nport: 2000\n")
     with pytest.raises(InputError) as caught:
         cluster.read(tmp_path / "demo.yml")
     assert len(caught.value.problems) == 4 and {problem.key for problem in caught.value.problems} == {"hosts"}

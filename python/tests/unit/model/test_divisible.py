@@ -34,7 +34,8 @@ def test_what_cannot_be_divided_is_refused():
 
 def test_all_that_cannot_be_divided_is_named_at_once():
     job = Job.model_validate(changed(JOB, {"parallel": {"pipeline": 5, "tensor": 5}}))
-    config = transformers.BertConfig(num_hidden_layers=1, intermediate_size=3073, position_embedding_type="relative_key")
+    config = transformers.BertConfig(num_hidden_layers=1, intermediate_size=3073,
+                                     position_embedding_type="relative_key")
     found = [(problem.key, problem.reason) for problem in parallel_problems(job, "job.yml", config)]
     assert [key for key, _ in found] == ["parallel.pipeline", *["parallel.tensor"] * 3]
     assert "the model has 1 layer, too few for 5 stages" in found[0][1]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-import yaml
 
 from debzero.base.environment import NAMES
 from debzero.base.errors import InputError
