@@ -256,7 +256,8 @@ def test_another_key_is_said_once_and_its_owner_is_told_why(capsys):
     hosts = Hosts()
     shown = []
     other = member.Member(dataclasses.replace(hosts.cluster, host="gpu2"), OTHER, "127.0.0.2",
-                          lambda: {"state": "mine"}, lambda table: shown.append((dict(table.hosts), dict(table.missing))))
+                          lambda: {"state": "mine"},
+                          lambda table: shown.append((dict(table.hosts), dict(table.missing))))
     try:
         until(lambda: len(shown) > 3)
         assert {why["gpu1"] for _, why in shown} == {
