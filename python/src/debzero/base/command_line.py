@@ -11,6 +11,8 @@ from typing import Any, Callable, Optional
 
 JOB_HELP = "the job file (YAML)"
 RANKS_HELP = "processes to train with (default: the job's, or one per GPU)"
+DIGITS = 12  # of a number of things, at most
+QUOTED = 40  # characters of a value that is none
 NAME_HELP = "what to call this host in the results (default: its host name)"
 
 Commands = Any  # what argparse's add_subparsers returns
@@ -74,23 +76,32 @@ def _job_names(prefix: str, **_: Any) -> list[str]:
 
 def count(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    if not text.isdecimal() or len(text) > DIGITS or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1{_limit(text)}, not {text[:QUOTED]!r}")
     return int(text)
 
 
-def number(above: float, most: float = float("inf")) -> Callable[[str], float]:
-    """A parser of numbers above `above` and up to `most`."""
+def _limit(text: str) -> str:
+    return f" and at most {DIGITS} digits" if len(text) > DIGITS else ""
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """A parser of numbers from `least` to `most`. What nobody measures is refused: its reciprocal, or a sum of such,
+    would be infinite."""
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not above < value <= most or value == float("inf"):
-            limit = "" if most == float("inf") else f" and at most {most:g}"
-            raise argparse.ArgumentTypeError(f"must be a number above {above:g}{limit}, not {text!r}")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be a number from {_plain(least)} to {_plain(most)}, not "
+                                             f"{text[:QUOTED]!r}")
         return value
     return parse
+
+
+def _plain(value: float) -> str:
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def list_of(*choices: Any) -> Callable[[str], list[Any]]:
@@ -100,7 +111,7 @@ def list_of(*choices: Any) -> Callable[[str], list[Any]]:
         given = text.split(",")
         unknown = next((name for name in given if name not in known), None)
         if unknown is not None:
-            raise argparse.ArgumentTypeError(f"{unknown!r} is not one of {', '.join(known)} (separate several with "
-                                             "commas)")
+            raise argparse.ArgumentTypeError(f"{unknown[:QUOTED]!r} is not one of {', '.join(known)} (separate several "
+                                             "with commas)")
         return [known[name] for name in given]
     return parse

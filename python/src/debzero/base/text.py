@@ -63,7 +63,8 @@ def did_you_mean(word: object, choices: list[str], least: float = 0.6) -> str:
 
 def parse_bytes(text: str) -> int:
     """Bytes of 40G, 256GiB, 1.5T or 123, in powers of 1024; raises a ValueError for anything else."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(),
+                         re.IGNORECASE | re.ASCII)  # else the sign of kelvin would be a K
     if not found:
         raise ValueError(f"must be a size such as 40G or 2T, not {text[:40]!r}")
     return int(float(found[1]) * UNITS[found[2].upper()])

@@ -185,6 +185,8 @@ class Between:
 
 def of_job(name: str) -> Between:
     """The checks for a job, by its name or file. Raises an InputError where one host trains it."""
+    if not name:
+        raise InputError([Problem("the command line", "--job", "is empty", "name a job of several hosts")])
     path = Path(name)
     job = path if path.suffix in (".yml", ".yaml") else jobs_folder() / f"{name}.yml"
     found = cluster.find(job)

@@ -117,7 +117,7 @@ def add_doctor(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.job:
+    if options.job is not None:
         return between_hosts(options.job, options.json)
     return doctor(options.gpus, options.fast, options.nvme, options.json)
 

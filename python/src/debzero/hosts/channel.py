@@ -41,7 +41,7 @@ class Channel:
     def __init__(self, connection: socket.socket, key: bytes, listens: bool) -> None:
         """Takes the connection over. `listens`: this end accepted it. Raises a ChannelError."""
         # Two objects for the one connection, for each has one timeout.
-        self._connection, self._writer, self._sending = connection, connection.dup(), threading.Lock()
+        self._connection, self._writer, self._sending = connection, connection, threading.Lock()
         self._sent = self._received = 0
         self._buffer = bytearray()
         connection.settimeout(HANDSHAKE)
@@ -49,6 +49,7 @@ class Channel:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         own = os.urandom(NONCE)
         try:
+            self._writer = connection.dup()
             connection.sendall(VERSION + own)
             theirs = self._exactly(len(VERSION) + NONCE, time.monotonic() + HANDSHAKE)
             if not theirs.startswith(VERSION):

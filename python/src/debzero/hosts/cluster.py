@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from debzero.base.environment import environment
 from debzero.base.errors import InputError, Problem
@@ -24,7 +24,9 @@ from debzero.base.yaml_reading import load
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # of a host; also what an address may be instead
 INTERFACE = re.compile(r"[^\s/]{1,15}")  # the kernel's limit
-KEY = re.compile(r"[0-9a-f]{64}")
+# The name service takes 10.1 for 10.0.0.1, and 010.0.0.1 for 8.0.0.1.
+NUMBER = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9a-fA-F]*)")
+KEY = re.compile(r"[0-9a-fA-F]{64}")
 MOST_HOSTS = 1024
 PORTS = range(1024, 65536)
 EXAMPLE = {"hosts": "hosts: {gpu1: 10.0.0.1, gpu2: 10.0.0.2}", "host": "host: gpu1", "port": "port: 29510",
@@ -96,9 +98,20 @@ def file_of(job: Path) -> Path:
 def find(job: Path) -> Optional[Cluster]:
     """The cluster that trains a job: in the file that the environment names (as `debzero train --cluster` does), or in
     that of the job's name where the job is one of this host's. None where one host trains it. Raises an InputError."""
-    file = environment().cluster_file
-    if file is None and job.parent.resolve() == jobs_folder().resolve():
+    if environment().cluster_file:
+        return given()
+    file = None
+    if job.parent.resolve() == jobs_folder().resolve():
         file = file_of(job) if os.path.lexists(file_of(job)) else None
+    return _of_several(file)
+
+
+def given() -> Optional[Cluster]:
+    """The cluster in the file that the environment names; as find."""
+    return _of_several(environment().cluster_file)
+
+
+def _of_several(file: Optional[Path]) -> Optional[Cluster]:
     cluster = read(file.absolute()) if file else None
     return cluster if cluster and len(cluster.hosts) > 1 else None
 
@@ -128,7 +141,7 @@ def read(file: Path) -> Cluster:
                          f"the keys are {', '.join(EXAMPLE)}") for key, reason in _wrong(values)]
     if problems:
         raise InputError(problems)
-    return Cluster(file, {name: str(address) for name, address in values["hosts"].items()}, values["host"],
+    return Cluster(file, {name: _plain(address) for name, address in values["hosts"].items()}, values["host"],
                    values["port"], values.get("interface"))
 
 
@@ -168,26 +181,43 @@ def _wrong_hosts(hosts: Mapping[str, Any]) -> Iterator[str]:
     for name, address in hosts.items():
         if not NAME.fullmatch(name):
             yield f"{short(name)} is no name of a host"
-        elif not isinstance(address, str) or not (_is_ip(address) or NAME.fullmatch(address)):
+        elif not isinstance(address, str) or not (_ip(address) or _is_name(address)):
             yield f"{name}: must be an IP address or a name, not {short(address)}"
-        elif address in seen:
-            yield f"{name} and {seen[address]} have the same address, {address}"
+        elif _is_for_many(address):
+            yield f"{name}: {address} is no address of one host"
+        elif (plain := _plain(address).lower()) in seen:
+            yield f"{name} and {seen[plain]} have the same address, {address}"
         else:
-            seen[address] = name
+            seen[plain] = name
     local = [name for name, address in hosts.items() if _is_loopback(address)]
     if local and len(local) < len(hosts):
         yield (f"{local[0]}: {hosts[local[0]]} is the loopback, where each host reaches only itself; give the address "
                "that the others reach it at")
 
 
-def _is_ip(text: str) -> bool:
+def _ip(text: str) -> Union[ipaddress.IPv4Address, ipaddress.IPv6Address, None]:
+    """The address that `text` is; an IPv4 address also where it is written as one of IPv6."""
     try:
-        ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _plain(address: str) -> str:
+    """An address as everybody writes it; a name as it is."""
+    return str(_ip(address) or address)
+
+
+def _is_name(text: str) -> bool:
+    return bool(NAME.fullmatch(text)) and ".." not in text and not NUMBER.fullmatch(text)
+
+
+def _is_for_many(address: str) -> bool:
+    found = _ip(address)
+    return found is not None and (found.is_unspecified or found.is_multicast or str(found) == "255.255.255.255")
 
 
 def _is_loopback(address: object) -> bool:
-    text = str(address)
-    return text == "localhost" or _is_ip(text) and ipaddress.ip_address(text).is_loopback
+    found = _ip(str(address))
+    return address == "localhost" or found is not None and found.is_loopback

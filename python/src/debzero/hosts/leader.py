@@ -23,7 +23,8 @@ LOST = 15.0     # without one a host counts as lost
 NOT_HEARD = f"has not been heard of for {LOST:g} seconds (powered off, frozen, or the link is down)"
 GRACE = 3.0     # after the first report that ranks have failed, for the report of the cause
 STOPPING = 10.0  # the same after a stop: the others may still be writing
-STRANGERS = 64  # connections that have not yet proven anything, at most
+STRANGERS = 64  # connections that have not yet proven anything, at most; also addresses whose refusal is said
+PAUSE = 0.1     # seconds before the next connection is taken, where one could not be
 # Which report is the cause, where several hosts have one: the others merely lost their partner.
 KINDS = ("lost", "killed", "stopped", "input", "failed", "partner")
 
@@ -49,7 +50,8 @@ class Leader:
         self._reports: list[tuple[int, float, dict[str, Any]]] = []
         self._rounds: dict[int, dict[str, Any]] = {}
         self._store: dict[str, bytes] = {}
-        self._lock, self._strangers = threading.RLock(), threading.Semaphore(STRANGERS)
+        self._lock, self._strangers = threading.RLock(), list[socket.socket]()  # the oldest first
+        self._refused = set[str]()                # addresses
         self._closed = False
         self._server = listen(address, cluster.port)
         for work in (self._accept, self._watch):
@@ -72,12 +74,31 @@ class Leader:
         while not self._closed:
             try:
                 connection, _ = self._server.accept()
-            except OSError:
-                return
-            if self._strangers.acquire(blocking=False):
+            except (OSError, RuntimeError):  # one that was broken off, or for a moment too many files are open
+                time.sleep(PAUSE)
+                continue
+            with self._lock:
+                self._strangers.append(connection)
+                # Who has the key proves it at once: whoever waits longest is the least likely to have it.
+                if len(self._strangers) > STRANGERS:
+                    with suppress(OSError):
+                        self._strangers.pop(0).shutdown(socket.SHUT_RDWR)  # its thread closes it
+            try:
                 threading.Thread(target=self._greet, args=[connection], daemon=True).start()
-            else:
+            except RuntimeError:  # too many threads
+                self._is_known(connection)
                 connection.close()
+
+    def _is_known(self, connection: socket.socket) -> None:
+        with self._lock, suppress(ValueError):  # it has been shut down to make room
+            self._strangers.remove(connection)
+
+    def _refuse(self, address: str) -> None:
+        """Say once where another key comes from: its owner tries again every second."""
+        if address not in self._refused and len(self._refused) < STRANGERS:
+            self._refused.add(address)
+            print(printable(f"debzero: a connection from {address} was refused: it has another key"), file=sys.stderr,
+                  flush=True)
 
     def _greet(self, connection: socket.socket) -> None:
         """Find out who has connected, and serve him."""
@@ -87,11 +108,10 @@ class Leader:
                 channel = Channel(connection, self.key, listens=True)
                 first = channel.receive(HANDSHAKE)
             except KeyMismatchError:
-                print(printable(f"debzero: a connection from {channel.peer if channel else 'unknown'} was refused: it "
-                                "has another key"), file=sys.stderr, flush=True)
+                self._refuse(channel.peer if channel else "unknown")
                 return
             finally:
-                self._strangers.release()
+                self._is_known(connection)
             if first is None or self._closed:
                 return
             if first.get("join") in self.cluster.hosts:

@@ -99,7 +99,8 @@ class Member:
                         self._over({"kind": "lost", "code": 1, "host": self.cluster.first, "error": str(error),
                                     "passing": True})
                         return
-                    self.table.hosts = dict.fromkeys(self.cluster.hosts)
+                    self.table.hosts = {name: self._state() if name == self.cluster.host else None
+                                        for name in self.cluster.hosts}
                     self.table.missing = {self.cluster.first: str(error)}
                     self._show(self.table)
             time.sleep(AGAIN)
@@ -114,10 +115,10 @@ class Member:
         began = heard = time.monotonic()
         said = 0.0
         while not self._closing.is_set() and not self.end:
-            if time.monotonic() - said > BEAT:
-                channel.send({"beat": self._state()})
-                said = time.monotonic()
-            try:
+            try:  # a first host that refuses this one has closed the connection before or after the first beat
+                if time.monotonic() - said > BEAT:
+                    channel.send({"beat": self._state()})
+                    said = time.monotonic()
                 message = channel.receive(BEAT / 2)
             except ChannelError as error:
                 raise ChannelError(f"{error} (has it the same key, and {self.cluster.host} among its hosts?)"

@@ -15,13 +15,21 @@ from debzero.hosts.cluster import Cluster
 FIX = "correct the file; `ip -brief address` shows this host's addresses"
 
 
+def look_up(name: str) -> str:
+    """The IP address of a host. Raises an OSError where it is unknown."""
+    try:
+        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+    except UnicodeError:  # a part of the name is empty, or too long
+        raise OSError(None, "it is no name of a host") from None
+
+
 def addresses(cluster: Cluster) -> dict[str, str]:
-    """Each host's IP address. Raises an InputError where a name is that of the loopback, and a PassingError where it is
-    unknown: the name server may be down."""
+    """Each host's IP address. Raises an InputError where a name is that of the loopback or two are of one host, and a
+    PassingError where one is unknown: the name server may be down."""
     found = {}
     for name, address in cluster.hosts.items():
         try:
-            found[name] = str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
+            found[name] = look_up(address)
         except OSError as error:
             raise PassingError(f"{cluster.file}: the address {address} of {name} is unknown: {error.strerror or error}",
                                "write its IP address there, or correct the name") from None
@@ -32,6 +40,11 @@ def addresses(cluster: Cluster) -> dict[str, str]:
             str(cluster.file), "hosts", f"{name}: {cluster.hosts[name]} is {found[name]} here, the loopback, where "
             "the other hosts do not reach it (Debian's /etc/hosts gives a host's own name to 127.0.1.1)",
             f"write the IP address of {name}")])
+    names = {address: name for name, address in reversed(found.items())}  # the first of each
+    twice = [(names[address], name) for name, address in found.items() if names[address] != name]
+    if twice:
+        raise InputError([Problem(str(cluster.file), "hosts", f"{first} and {name} have the same address here, "
+                                  f"{found[name]}", "give each host its own") for first, name in twice])
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from debzero.base.errors import Problem
+from debzero.base.text import count_text
 from debzero.job.schema import Job
 
 # Model types by the one whose modules they have.
@@ -34,25 +35,25 @@ def parallel_problems(job: Job, file: str, config: Any) -> list[Problem]:
     if kind not in FAMILIES:
         return [Problem(file, "parallel", f"{kind} models cannot be divided over ranks",
                         f"remove it, or use one of: {', '.join(FAMILIES)}")]
-    if stages > layers_of(config):
-        return [Problem(file, "parallel.pipeline", f"the model's {layers_of(config)} layers are too few for {stages} "
-                        "stages", f"use at most {layers_of(config)}")]
+    found, layers, heads, inner = [], layers_of(config), config.num_attention_heads, _inner(config)
+    if stages > layers:
+        found.append(Problem(file, "parallel.pipeline", f"the model has {count_text(layers, 'layer')}, too few for "
+                             f"{stages} stages", f"use at most {layers}"))
     if ranks == 1:
-        return []
-    heads, inner = config.num_attention_heads, _inner(config)
+        return found
     if heads % ranks:
-        return [Problem(file, "parallel.tensor", f"the model's {heads} attention heads cannot be divided by {ranks}",
-                        f"use a divisor of {heads}")]
+        found.append(Problem(file, "parallel.tensor", f"the model's {heads} attention heads cannot be divided by "
+                             f"{ranks}", f"use a divisor of {heads}"))
     if inner % ranks:
-        return [Problem(file, "parallel.tensor", f"the {inner} inner values of the model's feed-forward layers cannot "
-                        f"be divided by {ranks}", f"use a divisor of {inner}")]
+        found.append(Problem(file, "parallel.tensor", f"the {inner} inner values of the model's feed-forward layers "
+                             f"cannot be divided by {ranks}", f"use a divisor of {inner}"))
     if getattr(config, "pruned_heads", None):
-        return [Problem(file, "parallel.tensor", "the model has lost some heads in some layers (pruned_heads), which "
-                        "cannot be divided", "remove it, or use the model that it was made from")]
+        found.append(Problem(file, "parallel.tensor", "the model has lost some heads in some layers (pruned_heads), "
+                             "which cannot be divided", "remove it, or use the model that it was made from"))
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
-        return [Problem(file, "parallel.tensor", "the model's heads share embeddings of relative positions "
-                        f"({config.position_embedding_type}), which cannot be divided", "remove it")]
-    return []
+        found.append(Problem(file, "parallel.tensor", "the model's heads share embeddings of relative positions "
+                             f"({config.position_embedding_type}), which cannot be divided", "remove it"))
+    return found
 
 
 def _inner(config: Any) -> int:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from debzero.base.command_line import Commands, add_command, add_job, add_json, count, number, wrapped
 
+LEAST, MOST = 1e-6, 1e9  # of what is measured in microseconds, samples per second or days
+
 
 def add_plan(commands: Commands) -> None:
     parser = add_command(
@@ -33,18 +35,18 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--hosts", type=count, metavar="N", help="equal hosts")
     group.add_argument("--link", metavar="RATE",
                        help="bits per second between hosts, as collectives reach them, e.g. 200G")
-    group.add_argument("--latency", type=number(0), metavar="US",
+    group.add_argument("--latency", type=number(LEAST, MOST), metavar="US",
                        help="microseconds of one message between hosts (default: 14, NCCL's own figure)")
     group.add_argument("--device", metavar="NAME", help="the GPU, e.g. H100 (default: this host's, or A100); or cpu: "
                        "ranks on processors, whose number a host is --gpus")
     speed = group.add_mutually_exclusive_group()
-    speed.add_argument("--peak-share", type=number(0, 1), metavar="SHARE",
+    speed.add_argument("--peak-share", type=number(LEAST, 1), metavar="SHARE",
                        help="of the GPU's peak that training reaches, e.g. 0.4 (default: 0.372, measured with "
                             "BERT-Large on H200s; 0.312 for models that predict tokens, with GPT-2 XL)")
-    speed.add_argument("--samples-per-second", type=number(0), metavar="N",
+    speed.add_argument("--samples-per-second", type=number(LEAST, MOST), metavar="N",
                        help="what one rank trains alone with its share of the batch, as `debzero bench JOB --ranks 1` "
                             "measures it, instead of FLOPs")
-    group.add_argument("--mtbf", type=number(0), metavar="DAYS",
+    group.add_argument("--mtbf", type=number(LEAST, MOST), metavar="DAYS",
                        help="between two failures of one host (default: 264, of Llama 3's training)")
     group.add_argument("--disk", metavar="SIZE", help="bytes of a checkpoint that a host writes in a second (default: "
                        "1G)")

@@ -56,10 +56,12 @@ def launching(layout: Layout, stage: int, favour: str) -> float:
 def parse_link(text: str) -> float:
     """Bytes per second of a rate in bits, such as 200G or 100M; powers of 1000, as links are sold. Raises a ValueError
     for anything else."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:bit(?:/s)?|bps)?", text.strip(), re.IGNORECASE)
-    if not found or not float(found[1]):
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(?:bit(?:/s)?|bps)?", text.strip(),
+                         re.IGNORECASE | re.ASCII)  # else the sign of kelvin would be a K
+    bits = float(found[1]) * UNITS[found[2].upper()] if found else 0.0
+    if bits < 1:
         raise ValueError(f"must be a rate in bits per second such as 200G or 100M, not {text[:40]!r}")
-    return float(found[1]) * UNITS[found[2].upper()] / 8
+    return bits / 8
 
 
 def link_text(rate: float) -> str:

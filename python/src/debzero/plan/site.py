@@ -69,11 +69,11 @@ def find_site(options: Options) -> tuple[Site, list[Problem]]:
     if options.link is None and hosts > 1:
         problems.append(Problem("the command line", "--link", "is missing: the step time on several hosts depends on "
                                 "it", "for example --link 200G"))
-    link = _parsed(rates.parse_link, options.link or "1", "--link", "200G", problems)
+    link = _parsed(rates.parse_link, "1" if options.link is None else options.link, "--link", "200G", problems)
     disk = _parsed(parse_bytes, options.disk, "--disk", "2G", problems)
     if on_cpu and options.samples_per_second is None:
         problems.append(_no_speed("how fast a processor trains is not known"))
-    device = options.device or one.device or ARTICLE_GPU
+    device = (one.device or ARTICLE_GPU) if options.device is None else options.device
     hop = rates.TCP_HOP if on_cpu else rates.HOP
     cluster = Cluster(hosts, one.gpus, link, rates.LOOPBACK if on_cpu else rates.local_rate(device),
                       hop if options.latency_us is None else options.latency_us * 1e-6,

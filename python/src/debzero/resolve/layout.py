@@ -106,6 +106,10 @@ def problems(job: Job, config: Optional[dict[str, Any]], ranks: int, hosts: int,
     elif zero.stage == 1 and zero.engine == "deepspeed":
         found.append(Problem(file, "zero.engine", "DeepSpeed does not train divided models here",
                              "remove it"))
+    for key in ("offload_optimizer", "offload_param"):
+        if getattr(zero, key) != "none" and zero.engine != "native":  # of which native.problems says the same
+            found.append(Problem(file, f"zero.{key}", "debzero itself trains divided models, and offloads nothing",
+                                 "remove it, or remove parallel"))
     if job.parallel.pipeline > 1 and job.data.answers == "text":
         found.append(Problem(file, "parallel.pipeline", "a model in stages cannot write the texts of an evaluation",
                              "use parallel.tensor instead, or answers: classes"))

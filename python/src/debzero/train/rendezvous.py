@@ -52,8 +52,7 @@ class Meeting:
     def __init__(self, output: Path, launcher: Optional[str]) -> None:
         """`launcher`: as local_launcher has named it."""
         self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        file, made = environment().cluster_file, environment().meeting_folder
-        self.cluster = cluster.read(file) if file else None
+        made, self.cluster = environment().meeting_folder, cluster.given()
         self.makes_folder = False
         self.folder = None if self.cluster else made
         if made is None and self.cluster is None and self.ranks > 1 and launcher:

@@ -8,13 +8,13 @@ every node has. Slurm names the nodes of a step; Open MPI does not, so over seve
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import shutil
-import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,17 @@ import yaml
 from debzero.base.environment import NAMES, environment
 from debzero.base.errors import InputError, Problem
 from debzero.base.stack import jobs_folder, stack
-from debzero.hosts.cluster import MAKE_KEY
-from debzero.hosts.network import is_loopback
+from debzero.base.text import count_text
+from debzero.hosts.cluster import MAKE_KEY, MOST_HOSTS, read
+from debzero.hosts.network import is_loopback, look_up
 
 FIRST_PORT, PORTS = 20000, 10000  # below the kernel's own choice, from 32768 on; each job step has one of them
 STARTS = 60.0                     # seconds in which all tasks of a node start
+DIGITS, QUOTED = 20, 20           # of a number, at most; characters of a value that is none
+FIX = "start debzero by srun or mpirun, or unset what they have set"
+_RANGE = r"\d{1,9}(?:-\d{1,9})?"
+PART = rf"(?:[A-Za-z0-9._-]|\[{_RANGE}(?:,{_RANGE})*\])+"
+HOST_LIST = re.compile(rf"{PART}(?:,{PART})*", re.ASCII)
 ONE_TASK = "start one task a node, which starts a rank for each GPU: srun --ntasks-per-node=1 --gpus-per-node=..."
 
 
@@ -48,57 +54,132 @@ class Tasks:
     port: int = FIRST_PORT
 
 
+class _Given:
+    """The scheduler's variables, and all that is wrong with them."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self.values, self.problems = values, list[Problem]()
+
+    def number(self, name: str, least: int = 0) -> int:
+        found = _whole(self.values.get(name, ""))
+        if found is not None and found >= least:
+            return found
+        self.wrong(name, f"must be a whole number{f' from {least}' if least else ''}, not "
+                         f"{self.values.get(name, '')[:QUOTED]!r}")
+        return least
+
+    def below(self, name: str, most: int, what: str) -> int:
+        """The number of one of `most` things, from 0. `what`: says how many there are."""
+        found = self.number(name)
+        if found >= most and not self.problems:  # else `most` may be none
+            self.wrong(name, f"is {found}, and there {what}: from 0 to {most - 1}")
+        return found
+
+    def nodes(self, name: str) -> tuple[str, ...]:
+        try:
+            return tuple(expanded(self.values[name]))
+        except ValueError as error:
+            self.wrong(name, str(error))
+            return ()
+
+    def tasks(self, name: str) -> int:
+        """Of each node, in Slurm's form for all: 2(x3)."""
+        text = self.values.get(name, "1")
+        counts = [_whole(count.split("(")[0]) for count in text.split(",")]
+        if not all(counts):
+            self.wrong(name, f"must be a number of tasks for each node, not {text[:QUOTED]!r}")
+        elif len({*counts}) > 1:
+            self.uneven(name, text[:QUOTED], "--ntasks-per-node=1")
+        return counts[0] or 1
+
+    def uneven(self, name: str, found: str, option: str) -> None:
+        self.problems.append(Problem("the environment", name, f"is {found}: the nodes have different numbers of tasks",
+                                     f"give all the same, such as {option}"))
+
+    def wrong(self, name: str, reason: str) -> None:
+        self.problems.append(Problem("the environment", name, reason, FIX))
+
+    def settle(self) -> None:
+        """Raises an InputError where anything is wrong."""
+        if self.problems:
+            raise InputError(self.problems)
+
+
+def _whole(text: str) -> Optional[int]:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= DIGITS else None
+
+
 def tasks(given: Mapping[str, str]) -> Optional[Tasks]:
     """What the environment `given` tells; None where no scheduler has started this. Raises an InputError where debzero
     cannot train so."""
+    variables = _Given(given)
     if "OMPI_COMM_WORLD_RANK" in given:  # first: mpirun may run in an allocation of Slurm's
-        size, on_node = _number(given, "OMPI_COMM_WORLD_SIZE"), _number(given, "OMPI_COMM_WORLD_LOCAL_SIZE")
-        if not on_node or size % on_node:
-            raise _uneven("OMPI_COMM_WORLD_LOCAL_SIZE", f"{on_node} of {size}", "--map-by ppr:1:node")
-        return Tasks("mpirun", "OMPI_COMM_WORLD_LOCAL_RANK", _number(given, "OMPI_COMM_WORLD_LOCAL_RANK"), on_node,
-                     size // on_node)
-    if not {"SLURM_STEP_ID", "SLURM_PROCID", "SLURM_STEP_NODELIST"} <= {*given}:
+        found = _of_mpirun(variables)
+    elif {"SLURM_STEP_ID", "SLURM_PROCID", "SLURM_STEP_NODELIST"} <= {*given}:
+        found = _of_srun(variables)
+    else:
         return None
-    nodes = tuple(expanded(given["SLURM_STEP_NODELIST"]))
-    counts = {count.split("(")[0] for count in given.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")}
-    if len(counts) > 1 or not {*counts}.pop().isdecimal():
-        raise _uneven("SLURM_STEP_TASKS_PER_NODE", given["SLURM_STEP_TASKS_PER_NODE"], "--ntasks-per-node=1")
-    on_node = int(counts.pop())
-    if on_node > 1 and "SLURM_GPUS_PER_TASK" in given:
-        raise InputError([Problem("srun", "SLURM_GPUS_PER_TASK", "lets each task see its own GPUs alone, and the first "
-                                  "one of a node starts the ranks of all", ONE_TASK)])
-    step = _number(given, "SLURM_JOB_ID") * 131 + _number(given, "SLURM_STEP_ID")
-    return Tasks("srun", "SLURM_LOCALID", _number(given, "SLURM_LOCALID"), on_node, len(nodes), nodes,
-                 _number(given, "SLURM_NODEID"), FIRST_PORT + step % PORTS)
+    variables.settle()
+    return found
 
 
-def _number(given: Mapping[str, str], name: str) -> int:
-    text = given.get(name, "")
-    if not text.isdecimal():
-        raise InputError([Problem("the environment", name, f"must be a whole number, not {text[:20]!r}",
-                                  "start debzero by srun or mpirun, or unset what they have set")])
-    return int(text)
+def _of_mpirun(given: _Given) -> Tasks:
+    size, on_node = given.number("OMPI_COMM_WORLD_SIZE", 1), given.number("OMPI_COMM_WORLD_LOCAL_SIZE", 1)
+    if size % on_node and not given.problems:
+        given.uneven("OMPI_COMM_WORLD_LOCAL_SIZE", f"{on_node} of {size}", "--map-by ppr:1:node")
+    local = given.below("OMPI_COMM_WORLD_LOCAL_RANK", on_node, _on_a_node(on_node))
+    return Tasks("mpirun", "OMPI_COMM_WORLD_LOCAL_RANK", local, on_node, size // on_node)
 
 
-def _uneven(name: str, found: str, option: str) -> InputError:
-    return InputError([Problem("the environment", name, f"is {found}: the nodes have different numbers of tasks",
-                               f"give all the same, such as {option}")])
+def _of_srun(given: _Given) -> Tasks:
+    nodes, on_node = given.nodes("SLURM_STEP_NODELIST"), given.tasks("SLURM_STEP_TASKS_PER_NODE")
+    if on_node > 1 and "SLURM_GPUS_PER_TASK" in given.values:
+        given.problems.append(Problem("srun", "SLURM_GPUS_PER_TASK", "lets each task see its own GPUs alone, and the "
+                                      "first one of a node starts the ranks of all", ONE_TASK))
+    step = given.number("SLURM_JOB_ID") * 131 + given.number("SLURM_STEP_ID")
+    local = given.below("SLURM_LOCALID", on_node, _on_a_node(on_node))
+    node = given.below("SLURM_NODEID", len(nodes), f"{_are(len(nodes), 'node')}")
+    return Tasks("srun", "SLURM_LOCALID", local, on_node, len(nodes), nodes, node, FIRST_PORT + step % PORTS)
 
 
-def expanded(names: str) -> Iterator[str]:
-    """The names in a Slurm host list such as gpu[1-3,07],web."""
-    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", names):
+def _on_a_node(count: int) -> str:
+    return f"{_are(count, 'task')} on a node"
+
+
+def _are(count: int, noun: str) -> str:
+    return f"{'is' if count == 1 else 'are'} {count_text(count, noun)}"
+
+
+def expanded(names: str) -> list[str]:
+    """The names in a Slurm host list such as gpu[1-3,07],web. Raises a ValueError where it is none."""
+    wrong = ValueError(f"is no list of hosts: {names[:QUOTED]!r}")
+    if not HOST_LIST.fullmatch(names):
+        raise wrong
+    found: list[str] = []
+    for part in re.findall(PART, names, re.ASCII):
         pieces = [_choices(piece) for piece in re.split(r"(\[[^\]]*\])", part)]
-        yield from map("".join, itertools.product(*pieces))
+        if not all(pieces):
+            raise wrong
+        # Counted first: a few characters can stand for more names than there is memory.
+        if len(found) + math.prod(map(len, pieces)) > MOST_HOSTS:
+            raise ValueError(f"names more than {MOST_HOSTS} hosts")
+        found += ("".join(piece) for piece in itertools.product(*pieces))
+    if len({*found}) < len(found):
+        raise wrong
+    return found
 
 
-def _choices(piece: str) -> list[str]:
+def _choices(piece: str) -> Sequence[str]:
+    """What may stand for one piece of a name; nothing where a range runs backwards."""
     if not piece.startswith("["):
         return [piece]
-    numbers = []
+    numbers: list[str] = []
     for one in piece[1:-1].split(","):
         first, _, last = one.partition("-")
-        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
+        within = range(int(first), int(last or first) + 1)
+        if not within:
+            return []
+        numbers += (str(number).zfill(len(first)) for number in within[:MOST_HOSTS + 1])
     return numbers
 
 
@@ -152,14 +233,21 @@ def _wait_for_first(found: Tasks) -> None:
 @contextmanager
 def _cluster(found: Tasks, job: Path, given: Optional[Path]) -> Iterator[None]:
     """A cluster file for this step, private to this process, where one is needed and none is given."""
-    if found.node_count == 1 or given or environment().cluster_file:
+    file = given or environment().cluster_file
+    if file and found.node_count > 1:
+        hosts = len(read(file.absolute()).hosts)
+        if hosts < found.node_count:  # each node would train alone, or for ever wait for a host that another one is
+            raise InputError([Problem(str(file), "hosts", f"names {count_text(hosts, 'host')}, and {found.scheduler} "
+                                      f"has started {found.node_count} nodes", "name all nodes there")])
+    if file or found.node_count == 1:
         yield
         return
     if not found.nodes:
         raise InputError([Problem(found.scheduler, "--cluster", "is missing: it does not say on which nodes it runs",
                                   "name a cluster file that each node has (docs/hosts.md)")])
-    for name in found.nodes:
-        _require_reachable(name)
+    problems = [problem for name in found.nodes for problem in _unreachable(name)]
+    if problems:
+        raise InputError(problems)
     key = _key_file(job)
     if not os.path.isfile(key):
         raise InputError([Problem(str(key), "file", "is missing: the nodes of a job know each other by it", MAKE_KEY)])
@@ -181,12 +269,14 @@ def _key_file(job: Path) -> Path:
     return Path(stack().config, "cluster", f"{job.stem}.key") if own else job.absolute().with_suffix(".key")
 
 
-def _require_reachable(name: str) -> None:
+def _unreachable(name: str) -> list[Problem]:
+    """Why the other nodes do not reach a node by its name."""
     try:
-        address = str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+        address = look_up(name)
     except OSError as error:
-        raise InputError([Problem("srun", name, f"has no address here: {error.strerror or error}",
-                                  "add it to the name server, or to /etc/hosts on all nodes")]) from None
+        return [Problem("srun", name, f"has no address here: {error.strerror or error}",
+                        "add it to the name server, or to /etc/hosts on all nodes")]
     if is_loopback(address):
-        raise InputError([Problem("srun", name, f"is {address} here, where the other nodes do not reach it",
-                                  f"give {name} its own address in /etc/hosts")])
+        return [Problem("srun", name, f"is {address} here, where the other nodes do not reach it",
+                        f"give {name} its own address in /etc/hosts")]
+    return []

@@ -13,7 +13,7 @@ def test_a_size_is_read_as_bytes(written, expected):
     assert text.parse_bytes(written) == expected
 
 
-@pytest.mark.parametrize("written", ["", "G", "-1G", "40 gallons", "9" * 400])
+@pytest.mark.parametrize("written", ["", "G", "-1G", "40 gallons", "9" * 400, "40\u212a", "٤٠G"])
 def test_what_is_no_size_is_refused(written):
     with pytest.raises(ValueError, match="must be a size"):
         text.parse_bytes(written)

@@ -4,6 +4,7 @@ import json
 import namespaces
 import pytest
 
+from debzero import cli
 from debzero.base.errors import InputError
 from debzero.doctor import between
 from debzero.hosts import cluster
@@ -67,3 +68,8 @@ def test_a_name_on_the_loopback_is_the_cause(tmp_path, monkeypatch):
 def test_a_job_of_one_host_has_nothing_between(tmp_path):
     with pytest.raises(InputError, match="no other host trains it"):
         between.of_job(str(tmp_path / "alone.yml"))
+
+
+def test_an_empty_name_is_no_wish_for_the_hosts_own_checks(capsys):
+    """As from a shell variable that is not set: a healthy host would say that all is well."""
+    assert cli.main(["doctor", "--job", ""]) == 2 and "--job  is empty" in capsys.readouterr().err

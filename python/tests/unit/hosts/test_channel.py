@@ -74,6 +74,13 @@ def test_strangers_are_not_heard(noise):
             Channel(server.accept()[0], KEY, listens=True).receive(5)
 
 
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.01)
+
+
 class Hosts:
     """A leader and a member for each of two hosts, in this process."""
 
@@ -192,6 +199,74 @@ def test_who_comes_after_the_end_of_a_run_waits_for_the_next(hosts):
     hosts.members["gpu2"] = hosts.member("gpu2")
     time.sleep(0.5)
     assert hosts.leader.end and not hosts.members["gpu2"].end
+
+
+def test_strangers_who_say_nothing_keep_no_host_out(hosts):
+    place = ("127.0.0.2", hosts.cluster.port)
+    silent = [socket.create_connection(place) for _ in range(2 * leader.STRANGERS)]
+    try:
+        for number in range(3):
+            host = channel.connect(*place, KEY)
+            host.send({"store": "torch"})
+            host.send({"do": "add", "key": "n", "by": 1})
+            assert host.receive(5), number
+            host.close()
+    finally:
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.parametrize("error", [OSError(103, "Software caused connection abort"), OSError(24, "Too many open files"),
+                                   RuntimeError("can't start new thread")])
+def test_a_connection_that_cannot_be_taken_does_not_end_the_meeting(monkeypatch, error):
+    class Server:
+        def __init__(self, server):
+            self.server, self.errors = server, [error]
+
+        def __getattr__(self, name):
+            return getattr(self.server, name)
+
+        def accept(self):
+            if self.errors:
+                raise self.errors.pop()
+            return self.server.accept()
+
+    monkeypatch.setattr(leader, "listen", lambda *place: Server(channel.listen(*place)))
+    hosts = Hosts()
+    try:
+        assert hosts.each(lambda name, one: one.gather(1, lambda: False))
+    finally:
+        hosts.close()
+
+
+def test_a_connection_without_a_second_handle_is_a_channel_error(monkeypatch):
+    """As with too many open files."""
+    def dup(self):
+        raise OSError(24, "Too many open files")
+
+    one, two = socket.socketpair()
+    with two:
+        monkeypatch.setattr(socket.socket, "dup", dup)
+        with pytest.raises(ChannelError, match="Too many open files"):
+            Channel(one, KEY, listens=True)
+        assert one.fileno() == -1
+
+
+def test_another_key_is_said_once_and_its_owner_is_told_why(capsys):
+    hosts = Hosts()
+    shown = []
+    other = member.Member(dataclasses.replace(hosts.cluster, host="gpu2"), OTHER, "127.0.0.2",
+                          lambda: {"state": "mine"},
+                          lambda table: shown.append((dict(table.hosts), dict(table.missing))))
+    try:
+        until(lambda: len(shown) > 3)
+        assert {why["gpu1"] for _, why in shown} == {
+            "closed the connection (has it the same key, and gpu2 among its hosts?)"}
+        assert {table["gpu2"]["state"] for table, _ in shown} == {"mine"}, "this one is there"
+    finally:
+        other.close()
+        hosts.close()
+    assert capsys.readouterr().err.count("has another key") == 1
 
 
 def test_the_store_of_the_ranks(hosts):

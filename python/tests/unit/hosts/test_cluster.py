@@ -37,6 +37,15 @@ def test_all_problems_are_named_at_once(tmp_path):
     ("hosts: {gpu1: 10.0.0.1, gpu2: 7}\nhost: gpu1\nport: 2000", "hosts", "must be an IP address"),
     ("hosts: {gpu1: 10.0.0.1, gpu2: 10.0.0.2}\nhost: gpu1\nport: true", "port", "whole number"),
     ("hosts: {gpu1: 10.0.0.1, gpu2: 10.0.0.2}\nhost: gpu1\nport: 2000\nport: 2001", "port", "repeated"),
+    *((f"hosts: {{gpu1: '{text}', gpu2: 10.0.0.2}}\nhost: gpu1\nport: 2000", "hosts", reason) for text, reason in (
+        # What the name service would take for a number of its own.
+        ("10.1", "must be an IP address"), ("999.1.1.1", "must be an IP address"), ("2130706433", "must be an IP"),
+        ("010.0.0.1", "must be an IP address"), ("0x7f.0.0.1", "must be an IP address"), ("a..b", "must be an IP"),
+        ("1.2.3.4.5", "must be an IP address"), ("0.0.0.0", "no address of one host"), ("::", "no address of one host"),
+        ("224.0.0.1", "no address of one host"), ("255.255.255.255", "no address of one host"),
+        ("::ffff:10.0.0.2", "the same address"), ("::ffff:127.0.0.1", "is the loopback"))),
+    ("hosts: {gpu1: 'fd00::2', gpu2: 'FD00:0:0::2'}\nhost: gpu1\nport: 2000", "hosts", "the same address"),
+    ("hosts: {gpu1: gpu.example, gpu2: GPU.example}\nhost: gpu1\nport: 2000", "hosts", "the same address"),
     ("{", "line 1, column 2", "not YAML")])
 def test_what_cannot_be_meant_is_refused(tmp_path, text, key, reason):
     assert reason in problems_of(tmp_path, text)[key]
@@ -52,6 +61,21 @@ def test_a_key_that_is_none_is_refused(tmp_path, text, mode, reason):
         (tmp_path / "demo.key").chmod(mode)
     with pytest.raises(InputError, match=reason):
         cluster.read(tmp_path / "demo.yml").key()
+
+
+def test_all_that_is_wrong_with_the_hosts_is_named_at_once(tmp_path):
+    (tmp_path / "demo.yml").write_text("hosts: {gpu1: 10.1, gpu2: 0.0.0.0, gpu3: 127.0.0.1, gpu4: 10.0.0.1, "
+                                       "'gpu 5': x}\nhost: gpu1\nport: 2000\n")
+    with pytest.raises(InputError) as caught:
+        cluster.read(tmp_path / "demo.yml")
+    assert len(caught.value.problems) == 4 and {problem.key for problem in caught.value.problems} == {"hosts"}
+
+
+def test_a_key_in_capitals_is_one(tmp_path):
+    (tmp_path / "demo.yml").write_text(GOOD)
+    (tmp_path / "demo.key").write_text("A1" * 32)
+    (tmp_path / "demo.key").chmod(0o600)
+    assert cluster.read(tmp_path / "demo.yml").key() == bytes.fromhex("a1" * 32)
 
 
 def test_a_key_is_read_and_never_shown(tmp_path):

@@ -18,6 +18,14 @@ def interface(tmp_path, named, own="10.0.0.2"):
     return network.interface(Cluster(tmp_path / "bert.yml", hosts, "gpu2", 29500, named), hosts)
 
 
+def test_two_names_of_one_address_are_named(tmp_path, monkeypatch):
+    """Both hosts would take themselves for the one that is there."""
+    monkeypatch.setattr(network, "look_up", lambda name: "10.0.0.1")
+    with pytest.raises(InputError) as caught:
+        network.addresses(Cluster(tmp_path / "bert.yml", {"gpu1": "one", "gpu2": "other"}, "gpu2", 29500))
+    assert caught.value.problems[0].reason == "gpu1 and gpu2 have the same address here, 10.0.0.1"
+
+
 @pytest.mark.parametrize("named", [None, "ib0"])
 def test_it_is_the_one_with_this_hosts_address(tmp_path, named):
     assert interface(tmp_path, named) == "ib0"

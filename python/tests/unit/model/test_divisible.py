@@ -32,6 +32,16 @@ def test_what_cannot_be_divided_is_refused():
     assert reasons("distilbert", 1) == []
 
 
+def test_all_that_cannot_be_divided_is_named_at_once():
+    job = Job.model_validate(changed(JOB, {"parallel": {"pipeline": 5, "tensor": 5}}))
+    config = transformers.BertConfig(num_hidden_layers=1, intermediate_size=3073,
+                                     position_embedding_type="relative_key")
+    found = [(problem.key, problem.reason) for problem in parallel_problems(job, "job.yml", config)]
+    assert [key for key, _ in found] == ["parallel.pipeline", *["parallel.tensor"] * 3]
+    assert "the model has 1 layer, too few for 5 stages" in found[0][1]
+    assert ["heads" in found[1][1], "inner" in found[2][1], "relative" in found[3][1]] == [True] * 3
+
+
 def test_layers_are_dealt_to_stages_in_order():
     assert stage_layers(transformers.BertConfig(num_hidden_layers=5), 2) == [range(3), range(3, 5)]
     assert stage_layers(transformers.T5Config(num_layers=2, num_decoder_layers=3), 3) == [
@@ -39,7 +49,7 @@ def test_layers_are_dealt_to_stages_in_order():
     assert stage_layers(transformers.GPT2Config(n_layer=2), 2) == [range(1), range(1, 2)]
     job = Job.model_validate(changed(JOB, {"parallel.pipeline": 3}))
     reason = parallel_problems(job, "job.yml", transformers.GPT2Config(n_layer=2))[0].reason
-    assert "2 layers are too few for 3 stages" in reason
+    assert "the model has 2 layers, too few for 3 stages" in reason
 
 
 def test_every_family_has_its_layers():

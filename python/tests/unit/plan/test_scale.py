@@ -121,6 +121,8 @@ def test_what_deepspeeds_json_sets_counts(bench, planned):
     (("--hosts", 2, "--link", "1G", "--disk", "0"), "--disk", "more than 0"),
     (("--hosts", 2, "--link", "1G", "--device", "cpu"), "--samples-per-second", "is missing"),
     (("--hosts", 2, "--link", "1G", "--device", "abacus"), "--device", "'abacus' is not known"),
+    (("--hosts", 2, "--link", "1G", "--device", ""), "--device", "'' is not known"),
+    (("--hosts", 2, "--link", ""), "--link", "bits per second"),
     (("--link", "1G"), "--link", "many hosts"),
 ])
 def test_bad_options_are_one_sentence(bench, refused, options, key, reason):
@@ -144,9 +146,14 @@ def test_an_unknown_model_and_a_batch_that_no_layout_allows_are_the_jobs_problem
 
 @pytest.mark.parametrize("options", [("--hosts", "0"), ("--hosts", "2", "--peak-share", "1.5"),
                                      ("--hosts", "2", "--mtbf", "inf"), ("--hosts", "2", "--latency", "-1"),
+                                     ("--hosts", "2", "--mtbf", "1e300"), ("--hosts", "2", "--latency", "1e308"),
+                                     ("--hosts", "2", "--peak-share", "1e-320"), ("--hosts", "9" * 5000),
+                                     ("--hosts", "2", "--samples-per-second", "1e-320"),
+                                     ("--hosts", "2", "--samples-per-second", "1e300"),
                                      ("--hosts", "2", "--peak-share", "0.4", "--samples-per-second", "3")])
 def test_numbers_that_cannot_be_are_refused_by_the_parser(bench, capsys, options):
     with pytest.raises(SystemExit) as left:
         cli.main(["plan", str(bench.folder / "any.yml"), *options])
     error = capsys.readouterr().err.splitlines()[-1]
-    assert left.value.code == 2 and f"argument {options[-2]}" in error
+    assert left.value.code == 2 and f"argument {options[-2]}" in error and "invalid" not in error
+    assert len(error) < 300, "what was given is quoted, not repeated"

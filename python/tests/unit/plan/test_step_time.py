@@ -176,7 +176,7 @@ def test_links_are_in_bits_per_second(text, bits):
     assert rates.parse_link(text) == bits / 8
 
 
-@pytest.mark.parametrize("text", ["", "0", "fast", "-1G", "25GB/s", "1e9", "G"])
+@pytest.mark.parametrize("text", ["", "0", "fast", "-1G", "25GB/s", "1e9", "G", "40\u212a", "٤G", "0.0000000001"])
 def test_what_is_no_link_is_refused(text):
     with pytest.raises(ValueError, match="bits per second such as 200G"):
         rates.parse_link(text)

@@ -46,6 +46,11 @@ def test_what_does_not_go_with_a_division_is_refused():
     assert "DeepSpeed does not train divided models" in refused(2, parallel__tensor=2, **by_deepspeed)["zero.engine"]
     offload = {"zero__stage": 1, "zero__engine": "native", "zero__offload_optimizer": "cpu"}
     assert "offloads nothing" in refused(2, parallel__tensor=2, **offload)["zero.offload_optimizer"]
+    offload.pop("zero__engine")  # debzero itself trains, though nobody has said so
+    assert "offloads nothing" in refused(2, parallel__tensor=2, **offload)["zero.offload_optimizer"]
+    everything = {"zero__stage": 3, "zero__offload_optimizer": "cpu", "zero__offload_param": "cpu"}
+    assert {"zero.stage", "zero.offload_optimizer", "zero.offload_param"} <= {
+        *refused(2, parallel__tensor=2, **everything)}, "all at once"
     writes = {"task": "text-to-text", "data__answers": "text"}
     assert "cannot write the texts" in refused(2, parallel__pipeline=2, **writes)["parallel.pipeline"]
     assert "no DeepSpeed JSON" in refused(2, 0, {"gradient_clipping": 1.0}, parallel__tensor=2)["deepspeed"]

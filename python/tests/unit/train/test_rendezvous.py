@@ -188,7 +188,7 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path, mode):
 
 def meeting(monkeypatch, **variables):
     for name in ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "CROSS_SIZE", "LOCAL_SIZE", "MASTER_ADDR",
-                 "DEBZERO_MEETING"):
+                 "DEBZERO_MEETING", "DEBZERO_CLUSTER"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"RANK": "0", **variables}.items():
         monkeypatch.setenv(name, value)
@@ -209,6 +209,14 @@ def test_the_ways_to_start_ranks(monkeypatch):
     by_hand = meeting(monkeypatch, WORLD_SIZE="2", LOCAL_SIZE="2", MASTER_ADDR="127.0.0.1")
     assert by_hand.folder is None and by_hand.on_one_host
     assert meeting(monkeypatch, WORLD_SIZE="1").folder is None
+
+
+def test_a_cluster_of_one_host_is_none(monkeypatch, tmp_path):
+    """Its launcher keeps no store for the ranks."""
+    file = tmp_path / "cluster.yml"
+    file.write_text("hosts: {gpu1: 10.0.0.1}\nhost: gpu1\nport: 2000\n")
+    found = meeting(monkeypatch, WORLD_SIZE="2", DEBZERO_MEETING="/private", DEBZERO_CLUSTER=str(file))
+    assert found.cluster is None and found.folder == Path("/private") and found.on_one_host
 
 
 def test_the_launcher_is_named_before_root_becomes_another_user(monkeypatch):

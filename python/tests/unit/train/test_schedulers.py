@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-import yaml
 
 from debzero.base.environment import NAMES
 from debzero.base.errors import InputError
@@ -91,10 +90,37 @@ def test_a_task_of_mpirun_also_in_an_allocation_of_slurm():
     ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "2,1"}, "the nodes have different numbers of tasks"),
     ({**SLURM, "SLURM_LOCALID": "x"}, "SLURM_LOCALID must be a whole number, not 'x'"),
     ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_GPUS_PER_TASK": "1"}, "--ntasks-per-node=1"),
+    ({**SLURM, "SLURM_STEP_NODELIST": "gpu[1-x]"}, "SLURM_STEP_NODELIST is no list of hosts: 'gpu[1-x]'"),
+    ({**SLURM, "SLURM_STEP_NODELIST": "gpu[1-2"}, "is no list of hosts: 'gpu[1-2'"),
+    ({**SLURM, "SLURM_STEP_NODELIST": "gpu[2-1]"}, "is no list of hosts: 'gpu[2-1]'"),
+    ({**SLURM, "SLURM_STEP_NODELIST": ""}, "is no list of hosts: ''"),
+    ({**SLURM, "SLURM_STEP_NODELIST": "gpu1,gpu1"}, "is no list of hosts: 'gpu1,gpu1'"),
+    ({**SLURM, "SLURM_STEP_NODELIST": "gpu\x1b[1-2]"}, "is no list of hosts: 'gpu\\x1b[1-2]'"),
+    ({**SLURM, "SLURM_STEP_NODELIST": "gpu[1-99999999]"}, "names more than 1024 hosts"),
+    ({**SLURM, "SLURM_STEP_NODELIST": "r[1-99]n[1-99]"}, "names more than 1024 hosts"),
+    ({**SLURM, "SLURM_NODEID": "2"}, "SLURM_NODEID is 2, and there are 2 nodes: from 0 to 1"),
+    ({**SLURM, "SLURM_LOCALID": "1"}, "SLURM_LOCALID is 1, and there is 1 task on a node"),
+    ({**SLURM, "SLURM_JOB_ID": "9" * 5000}, "SLURM_JOB_ID must be a whole number, not '9999"),
+    ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "0(x2)"}, "must be a number of tasks for each node, not '0(x2)'"),
+    ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "many"}, "must be a number of tasks for each node, not 'many'"),
+    ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "9" * 5000}, "must be a number of tasks for each node, not '9999"),
+    ({**MPI, "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, "OMPI_COMM_WORLD_LOCAL_RANK is 2, and there are 2 tasks on a node"),
+    ({**MPI, "OMPI_COMM_WORLD_SIZE": "0"}, "OMPI_COMM_WORLD_SIZE must be a whole number from 1, not '0'"),
+    ({**MPI, "OMPI_COMM_WORLD_SIZE": "9" * 40}, "OMPI_COMM_WORLD_SIZE must be a whole number"),
     ({**MPI, "OMPI_COMM_WORLD_SIZE": "3"}, "the nodes have different numbers of tasks"),
-    ({**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, "the nodes have different numbers of tasks")])
+    ({**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, "must be a whole number from 1, not '0'")])
 def test_what_debzero_cannot_train_with_is_refused(variables, reason):
     assert reason in refused(lambda: schedulers.tasks(variables))
+
+
+def test_all_that_is_wrong_with_the_environment_is_named_at_once():
+    wrong = {"SLURM_STEP_NODELIST": "gpu[", "SLURM_STEP_TASKS_PER_NODE": "x", "SLURM_JOB_ID": "-7",
+             "SLURM_LOCALID": "1.5", "SLURM_NODEID": ""}
+    text = refused(lambda: schedulers.tasks({**SLURM, **wrong}))
+    assert "5 problems" in text and all(name in text for name in wrong)
+    wrong = {name: "x" for name in MPI if not name.endswith("_RANK") or "LOCAL" in name}
+    text = refused(lambda: schedulers.tasks({**MPI, **wrong}))
+    assert "3 problems" in text and all(name in text for name in wrong)
 
 
 def test_the_only_task_of_a_node_gets_a_cluster_file_for_its_step(job, tmp_path):
@@ -108,9 +134,16 @@ def test_the_only_task_of_a_node_gets_a_cluster_file_for_its_step(job, tmp_path)
 
 def test_a_cluster_file_that_is_given_is_left_alone(job, tmp_path):
     given = tmp_path / "cluster.yml"
-    given.write_text(yaml.safe_dump({}))
+    given.write_text("hosts: {gpu1: 10.0.0.1, gpu2: 10.0.0.2}\nhost: gpu1\nport: 2000\n")
     with schedulers.launcher(job, given):
         assert NAMES["cluster_file"] not in os.environ
+
+
+def test_a_cluster_file_of_fewer_hosts_than_nodes_is_refused(job, tmp_path):
+    """Each node would train the job alone."""
+    given = tmp_path / "cluster.yml"
+    given.write_text("hosts: {gpu1: 10.0.0.1}\nhost: gpu1\nport: 2000\n")
+    assert "names 1 host, and srun has started 2 nodes" in refused(lambda: enter(job, given))
 
 
 def test_a_node_without_a_key_is_refused(job):
@@ -121,7 +154,8 @@ def test_a_node_without_a_key_is_refused(job):
 
 @pytest.mark.parametrize(("addresses", "reason"), [
     ({"gpu1": "10.0.0.1", "gpu2": "127.0.1.1"}, "gpu2 is 127.0.1.1 here, where the other nodes do not reach it"),
-    ({"gpu1": "10.0.0.1"}, "gpu2 has no address here")])
+    ({"gpu1": "10.0.0.1"}, "gpu2 has no address here"),
+    ({}, "2 problems gpu1 has no address here")])
 def test_a_node_that_the_others_do_not_reach_is_refused(job, monkeypatch, addresses, reason):
     resolves(monkeypatch, addresses)
     assert reason in refused(lambda: enter(job))
