@@ -30,7 +30,8 @@ SHARED = ["--share-gpu", "--cap", "40", "--steps", "4", "--warmup", "2", "--repe
 PARTS = {
     "article-2": ("article.yml", "bench", ["--ranks", "2", *SHARED]),
     "article-2-gpus": ("article.yml", "bench",
-                       ["--ranks", "2", "--offload", "none", "--cap", "40", "--repeats", "1", "--limit", "3"]),
+                       ["--ranks", "2", "--cap", "40", "--steps", "10", "--warmup", "6", "--repeats", "1",
+                        "--limit", "3"]),
     "article-4": ("article.yml", "bench", ["--ranks", "4", "--offload", "none", *SHARED]),
     "bert-large-1": ("bert-large.yml", "bench",
                      ["--ranks", "1", "--offload", "none", "--repeats", "2", "--limit", "3"]),
