@@ -1,4 +1,4 @@
-"""What the commands' parsers share. Only the standard library is imported: a checkout and the package's build have
+"""What the commands' parsers share. Only the standard library is needed: a checkout and the package's build have
 --help without the Python environment."""
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from debzero.base.text import short
+
 JOB_HELP = "the job file (YAML)"
 RANKS_HELP = "processes to train with (default: the job's, or one per GPU)"
 DIGITS = 12  # of a number of things, at most
-QUOTED = 40  # characters of a value that is none
 NAME_HELP = "what to call this host in the results (default: its host name)"
 
 Commands = Any  # what argparse's add_subparsers returns
@@ -77,7 +78,7 @@ def _job_names(prefix: str, **_: Any) -> list[str]:
 def count(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or len(text) > DIGITS or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1{_limit(text)}, not {text[:QUOTED]!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1{_limit(text)}, not {short(text)}")
     return int(text)
 
 
@@ -95,7 +96,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
             value = float("nan")
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"must be a number from {_plain(least)} to {_plain(most)}, not "
-                                             f"{text[:QUOTED]!r}")
+                                             f"{short(text)}")
         return value
     return parse
 
@@ -111,7 +112,7 @@ def list_of(*choices: Any) -> Callable[[str], list[Any]]:
         given = text.split(",")
         unknown = next((name for name in given if name not in known), None)
         if unknown is not None:
-            raise argparse.ArgumentTypeError(f"{unknown[:QUOTED]!r} is not one of {', '.join(known)} (separate several "
+            raise argparse.ArgumentTypeError(f"{short(unknown)} is not one of {', '.join(known)} (separate several "
                                              "with commas)")
         return [known[name] for name in given]
     return parse

@@ -26,13 +26,13 @@ import yaml
 from debzero.base.environment import NAMES, environment
 from debzero.base.errors import InputError, Problem
 from debzero.base.stack import jobs_folder, stack
-from debzero.base.text import count_text
+from debzero.base.text import count_text, short
 from debzero.hosts.cluster import MAKE_KEY, MOST_HOSTS, read
 from debzero.hosts.network import is_loopback, look_up
 
 FIRST_PORT, PORTS = 20000, 10000  # below the kernel's own choice, from 32768 on; each job step has one of them
 STARTS = 60.0                     # seconds in which all tasks of a node start
-DIGITS, QUOTED = 20, 20           # of a number, at most; characters of a value that is none
+DIGITS = 20                       # of a number, at most
 FIX = "start debzero by srun or mpirun, or unset what they have set"
 _RANGE = r"\d{1,9}(?:-\d{1,9})?"
 PART = rf"(?:[A-Za-z0-9._-]|\[{_RANGE}(?:,{_RANGE})*\])+"
@@ -65,7 +65,7 @@ class _Given:
         if found is not None and found >= least:
             return found
         self.wrong(name, f"must be a whole number{f' from {least}' if least else ''}, not "
-                         f"{self.values.get(name, '')[:QUOTED]!r}")
+                         f"{short(self.values.get(name, ''))}")
         return least
 
     def below(self, name: str, most: int, what: str) -> int:
@@ -87,9 +87,9 @@ class _Given:
         text = self.values.get(name, "1")
         counts = [_whole(count.split("(")[0]) for count in text.split(",")]
         if not all(counts):
-            self.wrong(name, f"must be a number of tasks for each node, not {text[:QUOTED]!r}")
+            self.wrong(name, f"must be a number of tasks for each node, not {short(text)}")
         elif len({*counts}) > 1:
-            self.uneven(name, text[:QUOTED], "--ntasks-per-node=1")
+            self.uneven(name, short(text), "--ntasks-per-node=1")
         return counts[0] or 1
 
     def uneven(self, name: str, found: str, option: str) -> None:
@@ -152,7 +152,7 @@ def _are(count: int, noun: str) -> str:
 
 def expanded(names: str) -> list[str]:
     """The names in a Slurm host list such as gpu[1-3,07],web. Raises a ValueError where it is none."""
-    wrong = ValueError(f"is no list of hosts: {names[:QUOTED]!r}")
+    wrong = ValueError(f"is no list of hosts: {short(names)}")
     if not HOST_LIST.fullmatch(names):
         raise wrong
     found: list[str] = []
