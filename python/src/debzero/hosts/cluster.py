@@ -100,10 +100,8 @@ def find(job: Path) -> Optional[Cluster]:
     that of the job's name where the job is one of this host's. None where one host trains it. Raises an InputError."""
     if environment().cluster_file:
         return given()
-    file = None
-    if job.parent.resolve() == jobs_folder().resolve():
-        file = file_of(job) if os.path.lexists(file_of(job)) else None
-    return _of_several(file)
+    is_own = job.parent.resolve() == jobs_folder().resolve() and os.path.lexists(file_of(job))
+    return _of_several(file_of(job) if is_own else None)
 
 
 def given() -> Optional[Cluster]:

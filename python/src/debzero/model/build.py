@@ -66,14 +66,14 @@ def build(resolved: ResolvedJob, where: Model, settings: Any, deepspeed: dict[st
     # transformers 5 loads weights in the type they were saved in, often half precision; the optimizer needs fp32.
     dtype = {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": torch.float32}
     auto = getattr(transformers, task.auto)
-    sharded = whole_initialisation(auto._model_mapping[type(settings)], scratch=not isinstance(where, str))
-    with sharded if stage3 else nullcontext():
+    kind = auto._model_mapping[type(settings)]
+    with whole_initialisation(kind, scratch=not isinstance(where, str)) if stage3 else nullcontext():
         if isinstance(where, str) and unfit:
             # Not with ignore_mismatched_sizes: at stage 3 parameters have no size yet, and none would fit.
             kept = {name: tensor for file in weight_files(Path(where))
                     for name, tensor in load_file(Path(where, file)).items() if name not in unfit}
-            model = auto._model_mapping[type(settings)].from_pretrained(
-                None, config=settings, state_dict=kept, use_safetensors=True, **no_code(), **dtype)
+            model = kind.from_pretrained(None, config=settings, state_dict=kept, use_safetensors=True, **no_code(),
+                                         **dtype)
         elif isinstance(where, str):
             with _misfits_explained(where):
                 model = auto.from_pretrained(where, config=settings, use_safetensors=True, **no_code(), **dtype)
