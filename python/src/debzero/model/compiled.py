@@ -116,9 +116,10 @@ class StepGraphs:
 
     def _record(self, key: Hashable, work: Callable[[dict[str, Any], Any], Any], batch: dict[str, Any],
                 weights: Any) -> None:
+        # First, so that what the step before sent is free again: no memory comes back while a graph is recorded.
+        torch.cuda.synchronize()
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         factors, graph = weights.clone(), torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
         # thread_local: NCCL's watchdog asks for events meanwhile.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             result = work(inputs, factors)

@@ -8,13 +8,13 @@ from typing import Any
 
 @contextmanager
 def whole_initialisation(kind: type, scratch: bool) -> Iterator[None]:
-    """While a model of this class of transformers is built sharded (ZeRO-3), its _init_weights finds the weights whole
-    and in main memory. `scratch`: all weights are new, not the head's alone.
+    """While a model of this class of transformers is built sharded (ZeRO-3), its _init_weights finds the weights
+    whole, in main memory and in fp32. `scratch`: all weights are new, not the head's alone.
 
     DeepSpeed gathers those of the one module that the method is called for. T5's and others' reach for those of the
     modules in it, too (`module.q.weight`): sharded ones are empty, and would silently keep torch's own first values.
-    Of a model with saved weights, transformers has gathered whatever is new. A GPU has random numbers of its own: drawn
-    there, a new head would start otherwise than at the other stages.
+    Of a model with saved weights, transformers has gathered whatever is new. A GPU has random numbers of its own, and
+    so has each precision: drawn there or in bf16, a new head would start otherwise than at the other stages.
     """
     import deepspeed
 
@@ -37,12 +37,12 @@ def whole_initialisation(kind: type, scratch: bool) -> Iterator[None]:
 
 @contextmanager
 def in_main_memory(parameters: Iterable[Any]) -> Iterator[None]:
-    """What the block does to these parameters, it does on the processor. Sharded ones are empty and stay as they
-    are."""
-    elsewhere = [(parameter, parameter.data) for parameter in dict.fromkeys(parameters)
-                 if parameter.device.type != "cpu" and parameter.numel()]
+    """What the block does to these parameters, it does on the processor and in fp32. Sharded ones are empty and stay
+    as they are."""
+    elsewhere = [(parameter, parameter.data) for parameter in dict.fromkeys(parameters) if parameter.numel()
+                 and (parameter.device.type, parameter.element_size()) != ("cpu", 4)]
     for parameter, data in elsewhere:
-        parameter.data = data.cpu()
+        parameter.data = data.cpu().float()
     try:
         yield
     finally:

@@ -147,11 +147,9 @@ def of_engine(engine: EngineMemory, model: ParameterCounts, curve: Curve, settin
 
 
 def _plain(model: ParameterCounts, setting: Setting, rank: int) -> EngineMemory:
-    """Everything in fp32 (autocast's half-precision copies of the weights are in the curve). With several ranks the
-    memory of the gradients is held twice: what NCCL still reads in one recorded step is not used again in it."""
+    """Everything in fp32; autocast's half-precision copies of the weights are in the curve."""
     total = model.total
-    base = Parts(parameters=FLOAT * total, optimizer=MOMENTS * total,
-                 buffers=model.buffers_bytes + WORKSPACES + (FLOAT * total if setting.ranks > 1 else 0))
+    base = Parts(parameters=FLOAT * total, optimizer=MOMENTS * total, buffers=model.buffers_bytes + WORKSPACES)
 
     def gradients(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
         held = FLOAT * (np.full_like(curve.gradients, total) if setting.accumulation > 1 else curve.gradients)

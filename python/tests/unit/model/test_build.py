@@ -1,9 +1,11 @@
 """The model that is built is the one that was asked for."""
+import pytest
 import torch
 from planning import TINY
 from support import JOB, changed
 
 from debzero.model import build
+from debzero.model.sharded import in_main_memory
 
 
 def test_t5s_bias_becomes_straight_and_stays_the_same():
@@ -38,3 +40,18 @@ def test_a_number_that_yaml_takes_for_text_is_one():
 
     job = Job.model_validate(changed(JOB, {"model.layer_norm_eps": "1e-12"}))
     assert not checks.model_problems(job, "job.yml") and settings.from_scratch(job.model).layer_norm_eps == 1e-12
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_a_new_head_of_a_sharded_model_starts_as_at_the_other_stages(half):
+    """Its weights were drawn in bf16, which has random numbers of its own."""
+    drawn, sharded, whole = torch.nn.Linear(32, 4), torch.nn.Linear(32, 4, dtype=half), torch.nn.Linear(32, 4)
+    empty = torch.nn.Parameter(torch.empty(0, dtype=half))
+    torch.manual_seed(1)
+    torch.nn.init.normal_(drawn.weight)
+    torch.manual_seed(1)
+    with in_main_memory([sharded.weight, whole.bias, empty]):
+        torch.nn.init.normal_(sharded.weight)
+        whole.bias.data.zero_()
+    assert sharded.weight.dtype == half and torch.equal(sharded.weight, drawn.weight.to(half))
+    assert not whole.bias.any() and not empty.numel()

@@ -61,6 +61,12 @@ def test_accumulation_keeps_gradients_through_the_forward_pass():
     assert twice.phases_bytes.get("forward", 0) > once.phases_bytes.get("forward", 0)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_plain_training_takes_the_same_on_every_number_of_gpus(steps):
+    one, four = (predict(MODEL, NOTHING, Setting(0, ranks, 1, steps, "bf16", {})) for ranks in (1, 4))
+    assert one == four and one.phases_bytes["step"] == 16 * MODEL.total + WORKSPACES
+
+
 def test_the_native_engine_gathers_one_layer_after_the_other_at_stage_3():
     model = replace(MODEL, layers=80 * 10**6, layer=10**6)
     root = model.total - model.layers

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -276,6 +278,23 @@ def test_a_step_that_cannot_be_recorded_leaves_the_gradients_as_they_were(monkey
     assert sums == [2.0, 4.0, 6.0], "gradients that accumulate are kept"
     assert said == ["runs without CUDA graphs from here on, which is slower: "
                     "operation not permitted when stream is capturing more"]
+
+
+def test_a_recording_begins_when_the_device_has_nothing_left_to_do(monkeypatch):
+    """What the step before sent would stay in memory: all gradients once more."""
+    import torch
+
+    from debzero.model.compiled import StepGraphs
+
+    done = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("waited"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(pool=lambda: 0, replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "clone", lambda tensor: (done.append("allocated"), tensor.detach())[1])
+    graphs = StepGraphs([], print)
+    for _ in range(2):
+        graphs.run(lambda batch, weights: done.append("worked") or weights, {"x": torch.ones(2)}, torch.ones(1))
+    assert done == ["worked", "waited", "allocated", "allocated", "worked", "allocated"]
 
 
 def test_the_masks_of_transformers_do_not_depend_on_whether_a_step_is_recorded(monkeypatch):
