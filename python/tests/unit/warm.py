@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -195,7 +194,6 @@ def child(arguments: list[str], folder: str, variables: dict[str, str], outputs:
             open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115 - until the process ends
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["debzero", *arguments]
-        fork_ranks()
         if name := variables.get("PLANTED"):
             from planted import PLANTS
 
@@ -213,55 +211,6 @@ def child(arguments: list[str], folder: str, variables: dict[str, str], outputs:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def fork_ranks() -> None:
-    """Let torch's launcher fork each rank, where it would execute a script."""
-    from torch.distributed.elastic.multiprocessing.api import SubprocessHandler
-
-    SubprocessHandler._popen = lambda self, arguments, environment: Rank(list(arguments), environment)
-
-
-class Rank:
-    """A forked rank, as far as torch's launcher needs a subprocess.Popen."""
-
-    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
-        self.returncode: Optional[int] = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                from debzero.train.rank import main
-
-                os.environ.clear()
-                os.environ.update(environment)
-                # interpreter -u script options
-                sys.argv = arguments[2:]
-                code = main()
-            finally:
-                os._exit(code)
-
-    def poll(self) -> Optional[int]:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = exit_code(status)
-        return self.returncode
-
-    def wait(self, timeout: float = 60) -> int:
-        until = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > until:
-                raise subprocess.TimeoutExpired(f"rank {self.pid}", timeout)
-            time.sleep(0.01)
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
 
 
 def exit_code(status: int) -> int:

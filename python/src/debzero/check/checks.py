@@ -58,10 +58,11 @@ def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_o
 
 
 def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
-            works_in: FolderOf = output_of, reads: Reads = "rows", ask_hub: bool = False) -> Examined:
+            works_in: FolderOf = output_of, reads: Reads = "rows", ask_hub: bool = False,
+            settled: Callable[[Job], None] = lambda job: None) -> Examined:
     """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds.
     `reads`: how much of the data is read; `ask_hub`: whether it has what the job names, which a training learns soon
-    enough."""
+    enough. `settled` is called with a job that can be read, when this process has become the user that it works as."""
     job, problems = parse(path)
     warnings: list[Problem] = []
     facts: dict[str, str] = {}
@@ -69,6 +70,8 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
     if job is not None:
         privileges.become_owner(works_in(job), otherwise=_units_user(path) if works_in is output_of else "")
         require_roots(job, path)
+        if not problems:
+            settled(job)
         file = str(path)
         in_the_file = list(problems)
         try:  # a start would fail at it, after it had opened the output folder

@@ -45,18 +45,20 @@ def _train(options: argparse.Namespace, ranks: Optional[int]) -> int:
     from debzero.base.files import unreadable, without_dots
     from debzero.check.checks import examine
     from debzero.hosts.cluster import find_unless_wrong
-    from debzero.train.hosts import tell
-    from debzero.train.launch import train
+    from debzero.train import standby
 
     privileges.tighten_umask()
     if options.cluster:
         os.environ[NAMES["cluster_file"]] = str(without_dots(options.cluster))
     job = without_dots(options.job)
     try:
-        resolved, warnings, _ = examine(options.job, ranks, options.again)
+        resolved, warnings, _ = examine(options.job, ranks, options.again,
+                                        settled=lambda its: standby.start(its, ranks))
     except InputError as error:
         later = passing(error)
         if later is None and (among := find_unless_wrong(job)):
+            from debzero.train.hosts import tell
+
             tell(among, error)
         raise later or error from None
     if reason := unreadable(job):  # by the owner of the output, whom root has become
@@ -64,5 +66,7 @@ def _train(options: argparse.Namespace, ranks: Optional[int]) -> int:
                                   f"let the owner of {resolved.job.output} read the job file")])
     if warnings:
         print(as_text(warnings), file=sys.stderr, flush=True)
+    from debzero.train.launch import train
+
     os.chdir("/")  # no library may take a file of the current folder for a module, a setting or a model
     return train(resolved, job, options.again)

@@ -29,13 +29,12 @@ from debzero.run.folder import SAME_FAILURES, RunFolder
 from debzero.run.open import open_folder
 from debzero.run.records import ErrorNote
 from debzero.run.report import headline
-from debzero.train import memory_retry, rendezvous
+from debzero.train import memory_retry, rendezvous, standby
 from debzero.train.agreement import SIGNALS
 from debzero.train.hosts import Hosts, Part, described
 from debzero.train.torch_imports import speed_up_imports
 from debzero.train.watch import Watch
 
-SCRIPT = interpreter.SOURCE / "train.py"
 TORCHS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # for which it sets handlers
 OUTSIDERS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
@@ -46,8 +45,7 @@ def _environment(resolved: ResolvedJob, meeting: Path, hosts: Optional[Hosts]) -
                               favour=resolved.job.zero.favour, meeting_folder=meeting).variables())
     os.environ.update(hosts.variables() if hosts else {})
     os.environ["LOCAL_SIZE"] = str(resolved.local_ranks)  # DeepSpeed's CPU accelerator counts its devices by it
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", "4" if resolved.host.gpus else str(max(1, cores // resolved.local_ranks)))
+    os.environ.setdefault(standby.THREADS, standby.threads(resolved.host.gpus, resolved.local_ranks))
 
 
 class Relay:
@@ -175,18 +173,20 @@ def _run_ranks(resolved: ResolvedJob, job: Path, meeting: Path, hosts: Optional[
         "NCCL_ASYNC_ERROR_HANDLING")
     common = {"WORLD_SIZE": str(resolved.layout.ranks), "LOCAL_WORLD_SIZE": str(len(ranks)),
               abort: os.environ.get(abort, "1")}
-    arguments = (*interpreter.isolation(), "-u", str(SCRIPT), "--job", str(job))
+    arguments = (*interpreter.isolation(), "-u", str(standby.SCRIPT), "--job", str(job))
     logs = meeting / "logs"
     logs.mkdir()
     specs = getattr(multiprocessing, "DefaultLogsSpecs", None)  # since torch 2.3
     where: dict[str, Any] = {"logs_specs": specs(log_dir=str(logs))} if specs else {"log_dir": str(logs)}
     # The part of torch's launcher that starts processes and waits for them. The rest brings launchers of several hosts
     # together, over a TCP store that anybody can join.
+    standby.lend()
     with Watch() as watch:
         handlers = {number: signal.getsignal(number) for number in TORCHS_SIGNALS}
         started = multiprocessing.start_processes(
             "debzero", sys.executable, dict.fromkeys(ranks, arguments),
             {rank: {"RANK": str(first + rank), "LOCAL_RANK": str(rank), **common} for rank in ranks}, **where)
+        standby.close()
         if hosts:
             hosts.watch()
         for number, handler in handlers.items():  # who started this with nohup meant it
