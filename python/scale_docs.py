@@ -225,7 +225,7 @@ def gpu_cases() -> Iterator[GpuCase]:
         if trial["stage"] == "none":
             micro = trial["micro_batch"]
             yield GpuCase("tune.json", LARGE, 0, 1, micro, 64, trial["samples_per_second"], micro == 64)
-    for file, ranks, micro in (("bert-large-1.json", 1, 64), ("article-2-gpus.json", 2, 8)):
+    for file, ranks, micro in (("bert-large-1.json", 1, 64), ("article-2-deepspeed.json", 2, 8)):
         for one in json.loads((BENCHMARKS / file).read_text())["configurations"]:
             stage, speed = 0 if one["stage"] == "none" else one["stage"], one["summary"]["samples_per_second"]["median"]
             yield GpuCase(file, LARGE, stage, ranks, micro, 64, speed, not stage and ranks == 1)

@@ -58,11 +58,12 @@ def check(path: Path, ranks: Optional[int] = None, works_in: FolderOf = output_o
 
 
 def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
-            works_in: FolderOf = output_of, reads: Reads = "rows", ask_hub: bool = False,
+            works_in: FolderOf = output_of, reads: Reads = "rows",
             settled: Callable[[Job], None] = lambda job: None) -> Examined:
     """As check, with the warnings. `again`: for a run that starts from the beginning, whatever the output holds.
-    `reads`: how much of the data is read; `ask_hub`: whether it has what the job names, which a training learns soon
-    enough. `settled` is called with a job that can be read, when this process has become the user that it works as."""
+    `reads`: how much of the data is read; by default as much as a start needs, which also learns soon enough whether
+    the hub has what the job names. `settled` is called with a job that can be read, when this process has become the
+    user that it works as."""
     job, problems = parse(path)
     warnings: list[Problem] = []
     facts: dict[str, str] = {}
@@ -88,7 +89,7 @@ def examine(path: Path, ranks: Optional[int] = None, again: bool = False,
         if config is not None:
             warnings = [p for p in lint.problems(config, file, None, None, job) if p.severity == "warning"]
         data, facts, labels = data_found(job, file, reads)
-        names = hub_problems(job, file) if ask_hub else []
+        names = hub_problems(job, file) if reads != "rows" else []
         found = [*names, *data, *tasks.problems(job, file), *model_problems(job, file, labels),
                  *_swap(resolved, job, file),
                  *(operator_problems(resolved, file) if resolved else []),

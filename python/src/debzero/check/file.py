@@ -86,7 +86,7 @@ def _deepspeed(path: Path, ranks: Optional[int]) -> tuple[dict[str, Any], list[P
 
 
 def _job(path: Path, ranks: Optional[int], fast: bool) -> tuple[dict[str, Any], list[Problem]]:
-    examined = checks.examine(path, ranks, reads="columns" if fast else "lengths", ask_hub=True)
+    examined = checks.examine(path, ranks, reads="columns" if fast else "lengths")
     decision = decide(examined.resolved, RunFolder(examined.resolved.job.output))
     _, buffers = at_first_start(examined.resolved, path)
     facts = {**checks.summary(examined, path), **({"buffers": buffers} if buffers else {}), "run": decision}

@@ -129,6 +129,11 @@ class Planner:
             job, config = _variant(job, config, sharding, lambda: self.resolved(None))
         return resolve(job, HostGpus(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
+    @property
+    def native(self) -> bool:
+        """Whether debzero's own engine would carry out the stages of this job."""
+        return self.resolved(Sharding(2)).is_native
+
     def memory(self, resolved: ResolvedJob) -> Memory:
         precision = resolved.precision
         halves = resolved.uses_deepspeed or resolved.is_native or precision == "fp32"
@@ -166,7 +171,7 @@ class Planner:
         memory, batch = self.memory(resolved), resolved.batch
         return Row(sharding, batch.micro, batch.accumulation, memory, self._host_memory(memory, resolved),
                    memory.nvme_bytes * batch.ranks, self._lacks(memory, resolved), largest,
-                   None if resolved.is_native else relative_speed(sharding, batch.ranks),
+                   relative_speed(sharding, batch.ranks, self.native),
                    resolved.job.zero.favour if resolved.uses_deepspeed else None)
 
     def _host_memory(self, memory: Memory, resolved: ResolvedJob) -> HostMemory:

@@ -57,7 +57,7 @@ def _as_dict(path: Path, planner: Planner, rows: list[Row], best: Optional[Row],
         "notes": planner.shapes.notes, "hardware": planner.hardware.as_dict(), "precision": first.precision,
         "ranks": first.batch.ranks, "choices": [row.as_dict() for row in rows],
         "recommended": {**best.as_dict(), "why": why, "speed": speed_words(best, rows)} if best else {"why": why},
-        "speed_measured": asdict(measured(first.batch.ranks))}
+        "speed_measured": asdict(measured(first.batch.ranks, planner.native))}
 
 
 def _as_text(planner: Planner, rows: list[Row], best: Optional[Row], why: str) -> Iterator[str]:
@@ -102,7 +102,7 @@ def _legend(planner: Planner, rows: list[Row]) -> Iterator[str]:
     if small and planner.job.zero.favour == "speed":
         yield from textwrap.wrap(f"DeepSpeed's buffers are {NO_ROOM}: {', '.join(small)}.", 100, subsequent_indent="  ")
     ranks, hardware = planner.resolved(None).batch.ranks, planner.hardware
-    source = measured(ranks)
+    source = measured(ranks, planner.native)
     yield "*: recommended. x: does not fit. micro: the largest micro-batch that fits."
     for text in (
             f"GPU: a rank's peak, {FRAGMENTED:.0%} of it for fragmentation, and {bytes_text(CONTEXT)} for the CUDA "

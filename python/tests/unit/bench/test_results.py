@@ -96,5 +96,5 @@ def test_a_published_bench_is_whole_and_renders(file, tmp_path):
 
 
 def test_each_published_bench_is_found():
-    assert {path.stem for path in PUBLISHED} == {"article-2", "article-2-gpus", "article-4", "bert-large-1",
-                                                     "inference-h200"}
+    assert {path.stem for path in PUBLISHED} == {"article-2", "article-2-deepspeed", "article-2-gpus", "article-4",
+                                                 "bert-large-1", "inference-h200"}

@@ -28,7 +28,7 @@ def test_no_benchmark_took_more_ram_than_is_planned_and_none_much_less(bench, pl
     """host_bytes: how far a host's available memory fell. Each rank had a process and BERT-Large."""
     monkeypatch.setattr("debzero.plan.planner._deepspeed_release", lambda: (0, 19))
     rows = {}
-    for name, ranks in (("article-2-gpus", 2), ("article-2", 2), ("article-4", 4)):
+    for name, ranks in (("article-2-deepspeed", 2), ("article-2-gpus", 2), ("article-2", 2), ("article-4", 4)):
         path = job(bench, f"ranks-{ranks}", model=BERT_LARGE, ranks=ranks, train={"global_batch": 64, "micro_batch": 8})
         plan = planned(path, "--gpus", ranks) if ranks not in rows else rows[ranks]
         rows[ranks] = plan

@@ -37,7 +37,7 @@ def test_what_was_measured_was_predicted(scale_docs):
     """But for a case of torch's own DDP, which debzero does not use any more: the page says so."""
     cases = list(scale_docs.gpu_cases())
     assert {case[:5] for case in cases if not case.is_close} == {
-        ("article-2-gpus.json", scale_docs.LARGE, 0, 2, 8)}
+        ("article-2-deepspeed.json", scale_docs.LARGE, 0, 2, 8)}
     kinds = {(case.source, case.label) for case in cases if not case.fits_constant}
     assert len(kinds) >= 5 and ("gpus-4.json", "plain DDP") in kinds
     assert ("gpus-2.json", "ZeRO-3 of debzero") in kinds and ("gpus-2.json", "ZeRO-2 of debzero") in kinds

@@ -28,7 +28,7 @@ def test_the_tables_are_narrow_and_name_the_choice(bench, capsys):
     assert all(line.endswith("not measured") for line in needed[4:])
     text = " ".join(" ".join(lines).split())
     for part in ("6% of it for fragmentation", "1.27 GiB for the CUDA context", "3.00 GiB for its process",
-                 "docs/benchmarks/article-2-gpus.json"):
+                 "docs/benchmarks/article-2-deepspeed.json"):
         assert part in text
 
 
