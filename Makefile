@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clean controller deb runtime-debs bundle test test-quick test-long fuzz lint lock docs audit
 .PHONY: clean bench-provision bench-train bench-predict bench-gpus bench-losses bench-memory bench-oom bench-published
-.PHONY: bench-fused bench-link
+.PHONY: bench-fused bench-link bench-start
 
 # Without bytecode on the disk each start of a training compiles its libraries again: most of the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -88,6 +88,9 @@ bench-gpus: ## On GPUs with current releases in $(PYTHON): debzero's stages besi
 
 bench-losses: ## On GPUs: whether every stage and engine trains as plain fp32 DDP does, and a resumed run as a whole one
 	$(or $(PYTHON),python3) python/benchmarks/losses.py
+
+bench-start: ## How long from `debzero train` to the first step with $(PYTHON), beside the imports alone
+	$(or $(PYTHON),python3) python/benchmarks/start.py
 
 bench-memory: ## On a GPU: `debzero plan` against the memory that 24 trainings really take
 	$(or $(PYTHON),python3) python/benchmarks/memory.py --results .cache/bench/memory.json

@@ -161,3 +161,13 @@ def test_predict_and_a_pipeline_answer_alike(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["predict.py", "--folder", str(tmp_path), "--rows", "100", "--repeats", "1"])
     assert predict.main() in (0, 1), "so few rows are mostly imports"
     assert re.search(r"(?m)^pipeline +\d+ .*\n^debzero +\d+ .*\n^ratio ", capsys.readouterr().out)
+
+
+def test_a_start_is_timed_beside_the_imports(tmp_path):
+    done = subprocess.run([sys.executable, BENCH / "start.py", "--tiny", "--ranks", "2", "--rounds", "1",
+                           "--results", tmp_path / "start.json", "--scratch", tmp_path], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "start.json").read_text())
+    (one,) = found["rounds"]
+    assert found["facts"]["ranks"] == 2 and 0 < one["imports"] < one["first_step"]
+    assert one["beyond"] == pytest.approx(one["first_step"] - one["imports"], abs=0.02)
