@@ -8,6 +8,7 @@ import pytest
 
 from debzero.check import checks, operators
 from debzero.cli import main
+from debzero.deepspeed_json import releases
 from debzero.plan import largest_micro, table
 from debzero.plan.hardware import Hardware
 from debzero.resolve.host import HostGpus
@@ -59,6 +60,18 @@ def test_nothing_is_said_of_buffers_that_nobody_asked_for(bench, gpus, capsys, z
     gpus(1.5)
     assert main(["check", str(bench.job(zero=zero)), "--json"]) == 0
     assert "buffers" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("torch", "zero", "stage"), [
+    ("1.13.1", {"stage": 2}, "ZeRO stage 2, DeepSpeed"), ("2.11.0", {"stage": 2}, "ZeRO stage 2, native engine"),
+    ("2.11.0", {"stage": 2, "bucket": 10**6}, "ZeRO stage 2, DeepSpeed"), ("2.11.0", {"stage": "none"}, "plain DDP"),
+    ("1.13.1", {"stage": 2, "engine": "native"}, "ZeRO stage 2, native engine")])
+def test_check_says_which_engine_trains(bench, gpus, monkeypatch, capsys, torch, zero, stage):
+    gpus(40)
+    here = releases.here()
+    monkeypatch.setattr(releases, "here", lambda: here._replace(torch=torch))
+    assert main(["check", str(bench.job(zero=zero)), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stage"] == stage
 
 
 def test_a_host_without_gpus_has_the_small_buffers_as_ever(bench, capsys):
