@@ -131,6 +131,25 @@ def test_a_command_that_hangs_is_killed_with_its_children_and_has_a_reason(tmp_p
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_page_is_made_of_its_own_results_alone(tmp_path, start, capsys):
+    (tmp_path / "other.json").write_text('{"format": 1}')
+    for name in ("other.json", "missing.json"):
+        assert start("--render", tmp_path / name) == 2
+        assert f"{name}: no results of gpus.py" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize(("program", "words"), [
+    ("gpus", "this host has 0 GPUs; --quick"), ("losses", "this host has no GPU; --quick"),
+    ("published", "finds no GPU here; --tiny")])
+def test_without_a_gpu_nothing_is_begun_and_the_rehearsal_is_named(tmp_path, program, words):
+    arguments = ["--results", tmp_path / "results"]
+    arguments += [] if program == "published" else ["--scratch", tmp_path / "scratch"]
+    done = subprocess.run([sys.executable, BENCH / f"{program}.py", *arguments], text=True, capture_output=True)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def rehearse(folder, *arguments):
     return subprocess.run([sys.executable, BENCH / "gpus.py", "--quick", "--results", folder / "gpus.json", "--scratch",
                            folder / "scratch", "--repeats", "1", *arguments], text=True, capture_output=True)
