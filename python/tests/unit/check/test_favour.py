@@ -74,6 +74,17 @@ def test_check_says_which_engine_trains(bench, gpus, monkeypatch, capsys, torch,
     assert json.loads(capsys.readouterr().out)["stage"] == stage
 
 
+@pytest.mark.parametrize(("job", "given", "key"), [
+    ({"ranks": 4}, [], "ranks"), ({"ranks": 2}, ["--ranks", "4"], "--ranks"), ({"ranks": 2}, [], "")])
+def test_check_warns_of_ranks_that_share_gpus(bench, gpus, capsys, job, given, key):
+    gpus(40)
+    assert main(["check", str(bench.job(train__global_batch=32, zero=ZERO, **job)), *given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    shared = [warning for warning in found["problems"] if "4 ranks share 2 GPUs" in warning["reason"]]
+    assert [warning["key"] for warning in shared] == [key] * bool(key)
+    assert all(warning["fix"] == f"use 2, or leave {key} out" for warning in shared)
+
+
 def test_a_host_without_gpus_has_the_small_buffers_as_ever(bench, capsys):
     path = bench.job(zero=ZERO)
     resolved = checks.check(path)
