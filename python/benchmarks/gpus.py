@@ -307,6 +307,9 @@ def main() -> int:
     options = parse()
     if options.render:
         for file in options.render:
+            if not {"facts", "cells"} <= set(read_json(file)):
+                print(f"{file}: no results of gpus.py; give the JSON that --results named", file=sys.stderr)
+                return 2
             print(*gpus_page.write(file), sep="\n")
         return 0
     if options.quick:
@@ -316,7 +319,8 @@ def main() -> int:
         count = len(visible_gpus())
         options.ranks = options.ranks or sorted({1, count})
         if max(options.ranks) > count:
-            print(f"--ranks {max(options.ranks)}: this host has {count} GPUs", file=sys.stderr)
+            print(f"--ranks {max(options.ranks)}: this host has {count} GPUs; --quick rehearses it on CPU ranks",
+                  file=sys.stderr)
             return 2
     until = time.monotonic() + 60 * options.minutes
     options.scratch.mkdir(parents=True, exist_ok=True)

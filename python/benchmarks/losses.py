@@ -30,7 +30,7 @@ import common
 import memory
 import psutil
 import yaml
-from gpus import PACKAGES, ZERO
+from gpus import PACKAGES, ZERO, visible_gpus
 
 from debzero.base.files import read_json, write_json
 from debzero.measure.run import kill_tree
@@ -220,6 +220,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10**6, help="start no run after so many minutes")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on CPU ranks")
     options = parser.parse_args()
+    names = [run.name for run in runs(options.quick)]
+    for part in options.only or ():
+        if not any(name.startswith(part) for name in names):
+            parser.error(f"argument --only: no run begins with {part!r} (the runs: {', '.join(names)})")
+    if not options.quick and not visible_gpus():
+        parser.error("this host has no GPU; --quick rehearses it on CPU ranks")
     if options.quick:
         os.environ.update(CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu", LOCAL_SIZE=str(options.ranks or 2),
                           OMP_NUM_THREADS="1")

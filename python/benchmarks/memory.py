@@ -254,7 +254,7 @@ def verdict(found: dict[str, Any]) -> tuple[str, bool]:
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--results", type=Path, required=True, help="the JSON to write, and to continue")
     options.add_argument("--cells", nargs="+", metavar="PART",
                          help="only those whose model/stage/micro begins with PART; they are measured again")

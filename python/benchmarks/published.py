@@ -55,6 +55,9 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true",
                         help="a rehearsal on a CPU: a tiny model; its numbers mean nothing")
     options = parser.parse_args()
+    look = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    if not options.tiny and subprocess.run([options.python, "-c", look]).returncode:
+        parser.error(f"{options.python} finds no GPU here; --tiny rehearses it on a CPU")
     jobs = options.results.absolute() / "tiny" if options.tiny else BENCHMARKS
     make(jobs, options.python, options.tiny)
     failed = [part for part in options.only if not measure(part, jobs, options)]

@@ -24,10 +24,10 @@ def add_bench(commands: Commands) -> None:
         commands, "bench", bench,
         "Measure what ZeRO and offload cost and save on this host. The job runs with plain DDP, and with ZeRO-1 to 3 "
         "with and without offload, or as it divides its model (`parallel`) and with ZeRO-2, each time in a process of "
-        "its own. The results are written to results.json, "
-        "results.csv, results.md and a web page, results.html. An interrupted bench resumes where it stopped. A "
-        "configuration that fails is listed with the reason; the next start tries it again unless it ran out of memory "
-        "or time.",
+        "its own; where several ranks have a GPU each, also on one rank alone, to say whether the others pay. The "
+        "results are written to results.json, results.csv, results.md and a web page, results.html. An interrupted "
+        "bench resumes where it stopped. A configuration that fails is listed with the reason; the next start tries "
+        "it again unless it ran out of memory or time.",
         ["debzero bench mrpc.yml", "debzero bench mrpc.yml --ranks 4 --share-gpu --stages 2,3 --repeats 1",
          "debzero bench mrpc --inference", "debzero bench --render /var/lib/debzero/mrpc-bench",
          "debzero bench --compare a/results.json b/results.json -o comparison.html"])

@@ -6,6 +6,7 @@ from typing import Optional
 
 from debzero.base.text import rate_text
 from debzero.bench.results import BenchResults, Row
+from debzero.resolve.sharding import BUFFERS
 
 PAYS = 0.6            # of ranks x one rank's samples/s: with less, most of two GPUs' work is waiting
 SHORT_SECONDS = 0.03  # of a micro-batch on one rank: the host's work and the exchange take about as long
@@ -40,12 +41,16 @@ def cause(bench: BenchResults, row: Row) -> str:
     if any(run.fell_out for run in row.runs):
         return "Its steps left the CUDA graphs, so the GPUs wait for the host: the runs' train.log says why."
     zero = bench.job.get("zero")
-    if row.stage != "none" and bench.records_steps and isinstance(zero, dict) and zero.get("engine") == "deepspeed":
-        return "DeepSpeed's hooks keep the GPUs waiting for the host: remove zero.engine, so that steps are recorded."
+    zero = zero if isinstance(zero, dict) and row.stage != "none" else {}
+    chosen = ["engine"] if zero.get("engine") == "deepspeed" else []
+    chosen += [key for key, first in BUFFERS.items() if row.sharding.stage >= first and zero.get(key) is not None]
+    if chosen and bench.records_steps:
+        keys = " and ".join(f"zero.{key}" for key in chosen)
+        return f"DeepSpeed's hooks keep the GPUs waiting for the host: remove {keys}, so that steps are recorded."
     if seconds < SHORT_SECONDS:
         return (f"A micro-batch takes one rank only {1000 * seconds:.0f} ms, about as long as the exchange and the "
                 "host's work for it: try a larger train.micro_batch and train.global_batch (`debzero tune`).")
-    if row.stage != "none" and not bench.records_steps:
+    if row.stage != "none" and not bench.records_steps and zero.get("engine") != "native":
         return (f"DeepSpeed {row.label} waits for the host in each layer: try a lower stage, or a larger "
                 "train.micro_batch.")
     return ("The exchange of gradients takes longer than the backward pass: `nvidia-smi topo -m` shows whether the "

@@ -43,8 +43,8 @@ def notes(bench: BenchResults) -> list[str]:
                      "without the second bucket that overlapped communication takes in ZeRO-1 and ZeRO-2; speed is not "
                      "comparable with that of ranks that have a GPU each.")
     if bench.settings.cap_gib:
-        found.append(f"Each rank was limited to {bench.settings.cap_gib} GiB of its GPU, as if the GPU were that "
-                     "small.")
+        found.append(f"Each rank was limited to {bench.settings.cap_gib} GiB" + (
+            " of its GPU, as if the GPU were that small." if gpus else "."))
     if ranks == 1:
         offload = " Offload does save." if any(row.offloads for row in bench.configurations) else ""
         found.append("One rank has nothing to shard across: the ZeRO stages save next to nothing here and only show "

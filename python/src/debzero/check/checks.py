@@ -177,9 +177,8 @@ def summary(examined: Examined, path: Path) -> dict[str, Any]:
     resolved = examined.resolved
     job = resolved.job
     sharded = resolved.uses_deepspeed or resolved.stage
-    stage = f"ZeRO stage {resolved.stage}" if sharded else "plain DDP"
-    if resolved.is_native:
-        stage += ", native engine"
+    engine = "native engine" if resolved.is_native else "DeepSpeed"
+    stage = f"ZeRO stage {resolved.stage}, {engine}" if sharded else "plain DDP"
     parts = (("optimizer", job.zero.offload_optimizer), ("param", job.zero.offload_param))
     label = "" if job.task == "causal-lm" else f" -> {job.data.label}"
     if job.task == "text-to-text":

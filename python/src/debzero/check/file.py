@@ -8,7 +8,7 @@ from typing import Any, Optional
 from debzero.base import privileges
 from debzero.base.errors import InputError, Problem, as_text
 from debzero.base.reading import CONFIG, read_text
-from debzero.base.text import printable
+from debzero.base.text import count_text, printable
 from debzero.check import checks
 from debzero.check.fix import fix_job, fix_json
 from debzero.check.hub_names import Unverified
@@ -16,6 +16,7 @@ from debzero.deepspeed_json import lint
 from debzero.deepspeed_json.reader import parse_config, read_config
 from debzero.job.others import program_of
 from debzero.plan.largest_micro import at_first_start
+from debzero.resolve.resolve import ResolvedJob
 from debzero.run.decision import decide
 from debzero.run.folder import RunFolder
 
@@ -90,4 +91,13 @@ def _job(path: Path, ranks: Optional[int], fast: bool) -> tuple[dict[str, Any], 
     decision = decide(examined.resolved, RunFolder(examined.resolved.job.output))
     _, buffers = at_first_start(examined.resolved, path)
     facts = {**checks.summary(examined, path), **({"buffers": buffers} if buffers else {}), "run": decision}
-    return facts, examined.warnings
+    return facts, [*_shared_gpus(examined.resolved, "--ranks" if ranks else "ranks", str(path)), *examined.warnings]
+
+
+def _shared_gpus(resolved: ResolvedJob, key: str, file: str) -> list[Problem]:
+    if not resolved.shares_gpus:
+        return []
+    gpus = resolved.host.gpus
+    reason = (f"{resolved.local_ranks} ranks share {count_text(gpus, 'GPU')}: they wait for each other, so this only "
+              "rehearses a larger host")
+    return [Problem(file, key, reason, f"use {gpus}, or leave {key} out", severity="warning")]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from debzero.base.errors import Problem
-from debzero.base.text import parse_bytes
+from debzero.base.text import count_text, parse_bytes
 from debzero.resolve.host import this_host
 
 # The defaults where neither the command line nor this host says otherwise: those of the article on BERT-Large that
@@ -64,6 +64,8 @@ def _parsed(sizes: dict[str, Optional[str]]) -> tuple[dict[str, int], list[Probl
             given[name] = parse_bytes(text)
             if name == "gpu_memory" and not given[name]:
                 raise ValueError("must be more than 0")
+            if 0 < given[name] < 2**20:
+                raise ValueError(f"must be a size such as 40G, and {text.strip()} is {count_text(given[name], 'byte')}")
         except ValueError as error:
             option = f"--{name.replace('_', '-')}"
             problems.append(Problem("the command line", option, str(error), f"for example {option} 40G"))

@@ -232,8 +232,9 @@ def speed_words(best: Row, rows: list[Row]) -> str:
     if best.speed is None:
         return "its speed has not been measured; `debzero tune` measures it"
     faster = [row for row in rows if not row.lacks and (row.speed or 0) > best.speed]
-    words = f"its speed was {best.speed:g} of plain DDP's where it was measured"
-    if faster:
-        first = max(faster, key=lambda row: row.speed or 0)
-        words += f"; {first.sharding.label}, which fits too, had {first.speed:g}"
-    return words
+    first = max(faster, key=lambda row: row.speed or 0) if faster else best
+    if not best.sharding.stage:
+        return (f"where it was measured, {first.sharding.label}, which fits too, was {first.speed:g} times as fast"
+                if faster else "nothing that fits was faster where it was measured")
+    words = f"it was {best.speed:g} times as fast as plain DDP where it was measured"
+    return f"{words}; {first.sharding.label}, which fits too, {first.speed:g} times" if faster else words

@@ -36,7 +36,7 @@ def add_tune(commands: Commands) -> None:
                         help="then try every other combination, too, to see how good the result is; of "
                         f"{','.join(REFINED)} no more than the search does")
     parser.add_argument("--name", metavar="HOST", help=NAME_HELP)
-    parser.add_argument("--dry-run", action="store_true", help="only show what would be written")
+    parser.add_argument("--dry-run", action="store_true", help="run the trials, but write nothing into the job file")
     add_json(parser)
 
 

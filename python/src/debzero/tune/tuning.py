@@ -111,7 +111,7 @@ class Tuning:
             return 1
         batch = with_micro(self.resolved, best.micro).batch_text
         self._say(f"\n{best.way}, {batch}: {rate_text(best.speed)} samples/s",
-                  *(f"  {key}: {'removed' if value is None else value}" for key, value in chosen.values.items()),
+                  *(f"  {key}: {_in_yaml(value)}" for key, value in chosen.values.items()),
                   f"{f'written into {self.options.job}' if written else 'not written (--dry-run)'}; "
                   f"all trials are in {self.folder / NAME}")
         return 0
@@ -167,3 +167,8 @@ class Tuning:
     def _say(self, *lines: str) -> None:
         for line in lines:
             print(printable_lines(line), flush=True, file=sys.stderr if self.options.json else sys.stdout)
+
+
+def _in_yaml(value: Value) -> str:
+    """As the job file gets it."""
+    return "removed" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)

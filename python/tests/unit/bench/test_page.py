@@ -182,3 +182,10 @@ def test_nothing_from_the_results_is_markup_a_formula_or_a_command(tmp_path):
     assert r"\<img" in plain and "<img" not in plain.replace("\\<", "")
     assert all(c.isprintable() or c == "\n" for text in rendered.values() for c in text)
     assert all(line.isprintable() for line in tables.as_text(bench).split("\n"))
+
+
+@pytest.mark.parametrize(("gpus", "words"), [(2, "24 GiB of its GPU, as if the GPU were that small."), (0, "24 GiB.")])
+def test_a_cap_is_of_a_gpu_only_where_there_is_one(gpus, words):
+    bench = sample()
+    capped = replace(bench, settings=replace(bench.settings, cap_gib=24), host=replace(bench.host, gpus=gpus))
+    assert f"Each rank was limited to {words}" in tables.notes(capped)

@@ -28,6 +28,9 @@ def test_each_configuration_is_held_against_one_rank():
 @pytest.mark.parametrize(("changes", "words"), [
     (NATIVE, "nvidia-smi topo -m"),
     ({**NATIVE, "job": {"zero": {"engine": "deepspeed"}}}, "remove zero.engine"),
+    ({**NATIVE, "job": {"zero": {"engine": "auto", "bucket": 1000, "overlap": False, "live": 1000}}},
+     "remove zero.bucket and zero.overlap, so"),
+    ({"job": {"zero": {"engine": "native"}}}, "nvidia-smi topo -m"),
     ({**NATIVE, "micro": 2}, "only 4 ms"),
     ({}, "waits for the host in each layer")])
 def test_the_cause_is_the_likely_one(changes, words):

@@ -131,6 +131,49 @@ def test_a_command_that_hangs_is_killed_with_its_children_and_has_a_reason(tmp_p
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_page_is_made_of_its_own_results_alone(tmp_path, start, capsys):
+    (tmp_path / "other.json").write_text('{"format": 1}')
+    for name in ("other.json", "missing.json"):
+        assert start("--render", tmp_path / name) == 2
+        assert f"{name}: no results of gpus.py" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.html"))
+
+
+ROWS = {"plain DDP, one GPU": "1/none", "plain DDP": "2/none", "ZeRO-1, native engine": "2/native1",
+        "ZeRO-2, native engine": "2/native2", "ZeRO-3, native engine": "2/native3",
+        "ZeRO-2 by DeepSpeed, `favour: speed`": "2/zero2-speed", "ZeRO-3 by DeepSpeed": "2/zero3",
+        "two pipeline stages, the batch in quarters": "2/pipeline2",
+        "tensor parallel over two, the whole batch on both": "2/tensor2",
+        "transformers' Trainer with DeepSpeed ZeRO-2": "2/trainer2",
+        "FSDP2 in a plain loop, layers compiled": "2/fsdp2"}
+COLUMNS = ("bert-large-uncased/padded", "bert-large-uncased/bucketed", "gpt2-medium/padded", "gpt2-xl/padded")
+
+
+def test_the_published_table_has_the_speeds_of_its_json():
+    docs = BENCH.parents[1] / "docs" / "benchmarks"
+    cells = json.loads((docs / "gpus-2.json").read_text())["cells"]
+    table = (docs / "README.md").read_text().partition("Two H200s, bf16, without")[2].partition("\n\n")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.partition("\n\n")[0].splitlines()[2:]]
+    assert sorted(name.replace("debzero, ", "", 1) for name, *_ in rows) == sorted(ROWS)
+    for name, *shown in rows:
+        ranks, contestant = ROWS[name.replace("debzero, ", "", 1)].split("/")
+        for column, text in zip(COLUMNS, shown):
+            speed = "(`favour: speed`)" in text
+            cell = cells.get(f"{ranks}/{column}/{contestant}{'-speed' * speed}")
+            assert text.partition("*")[0] == (f"{gpus_page.speed(cell):.0f}" if cell else ""), (name, column)
+
+
+@pytest.mark.parametrize(("program", "words"), [
+    ("gpus", "this host has 0 GPUs; --quick"), ("losses", "this host has no GPU; --quick"),
+    ("published", "finds no GPU here; --tiny")])
+def test_without_a_gpu_nothing_is_begun_and_the_rehearsal_is_named(tmp_path, program, words):
+    arguments = ["--results", tmp_path / "results"]
+    arguments += [] if program == "published" else ["--scratch", tmp_path / "scratch"]
+    done = subprocess.run([sys.executable, BENCH / f"{program}.py", *arguments], text=True, capture_output=True)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def rehearse(folder, *arguments):
     return subprocess.run([sys.executable, BENCH / "gpus.py", "--quick", "--results", folder / "gpus.json", "--scratch",
                            folder / "scratch", "--repeats", "1", *arguments], text=True, capture_output=True)

@@ -63,6 +63,13 @@ def test_runs_that_learn_nothing_show_nothing(start, monkeypatch, capsys):
     assert start("--only", "zero1-fp32-eager") == 1 and "has not learned" in capsys.readouterr().out
 
 
+def test_a_run_that_there_is_not_is_refused(start, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        start("--only", "zero2", "native4")
+    error = capsys.readouterr().err
+    assert "no run begins with 'native4' (the runs: none-fp32-eager, " in error and "native3-fp32-eager" in error
+
+
 def test_each_stage_and_engine_is_compared_in_both_precisions_and_resumed_with_other_code():
     runs = losses.runs(quick=False)
     assert runs[0] == losses.REFERENCE and len(set(runs)) == len(runs)

@@ -8,6 +8,7 @@ import pytest
 
 from debzero.check import checks, operators
 from debzero.cli import main
+from debzero.deepspeed_json import releases
 from debzero.plan import largest_micro, table
 from debzero.plan.hardware import Hardware
 from debzero.resolve.host import HostGpus
@@ -59,6 +60,29 @@ def test_nothing_is_said_of_buffers_that_nobody_asked_for(bench, gpus, capsys, z
     gpus(1.5)
     assert main(["check", str(bench.job(zero=zero)), "--json"]) == 0
     assert "buffers" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("torch", "zero", "stage"), [
+    ("1.13.1", {"stage": 2}, "ZeRO stage 2, DeepSpeed"), ("2.11.0", {"stage": 2}, "ZeRO stage 2, native engine"),
+    ("2.11.0", {"stage": 2, "bucket": 10**6}, "ZeRO stage 2, DeepSpeed"), ("2.11.0", {"stage": "none"}, "plain DDP"),
+    ("1.13.1", {"stage": 2, "engine": "native"}, "ZeRO stage 2, native engine")])
+def test_check_says_which_engine_trains(bench, gpus, monkeypatch, capsys, torch, zero, stage):
+    gpus(40)
+    here = releases.here()
+    monkeypatch.setattr(releases, "here", lambda: here._replace(torch=torch))
+    assert main(["check", str(bench.job(zero=zero)), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stage"] == stage
+
+
+@pytest.mark.parametrize(("job", "given", "key"), [
+    ({"ranks": 4}, [], "ranks"), ({"ranks": 2}, ["--ranks", "4"], "--ranks"), ({"ranks": 2}, [], "")])
+def test_check_warns_of_ranks_that_share_gpus(bench, gpus, capsys, job, given, key):
+    gpus(40)
+    assert main(["check", str(bench.job(train__global_batch=32, zero=ZERO, **job)), *given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    shared = [warning for warning in found["problems"] if "4 ranks share 2 GPUs" in warning["reason"]]
+    assert [warning["key"] for warning in shared] == [key] * bool(key)
+    assert all(warning["fix"] == f"use 2, or leave {key} out" for warning in shared)
 
 
 def test_a_host_without_gpus_has_the_small_buffers_as_ever(bench, capsys):

@@ -49,3 +49,10 @@ def test_each_bad_size_is_a_problem_that_names_its_option():
     _, problems = find_hardware(None, {"gpu_memory": "0", "ram": "lots", "nvme": None})
     assert [(p.file, p.key) for p in problems] == [("the command line", "--gpu-memory"), ("the command line", "--ram")]
     assert "more than 0" in problems[0].reason and "'lots'" in problems[1].reason
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_a_size_whose_unit_was_forgotten_is_refused(name):
+    _, (problem,) = find_hardware(None, {**NONE, name: "40"})
+    assert problem.reason == "must be a size such as 40G, and 40 is 40 bytes" and problem.fix.endswith("40G")
+    assert not find_hardware(None, {**NONE, name: "500M"})[1]

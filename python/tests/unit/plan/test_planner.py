@@ -86,7 +86,8 @@ def test_a_model_of_seven_billion_parameters_takes_seconds(bench, planned):
 
 
 def row(label, lacks, largest=0, speed=None):
-    return SimpleNamespace(sharding=SimpleNamespace(label=label), lacks=lacks, largest_micro_batch=largest, speed=speed)
+    sharding = SimpleNamespace(label=label, stage=0 if label == "plain DDP" else 1)
+    return SimpleNamespace(sharding=sharding, lacks=lacks, largest_micro_batch=largest, speed=speed)
 
 
 @pytest.mark.parametrize(("rows", "chosen_label", "reason"), [
@@ -109,6 +110,8 @@ def test_a_micro_batch_that_the_json_fixes_is_not_blamed_on_the_model():
 def test_what_the_choice_costs_in_speed_is_said_beside_it():
     rows = [row("plain DDP", ["GPU memory"], speed=1), row("ZeRO-1", [], speed=1.18), row("ZeRO-3", [], speed=0.15),
             row("ZeRO-1 + CPU", [])]
-    assert speed_words(rows[1], rows) == "its speed was 1.18 of plain DDP's where it was measured"
-    assert speed_words(rows[2], rows).endswith("; ZeRO-1, which fits too, had 1.18")
+    assert speed_words(rows[1], rows) == "it was 1.18 times as fast as plain DDP where it was measured"
+    assert speed_words(rows[2], rows).endswith("as plain DDP where it was measured; ZeRO-1, which fits too, 1.18 times")
+    assert speed_words(rows[0], rows) == "where it was measured, ZeRO-1, which fits too, was 1.18 times as fast"
+    assert speed_words(rows[0], rows[:1]) == "nothing that fits was faster where it was measured"
     assert "not been measured" in speed_words(rows[3], rows)

@@ -23,7 +23,7 @@ def test_the_tables_are_narrow_and_name_the_choice(bench, capsys):
     assert len(held) == len(needed) == len(SHARDINGS) and max(map(len, lines)) <= 100
     assert [line[0] for line in needed] == ["*"] + [" "] * (len(needed) - 1)
     assert lines[-3].startswith("Recommended: plain DDP: it fits, so nothing has to be sharded or offloaded")
-    assert lines[-2].endswith("ZeRO-1, which fits too, had 1.18") and lines[-1] == "  zero: {stage: none}"
+    assert lines[-2].endswith("ZeRO-1, which fits too, was 1.18 times as fast") and lines[-1] == "  zero: {stage: none}"
     assert [line.split()[-1] for line in needed[:4]] == ["1.00", "1.18", "0.82", "0.15"]
     assert all(line.endswith("not measured") for line in needed[4:])
     text = " ".join(" ".join(lines).split())

@@ -188,8 +188,9 @@ def test_the_whole_search_writes_a_job_that_still_checks(bench, measured, capsys
 def test_keys_that_the_found_stage_does_not_have_go(bench, measured, capsys):
     measured[1].update(stage="none")
     path = bench.job(train__global_batch=8, train__micro_batch=4, zero={"stage": 3, "live": 10**6, "bucket": 10**6})
-    assert main(["tune", str(path), "--search", "stage"]) == 0
-    assert "zero.live: removed" in capsys.readouterr().out
+    assert main(["tune", str(path), "--search", "stage,checkpointing"]) == 0
+    printed = capsys.readouterr().out
+    assert "zero.live: removed" in printed and "train.gradient_checkpointing: false" in printed, "as the file has them"
     assert yaml.safe_load(path.read_text())["zero"] == {"stage": "none"}
     assert main(["check", str(path)]) == 0
 
