@@ -63,9 +63,9 @@ def test_nothing_is_said_of_buffers_that_nobody_asked_for(bench, gpus, capsys, z
 
 
 @pytest.mark.parametrize(("torch", "zero", "stage"), [
-    ("1.13.1", {"stage": 2}, "ZeRO stage 2, DeepSpeed"), ("2.11.0", {"stage": 2}, "ZeRO stage 2, native engine"),
+    ("2.3.1", {"stage": 2}, "ZeRO stage 2, DeepSpeed"), ("2.11.0", {"stage": 2}, "ZeRO stage 2, native engine"),
     ("2.11.0", {"stage": 2, "bucket": 10**6}, "ZeRO stage 2, DeepSpeed"), ("2.11.0", {"stage": "none"}, "plain DDP"),
-    ("1.13.1", {"stage": 2, "engine": "native"}, "ZeRO stage 2, native engine")])
+    ("2.3.1", {"stage": 2, "engine": "native"}, "ZeRO stage 2, native engine")])
 def test_check_says_which_engine_trains(bench, gpus, monkeypatch, capsys, torch, zero, stage):
     gpus(40)
     here = releases.here()
