@@ -114,7 +114,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
         return 2
     try:
         code = _run(options)
-        sys.stdout.flush()
+        if sys.stdout:  # None: closed
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # `debzero status demo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Optional
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from debzero.train.agreement import block_signals
 
     block_signals()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else, where it is ignored, nobody learns how a rank ended
     from debzero.train import schedulers
 
     with schedulers.launcher(options.job, options.cluster) as ranks:

@@ -80,7 +80,8 @@ def main() -> int:
         code = SIGNALS[stop.number]
     except BaseException as error:
         _fail(error, folder, began=stop.orderly.is_set())
-    sys.stdout.flush()
+    if sys.stdout:  # None: closed
+        sys.stdout.flush()
     os._exit(code)  # no destructor of a communication library may turn a finished run into a hanging one
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Optional
 
@@ -89,16 +90,27 @@ def start(job: Job, given: Optional[int]) -> None:
     finally:
         if before is None:  # what is known of the ranks decides
             del os.environ[THREADS]
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
         stream.flush()
-    for _ in range(min(ranks, MOST) if _can_fork() else 0):
-        reading, writing = os.pipe()
-        launcher, pid = os.getpid(), os.fork()
-        if pid == 0:
-            os.close(writing)
-            _follow_orders(reading, launcher)
+    with suppress(OSError):  # no room for another process or file: ranks are started as usual, or that says so
+        for _ in range(min(ranks, MOST) if _can_fork() else 0):
+            _waiting.append(_fork(expected))
+
+
+def _fork(expected: str) -> Waiting:
+    reading, writing = os.pipe()
+    launcher = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:
         os.close(reading)
-        _waiting.append(Waiting(Forked(pid), writing, expected))
+        os.close(writing)
+        raise
+    if pid == 0:
+        os.close(writing)
+        _follow_orders(reading, launcher)
+    os.close(reading)
+    return Waiting(Forked(pid), writing, expected)
 
 
 def _visible_gpus() -> int:

@@ -1,0 +1,72 @@
+"""The processes that the launcher forks before its check."""
+import argparse
+import errno
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import yaml
+
+from debzero.job.reader import parse
+from debzero.train import command, schedulers, standby
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.setattr(standby, "_import", lambda: None)
+    monkeypatch.setattr(standby, "_waiting", [])
+    file = tmp_path / "job.yml"
+    file.write_text(yaml.safe_dump({"model": {"type": "bert", "vocab_size": 99}, "ranks": 3,
+                                    "data": {"dataset": str(tmp_path)}, "output": str(tmp_path / "run")}))
+    found, problems = parse(file)
+    assert found, problems
+    return found
+
+
+def opened():
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_stream_is_not_flushed(job, monkeypatch, stream):
+    """Python has None for it, as after `debzero train job.yml >&-`."""
+    monkeypatch.setattr(standby, "_can_fork", lambda: False)
+    monkeypatch.setattr(sys, stream, None)
+    standby.start(job, None)
+    assert not standby._waiting
+
+
+def test_where_a_user_may_have_no_more_processes_the_check_goes_on(job, monkeypatch):
+    def fork():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(standby, "_can_fork", lambda: True)
+    monkeypatch.setattr(os, "fork", fork)
+    before = opened()
+    standby.start(job, None)
+    assert not standby._waiting and opened() == before
+
+
+def test_where_a_process_may_open_no_more_files_the_check_goes_on(job, monkeypatch):
+    def pipe():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(standby, "_can_fork", lambda: True)
+    monkeypatch.setattr(os, "pipe", pipe)
+    standby.start(job, None)
+    assert not standby._waiting
+
+
+def test_the_launcher_learns_how_ranks_end_though_it_was_started_to_ignore_that(monkeypatch):
+    """A program that ignores SIGCHLD passes this on to what it starts; the kernel then forgets how a child ended."""
+    monkeypatch.setattr(schedulers, "launcher", lambda *_: nullcontext(0))
+    handler, mask = signal.signal(signal.SIGCHLD, signal.SIG_IGN), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        assert command.run(argparse.Namespace(job=Path("job.yml"), cluster=None)) == 0
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGCHLD, handler)
