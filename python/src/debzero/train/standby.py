@@ -173,6 +173,15 @@ def close() -> None:
         process.wait()
 
 
+def _close_inherited() -> None:
+    """What the launcher's own starter left open, root perhaps, is nothing for a rank: subprocess would close it, too.
+    What this process has opened itself is not inheritable."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # it was that of the list
+            if number > 2 and os.get_inheritable(number):
+                os.close(number)
+
+
 def _follow_orders(pipe: int, launcher: int) -> NoReturn:
     """Wait in a child of the launcher, and be the rank that the orders say."""
     code = 1
@@ -180,6 +189,7 @@ def _follow_orders(pipe: int, launcher: int) -> NoReturn:
         terminal.end_with(launcher)
         for one in _waiting:  # its siblings': they end with the launcher's
             os.close(one.orders)
+        _close_inherited()
         if releases.parsed(releases.here().torch) >= OWN_SESSION:
             os.setsid()
         os.chdir("/")

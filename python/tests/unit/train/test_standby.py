@@ -1,6 +1,7 @@
 """The processes that the launcher forks before its check."""
 import argparse
 import errno
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from debzero.job.reader import parse
-from debzero.train import command, schedulers, standby
+from debzero.train import command, rank, schedulers, standby
 
 
 @pytest.fixture
@@ -58,6 +59,28 @@ def test_where_a_process_may_open_no_more_files_the_check_goes_on(job, monkeypat
     monkeypatch.setattr(os, "pipe", pipe)
     standby.start(job, None)
     assert not standby._waiting
+
+
+def test_a_rank_has_its_orders_and_no_open_file_of_who_started_the_launcher(job, monkeypatch, tmp_path):
+    """Such as what root's shell had open, after which root has become another user."""
+    def main():
+        Path(tmp_path, "seen").write_text(json.dumps([sys.argv, dict(os.environ), os.getcwd(), opened()]))
+        return 7
+
+    monkeypatch.setattr(rank, "main", main)
+    monkeypatch.setattr(standby, "_can_fork", lambda: True)
+    left_open = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(left_open, True)
+    try:
+        standby.start(job, 1)
+    finally:
+        os.close(left_open)
+    variables = {standby.THREADS: standby._waiting[0].threads, "ODD": "\udcff\n" + "x" * 2**17}
+    process = standby._hand_over(["python", "-u", str(standby.SCRIPT), "--job", "a job.yml"], variables)
+    assert process and process.wait(60) == 7
+    arguments, environment, folder, files = json.loads(Path(tmp_path, "seen").read_text())
+    assert arguments == [str(standby.SCRIPT), "--job", "a job.yml"] and environment.items() >= variables.items()
+    assert folder == "/" and str(left_open) not in files
 
 
 def test_the_launcher_learns_how_ranks_end_though_it_was_started_to_ignore_that(monkeypatch):
