@@ -3,8 +3,8 @@
 A start imports torch, transformers and DeepSpeed in the launcher and in every rank: nine seconds of processor time
 each, where the small jobs of the tests train for one. So tests for which a real launch is not the point run their
 commands in children of one server that has imported everything. What a child runs is debzero's own code, from
-`cli.main` to the ranks' `main`, in processes of its own and with torch's launcher between them; only the `exec` is left
-out. Variables that libraries read when they are imported are those of the server.
+`cli.main` to the ranks' `main`, in processes of its own and with torch's launcher between them; only the `exec` of the
+command is left out. Variables that libraries read when they are imported are those of the server.
 """
 from __future__ import annotations
 
@@ -194,6 +194,9 @@ def child(arguments: list[str], folder: str, variables: dict[str, str], outputs:
             open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115 - until the process ends
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["debzero", *arguments]
+        from debzero.train import standby
+
+        standby._can_fork = lambda: True  # also for another user, who may not reach this Python
         if name := variables.get("PLANTED"):
             from planted import PLANTS
 

@@ -8,6 +8,7 @@ process than what waits, ranks are started as usual.
 """
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -30,6 +31,7 @@ SCRIPT = interpreter.SOURCE / "train.py"
 THREADS = "OMP_NUM_THREADS"  # read when torch is imported
 OWN_SESSION = (2, 2)         # torch's launcher gives each rank a session of its own since this release
 MOST = 64                    # processes; more ranks are a mistake that the check finds, or have time
+PR_GET_DUMPABLE = 3          # of prctl(2)
 PAUSE = 0.01                 # seconds between two looks whether a process has ended
 
 
@@ -120,7 +122,11 @@ def _visible_gpus() -> int:
 
 
 def _can_fork() -> bool:
-    """Neither other threads nor what this process has of a GPU would work in a child."""
+    """Neither other threads nor what this process has of a GPU would work in a child. And a launcher that has become
+    another user has root's memory: the kernel keeps that user's programs, such as the other ranks, away from it and its
+    children, until they execute something."""
+    if not ctypes.CDLL(None).prctl(PR_GET_DUMPABLE):
+        return False
     opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
     return threading.active_count() == 1 and not any(path.startswith("/dev/nvidia") for path in opened)
 

@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
+from support import SOURCE
 
 from debzero.job.reader import parse
 from debzero.train import command, rank, schedulers, standby
@@ -81,6 +83,36 @@ def test_a_rank_has_its_orders_and_no_open_file_of_who_started_the_launcher(job,
     arguments, environment, folder, files = json.loads(Path(tmp_path, "seen").read_text())
     assert arguments == [str(standby.SCRIPT), "--job", "a job.yml"] and environment.items() >= variables.items()
     assert folder == "/" and str(left_open) not in files
+
+
+START = """
+import os, sys, threading
+from pathlib import Path
+from debzero.job.reader import parse
+from debzero.train import standby
+job, before = parse(Path(sys.argv[1]))[0], {**os.environ}
+{first}
+standby.start(job, None)
+print(len(standby._waiting), os.environ == before, "transformers" in sys.modules)
+standby.close()
+"""
+
+
+@pytest.mark.parametrize(("first", "forked"), [
+    ("", 3), ("threading.Thread(target=threading.Event().wait, daemon=True).start()", 0),
+    ("import ctypes; ctypes.CDLL(None).prctl(4, 0)", 0)], ids=["as it is", "a thread", "root that became another user"])
+def test_a_fresh_launcher_forks_all_ranks_and_no_other_does(job, tmp_path, first, forked):
+    done = subprocess.run([sys.executable, "-c", START.replace("{first}", first), tmp_path / "job.yml"], text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    assert (done.stdout, done.stderr) == (f"{forked} True True\n", "")
+
+
+def test_a_rank_with_other_threads_than_expected_is_started_as_usual(job, monkeypatch):
+    monkeypatch.setattr(standby, "_can_fork", lambda: True)
+    standby.start(job, 2)
+    processes = [one.process for one in standby._waiting]
+    assert standby._hand_over(["python", str(standby.SCRIPT)], {standby.THREADS: "77"}) is None
+    assert not standby._waiting and [process.returncode for process in processes] == [-signal.SIGKILL] * 2
 
 
 def test_the_launcher_learns_how_ranks_end_though_it_was_started_to_ignore_that(monkeypatch):
