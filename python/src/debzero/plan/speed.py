@@ -2,7 +2,7 @@
 computes it again from the results."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from debzero.resolve.sharding import Sharding
@@ -30,7 +30,9 @@ NATIVE = Measured("article-2-gpus.json", "BERT-Large in bf16 on two H200, micro-
 def measured(ranks: int, native: bool) -> Measured:
     """The measurement that is nearest to this number of ranks. `native`: of debzero's own engine, where nothing is
     offloaded, and of a torch that records steps of plain DDP."""
-    return ONE_RANK if ranks == 1 else NATIVE if native else DEEPSPEED
+    if ranks == 1:
+        return replace(ONE_RANK, ratios={"baseline": 1.0}) if native else ONE_RANK
+    return NATIVE if native else DEEPSPEED
 
 
 def relative_speed(sharding: Sharding, ranks: int, native: bool) -> Optional[float]:
