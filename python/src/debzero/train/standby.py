@@ -30,7 +30,7 @@ from debzero.resolve import layout
 SCRIPT = interpreter.SOURCE / "train.py"
 THREADS = "OMP_NUM_THREADS"  # read when torch is imported
 OWN_SESSION = (2, 2)         # torch's launcher gives each rank a session of its own since this release
-MOST = 64                    # processes; more ranks are a mistake that the check finds, or have time
+MOST = 64                    # processes; ranks beyond them are started as usual
 PR_GET_DUMPABLE = 3          # of prctl(2)
 PAUSE = 0.01                 # seconds between two looks whether a process has ended
 
@@ -122,9 +122,8 @@ def _visible_gpus() -> int:
 
 
 def _can_fork() -> bool:
-    """Neither other threads nor what this process has of a GPU would work in a child. And a launcher that has become
-    another user has root's memory: the kernel keeps that user's programs, such as the other ranks, away from it and its
-    children, until they execute something."""
+    """Neither other threads nor what this process has opened of a GPU would work in a child. And the children of a
+    launcher that was root would hold root's memory, from which the kernel keeps the user's other ranks."""
     if not ctypes.CDLL(None).prctl(PR_GET_DUMPABLE):
         return False
     opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
@@ -180,8 +179,8 @@ def close() -> None:
 
 
 def _close_inherited() -> None:
-    """What the launcher's own starter left open, root perhaps, is nothing for a rank: subprocess would close it, too.
-    What this process has opened itself is not inheritable."""
+    """Close what whoever started the launcher left open, as subprocess does for a rank that is started as usual. What
+    this process has opened itself is not inheritable."""
     for number in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):  # it was that of the list
             if number > 2 and os.get_inheritable(number):
