@@ -19,7 +19,7 @@ import testinfra
 PROJECT = Path(__file__).resolve().parents[3]
 OUTPUT, UNIT = "/var/lib/debzero/pair", "debzero@pair"
 CLUSTER = "/etc/debzero/cluster/pair.yml"
-RANKS = "pgrep --full 'train[.]py --job /etc/debzero/jobs/pair.yml'"  # not the shell that runs it
+RANKS = "pgrep '^debzero rank'"
 PATIENCE = 60   # seconds in which what happened must be said
 DISK = 32       # MiB: of the second host, until it gets a larger one
 MOMENT = 1.5    # seconds within which a fault comes; the job takes 50 where nothing disturbs it

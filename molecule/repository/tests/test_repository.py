@@ -21,7 +21,7 @@ LATER = PROJECT / ".cache/repository"  # files/make_later.sh says what is there
 VENV, HOME = STACK["venv"], "/usr/lib/debzero/runtime"
 KEYRING = "/usr/share/keyrings/debzero-archive-keyring.gpg"
 APT = "DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet"
-RANKS = "pgrep --list-full --full 'share/debzero/[t]rain.py'"
+RANKS = "pgrep --list-full '^debzero rank'"
 PARTS = ("debzero-runtime", *(f"debzero-runtime-{part}" for part in ("ops", "torch", "nvidia")))
 SECONDS = 240  # from a bare host to the trained demo
 # Long enough to be upgraded meanwhile.

@@ -10,7 +10,7 @@ import time
 
 UNIT = "debzero@disturbed"
 OUTPUT = "/var/lib/debzero/disturbed"
-RANKS = "pgrep --full share/debzero/[t]rain.py"  # not the shell that asks
+RANKS = "pgrep '^debzero rank'"
 RESUMED = "resuming from step"
 KILLS = [f"kill -9 $({RANKS} | tail -1)"]  # one rank: the launcher must end the others
 if os.environ.get("DEBZERO_LONG"):

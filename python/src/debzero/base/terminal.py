@@ -24,7 +24,7 @@ from typing import NoReturn, Optional
 
 from debzero.base.text import printable
 
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of prctl(2)
 # What a terminal or its user sends to the whole command; SIGTERM is for its first process alone.
 PASSED = {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
 AWAITED = {*PASSED, signal.SIGTERM, signal.SIGTSTP, signal.SIGWINCH, signal.SIGCHLD}
@@ -70,6 +70,11 @@ def end_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that
         os._exit(1)
+
+
+def take_name(name: str) -> None:
+    """Let `ps -C` and `pgrep` show this process by `name`, of which the kernel keeps 15 bytes."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 def harmless(text: str) -> str:

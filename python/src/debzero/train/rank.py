@@ -22,7 +22,7 @@ from debzero.base.failures import as_user_error
 from debzero.base.files import nearest
 from debzero.base.logs import make_printable
 from debzero.base.stack import examples_folder
-from debzero.base.terminal import end_with
+from debzero.base.terminal import end_with, take_name
 from debzero.base.text import printable_lines
 from debzero.check.inputs import require_roots
 from debzero.deepspeed_json.reader import read_deepspeed
@@ -52,6 +52,7 @@ def main() -> int:
     for name, value in alone.items():
         os.environ.setdefault(name, value)
     block_signals()
+    take_name(f"debzero rank {os.environ['RANK']}")
     _die_with_launcher()
     launcher = rendezvous.local_launcher()
     try:

@@ -31,7 +31,9 @@ def watched(monkeypatch):
 def test_a_rank_that_is_stopped_is_killed_and_named(bench, monkeypatch):
     process = start_watched(bench, 4)
     wait_for(process, lambda: step_of(bench, "job") >= 5)
-    ranks_of(process)[1].send_signal(signal.SIGSTOP)
+    ranks = ranks_of(process)
+    assert sorted(rank.name() for rank in ranks) == ["debzero rank 0", "debzero rank 1"], "as ps shows them"
+    ranks[1].send_signal(signal.SIGSTOP)
     printed = end(process)
     assert process.returncode == 1 and "rank 1 was stopped, by SIGSTOP" in printed, printed
     assert "Traceback" not in printed and "host ran out of memory" not in printed
