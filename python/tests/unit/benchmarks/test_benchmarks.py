@@ -100,7 +100,7 @@ def published_command(folder, *parts):
     return [sys.executable, BENCH / "published.py", "--tiny", "--results", folder, "--only", *parts]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_the_published_measurements_are_rehearsed_after_an_interruption_that_leaves_no_training_behind(tmp_path):
     process = psutil.Popen(published_command(tmp_path, "bert-large-1", "tune"), text=True, stdout=subprocess.PIPE,
