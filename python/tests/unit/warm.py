@@ -113,6 +113,8 @@ def serve(address: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print when they are imported
     import_everything()
+    from debzero.train.standby import exit_as
+
     listener = Listener(address, "AF_UNIX", backlog=16)
     running: set[int] = set()
     threading.Thread(target=end_with_tests, args=[running], daemon=True).start()
@@ -126,7 +128,7 @@ def serve(address: str) -> None:
         if pid == 0:
             listener.close()
             connection.close()
-            child(arguments, folder, variables, outputs)
+            exit_as(lambda: child(arguments, folder, variables, outputs))  # noqa: B023 - called at once
         for output in outputs:
             os.close(output)
         connection.send(pid)
@@ -147,7 +149,7 @@ def report(connection: Connection, pid: int, running: set[int]) -> None:
     status = os.waitpid(pid, 0)[1]
     running.discard(pid)
     with suppress(OSError):  # the test asks no more
-        connection.send(exit_code(status))
+        connection.send(os.waitstatus_to_exitcode(status))
 
 
 def import_everything() -> None:
@@ -180,45 +182,28 @@ def import_everything() -> None:
     del os.environ["DS_ACCELERATOR"]
 
 
-def child(arguments: list[str], folder: str, variables: dict[str, str], outputs: list[int]) -> None:
-    """Run the command as a process of its own would; does not return. `outputs`: for stdout and stderr."""
-    code = 1
-    try:
-        os.setsid()
-        os.chdir(folder)
-        os.environ.update(variables)
-        for number, output in enumerate(outputs, 1):
-            os.dup2(output, number)
-        # The server's own may be files, which have a position; a pipe has none.
-        sys.stdout, sys.stderr = (
-            open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115 - until the process ends
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.argv = ["debzero", *arguments]
-        from debzero.train import standby
+def child(arguments: list[str], folder: str, variables: dict[str, str], outputs: list[int]) -> int:
+    """Run the command as a process of its own would; its exit code. `outputs`: for stdout and stderr."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.update(variables)
+    for number, output in enumerate(outputs, 1):
+        os.dup2(output, number)
+    # The server's own may be files, which have a position; a pipe has none.
+    sys.stdout, sys.stderr = (
+        open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115 - until the process ends
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = ["debzero", *arguments]
+    from debzero.train import standby
 
-        standby._can_fork = lambda: True  # also for another user, who may not reach this Python
-        if name := variables.get("PLANTED"):
-            from planted import PLANTS
+    standby._can_fork = lambda: True  # also for another user, who may not reach this Python
+    if name := variables.get("PLANTED"):
+        from planted import PLANTS
 
-            PLANTS[name]()
-        from debzero.cli import main
+        PLANTS[name]()
+    from debzero.cli import main
 
-        code = main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def exit_code(status: int) -> int:
-    """As subprocess has it."""
-    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return main()
 
 
 if __name__ == "__main__":

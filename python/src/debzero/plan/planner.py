@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Callable, Optional
 
 from debzero.deepspeed_json.view import normalized, renamed
@@ -129,7 +130,7 @@ class Planner:
             job, config = _variant(job, config, sharding, lambda: self.resolved(None))
         return resolve(job, HostGpus(self.hardware.gpus, self.hardware.bf16), None, self.file, config)
 
-    @property
+    @cached_property
     def native(self) -> bool:
         """Whether debzero's own engine would carry out the stages of this job."""
         return self.resolved(Sharding(2)).is_native

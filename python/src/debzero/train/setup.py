@@ -65,7 +65,7 @@ def set_up(context: Context) -> Setup:
     """All ranks call this. Rank 0 prepares the data, looks for a checkpoint and empties the swap folder; the others
     wait for it each time."""
     resolved, progress = context.resolved, context.progress
-    _import_models(tasks.of(resolved.job))
+    import_models(tasks.of(resolved.job))
     progress.state("preparing", "preparing the data", world_size=context.ranks, zero_stage=resolved.stage or "none")
     samples = _samples(context)
     progress.say(printable("data: " + "; ".join(f"{key} {value}" for key, value in samples.prepared.facts.items())))
@@ -84,9 +84,9 @@ def set_up(context: Context) -> Setup:
     return Setup(context, samples, identity, config, engine, state)
 
 
-def _import_models(task: tasks.Task) -> None:
-    """On all ranks at once. Else rank 0 imports what reads tokenizers and models while the others wait for its data,
-    and they do afterwards: seconds of each start."""
+def import_models(task: tasks.Task) -> None:
+    """What reads tokenizers and models: by the launcher, before it forks the ranks, or else by all ranks at once, for
+    rank 0 would do it while the others wait for its data, and they afterwards: seconds of each start."""
     import transformers
 
     for name in ("AutoConfig", "AutoTokenizer", task.auto):

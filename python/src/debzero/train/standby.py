@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Optional
+from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 from debzero.base import interpreter, terminal
 from debzero.deepspeed_json import releases
@@ -46,7 +46,7 @@ class Forked:
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                self.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
     def wait(self, timeout: Optional[float] = None) -> Optional[int]:
@@ -88,7 +88,7 @@ def start(job: Job, given: Optional[int]) -> None:
     before = os.environ.get(THREADS)
     expected = os.environ.setdefault(THREADS, threads(gpus, ranks))
     try:
-        _import()
+        _import(job)
     finally:
         if before is None:  # what is known of the ranks decides
             del os.environ[THREADS]
@@ -110,7 +110,7 @@ def _fork(expected: str) -> Waiting:
         raise
     if pid == 0:
         os.close(writing)
-        _follow_orders(reading, launcher)
+        exit_as(lambda: _follow_orders(reading, launcher))
     os.close(reading)
     return Waiting(Forked(pid), writing, expected)
 
@@ -130,14 +130,13 @@ def _can_fork() -> bool:
     return threading.active_count() == 1 and not any(path.startswith("/dev/nvidia") for path in opened)
 
 
-def _import() -> None:
-    import transformers
-
+def _import(job: Job) -> None:
     import debzero.train.loop
     import debzero.train.rank  # noqa: F401
+    from debzero.model import tasks
+    from debzero.train.setup import import_models
 
-    for name in ("AutoConfig", "AutoTokenizer", "AutoModel"):
-        getattr(transformers, name)
+    import_models(tasks.of(job))
 
 
 def lend() -> None:
@@ -187,34 +186,43 @@ def _close_inherited() -> None:
                 os.close(number)
 
 
-def _follow_orders(pipe: int, launcher: int) -> NoReturn:
-    """Wait in a child of the launcher, and be the rank that the orders say."""
+def _follow_orders(pipe: int, launcher: int) -> int:
+    """Wait in a child of the launcher, and be the rank that the orders say; the exit code."""
+    terminal.end_with(launcher)
+    for one in _waiting:  # its siblings': they end with the launcher's
+        os.close(one.orders)
+    _close_inherited()
+    if releases.parsed(releases.here().torch) >= OWN_SESSION:
+        os.setsid()
+    os.chdir("/")
+    import torch
+
+    if _visible_gpus() and hasattr(torch, "compile"):
+        import torch._inductor.compile_fx  # noqa: F401 - seconds, which a rank would take after its first batch
+    with open(pipe, encoding="ascii") as file:
+        text = file.read()
+    if not text:
+        return 1
+    orders = json.loads(text)
+    os.environ.clear()
+    os.environ.update(orders["variables"])
+    sys.argv = orders["arguments"]
+    from debzero.train.rank import main
+
+    return main()
+
+
+def exit_as(work: Callable[[], int]) -> NoReturn:
+    """End this forked process as a program would whose main function is `work`."""
     code = 1
     try:
-        terminal.end_with(launcher)
-        for one in _waiting:  # its siblings': they end with the launcher's
-            os.close(one.orders)
-        _close_inherited()
-        if releases.parsed(releases.here().torch) >= OWN_SESSION:
-            os.setsid()
-        os.chdir("/")
-        import torch
-
-        if _visible_gpus() and hasattr(torch, "compile"):
-            import torch._inductor.compile_fx  # noqa: F401 - seconds, which a rank would take after its first batch
-        with open(pipe, encoding="ascii") as file:
-            text = file.read()
-        if text:
-            orders = json.loads(text)
-            os.environ.clear()
-            os.environ.update(orders["variables"])
-            sys.argv = orders["arguments"]
-            from debzero.train.rank import main
-
-            code = main()
+        code = work()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):
+                stream.flush()
         os._exit(code)

@@ -19,7 +19,7 @@ from debzero.train import command, rank, schedulers, standby
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    monkeypatch.setattr(standby, "_import", lambda: None)
+    monkeypatch.setattr(standby, "_import", lambda job: None)
     monkeypatch.setattr(standby, "_waiting", [])
     file = tmp_path / "job.yml"
     file.write_text(yaml.safe_dump({"model": {"type": "bert", "vocab_size": 99}, "ranks": 3,
