@@ -7,15 +7,18 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 DEFAULT = "fused_adam"  # which AdamW is in a job with DeepSpeed on GPUs
 RUNTIME = "run `ansible-playbook playbooks/runtime.yml` in a checkout of debzero"
-# What the sources of cpu_adam need of C++17.
-PROBE = "#include <type_traits>\nstatic_assert(std::is_same_v<int, int>, \"\");\n"
+# What the sources of cpu_adam need of C++17, and those of async_io of libaio.
+CPP17 = "#include <type_traits>\nstatic_assert(std::is_same_v<int, int>, \"\");\n"
+LIBAIO = "#include <libaio.h>\nint main() { return io_submit(nullptr, 0, nullptr); }\n"
 PROBE_SECONDS = 30
 
 
@@ -65,6 +68,8 @@ def unavailable(operator: str, on_gpus: bool, torch: str = "") -> str:
         return f"{operator} is not prebuilt, and there is no C++ compiler ({compiler}) to compile it"
     if shutil.which("ninja") is None:
         return f"{operator} is not prebuilt, and there is no ninja to compile it"
+    if operator == "async_io" and not _compiles(compiler, LIBAIO, *_flags("CFLAGS"), *_flags("LDFLAGS"), "-laio"):
+        return f"{operator} is not prebuilt, and there is no libaio (libaio-dev) to compile it"
     torch = torch or importlib.metadata.version("torch")
     numbers = tuple(map(int, re.findall(r"\d+", torch)[:2]))
     if on_gpus or _asks_for_cpp17():
@@ -73,7 +78,8 @@ def unavailable(operator: str, on_gpus: bool, torch: str = "") -> str:
               f"{torch}")
     if operator == "async_io":
         return failed if numbers < (2, 1) else ""
-    return f"{failed}, which takes C++14 where it needs C++17" if numbers < (2, 0) and not _compiles(compiler) else ""
+    return (f"{failed}, which takes C++14 where it needs C++17"
+            if numbers < (2, 0) and not _compiles(compiler, CPP17, "-std=c++14", "-fsyntax-only") else "")
 
 
 def _asks_for_cpp17() -> bool:
@@ -83,11 +89,17 @@ def _asks_for_cpp17() -> bool:
     return file is not None and file.is_file() and "-std=c++17" in file.read_text()
 
 
-def _compiles(compiler: str) -> bool:
-    """Whether the compiler takes C++17 even where it is asked for C++14, as a wrapper of it may."""
-    try:
-        done = subprocess.run([compiler, "-std=c++14", "-fsyntax-only", "-x", "c++", "-"], input=PROBE, text=True,
-                              capture_output=True, timeout=PROBE_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+def _flags(variable: str) -> list[str]:
+    """Where DeepSpeed looks for libaio, besides the compiler's own folders."""
+    return shlex.split(os.environ.get(variable, ""))
+
+
+def _compiles(compiler: str, source: str, *arguments: str) -> bool:
+    """Asked of the compiler itself: it may be a wrapper that takes C++17 even where it is asked for C++14."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run([compiler, "-x", "c++", "-", "-o", f"{folder}/probe", *arguments], input=source,
+                                  text=True, capture_output=True, timeout=PROBE_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):
+            return False
     return done.returncode == 0

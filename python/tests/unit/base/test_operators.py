@@ -9,6 +9,7 @@ from debzero.base.stack import stack
 
 OLD = stack().torch  # which asks for C++14
 BARE = Wheel(stack().deepspeed, [], "cpu", "", "")
+NO_LIBAIO = 'for each in "$@"; do [ "$each" != -laio ] || exit 1; done; exec g++ "$@"'
 FULL = Wheel(stack().deepspeed, ["async_io", "cpu_adam"], "cuda", "", "")
 
 
@@ -34,6 +35,9 @@ def host(monkeypatch, tmp_path):
     ("cpu_adam", {}, False, OLD, "takes C++14 where it needs C++17"),
     ("async_io", {}, False, OLD, f"cannot compile it for processors with torch {OLD}"),
     ("cpu_adam", {}, False, "2.11.0+cu130", ""), ("cpu_adam", {}, True, OLD + "+cu1", ""),
+    ("async_io", {}, True, OLD + "+cu1", ""), ("async_io", {}, False, "2.11.0", ""),
+    ("async_io", {"compiler": NO_LIBAIO}, True, "2.11.0", "no libaio (libaio-dev)"),
+    ("async_io", {"compiler": NO_LIBAIO}, False, "2.11.0", "no libaio (libaio-dev)"),
     ("cpu_adam", {"compiler": ""}, True, "2.11.0", "no C++ compiler (no-such-compiler)"),
     ("fused_adam", {"ninja": False}, True, "2.11.0", "no ninja"), ("fused_adam", {}, True, "2.11.0", ""),
     ("cpu_adam", {"compiler": 'exec g++ "$@" -std=c++17'}, False, OLD, ""),
