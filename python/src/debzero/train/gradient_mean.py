@@ -5,7 +5,6 @@ before its eleventh step, and not where the ranks' shapes differ.
 """
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Callable
 
@@ -23,7 +22,6 @@ class GradientMean:
     def __init__(self, parameters: Sequence[Any], group: Any = None) -> None:
         """`group`: the ranks that have these parameters; all by default."""
         self.group = group
-        warnings.filterwarnings("ignore", ".*all_reduce_coalesced.* will be deprecated")  # since 2021
         self.buckets: list[list[Any]] = []
         self.bucket_of: dict[Any, int] = {}
         room = 0
@@ -54,7 +52,9 @@ class GradientMean:
         gradients = [p.grad for p in self.buckets[self.sent] if p.grad is not None]
         self.sent += 1
         if gradients:
-            self.works.append(dist.all_reduce_coalesced(gradients, group=self.group, async_op=True))
+            # dist.all_reduce_coalesced gives a future in place of the work. To wait for that does not free what was
+            # sent: it stays until the next exchange, a second copy of all gradients while a graph is recorded.
+            self.works.append((self.group or dist.group.WORLD).allreduce_coalesced(gradients))
 
     def finish(self) -> None:
         """Send what is left, and let the device wait for the sums."""
