@@ -70,11 +70,13 @@ def main() -> int:
     parser.add_argument("--stage", default="none", choices=["none", "1", "2", "3"])
     parser.add_argument("--tiny", action="store_true", help="a tiny model, also for processors")
     options = parser.parse_args()
+    import torch
+
+    if not options.tiny and not torch.cuda.device_count():
+        parser.error("this host has no GPU; --tiny rehearses it on processors")
     folder = options.scratch.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    import torch
-
     options.ranks = options.ranks or torch.cuda.device_count() or 1
     memory.make_model(MODEL, folder / str(options.tiny), options.tiny)
     of, rounds = job(folder / str(options.tiny) / MODEL, folder, options), []

@@ -18,8 +18,11 @@ def pays() -> bool:
 
 
 def problems(job: Job, config: Optional[dict[str, Any]], file: str) -> list[Problem]:
-    """What a job with `zero.engine: native` has that only DeepSpeed can carry out. `config`: its DeepSpeed JSON."""
+    """What a job has that the engine it names cannot carry out. `config`: its DeepSpeed JSON."""
     zero = job.zero
+    if zero.engine == "deepspeed" and zero.stage == "none" and config is None:
+        return [Problem(file, "zero.engine", "with stage none DeepSpeed has nothing to shard: plain DDP would train",
+                        "remove it, or set zero.stage: 2")]
     if zero.engine != "native":
         return []
     fix = "remove it, or remove zero.engine so that DeepSpeed trains"

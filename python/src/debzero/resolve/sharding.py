@@ -89,7 +89,7 @@ class Sharding:
 
     def in_section(self, zero: Zero) -> Zero:
         """A job's `zero:` section with this in it, and without what only other stages have."""
-        impossible = zero.engine == "native" and not self.may_be_native
+        impossible = not (self.may_be_native if zero.engine == "native" else self.stage)
         without = dict.fromkeys(key for key, first in BUFFERS.items() if self.stage < first)
         return zero.model_copy(update={**self.as_dict(), **without, "engine": "auto" if impossible else zero.engine})
 

@@ -165,7 +165,7 @@ def test_the_published_table_has_the_speeds_of_its_json():
 
 @pytest.mark.parametrize(("program", "words"), [
     ("gpus", "this host has 0 GPUs; --quick"), ("losses", "this host has no GPU; --quick"),
-    ("published", "finds no GPU here; --tiny")])
+    ("start", "this host has no GPU; --tiny"), ("published", "finds no GPU here; --tiny")])
 def test_without_a_gpu_nothing_is_begun_and_the_rehearsal_is_named(tmp_path, program, words):
     arguments = ["--results", tmp_path / "results"]
     arguments += [] if program == "published" else ["--scratch", tmp_path / "scratch"]

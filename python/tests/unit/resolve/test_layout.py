@@ -8,6 +8,7 @@ from debzero.job.schema import Job
 from debzero.resolve.host import HostGpus
 from debzero.resolve.layout import Layout
 from debzero.resolve.resolve import resolve
+from debzero.resolve.sharding import Sharding
 
 
 def resolved(given=None, gpus=0, config=None, hosts=1, **changes):
@@ -76,6 +77,15 @@ def test_the_native_engine_trains_where_it_can_record_steps(gpus, torch, native,
     assert not resolved(2, gpus, zero__stage=2, zero__offload_optimizer="cpu").is_native
     assert resolved(2, gpus, zero__stage=2, zero__engine="native").is_native
     assert resolved(2, gpus, zero__stage=1, parallel__tensor=2).is_native, "DeepSpeed trains no divided model"
+
+
+def test_an_engine_that_has_nothing_to_carry_out_is_refused():
+    for engine in ("native", "deepspeed"):
+        assert "set zero.stage: 2" in refused(2, zero__stage="none", zero__engine=engine)["zero.engine"]
+        searched = resolved(2, zero__stage=2, zero__engine=engine).job
+        alone = searched.model_copy(update={"zero": Sharding(0).in_section(searched.zero)})
+        assert resolve(alone, HostGpus(0, False), 2, "job.yml", None).stage == 0, "what tune and bench compare it with"
+    assert resolved(2, config={"gradient_clipping": 1.0}, zero__stage="none", zero__engine="deepspeed").uses_deepspeed
 
 
 def test_a_run_is_the_same_however_its_model_is_divided():
