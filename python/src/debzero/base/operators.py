@@ -68,8 +68,8 @@ def unavailable(operator: str, on_gpus: bool, torch: str = "") -> str:
         return f"{operator} is not prebuilt, and there is no C++ compiler ({compiler}) to compile it"
     if shutil.which("ninja") is None:
         return f"{operator} is not prebuilt, and there is no ninja to compile it"
-    if operator == "async_io" and not _compiles(compiler, LIBAIO, *_flags("CFLAGS"), *_flags("LDFLAGS"), "-laio"):
-        return f"{operator} is not prebuilt, and there is no libaio (libaio-dev) to compile it"
+    if operator == "async_io" and (why := _unreadable_flags() or _refusal(compiler, LIBAIO, "-laio")):
+        return f"{operator} is not prebuilt, and what needs libaio (libaio-dev) does not compile here ({why})"
     torch = torch or importlib.metadata.version("torch")
     numbers = tuple(map(int, re.findall(r"\d+", torch)[:2]))
     if on_gpus or _asks_for_cpp17():
@@ -79,7 +79,7 @@ def unavailable(operator: str, on_gpus: bool, torch: str = "") -> str:
     if operator == "async_io":
         return failed if numbers < (2, 1) else ""
     return (f"{failed}, which takes C++14 where it needs C++17"
-            if numbers < (2, 0) and not _compiles(compiler, CPP17, "-std=c++14", "-fsyntax-only") else "")
+            if numbers < (2, 0) and _refusal(compiler, CPP17, "-std=c++14", "-fsyntax-only") else "")
 
 
 def _asks_for_cpp17() -> bool:
@@ -89,17 +89,29 @@ def _asks_for_cpp17() -> bool:
     return file is not None and file.is_file() and "-std=c++17" in file.read_text()
 
 
-def _flags(variable: str) -> list[str]:
-    """Where DeepSpeed looks for libaio, besides the compiler's own folders."""
-    return shlex.split(os.environ.get(variable, ""))
-
-
-def _compiles(compiler: str, source: str, *arguments: str) -> bool:
-    """Asked of the compiler itself: it may be a wrapper that takes C++17 even where it is asked for C++14."""
-    with tempfile.TemporaryDirectory() as folder:
+def _unreadable_flags() -> str:
+    """Why DeepSpeed, which looks for libaio with these, would not find it. What it compiles then gets neither."""
+    for variable in ("CFLAGS", "LDFLAGS"):
         try:
+            shlex.split(os.environ.get(variable, ""))
+        except ValueError as error:
+            return f"{variable} cannot be read: {error}"
+    return ""
+
+
+def _refusal(compiler: str, source: str, *arguments: str) -> str:
+    """What the compiler has against this, empty where it takes it. It is asked itself: it may be a wrapper that takes
+    C++17 even where it is asked for C++14."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run([compiler, "-x", "c++", "-", "-o", f"{folder}/probe", *arguments], input=source,
-                                  text=True, capture_output=True, timeout=PROBE_SECONDS)
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-    return done.returncode == 0
+                                  text=True, errors="replace", capture_output=True, timeout=PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"{compiler}: no answer within {PROBE_SECONDS} s"
+    except OSError as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    causes = [line for line in lines if "error:" in line or "cannot find" in line]  # the latter is the linker's
+    return next(iter(causes + lines), f"{compiler}: no reason given")
