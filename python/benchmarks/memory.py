@@ -114,7 +114,7 @@ def save_model(shape: dict[str, Any], kind: str, target: Path) -> None:
 
 def make_job(cell: Cell, folder: Path, model: Path, precision: str, zero: dict[str, str], tiny: bool) -> Path:
     """The job file of one cell: every row is as long as a sample may be, so every batch is the largest. `zero`: its
-    settings beside the stage."""
+    settings beside the stage, where there is one."""
     kind = KINDS[cell.model]
     length = 16 if tiny else kind.length
     folder.mkdir(parents=True)
@@ -125,7 +125,8 @@ def make_job(cell: Cell, folder: Path, model: Path, precision: str, zero: dict[s
            "data": {"dataset": str(folder / "rows.csv"), "held_out": 0.2, "max_length": length},
            "train": {"epochs": 1, "max_steps": STEPS, "global_batch": cell.micro * RANKS, "micro_batch": cell.micro,
                      "log_every": 1, "precision": precision},
-           "zero": {"stage": cell.stage, **zero}, "ranks": RANKS, "output": str(folder / "runs" / "1" / "out")}
+           "zero": {"stage": cell.stage, **(zero if cell.stage in (1, 2, 3) else {})}, "ranks": RANKS,
+           "output": str(folder / "runs" / "1" / "out")}
     path = folder / "job.yml"
     path.write_text(json.dumps(job))  # JSON is YAML
     return path
