@@ -20,16 +20,16 @@ def pays() -> bool:
 def problems(job: Job, config: Optional[dict[str, Any]], file: str) -> list[Problem]:
     """What a job has that the engine it names cannot carry out. `config`: its DeepSpeed JSON."""
     zero = job.zero
+    without_stage = "remove it, or set zero.stage: 2" if job.parallel.each == 1 else "remove it"
     if zero.engine == "deepspeed" and zero.stage == "none" and config is None:
         return [Problem(file, "zero.engine", "with stage none DeepSpeed has nothing to shard: plain DDP would train",
-                        "remove it, or set zero.stage: 2")]
+                        without_stage)]
     if zero.engine != "native":
         return []
     fix = "remove it, or remove zero.engine so that DeepSpeed trains"
     found = []
     if zero.stage == "none":
-        found.append(Problem(file, "zero.engine", "native carries out stages 1 to 3, not none",
-                             "remove it, or set zero.stage: 2"))
+        found.append(Problem(file, "zero.engine", "native carries out stages 1 to 3, not none", without_stage))
     for key in ("offload_optimizer", "offload_param"):
         if getattr(zero, key) != "none":
             found.append(Problem(file, f"zero.{key}", "the native engine offloads nothing", fix))

@@ -82,6 +82,8 @@ def test_the_native_engine_trains_where_it_can_record_steps(gpus, torch, native,
 def test_an_engine_that_has_nothing_to_carry_out_is_refused():
     for engine in ("native", "deepspeed"):
         assert "set zero.stage: 2" in refused(2, zero__stage="none", zero__engine=engine)["zero.engine"]
+        divided = refused(2, zero__stage="none", zero__engine=engine, parallel__tensor=2)
+        assert "zero.stage: 2" not in divided["zero.engine"], "which a divided model cannot have"
         searched = resolved(2, zero__stage=2, zero__engine=engine).job
         alone = searched.model_copy(update={"zero": Sharding(0).in_section(searched.zero)})
         assert resolve(alone, HostGpus(0, False), 2, "job.yml", None).stage == 0, "what tune and bench compare it with"
