@@ -53,7 +53,7 @@ bundle: ## Build dist/debzero-bundle_VERSION.tar in a clean container: all that 
 
 test: ## Run lint, policies, units, the .deb, most roles in containers; what takes longer is in test-long
 	@ansible/bootstrap tests
-	$(PYTEST) -m "not prebuilt and not long" --cases 150
+	$(PYTEST) -m "not prebuilt and not long"
 
 test-quick: ## Run the tests that need neither a container nor many trainings
 	@ansible/bootstrap tests

@@ -96,7 +96,7 @@ def test_a_bundle_is_refused_before_anything_is_built(tmp_path):
     assert "--limit leaves out gpu1: run it without --limit." in refusal(*words, "--limit", "build1")
     said = refusal(*words)
     assert f"{tmp_path} has no debzero-runtime " in said and "run `make runtime-debs` first" in said
-    assert "Prepare the builder" not in said and "base : " not in said.partition("Make the bundle")[2]
+    assert "Prepare the builder" not in said and "TASK [base : " not in said.partition("Make the bundle")[2]
     runtime = yaml.safe_load((ROOT / "stack.yml").read_text())["stack"]["runtime"]
     (tmp_path / f"debzero-runtime_{runtime}-1_amd64.deb").touch()
     assert 'bundle_models is "bert" and' in refusal(*words, "-e", "bundle_models=bert")

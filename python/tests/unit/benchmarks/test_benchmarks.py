@@ -140,10 +140,9 @@ def finish(program, folder, *arguments):
     return json.loads((folder / "results.json").read_text()), done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("options", [["--ranks", "1", "--stage", "none"], pytest.param([], marks=pytest.mark.long)],
-                         ids=["one rank", "as measured"])
+@pytest.mark.parametrize("options", [["--ranks", "1", "--stage", "none"], []], ids=["one rank", "as measured"])
 def test_both_sides_of_the_race_finish(tmp_path, options):
     results, printed = finish("race", tmp_path, *options)
     assert {run["side"] for run in results["runs"]} == {"article", "debzero"}

@@ -236,7 +236,8 @@ def test_a_rank_in_a_step_that_cannot_end_does_not_wait_for_it(bench):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "stage"), [(2, 2), (1, "none"), (1, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [
+    (2, 2), *(pytest.param(1, stage, marks=pytest.mark.long) for stage in ("none", 3))])
 def test_a_running_job_whose_memory_shrinks_ends_with_the_same_global_batch(bench, ranks, stage):
     """While it trains, a rank's limit is lowered to little more than it holds between steps: a tensor of 32 MiB finds
     no room."""
