@@ -125,7 +125,7 @@ def make_job(cell: Cell, folder: Path, model: Path, precision: str, zero: dict[s
            "data": {"dataset": str(folder / "rows.csv"), "held_out": 0.2, "max_length": length},
            "train": {"epochs": 1, "max_steps": STEPS, "global_batch": cell.micro * RANKS, "micro_batch": cell.micro,
                      "log_every": 1, "precision": precision},
-           "zero": {"stage": cell.stage, **(zero if cell.stage in (1, 2, 3) else {})}, "ranks": RANKS,
+           "zero": {"stage": cell.stage, **({} if cell.stage == "none" else zero)}, "ranks": RANKS,
            "output": str(folder / "runs" / "1" / "out")}
     path = folder / "job.yml"
     path.write_text(json.dumps(job))  # JSON is YAML
